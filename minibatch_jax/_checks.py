@@ -1,0 +1,69 @@
+"""Checks of what is known at trace time: each names the argument, says what came and what is wanted."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_shape(name: str, array: jax.Array, shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless `array` has this shape; None matches any size except 0."""
+    actual = jnp.shape(array)
+    fits = len(actual) == len(shape) and all(a > 0 if s is None else a == s for a, s in zip(actual, shape))
+    if not fits:
+        wanted = "[" + ", ".join("any size > 0" if s is None else str(s) for s in shape) + "]"
+        raise ValueError(f"{name} has shape {list(actual)}, wanted {wanted}.")
+
+
+def check_floating(name: str, array: jax.Array) -> None:
+    """Raise TypeError unless `array` is real floating point."""
+    dtype = jnp.result_type(array)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} has dtype {dtype}, wanted a floating-point dtype.")
+
+
+def check_integer(name: str, array: jax.Array) -> None:
+    """Raise TypeError unless `array` holds integers."""
+    dtype = jnp.result_type(array)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {dtype}, wanted an integer dtype.")
+
+
+def check_count(name: str, value: Any, upper: int | None = None, of: str = "the number of items") -> None:
+    """Raise unless `value` is a static int in [1, upper]; `of` says in words what `upper` counts."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}, wanted a static Python int.")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, wanted at least 1.")
+    if upper is not None and value > upper:
+        raise ValueError(f"{name} is {value}, wanted at most {upper} ({of}).")
+
+
+def check_number(
+    name: str, value: Any, low: float | None = None, high: float | None = None, *, open_low: bool = False
+) -> None:
+    """Raise ValueError unless a Python number lies in [low, high], or (low, high] if `open_low`; tracers pass."""
+    if not isinstance(value, int | float | np.number):
+        return
+    too_low = low is not None and (value <= low if open_low else value < low)
+    if value != value or too_low or (high is not None and value > high):
+        left = "(" if open_low or low is None else "["
+        right = ")" if high is None else "]"
+        low_text, high_text = ("-inf" if low is None else low), ("inf" if high is None else high)
+        raise ValueError(f"{name} is {value}, wanted a number in {left}{low_text}, {high_text}{right}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, choices))}.")
+
+
+def as_key(key: jax.Array | int) -> jax.Array:
+    """Return a typed PRNG key from a typed key or an int seed; a raw uint32 key raises."""
+    if isinstance(key, int | np.integer):
+        return jax.random.key(int(key))
+    if jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+        return jnp.asarray(key)
+    raise TypeError(f"key has dtype {jnp.asarray(key).dtype}, wanted an int seed or a typed key from jax.random.key.")

@@ -1,0 +1,262 @@
+"""The one constructor of weight transformations, and how they meet several devices.
+
+A mini-batch gradient is the vector-Jacobian product of the per-item losses with a weight array. A *weight
+transformation* maps such an array to another of the same shape: it is an `optax.GradientTransformationExtraArgs` whose
+updates are weights, so `optax.chain` composes it. `weight_transformation` builds every one of them and enforces:
+
+1. shape and dtype of the weights are kept, and the state keeps its structure;
+2. an item that enters with weight 0 leaves with weight 0 (padding), and no weight that leaves is NaN or infinite;
+3. the signals it needs are named in `SIGNALS`, keyword-only and required; signals of others are ignored;
+4. weights are constants for the backward pass;
+5. on a mesh with Explicit axes it sees the whole batch.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from minibatch_jax._checks import check_floating, check_shape
+
+Weights = Any
+State = Any
+
+SIGNALS = {
+    "losses": "[B] float, loss of each example under the current model",
+    "reference_losses": "[B] float, loss of each example under a reference model",
+    "pair_losses": "[B, B] float, loss of each pair under the current model",
+    "reference_pair_losses": "[B, B] float, loss of each pair under a reference model",
+    "logits": "[B, C] float, class scores of the current model",
+    "teacher_logits": "[B, C] float, class scores of a teacher",
+    "features": "[B, D] float, one vector per example",
+    "cost": "[B0, B1] float, price of pairing a source with a target",
+    "distances": "[A, M] float, distance of each anchor to each reference",
+    "labels": "[B] int, class of each example",
+    "domains": "[B] int, domain of each example",
+    "example_ids": "[B] int, index of each example in its data set",
+    "mask": "[B] bool, False on padding",
+    "domain_losses": "[K] float, mean loss of each domain",
+    "domain_counts": "[K] int, examples seen of each domain",
+}
+REPLICATED_SIGNALS = frozenset({"domain_losses", "domain_counts"})
+
+
+def uniform_like(losses: jax.Array) -> jax.Array:
+    """Weights 1/B for B losses, where every selection starts.
+
+    Args:
+      losses: `[B]`, floating point, B > 0.
+
+    Returns:
+      `[B]`, float32 (float64 if the losses are), with the sharding of the losses.
+
+    Examples:
+      >>> uniform_like(jnp.zeros(4)).tolist()
+      [0.25, 0.25, 0.25, 0.25]
+    """
+    check_shape("losses", losses, (None,))
+    check_floating("losses", losses)
+    return jnp.full_like(losses, 1 / losses.shape[0], dtype=weight_dtype(losses.dtype))
+
+
+def weight_dtype(dtype: Any) -> Any:
+    """Dtype of weights that meet signals of this dtype: float64 with float64, else float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def weight_transformation(
+    init: Callable[[Any], State], update: Callable[..., tuple[Any, State]], extra_signals: Sequence[str] = ()
+) -> optax.GradientTransformationExtraArgs:
+    """Make an optax transformation over weights that keeps the law in this module's docstring.
+
+    Args:
+      init: `init(weights) -> state`; it must use only shape and dtype of the weights.
+      update: `update(weights, state, params=None, *, <signals>, **extra_args) -> (weights, state)`, for one array of
+        weights; signals are keyword-only and have no default.
+      extra_signals: names of signals that are not in `SIGNALS` (a custom signal has one row for each row of weights).
+
+    Returns:
+      A transformation for an array of weights or a dict of them. For a dict, a signal may be a dict with the same keys.
+
+    Raises:
+      TypeError: here, if a signal is misspelt or optional or `**extra_args` is missing; in `update`, if a signal is
+        missing.
+      ValueError: in `update`, if shape, dtype or state structure changes.
+
+    Examples:
+      >>> def update(weights, state, params=None, *, losses, **extra_args):
+      ...   return jnp.where(losses < 1.0, weights, 0), state
+      >>> tx = weight_transformation(lambda weights: optax.EmptyState(), update)
+      >>> losses = jnp.array([0.5, 2.0])
+      >>> weights = uniform_like(losses)
+      >>> tx.update(weights, tx.init(weights), losses=losses)[0].tolist()
+      [0.5, 0.0]
+    """
+    signals = _signals_of(update, extra_signals)
+
+    def init_one(weights):
+        return init(replicate(weights))
+
+    def update_one(weights, state, params, extra_args):
+        clean = jax.lax.stop_gradient(jnp.where(jnp.isfinite(weights), weights, 0))
+        clean, inputs = replicate(clean), {name: replicate(jax.lax.stop_gradient(extra_args[name])) for name in signals}
+        new_weights, new_state = update(clean, state, params, **{**extra_args, **inputs})
+        _check_kept("weights", clean, new_weights)
+        _check_kept("state", state, new_state)
+        new_weights = jnp.where((clean == 0) | ~jnp.isfinite(new_weights), 0, jax.lax.stop_gradient(new_weights))
+        return _shard_like(weights, new_weights), new_state
+
+    def init_fn(weights):
+        return jax.tree.map(init_one, weights)
+
+    def update_fn(weights, state, params=None, **extra_args):
+        _check_signals(signals, extra_args)
+        leaves, structure = jax.tree.flatten(weights)
+        if jax.tree_util.treedef_is_leaf(structure):
+            return update_one(weights, state, params, extra_args)
+        states = structure.flatten_up_to(state)
+        args = [{name: _leaf_of(value, structure, i) for name, value in extra_args.items()} for i in range(len(leaves))]
+        results = [update_one(w, s, params, a) for w, s, a in zip(leaves, states, args)]
+        return structure.unflatten(r[0] for r in results), structure.unflatten(r[1] for r in results)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Let `tx` see the global batch inside `shard_map` or `pmap`, so that 8 shards select what one device would.
+
+    Weights and signals are gathered along their first axis (a `[B, B]` signal is sharded by rows), every device
+    computes the same global result and keeps its own rows. The state is global and replicated. Where `axis_name` is not
+    bound, as under plain `jit`, this is `tx` itself.
+
+    Args:
+      axis_name: name of the mapped axis over which the batch is sharded.
+      tx: any weight transformation or `optax.chain` of them.
+
+    Examples:
+      >>> from jax.sharding import AxisType, PartitionSpec as P
+      >>> from minibatch_jax.selection import keep_topk
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+      >>> tx = across("data", keep_topk(1))
+      >>> losses = jnp.arange(16.0)
+      >>> select = lambda w, l: tx.update(w, tx.init(w), losses=l)[0]
+      >>> weights = jax.shard_map(select, mesh=mesh, in_specs=P("data"), out_specs=P("data"))(jnp.ones(16), losses)
+      >>> int(weights.argmax()), float(weights.sum())
+      (15, 1.0)
+    """
+
+    def gather(array):
+        return gather_rows(array, axis_name)
+
+    def init_fn(weights):
+        return tx.init(jax.tree.map(gather, weights) if axis_is_bound(axis_name) else weights)
+
+    def update_fn(weights, state, params=None, **extra_args):
+        if not axis_is_bound(axis_name):
+            return tx.update(weights, state, params, **extra_args)
+        everywhere = {k: v if k in REPLICATED_SIGNALS else jax.tree.map(gather, v) for k, v in extra_args.items()}
+        new_weights, state = tx.update(jax.tree.map(gather, weights), state, params, **everywhere)
+        return jax.tree.map(lambda new, old: own_rows(new, old.shape[0], axis_name), new_weights, weights), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def axis_is_bound(axis_name: str | None) -> TypeGuard[str]:
+    """Whether the code runs under `shard_map` or `pmap` with this axis name."""
+    if axis_name is None:
+        return False
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError:
+        return False
+    return True
+
+
+def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
+    """Concatenate the shards' rows, `[b, ...] -> [b * devices, ...]`, equal on all devices; scalars are kept."""
+    if jnp.ndim(array) == 0:
+        return array
+    return jax.lax.all_gather(array, axis_name, tiled=True, to="invarying")
+
+
+def own_rows(array: jax.Array, rows: int, axis_name: str) -> jax.Array:
+    """This device's `rows` rows of a global array: the inverse of `gather_rows`."""
+    return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(axis_name) * rows, rows)
+
+
+def as_varying(tree: Any, axis_name: str) -> Any:
+    """Mark the arrays as different on each device of `axis_name`, where `shard_map` tracks that."""
+
+    def cast(x):
+        x = jnp.asarray(x)
+        return x if axis_name in jax.typeof(x).manual_axis_type.varying else jax.lax.pcast(x, axis_name, to="varying")
+
+    return jax.tree.map(cast, tree)
+
+
+def replicate(tree: Any) -> Any:
+    """Reshard arrays that lie on Explicit mesh axes so that every device holds them whole; others are kept."""
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, _replicated(x)) if _is_explicit(x) else x, tree)
+
+
+def _shard_like(like: jax.Array, array: jax.Array) -> jax.Array:
+    return jax.sharding.reshard(array, jax.typeof(like).sharding) if _is_explicit(like) else array
+
+
+def _is_explicit(x: Any) -> bool:
+    mesh = getattr(getattr(jax.typeof(x), "sharding", None), "mesh", None)
+    return mesh is not None and not mesh.empty and AxisType.Explicit in mesh.axis_types
+
+
+def _replicated(x: jax.Array) -> NamedSharding:
+    return NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec())
+
+
+def _signals_of(update: Callable[..., Any], extra_signals: Sequence[str]) -> tuple[str, ...]:
+    parameters = inspect.signature(update).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise TypeError("update has no **extra_args, wanted one so that signals of other transformations pass through.")
+    signals = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for signal in signals:
+        known = [*SIGNALS, *extra_signals]
+        if signal.name not in known:
+            hint = _did_you_mean(signal.name, known)
+            raise TypeError(f"update asks for the unknown signal {signal.name!r}{hint}; wanted one of {known}.")
+        if signal.default is not signal.empty:
+            raise TypeError(f"signal {signal.name!r} has a default, wanted none: an optional signal is lost unseen.")
+    return tuple(signal.name for signal in signals)
+
+
+def _check_signals(signals: tuple[str, ...], given: dict[str, Any]) -> None:
+    for name in signals:
+        if given.get(name) is None:
+            wanted = f"{name!r} ({SIGNALS.get(name, 'an extra signal')})"
+            raise TypeError(
+                f"update got the signals {sorted(given)}, wanted {wanted}{_did_you_mean(name, list(given))}."
+            )
+
+
+def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _check_kept(what: str, old: Any, new: Any) -> None:
+    def describe_one(x):
+        aval = jax.typeof(x)
+        return f"{aval.dtype}{list(aval.shape)}{' weakly typed' if aval.weak_type else ''}"
+
+    def describe(tree):
+        return jax.tree.map(describe_one, tree)
+
+    if jax.tree.structure(old) != jax.tree.structure(new) or describe(old) != describe(new):
+        raise ValueError(f"update changed the {what} to {describe(new)}, wanted {describe(old)} as given.")
+
+
+def _leaf_of(value: Any, structure: Any, i: int) -> Any:
+    return structure.flatten_up_to(value)[i] if isinstance(value, dict) else value

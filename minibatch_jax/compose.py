@@ -1,0 +1,102 @@
+"""Small weight transformations that optax lacks: normalise, mask, and record what a chain does."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_number
+from minibatch_jax.base import weight_transformation
+
+
+def effective_sample_size(weights: jax.Array) -> jax.Array:
+    """Number of equally weighted items that would give the same variance, (sum w)^2 / sum w^2.
+
+    Args:
+      weights: any shape, at least 0.
+
+    Returns:
+      `[]`, between 1 and the number of non-zero weights; 0 if all weights are 0.
+
+    References:
+      Kish, Survey Sampling, 1965.
+
+    Examples:
+      >>> float(effective_sample_size(jnp.array([0.5, 0.5, 0.0])))
+      2.0
+    """
+    scaled = weights / _nonzero(jnp.max(weights))
+    return jnp.sum(scaled) ** 2 / _nonzero(jnp.sum(scaled**2))
+
+
+def normalize(total: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    """Rescale the weights to sum to `total`; put it last. All-zero weights stay zero.
+
+    Examples:
+      >>> tx = normalize()
+      >>> tx.update(jnp.array([1.0, 3.0, 0.0]), tx.init(jnp.ones(3)))[0].tolist()
+      [0.25, 0.75, 0.0]
+    """
+    check_number("total", total, 0, open_low=True)
+
+    def update(weights, state, params=None, **extra_args):
+        return weights * (total / _nonzero(jnp.sum(weights))), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def mask_rows() -> optax.GradientTransformationExtraArgs:
+    """Give weight 0 to the rows where the signal `mask` is False; put it first, so that padding is nothing.
+
+    Examples:
+      >>> tx = mask_rows()
+      >>> tx.update(jnp.ones(3), tx.init(jnp.ones(3)), mask=jnp.array([True, True, False]))[0].tolist()
+      [1.0, 1.0, 0.0]
+    """
+
+    def update(weights, state, params=None, *, mask, **extra_args):
+        if mask.shape != weights.shape[:1]:
+            raise ValueError(f"mask has shape {list(mask.shape)}, wanted {list(weights.shape[:1])}: one for each row.")
+        return jnp.where(jnp.expand_dims(mask, range(1, weights.ndim)), weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+class RecordState(NamedTuple):
+    """What `record` saw last, by name."""
+
+    values: dict[str, jax.Array]
+
+
+def record(statistics: Mapping[str, Callable[[jax.Array], jax.Array]]) -> optax.GradientTransformationExtraArgs:
+    """Keep statistics of the weights in the state; the weights pass unchanged.
+
+    Args:
+      statistics: name to function of the weights, such as `{"ess": effective_sample_size}`.
+
+    Returns:
+      A transformation whose state holds the values of the last update, zeros before the first.
+
+    Examples:
+      >>> tx = record({"mass": jnp.sum})
+      >>> _, state = tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+      >>> float(state.values["mass"])
+      3.0
+    """
+
+    def compute(weights):
+        return {name: jnp.asarray(function(weights)) for name, function in statistics.items()}
+
+    def init(weights):
+        return RecordState(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(compute, weights)))
+
+    def update(weights, state, params=None, **extra_args):
+        return weights, RecordState(compute(weights))
+
+    return weight_transformation(init, update)
+
+
+def _nonzero(x: jax.Array) -> jax.Array:
+    return jnp.where(x == 0, 1, x)

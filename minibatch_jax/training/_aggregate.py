@@ -1,0 +1,62 @@
+"""Boundary from per-example gradients to one gradient: first in an `optax.chain`, before the optimiser."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_count
+from minibatch_jax.base import uniform_like
+from minibatch_jax.training._gather import check_leading_axis
+
+
+class WeightedAggregateState(NamedTuple):
+    """State of the selection inside `weighted_aggregate`."""
+
+    selection: Any
+
+
+def weighted_aggregate(
+    selection: optax.GradientTransformationExtraArgs, batch_size: int
+) -> optax.GradientTransformationExtraArgs:
+    """Sum per-example gradients with selected weights. Put it first in an `optax.chain`.
+
+    Its updates go in as leaves `[B, *param]` and come out as leaves `[*param]`, so that one optax optimiser leads from
+    per-example gradients to the update. Rows of weight 0 do not reach the sum, whatever they hold.
+
+    Args:
+      selection: weight transformation over `[batch_size]`; it starts from weights 1/B.
+      batch_size: B, static.
+
+    Returns:
+      A transformation; pass the selection's signals to `update`, `losses` among them.
+
+    Raises:
+      ValueError: if a leaf does not have B rows.
+
+    Examples:
+      >>> from minibatch_jax.selection import keep_topk
+      >>> tx = optax.chain(weighted_aggregate(keep_topk(1), 2), optax.sgd(1.0))
+      >>> params = jnp.zeros(3)
+      >>> gradients = jnp.array([[1.0, 1.0, 1.0], [2.0, 4.0, 6.0]])
+      >>> updates, state = tx.update(gradients, tx.init(params), params, losses=jnp.array([0.1, 0.9]))
+      >>> updates.tolist()
+      [-1.0, -2.0, -3.0]
+    """
+    check_count("batch_size", batch_size)
+
+    def init(params):
+        return WeightedAggregateState(selection.init(jnp.zeros(batch_size)))
+
+    def update(updates, state, params=None, *, losses, **extra_args):
+        check_leading_axis(updates, batch_size)
+        weights, inner = selection.update(uniform_like(losses), state.selection, None, losses=losses, **extra_args)
+
+        def aggregate(gradients):
+            rows = jnp.expand_dims(weights, range(1, gradients.ndim))
+            return jnp.sum(jnp.where(rows == 0, 0, rows * gradients), axis=0).astype(gradients.dtype)
+
+        return jax.tree.map(aggregate, updates), WeightedAggregateState(inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,3 @@
+from tests.case import Case
+
+CASES: dict[str, Case] = {}
