@@ -95,8 +95,7 @@ def value_and_grad(
         finite = _all_devices(jnp.all(jnp.isfinite(losses)), axis_name)
 
         def second_pass():
-            good = jnp.where(jnp.isfinite(losses), jnp.arange(losses.shape[0]), jnp.argmax(jnp.isfinite(losses)))
-            return gradient(params, jax.tree.map(lambda x: x[good], batch), weights)
+            return gradient(params, _without_rows(batch, ~jnp.isfinite(losses)), weights)
 
         (grads,) = jax.lax.cond(finite, lambda: vjp(weights.astype(losses.dtype)), lambda: (second_pass(),))
         return _reported_value(weights, losses), MinibatchAux(losses, weights, own_signals), grads, state
@@ -134,6 +133,16 @@ def value_and_grad(
         return (value, aux), grads, state
 
     return fn
+
+
+def _without_rows(batch: Any, bad: jax.Array) -> Any:
+    """Overwrite the bad rows with the first good one: no zero weight can undo the NaN that a bad row makes."""
+    good = jnp.argmin(replicate(bad))
+
+    def overwrite(x):
+        return jnp.where(jnp.expand_dims(bad, range(1, x.ndim)), replicate(x)[good][None], x)
+
+    return jax.tree.map(overwrite, batch)
 
 
 def _reported_value(weights: jax.Array, losses: jax.Array) -> jax.Array:
