@@ -1,0 +1,86 @@
+"""One of two processes: `python -m tests.distributed_worker PORT PROCESS`. Fails unless both agree with one process."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from minibatch_jax import across, normalize, value_and_grad
+from minibatch_jax.base import REPLICATED_SIGNALS
+from minibatch_jax.selection import keep_topk
+from tests.case import ROWS
+from tests.conformance_test import CASES, draw, run
+
+
+def place(mesh, tree, spec):
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i: np.asarray(x)[i]), tree)
+
+
+def everywhere(tree):
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def check_factory(mesh, name):
+    case = CASES[name]
+    weights, signals = draw(case)
+    expected, _ = run(case.make(), weights, signals)
+    tx = across("data", case.make())
+    specs = {k: P() if k in REPLICATED_SIGNALS else P("data") for k in signals}
+    kept = jax.jit(
+        jax.shard_map(lambda w, x: run(tx, w, x)[0], mesh=mesh, in_specs=(P("data"), specs), out_specs=P("data"))
+    )(place(mesh, weights, P("data")), {k: place(mesh, v, specs[k]) for k, v in signals.items()})
+    np.testing.assert_allclose(
+        everywhere(kept), expected, rtol=case.tolerance, atol=case.tolerance / ROWS, err_msg=name
+    )
+
+
+def loss_fn(params, batch):
+    return jnp.square(jnp.dot(jnp.tanh(jnp.dot(batch["x"], params["w"])), params["v"]) - batch["y"])
+
+
+def train(step, params, batch, steps=3):
+    optimizer = optax.adam(1e-2)
+    opt_state = optimizer.init(params)
+    for _ in range(steps):
+        grads = step(params, batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def check_training(mesh, gather):
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(5, 5)).astype(np.float32), "v": rng.normal(size=5).astype(np.float32)}
+    batch = {"x": rng.normal(size=(ROWS, 5)).astype(np.float32), "y": rng.normal(size=ROWS).astype(np.float32)}
+    selection = optax.chain(keep_topk(8), normalize())
+    state = selection.init(jnp.zeros(ROWS))
+    expected = train(
+        jax.jit(lambda p, b: value_and_grad(loss_fn, selection, gather=gather)(p, b, state)[1]), params, batch
+    )
+    sharded = value_and_grad(loss_fn, across("data", selection), gather=gather, axis_name="data")
+    step = jax.shard_map(lambda p, b: sharded(p, b, state)[1], mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    actual = train(jax.jit(step), place(mesh, params, P()), place(mesh, batch, P("data")))
+    for name, value in actual.items():
+        local = value.addressable_data(0)
+        np.testing.assert_allclose(local, expected[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, gather={gather}")
+
+
+def main(port: str, process: int, names: list[str]) -> None:
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    for name in names or CASES:
+        check_factory(mesh, name)
+    for gather in (None, 8):
+        check_training(mesh, gather)
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

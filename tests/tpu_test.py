@@ -1,0 +1,72 @@
+"""The real XLA:TPU compiler takes a train step of each noun: `pip install 'jax[tpu]' && pytest -m tpu -s`.
+
+No TPU is needed: the steps are compiled for a described topology. The collectives and the memory that the compiler
+shows are printed, and the gradients' reduction must be among them.
+"""
+
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from minibatch_jax import across, normalize, value_and_grad
+from minibatch_jax.selection import keep_topk
+
+pytestmark = pytest.mark.tpu
+B, D, H = 1024, 256, 512
+COLLECTIVES = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+
+
+def topology_mesh(name):
+    topologies = pytest.importorskip("jax.experimental.topologies")
+    pytest.importorskip("libtpu")
+    description = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    return Mesh(np.array(description.devices).ravel(), ("data",))
+
+
+def struct(mesh, spec, *shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+
+def selection_step(mesh):
+    selection = optax.chain(across("data", keep_topk(B // 4)), across("data", normalize()))
+    optimizer = optax.sgd(0.1)
+
+    def loss_fn(params, batch):
+        logits = jnp.dot(jax.nn.relu(jnp.dot(batch["x"], params["w"])), params["v"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+
+    step = value_and_grad(loss_fn, selection, gather=B // 4, axis_name="data")
+
+    def train(params, batch):
+        _, grads, _ = step(params, batch, selection.init(jnp.zeros(B)))
+        return optax.apply_updates(params, optimizer.update(grads, optimizer.init(params))[0])
+
+    params = {"w": struct(mesh, P(), D, H), "v": struct(mesh, P(), H, 10)}
+    batch = {"x": struct(mesh, P("data"), B, D), "y": struct(mesh, P("data"), B, dtype=jnp.int32)}
+    sharded = jax.shard_map(train, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    return sharded, (params, batch)
+
+
+STEPS = {"selection": selection_step}
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x4"])
+@pytest.mark.parametrize("noun", STEPS)
+def test_train_step_compiles_for_tpu(noun, topology):
+    mesh = topology_mesh(topology)
+    step, arguments = STEPS[noun](mesh)
+    compiled = jax.jit(step).lower(*arguments).compile()
+    collectives = collections.Counter(re.findall(COLLECTIVES, compiled.as_text()))
+    memory = compiled.memory_analysis()
+    print(
+        f"\n{noun:10} {topology}: {dict(collectives)}, "
+        f"temporaries {memory.temp_size_in_bytes / 2**20:.1f} MiB, arguments {memory.argument_size_in_bytes / 2**20:.1f} MiB"
+    )
+    assert collectives["all-reduce"] > 0
