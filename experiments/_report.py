@@ -1,0 +1,173 @@
+"""What an experiment leaves behind: JSON lines, a table with mean ± standard error, and plots with seed bands."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+Summary = Callable[[list[Record]], dict[str, float]]
+
+
+class Records:
+    """The evaluations of an experiment, in a file with one JSON object per line.
+
+    A last line torn by a kill is dropped when the file is opened.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.all: list[Record] = []
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("no newline at the end")
+                self.all.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise ValueError(f"{path}, line {number}, is not a JSON record: {error}.") from error
+                self._rewrite()
+
+    def of(self, arm: str, seed: int) -> list[Record]:
+        """The records of one run, in order."""
+        return [r for r in self.all if (r["arm"], r["seed"]) == (arm, seed)]
+
+    def append(self, record: Record) -> None:
+        """Write one record, so that a kill after this call does not lose it."""
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                written = file.write(line)
+            if written != len(line):
+                raise OSError("the line was written in part")
+        except OSError as error:
+            raise _write_failed(self._path, error) from error
+        self.all.append(record)
+
+    def drop(self, arm: str, seed: int, after: int) -> None:
+        """Forget the records of a run later than a step, which the run will make again."""
+        kept = [r for r in self.all if (r["arm"], r["seed"]) != (arm, seed) or r["step"] <= after]
+        if len(kept) < len(self.all):
+            self.all = kept
+            self._rewrite()
+
+    def sync(self) -> None:
+        """Wait until all records are on disk."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def _rewrite(self) -> None:
+        write_text(self._path, "".join(json.dumps(r) + "\n" for r in self.all))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one move, so that a kill leaves the old or the new one."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        with draft.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise _write_failed(path, error) from error
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard error over seeds, `s / sqrt(n)` with n - 1 degrees of freedom; NaN for a single seed."""
+    values = list(values)
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, math.nan
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def last_record(records: list[Record]) -> dict[str, float]:
+    """Metrics of the last evaluation of a run: the default summary of the table."""
+    return {name: math.nan if v is None else v for name, v in records[-1]["metrics"].items()}
+
+
+def table(records: list[Record], summary: Summary = last_record) -> list[list[str]]:
+    """Rows of text: a header, then one row per arm with mean ± standard error over seeds for each metric."""
+    runs: dict[str, dict[int, list[Record]]] = {}
+    for record in records:
+        runs.setdefault(record["arm"], {}).setdefault(record["seed"], []).append(record)
+    finals = {arm: [summary(run) for run in seeds.values()] for arm, seeds in runs.items()}
+    metrics = list(dict.fromkeys(name for values in finals.values() for value in values for name in value))
+    rows = [["arm", "seeds", *metrics]]
+    for arm, values in finals.items():
+        cells = [_cell([v[name] for v in values if name in v]) for name in metrics]
+        rows.append([arm, str(len(values)), *cells])
+    return rows
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """The table as markdown text."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def print_table(rows: list[list[str]], title: str) -> None:
+    """Show the table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(title=title, title_justify="left")
+    for i, name in enumerate(rows[0]):
+        view.add_column(name.replace("_", " "), justify="left" if i == 0 else "right")
+    for row in rows[1:]:
+        view.add_row(*row)
+    Console().print(view)
+
+
+def plot(records: list[Record], out: Path) -> list[Path]:
+    """Draw each metric against the step, mean over seeds with a band of ± one standard error; returns the files."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+
+    paths = []
+    arms = list(dict.fromkeys(r["arm"] for r in records))
+    seeds = len({r["seed"] for r in records})
+    for metric in dict.fromkeys(name for r in records for name in r["metrics"]):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for arm in arms:
+            _draw(axes, arm, [r for r in records if r["arm"] == arm and r["metrics"].get(metric) is not None], metric)
+        axes.set(xlabel="step", ylabel=metric.replace("_", " "))
+        axes.set_title(f"{out.name}: mean ± standard error, {seeds} seed{'s' * (seeds > 1)}", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+        paths.append(out / f"{metric}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def _draw(axes: Any, arm: str, records: list[Record], metric: str) -> None:
+    by_step: dict[int, list[float]] = {}
+    for record in records:
+        by_step.setdefault(record["step"], []).append(record["metrics"][metric])
+    steps = sorted(by_step)
+    stats = [mean_and_error(by_step[step]) for step in steps]
+    low, high = [m - (e if e == e else 0) for m, e in stats], [m + (e if e == e else 0) for m, e in stats]
+    (line,) = axes.plot(steps, [m for m, _ in stats], label=arm, linewidth=1.8)
+    axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    mean, error = mean_and_error(values)
+    digits = 3 if abs(mean) < 100 else 0
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "")
+
+
+def _write_failed(path: Path, error: OSError) -> OSError:
+    return OSError(
+        f"Could not write {path} ({error}). If the disk is full, free space; then start the same command again."
+    )

@@ -1,0 +1,179 @@
+"""What experiments share: arms x seeds with one progress bar, JSON lines, plots, a table, and exact resumption.
+
+An experiment is one file. It writes down its arms, a step and an evaluation as pure functions, and calls `run`:
+
+    @dataclass(frozen=True)
+    class Config:
+        seeds: tuple[int, ...] = (0, 1, 2)
+        out: str = "runs/my_experiment"
+        steps: int = 1000               # `run` needs these six fields; the others are the experiment's own
+        batch_size: int = 64
+        evaluate_every: int = 100
+        checkpoint_every: int = 200
+        learning_rate: float = 0.1
+
+    def main(config: Config):
+        optimizer = optax.sgd(config.learning_rate)
+
+        def data(seed):                 # dict of splits; `run` draws batches from "train" and puts all on the device
+            return {"train": arrays("digits", "train"), "test": arrays("digits", "test")}
+
+        def arm(selection):
+            gradient = value_and_grad(losses, selection)        # losses(params, batch) -> [B]
+
+            def init(key):
+                params = init_mlp(key)
+                return State(params, optimizer.init(params), selection.init(jnp.zeros(config.batch_size)))
+
+            def step(state, batch):     # batch: the rows of data["train"], and "index" [B]
+                (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state)
+                updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+                params = optax.apply_updates(state.params, updates)
+                metrics = {"kept": jnp.mean(aux.weights > 0)}   # a mean over steps; a pair (sum, count) is a ratio
+                return state._replace(params=params, opt_state=opt_state, selection_state=selection_state), metrics
+
+            return Arm(init, step)
+
+        @jax.jit
+        def evaluate(state, data):      # every evaluate_every steps; not jitted by `run`, which turns values to floats
+            return {"test_accuracy": accuracy(state.params, data["test"])}
+
+        arms = {"all samples": arm(normalize()), "keep lowest": arm(optax.chain(keep_bottomk(38), normalize()))}
+        return run(config, arms, data, evaluate)
+
+`run` jits `init` and `step` once per arm; every arm meets a seed with the same key and the same batches. `State.keys`
+is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`.
+"""
+
+import dataclasses
+import fcntl
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments._loop import Arm, Batches, Data, Evaluate, Loop, State
+from experiments._report import Record, Records, Summary, last_record, markdown, plot, print_table, table, write_text
+
+__all__ = ["Arm", "Config", "State", "run"]
+
+
+class Config(Protocol):
+    """The fields of an experiment's frozen dataclass that `run` reads."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def out(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def evaluate_every(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+def run(
+    config: Any,
+    arms: dict[str, Arm],
+    data: Callable[[int], Data],
+    evaluate: Evaluate,
+    *,
+    batches: Batches | None = None,
+    steps_per_call: int = 1,
+    summary: Summary = last_record,
+) -> list[Record]:
+    """Run every arm with every seed, resume what was cut short, and report.
+
+    The folder `config.out` receives config.json, records.jsonl, table.md, a PNG per metric, and the checkpoints. A run
+    that was killed goes on from its last checkpoint and ends bit for bit as if it had not been; finished runs are kept.
+    Seeds may be added to a folder later; any other change of the config is refused.
+
+    Args:
+      config: the experiment's frozen dataclass, with the fields of `Config`.
+      arms: name -> arm.
+      data: `data(seed)` gives the splits, a pytree of arrays in a dict; batches are rows of `["train"]`, a dict of
+        arrays with equal first axes. It must return the same for the same seed.
+      evaluate: `evaluate(state, data(seed))` gives a dict of scalars.
+      batches: `batches(length, batch_size, seed)` gives an iterator over `{"index": [B]}` with `get_state` and
+        `set_state`; `minibatch_jax.data.batches` by default.
+      steps_per_call: how many steps one compiled call scans over; more is faster for small MLPs and slower for CNNs on
+        CPU. `steps`, `evaluate_every` and `checkpoint_every` must be multiples of it.
+      summary: maps the records of one run to the numbers of the table; by default the last evaluation.
+
+    Returns:
+      The records of these arms and seeds: dicts with arm, seed, step, metrics and seconds (of this run so far).
+    """
+    _check_config(config, steps_per_call)
+    if batches is None:
+        from minibatch_jax.data import batches
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        _lock(lock, out)
+        _check_same_config(config, out / "config.json")
+        records = Records(out / "records.jsonl")
+        loops = {name: Loop(config, name, arm, evaluate, steps_per_call, records, out) for name, arm in arms.items()}
+        with _progress() as progress:
+            task = progress.add_task("", total=config.steps * len(arms) * len(config.seeds))
+            for seed in config.seeds:
+                seed_data = functools.cache(lambda seed=seed: jax.tree.map(jnp.asarray, data(seed)))
+                for name, loop in loops.items():
+                    progress.update(task, description=f"{name}, seed {seed}")
+                    if loop.run(seed, seed_data, batches, functools.partial(progress.advance, task)):
+                        progress.console.print(_line(records.of(name, seed)[-1]))
+        chosen = [r for name in arms for seed in config.seeds for r in records.of(name, seed)]
+        rows = table(chosen, summary)
+        write_text(out / "table.md", markdown(rows))
+        plots = plot(chosen, out)
+    print_table(rows, f"{out.name}: mean ± standard error over seeds")
+    print(f"Written to {out}: records.jsonl, table.md, {', '.join(path.name for path in plots)}")
+    return chosen
+
+
+def _line(record: Record) -> str:
+    metrics = "  ".join(f"{k} {v:.3g}" if v is not None else f"{k} nan" for k, v in record["metrics"].items())
+    return f"{record['arm']}, seed {record['seed']}: {metrics}  ({record['seconds']:.0f} s)"
+
+
+def _progress() -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, elapsed")]
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+
+
+def _check_config(config: Config, steps_per_call: int) -> None:
+    for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+        value = getattr(config, name)
+        unit = 1 if name == "batch_size" else steps_per_call
+        if value < 1 or value % unit:
+            raise ValueError(f"{name} is {value}, wanted a positive multiple of {unit}.")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ValueError(f"seeds is {config.seeds}, wanted one or more different integers.")
+
+
+def _check_same_config(config: Any, path: Path) -> None:
+    values = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in ("seeds", "out")}))
+    if not path.exists():
+        write_text(path, json.dumps(values, indent=2) + "\n")
+    old = json.loads(path.read_text())
+    changed = [
+        f"{k} was {old.get(k)!r}, now {values.get(k)!r}" for k in {**old, **values} if old.get(k) != values.get(k)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds runs of another config ({'; '.join(changed)}): choose another --out or delete it."
+        )
+
+
+def _lock(file: Any, out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RuntimeError(f"Another process is running in {out}: wait for it or choose another --out.") from error
