@@ -20,8 +20,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
@@ -79,42 +77,49 @@ def fetch(archive: Archive) -> Path:
             _check_sum(archive, came[0], "It is not kept; the registry serves another file than the pinned one.")
             came[0].rename(path)
     except OSError as error:
-        raise explain_full_disk(error, f"fetching {archive.file}", archive.size) from error
+        raise_if_disk_full(error, f"fetching {archive.file}", 2 * archive.size)
+        raise
     return path
 
 
-def members(path: Path, pattern: str) -> dict[str, bytes]:
-    """Contents of the files in a .tgz, .tar.gz, .whl or .deb archive whose name matches a shell-style pattern.
+def members(path: Path, *patterns: str) -> dict[str, bytes]:
+    """Contents of the files in a .tgz, .tar.gz, .whl or .deb archive whose names match shell-style patterns.
 
     Args:
       path: the archive.
-      pattern: as in `fnmatch`, over the whole name inside the archive.
+      *patterns: as in `fnmatch`, over the whole name inside the archive.
 
     Returns:
       name -> content, in name order.
 
     Raises:
-      ValueError: if the archive cannot be read to its end, or holds no such file.
+      ValueError: if the archive cannot be read to its end, or a pattern matches nothing.
     """
     try:
-        found = dict(_entries(path, pattern))
+        found = dict(_entries(path, patterns))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise ValueError(f"Archive {path} is corrupt or truncated ({error}); delete it and fetch it again.") from error
-    if not found:
-        raise ValueError(f"Archive {path} holds no file that matches {pattern!r}; delete it and fetch it again.")
+    for pattern in patterns:
+        if not fnmatch.filter(found, pattern):
+            raise ValueError(f"Archive {path} holds no file that matches {pattern!r}; delete it and fetch it again.")
     return dict(sorted(found.items()))
 
 
-def explain_full_disk(error: OSError, doing: str, needed: int | None = None) -> OSError:
-    """The same error, worded for a person if the disk is full or over quota; any other error is returned as it is."""
-    if error.errno not in NO_SPACE:
-        return error
-    size = "" if needed is None else f" About {needed / 1e6:.0f} MB are needed."
-    return OSError(
-        error.errno,
-        f"The disk is full while {doing}; nothing half-written is kept.{size} "
-        f"Free some space, or set MINIBATCH_JAX_DATA to a folder on a larger disk (now {root()}).",
-    )
+def raise_if_disk_full(error: Exception, doing: str, needed: int) -> None:
+    """Raise an OSError worded for a person if the error says that the disk is full or over quota.
+
+    Args:
+      error: what was caught; tensorflow-datasets reports a full disk as a RuntimeError.
+      doing: what was under way, for the message.
+      needed: about how many bytes it takes, for the message.
+    """
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or os.strerror(errno.ENOSPC) in str(error):
+        raise OSError(
+            errno.ENOSPC,
+            f"The disk is full while {doing}, which takes about {needed / 1e6:.1f} MB; nothing half-written is kept. "
+            f"Free some space, or set MINIBATCH_JAX_DATA to a folder on a larger disk (now {root()}).",
+        ) from error
 
 
 def _check_sum(archive: Archive, path: Path, advice: str) -> None:
@@ -151,15 +156,18 @@ def _run(command: list[str], folder: str) -> None:
         raise RuntimeError(f"{text} failed with exit status {done.returncode}{hint}:\n{output[-2000:]}")
 
 
-def _entries(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+def _entries(path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    def wanted(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as archive:
-            yield from ((name, archive.read(name)) for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern))
+            yield from ((name, archive.read(name)) for name in archive.namelist() if wanted(name))
         return
     source = io.BytesIO(_deb_data(path.read_bytes())) if path.suffix == ".deb" else path.open("rb")
     with source, tarfile.open(fileobj=source, mode="r:*") as archive:
         for entry in archive:
-            file = archive.extractfile(entry) if fnmatch.fnmatchcase(entry.name, pattern) else None
+            file = archive.extractfile(entry) if wanted(entry.name) else None
             if file is not None:
                 yield entry.name, file.read()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from minibatch_jax.data._archives import checked_path, explain_full_disk, root
+from minibatch_jax.data._archives import checked_path, raise_if_disk_full, root
 from minibatch_jax.data._catalog import CATALOG
 from minibatch_jax.data._images import Columns, Splits
 
@@ -62,14 +62,15 @@ def prepared(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 PackagedBuilder(f"packaged_{name}", splits, description, data_dir).download_and_prepare()
-        except OSError as error:
-            if not folder.is_dir():
-                raise explain_full_disk(error, f"preparing data set {name!r} in {data_dir}") from error
+        except Exception as error:
+            raise_if_disk_full(error, f"preparing data set {name!r} in {data_dir}", 2 * _bytes(splits))
+            if not folder.is_dir():  # else another process prepared it meanwhile
+                raise
     return tfds.builder_from_directory(folder)
 
 
 def _feature(name: str, columns: list[Any]) -> tfds.features.FeatureConnector:
-    if name == "label":
+    if name in ("label", "domain"):
         values = np.concatenate([np.asarray(column) for column in columns])
         if values.dtype.kind == "U":
             return tfds.features.ClassLabel(names=sorted(set(values.tolist())))
@@ -79,3 +80,8 @@ def _feature(name: str, columns: list[Any]) -> tfds.features.FeatureConnector:
     if columns[0].ndim == 1:
         return tfds.features.Scalar(columns[0].dtype.type)
     return tfds.features.Tensor(shape=columns[0].shape[1:], dtype=columns[0].dtype.type)
+
+
+def _bytes(splits: Splits) -> int:
+    columns = [values for split in splits.values() for values in split.values()]
+    return sum(v.nbytes if isinstance(v, np.ndarray) else sum(map(len, v)) for v in columns)

@@ -149,7 +149,7 @@ class _Batches:
 
 def _columns(items: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     columns = {key: _stack([item[key] for item in items]) for key in items[0]}
-    return columns | {key: columns[key].astype(np.int32) for key in ("label", "index") if key in columns}
+    return columns | {key: columns[key].astype(np.int32) for key in ("label", "domain", "index") if key in columns}
 
 
 def _stack(values: list[Any]) -> np.ndarray:
