@@ -1,0 +1,74 @@
+"""Draw items in chunks, each given the chunks before it: Gumbel-top-k with logits that the choice changes."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_choice, check_count, check_number
+
+Carry = TypeVar("Carry")
+FIRST_CHUNKS = ("learnability", "uniform")
+
+
+def chunked_draw(
+    key: jax.Array,
+    allowed: jax.Array,
+    carry: Carry,
+    logits_of: Callable[[Carry], jax.Array],
+    absorb: Callable[[Carry, jax.Array, jax.Array], Carry],
+    *,
+    k: int,
+    num_chunks: int,
+    first_chunk: str,
+    temperature: float,
+) -> jax.Array:
+    """Draw k of B items without replacement in `num_chunks` chunks.
+
+    Args:
+      key: PRNG key.
+      allowed: `[B]` bool, which items may be drawn.
+      carry: what the logits depend on, before anything is drawn.
+      logits_of: `logits_of(carry) -> [B]`.
+      absorb: `absorb(carry, chosen, valid) -> carry` adds a chunk, `[k / num_chunks]` indices and bools.
+      k: how many to draw, a multiple of `num_chunks`.
+      num_chunks: draws in sequence.
+      first_chunk: "learnability" for the logits of the first carry, "uniform" for zeros.
+      temperature: divides the logits.
+
+    Returns:
+      `[k]` int32, in order of the draws; B where no item was left.
+    """
+    check_chunks(k, num_chunks, first_chunk, temperature)
+    size = allowed.shape[0]
+    check_count("k", k, size, "the number of items")
+
+    def draw(chunk_key, logits, free):
+        noise = jax.random.gumbel(chunk_key, logits.shape, logits.dtype)
+        values, chosen = jax.lax.top_k(jnp.where(free, logits / temperature + noise, -jnp.inf), k // num_chunks)
+        valid = values > -jnp.inf
+        return chosen, valid, free.at[jnp.where(valid, chosen, size)].set(False, mode="drop")
+
+    def step(state, chunk_key):
+        carry, (chosen, valid, free) = state
+        carry = absorb(carry, chosen, valid)
+        drawn = draw(chunk_key, logits_of(carry), free)
+        return (carry, drawn), drawn[:2]
+
+    keys = jax.random.split(key, num_chunks)
+    logits = logits_of(carry)
+    head = draw(keys[0], logits if first_chunk == "learnability" else jnp.zeros_like(logits), allowed)
+    _, tail = jax.lax.scan(step, (carry, head), keys[1:])
+    chosen, valid = (jnp.concatenate([first[None], rest]).reshape(k) for first, rest in zip(head, tail))
+    return jnp.where(valid, chosen, size)
+
+
+def check_chunks(k: int, num_chunks: int, first_chunk: str, temperature: float) -> None:
+    """Raise unless k is a multiple of `num_chunks` and the options are known."""
+    check_count("k", k)
+    check_count("num_chunks", num_chunks, k, "k")
+    if k % num_chunks:
+        raise ValueError(f"k is {k}, wanted a multiple of num_chunks = {num_chunks}.")
+    check_choice("first_chunk", first_chunk, FIRST_CHUNKS)
+    check_number("temperature", temperature, 0, open_low=True)

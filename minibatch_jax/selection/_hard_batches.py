@@ -1,0 +1,130 @@
+"""Which batches of a fixed partition to visit next: those whose last-seen loss is large (weights `[P]`).
+
+References:
+  Zakkam et al., Can we learn better with hard samples?, 2023 (arXiv 2304.03486).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_transformation
+
+
+class HardBatchesState(NamedTuple):
+    """What is known of each batch, and what is left of the round.
+
+    Attributes:
+      last_losses: `[P]`, last finite loss of each batch, -inf before there is one.
+      pending: `[P]` bool, batches that this round still has to visit.
+      round: `[]` int32, rounds begun; 0 is the first, over all batches.
+    """
+
+    last_losses: jax.Array
+    pending: jax.Array
+    round: jax.Array
+
+
+def hard_batch_mask(last_losses: jax.Array, delta: float, *, where: jax.Array | None = None) -> jax.Array:
+    """Mask of the `floor(delta * P)` largest losses, at least one; ties go to the lowest index.
+
+    Args:
+      last_losses: `[P]`, floating point; non-finite ones are never chosen.
+      delta: share of the batches, 0 < delta <= 1.
+      where: `[P]` bool, which batches exist (P counts these); all by default.
+
+    Returns:
+      `[P]` bool.
+
+    Raises:
+      TypeError: if the losses are not floating point.
+      ValueError: if shapes do not match or delta is not in (0, 1].
+
+    Examples:
+      >>> hard_batch_mask(jnp.array([1.0, 3.0, 2.0, 0.0]), 0.5).tolist()
+      [False, True, True, False]
+    """
+    check_shape("last_losses", last_losses, (None,))
+    check_floating("last_losses", last_losses)
+    check_number("delta", delta, 0, 1, open_low=True)
+    if where is None:
+        where = jnp.ones(last_losses.shape, bool)
+    check_shape("where", where, last_losses.shape)
+    usable = where & jnp.isfinite(last_losses)
+    _, order = jax.lax.top_k(jnp.where(usable, last_losses, -jnp.inf), last_losses.shape[0])
+    rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32))
+    count = jnp.floor(delta * jnp.sum(where, dtype=jnp.float32) * (1 + 1e-6)).astype(jnp.int32)
+    return usable & (rank < jnp.maximum(count, 1))
+
+
+def select_hard_batches(delta: float = 0.5, full_round_every: int = 0) -> optax.GradientTransformationExtraArgs:
+    """Keep one batch, the next to visit, of a fixed partition into P; the others get 0. Signal: `losses` [P].
+
+    The first round visits all batches in order. Each later round takes the `floor(delta * P)` batches (at least one)
+    with the largest last-seen loss and visits them in order of their index. The signal carries what was measured since
+    the last update: an entry that is not finite means "not measured", and the last value is kept. A batch that never
+    had a finite loss is left out of later rounds. Compare runs at equal numbers of updates, not of rounds.
+
+    Batches that are not visited keep an old loss, so one with wrong labels, whose loss never falls, is visited in every
+    round: at small scale the method was neutral on clean labels and hurt on noisy ones.
+
+    Args:
+      delta: share of the batches in a round, 0 < delta <= 1.
+      full_round_every: visit all batches in every so-manieth round, which refreshes their losses; 0 for never.
+
+    Returns:
+      A transformation over `[P]` weights; `jnp.argmax` of what it returns is the index of the batch.
+
+    Raises:
+      ValueError: if delta is not in (0, 1] or `full_round_every` is negative.
+
+    References:
+      Zakkam et al., Can we learn better with hard samples?, 2023 (arXiv 2304.03486).
+
+    Examples:
+      >>> tx = select_hard_batches(delta=0.5)
+      >>> weights = jnp.ones(2)
+      >>> state, losses, visited = tx.init(weights), jnp.full(2, jnp.nan), []
+      >>> for _ in range(4):
+      ...   kept, state = tx.update(weights, state, losses=losses)
+      ...   visited.append(int(kept.argmax()))
+      ...   losses = jnp.full(2, jnp.nan).at[visited[-1]].set(jnp.array([1.0, 5.0])[visited[-1]])
+      >>> visited
+      [0, 1, 1, 1]
+    """
+    check_number("delta", delta, 0, 1, open_low=True)
+    if full_round_every:
+        check_count("full_round_every", full_round_every)
+
+    def init(weights):
+        return HardBatchesState(
+            jnp.full(weights.shape, -jnp.inf, weights.dtype), jnp.ones(weights.shape, bool), jnp.zeros((), jnp.int32)
+        )
+
+    def update(weights, state, params=None, *, losses, **extra_args):
+        check_shape("losses", losses, weights.shape)
+        exists = weights != 0
+        losses = losses.astype(weights.dtype)
+        last_losses = jnp.where(exists & jnp.isfinite(losses), losses, state.last_losses)
+        pending = state.pending & exists
+        finished = ~jnp.any(pending)
+        round_ = state.round + finished.astype(jnp.int32)
+        plan = _plan(last_losses, exists, delta, round_, full_round_every)
+        pending = jnp.where(finished, plan, pending)
+        visit = pending & (jnp.cumsum(pending) == 1)
+        return jnp.where(visit, weights, 0), HardBatchesState(last_losses, pending & ~visit, round_)
+
+    return weight_transformation(init, update)
+
+
+def _plan(
+    last_losses: jax.Array, exists: jax.Array, delta: float, round_: jax.Array, full_round_every: int
+) -> jax.Array:
+    hard = hard_batch_mask(last_losses, delta, where=exists)
+    full = ~jnp.any(hard)
+    if full_round_every:
+        full |= round_ % full_round_every == 0
+    return jnp.where(full, exists, hard)

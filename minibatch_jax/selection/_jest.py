@@ -1,0 +1,238 @@
+"""Choose a sub-batch jointly: in a contrastive loss an example's worth depends on the others chosen (JEST).
+
+The score of a pair is its learnability, loss under the learner minus loss under a reference. A batch is drawn in
+chunks; each chunk is drawn without replacement from the softmax of what an example would add to the sum of scores
+within the batch so far. Draws are Gumbel-top-k, in log space.
+
+References:
+  Evans et al., Data curation via joint example selection further accelerates multimodal learning, NeurIPS 2024
+  (arXiv 2406.17711).
+  Kool et al., Stochastic beams and where to find them, ICML 2019 (arXiv 1903.06059).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape
+from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
+
+OBJECTIVES = ("sigmoid", "softmax")
+
+
+class JestState(NamedTuple):
+    """The key of the next draw."""
+
+    rng_key: jax.Array
+
+
+def jest_indices(
+    key: jax.Array,
+    learnability: jax.Array,
+    k: int,
+    num_chunks: int,
+    *,
+    first_chunk: str = "learnability",
+    temperature: float = 1.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Draw k of B items whose pairs among themselves have high learnability.
+
+    The logit of an item is its diagonal entry plus its row and column summed over the items already chosen: exactly
+    what it adds to the sum of `learnability` within the batch. Averages instead of sums would remove the effect.
+
+    Args:
+      key: PRNG key.
+      learnability: `[B, B]`, floating point, loss under the learner minus loss under the reference of each pair. An
+        item whose diagonal entry is not finite is never chosen; other entries that are not finite count 0.
+      k: how many to draw, a multiple of `num_chunks`, static.
+      num_chunks: draws in sequence, 1 for independent draws, static.
+      first_chunk: logits of the first chunk: "learnability" for the diagonal, or "uniform".
+      temperature: divides the logits, positive.
+      where: `[B]` bool, which items may be chosen; all by default.
+
+    Returns:
+      `[k]` int32, distinct, in order of the draws. If fewer than k items may be chosen the rest are B, one past the
+      end, which `array.at[indices].set` drops.
+
+    Raises:
+      TypeError: if the scores are not floating point or a count is not a static int.
+      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
+
+    Examples:
+      >>> scores = jnp.diag(jnp.array([9.0, 0.0, 0.0, 0.0])).at[0, 2].set(99.0)
+      >>> jest_indices(jax.random.key(0), scores, k=2, num_chunks=2).tolist()
+      [0, 2]
+    """
+    scores, allowed = _scores("learnability", learnability, where)
+    diagonal = jnp.diagonal(scores)
+
+    def absorb(total, chosen, valid):
+        def pick(rows):
+            return jnp.where(valid[:, None], rows, 0)
+
+        return total + jnp.sum(pick(scores[chosen]), 0) + jnp.sum(pick(scores.T[chosen]), 0)
+
+    return chunked_draw(
+        key,
+        allowed,
+        jnp.zeros_like(diagonal),
+        lambda total: diagonal + total,
+        absorb,
+        k=k,
+        num_chunks=num_chunks,
+        first_chunk=first_chunk,
+        temperature=temperature,
+    )
+
+
+def softmax_jest_indices(
+    key: jax.Array,
+    logits: jax.Array,
+    reference_logits: jax.Array,
+    k: int,
+    num_chunks: int,
+    *,
+    include_self: bool = True,
+    first_chunk: str = "learnability",
+    temperature: float = 1.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Draw k of B items jointly under the softmax contrastive loss.
+
+    The logit of item i is its learnability given the chosen set A: its loss under the learner, `-a_ii` plus half the
+    sum of the log-sum-exp of its row and of its column over A, minus the same under the reference. The first chunk has
+    no A and takes the `-a_ii` alone.
+
+    Args:
+      key: PRNG key.
+      logits: `[B, B]`, floating point, similarity of each pair under the learner. An item whose diagonal entry is not
+        finite in both is never chosen; other such pairs count as absent.
+      reference_logits: `[B, B]`, the same under the reference.
+      k: how many to draw, a multiple of `num_chunks`, static.
+      num_chunks: draws in sequence, static.
+      include_self: whether an item's log-sum-exp includes its own pair, as it will once it is chosen.
+      first_chunk: "learnability" or "uniform".
+      temperature: divides the logits of the draw, positive.
+      where: `[B]` bool, which items may be chosen; all by default.
+
+    Returns:
+      `[k]` int32 as `jest_indices` does.
+
+    Raises:
+      TypeError: if the logits are not floating point or a count is not a static int.
+      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
+
+    Examples:
+      >>> softmax_jest_indices(jax.random.key(0), jnp.eye(4), 2 * jnp.eye(4), k=4, num_chunks=2).sort().tolist()
+      [0, 1, 2, 3]
+    """
+    check_shape("reference_logits", reference_logits, logits.shape)
+    learner, allowed = _scores("logits", logits, where)
+    reference, allowed = _scores("reference_logits", reference_logits, allowed)
+    present = jnp.isfinite(logits) & jnp.isfinite(reference_logits)
+    pairs = [jnp.where(present, a, -jnp.inf) for a in (learner, reference)]
+    diagonals = [jnp.diagonal(a) for a in (learner, reference)]
+
+    def absorb(sums, chosen, valid):
+        def add(total, a):
+            new = jax.nn.logsumexp(jnp.where(valid[:, None], a[chosen], -jnp.inf), axis=0)
+            return jnp.logaddexp(total, new)
+
+        return [(add(row, a.T), add(column, a)) for (row, column), a in zip(sums, pairs)]
+
+    def loss(sums, diagonal):
+        halves = [jnp.logaddexp(s, diagonal) if include_self else s for s in sums]
+        return sum(jnp.where(jnp.isfinite(s), 0.5 * h, 0) for s, h in zip(sums, halves)) - diagonal
+
+    empty = jnp.full_like(diagonals[0], -jnp.inf)
+    return chunked_draw(
+        key,
+        allowed,
+        [(empty, empty)] * 2,
+        lambda sums: loss(sums[0], diagonals[0]) - loss(sums[1], diagonals[1]),
+        absorb,
+        k=k,
+        num_chunks=num_chunks,
+        first_chunk=first_chunk,
+        temperature=temperature,
+    )
+
+
+def select_by_jest(
+    k: int,
+    num_chunks: int,
+    key: jax.Array | int,
+    *,
+    objective: str = "sigmoid",
+    first_chunk: str = "learnability",
+    temperature: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Keep k examples drawn jointly by learnability (JEST). Signals: `pair_losses`, `reference_pair_losses` [B, B].
+
+    The kept rows should be gathered and the loss recomputed among them (`value_and_grad(..., gather=k)`): examples that
+    are dropped must not stay negatives. Without a gather, weigh the pairs by `jnp.outer(weights, weights)` under the
+    sigmoid loss; under the softmax loss mask the logits. Chosen batches are full of look-alikes by design, so remove
+    duplicates from the data first. Published setting: k = B / 5, 16 chunks.
+
+    Args:
+      k: how many to keep, a multiple of `num_chunks`, static.
+      num_chunks: draws in sequence, 1 for independent draws, static.
+      key: typed PRNG key or int seed.
+      objective: "sigmoid" for losses of pairs, as `sigmoid_pair_losses` gives; "softmax", where the signals are the
+        negated similarities of the pairs (their losses before the log-sum-exp).
+      first_chunk: "learnability" or "uniform".
+      temperature: divides the logits, positive.
+
+    Returns:
+      A transformation over `[B]` weights with `rng_key` in its state.
+
+    Raises:
+      TypeError: if a count is not a static int or the key is a raw array.
+      ValueError: if k is not a multiple of `num_chunks` or, in `update`, k > B.
+
+    References:
+      Evans et al., NeurIPS 2024 (arXiv 2406.17711).
+
+    Examples:
+      >>> tx = select_by_jest(k=2, num_chunks=2, key=0)
+      >>> pair_losses = jnp.diag(jnp.array([9.0, 0.0, 0.0])).at[0, 2].set(99.0)
+      >>> signals = dict(pair_losses=pair_losses, reference_pair_losses=jnp.zeros((3, 3)))
+      >>> tx.update(jnp.ones(3), tx.init(jnp.ones(3)), **signals)[0].tolist()
+      [1.0, 0.0, 1.0]
+    """
+    check_choice("objective", objective, OBJECTIVES)
+    check_chunks(k, num_chunks, first_chunk, temperature)
+    rng_key = as_key(key)
+
+    def update(weights, state, params=None, *, pair_losses, reference_pair_losses, **extra_args):
+        check_shape("pair_losses", pair_losses, weights.shape * 2)
+        check_shape("reference_pair_losses", reference_pair_losses, weights.shape * 2)
+        pair_losses, reference = (x.astype(weights.dtype) for x in (pair_losses, reference_pair_losses))
+        next_key, draw_key = jax.random.split(state.rng_key)
+        options = {"first_chunk": first_chunk, "temperature": temperature, "where": weights != 0}
+        if objective == "softmax":
+            chosen = softmax_jest_indices(draw_key, -pair_losses, -reference, k, num_chunks, **options)
+        else:
+            chosen = jest_indices(draw_key, pair_losses - reference, k, num_chunks, **options)
+        mask = jnp.zeros(weights.shape, bool).at[chosen].set(True, mode="drop")
+        return jnp.where(mask, weights, 0), JestState(next_key)
+
+    return weight_transformation(lambda weights: JestState(rng_key), update)
+
+
+def _scores(name: str, scores: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Scores with 0 where they are not finite, and which items may be chosen."""
+    check_shape(name, scores, (None, None))
+    check_shape(name, scores, scores.shape[:1] * 2)
+    check_floating(name, scores)
+    scores = scores.astype(weight_dtype(scores.dtype))
+    finite = jnp.isfinite(scores)
+    allowed = jnp.diagonal(finite)
+    if where is not None:
+        check_shape("where", where, scores.shape[:1])
+        allowed &= where
+    return jnp.where(finite, scores, 0), allowed
