@@ -16,7 +16,8 @@ def source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
     """Random-access source of examples, each a dict with its features and `index`, its row in the split.
 
     A name of the catalog (`python -m minibatch_jax.data list`) is prepared on first use if its archive is there. Any
-    other name goes to `tfds.builder`: `cifar10`, or `mnist:3.*.*` for the stock version of a name that we have too.
+    other name goes to `tfds.builder` and must be prepared: `cifar10`, or `mnist:3.*.*` for the stock version of a name
+    that we have too.
 
     Args:
       name: name of the data set.
@@ -28,7 +29,7 @@ def source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
       A `grain` random-access source: `len`, `[i]` and, in bulk, `__getitems__`.
 
     Raises:
-      FileNotFoundError: if the archive is missing, or a stock data set is not prepared and cannot be prepared here.
+      FileNotFoundError: if the archive is missing, or a stock data set is not prepared.
       ValueError: if the archive has the wrong sha256, or the name or split is unknown.
       OSError: if the disk is full.
 
@@ -45,8 +46,14 @@ def source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
     if name in CATALOG:
         return _builder.prepared(name, data_dir).as_data_source(split)
     builder = tfds.builder(name, data_dir=data_dir)
-    builder.download_and_prepare(file_format="array_record")
-    examples = builder.as_data_source(split)
+    try:
+        examples = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise FileNotFoundError(
+            f"Data set {name!r} is not prepared for random access in {builder.data_dir}. tensorflow-datasets prepares "
+            "its own data sets with TensorFlow and the network. Where both are, run: "
+            f"tfds build {name} --file_format=array_record, then pass the folder that it names as data_dir."
+        ) from error
     return examples if "index" in builder.info.features else _Indexed(examples)
 
 
@@ -57,8 +64,8 @@ def arrays(name: str, split: str, data_dir: str | Path | None = None) -> dict[st
       name, split, data_dir: as in `source`.
 
     Returns:
-      One array per feature, examples on axis 0: `image` uint8 `[N, H, W, C]`, `label` and `index` int32 `[N]`, text as
-      an object array of bytes.
+      One array per feature, examples on axis 0: `image` uint8 `[N, H, W, C]`, `label` and `index` int32 `[N]`; text is
+      an object array of bytes; 64-bit numbers become 32-bit ones (integers only if they fit), as in JAX.
 
     Raises:
       As `source`.
@@ -127,9 +134,8 @@ class _Batches:
     """Random-access source of batches: batch b of epoch e is a slice of the permutation drawn from (seed, e)."""
 
     def __init__(self, examples: Any, length: int, batch_size: int, seed: int, epochs: int | None):
-        self._examples, self._length, self._batch_size, self._seed, self._epochs = (
-            examples, length, batch_size, seed, epochs,
-        )  # fmt: skip
+        self._examples, self._length, self._batch_size = examples, length, batch_size
+        self._seed, self._epochs = seed, epochs
         self._drawn = (-1, np.zeros(0, np.int32))
 
     def __len__(self) -> int:
@@ -142,19 +148,22 @@ class _Batches:
             self._drawn = (epoch, order.astype(np.int32))
         chosen = self._drawn[1][place * self._batch_size : (place + 1) * self._batch_size]
         if self._examples is None:
-            return {"index": chosen}
+            return {"index": chosen.copy()}
         items = self._examples.__getitems__(chosen.tolist())
         return _columns(items)
 
 
 def _columns(items: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    columns = {key: _stack([item[key] for item in items]) for key in items[0]}
-    return columns | {key: columns[key].astype(np.int32) for key in ("label", "domain", "index") if key in columns}
+    return {key: _column([item[key] for item in items]) for key in items[0]}
 
 
-def _stack(values: list[Any]) -> np.ndarray:
-    if not isinstance(values[0], bytes | str):
-        return np.stack(values)
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column
+def _column(values: list[Any]) -> np.ndarray:
+    if isinstance(values[0], bytes | str):
+        column = np.empty(len(values), object)
+        column[:] = values
+        return column
+    column = np.stack(values)
+    narrow = {"int64": np.int32, "float64": np.float32}.get(column.dtype.name, column.dtype)
+    if column.dtype == np.int64 and not np.array_equal(column, column.astype(np.int32)):
+        return column
+    return column.astype(narrow)
