@@ -15,7 +15,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import across, normalize, value_and_grad
+from minibatch_jax import across, coupling, mining, normalize, value_and_grad
+from minibatch_jax.base import gather_rows
 from minibatch_jax.selection import keep_topk
 
 pytestmark = pytest.mark.tpu
@@ -54,7 +55,57 @@ def selection_step(mesh):
     return sharded, (params, batch)
 
 
-STEPS = {"selection": selection_step}
+def coupling_step(mesh, solver):
+    couple = across("data", solver)
+
+    def train(params, x0, x1):
+        cost = coupling.squared_euclidean_cost(x0, gather_rows(x1, "data"))
+        weights = jnp.full_like(cost, 1 / cost.shape[1] ** 2)
+        plan, _ = couple.update(weights, couple.init(weights), cost=cost)
+        source, target, weights = coupling.sample_pairs(0, plan, mode="rows")
+        t, xt, ut = coupling.conditional_path(1, x0[source], gather_rows(x1, "data")[target])
+
+        def loss(params):
+            velocity = jnp.dot(jax.nn.relu(jnp.dot(xt, params["w"]) + t[:, None]), params["v"])
+            return jnp.sum(weights * jnp.mean(jnp.square(velocity - ut), axis=1))
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    rows = B // 4
+    params = {"w": struct(mesh, P(), D, H), "v": struct(mesh, P(), H, D)}
+    x0, x1 = struct(mesh, P("data"), rows, D), struct(mesh, P("data"), rows, D)
+    sharded = jax.shard_map(train, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
+    return sharded, (params, x0, x1)
+
+
+def mining_step(mesh):
+    mine = across("data", mining.mine_semihard(0.2))
+
+    def train(params, x, labels):
+        def loss(params):
+            embeddings = mining.normalize_embeddings(jnp.dot(x, params["w"]))
+            distances = mining.euclidean_distances(embeddings, gather_rows(embeddings, "data"))
+            ones = jnp.ones_like(distances)
+            weights, _ = mine.update(ones, mine.init(ones), distances=distances, labels=labels)
+            positives = labels[:, None] == gather_rows(labels, "data")[None, :]
+            return mining.weighted_pair_loss(weights, distances, positives)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    arguments = (
+        {"w": struct(mesh, P(), D, H)},
+        struct(mesh, P("data"), B, D),
+        struct(mesh, P("data"), B, dtype=jnp.int32),
+    )
+    return jax.shard_map(train, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()), arguments
+
+
+STEPS = {
+    "selection": selection_step,
+    "exact": lambda mesh: coupling_step(mesh, coupling.couple_exact()),
+    "sinkhorn": lambda mesh: coupling_step(mesh, coupling.couple_sinkhorn(0.05, relative_to="mean")),
+    "mining": mining_step,
+}
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x4"])
@@ -65,8 +116,8 @@ def test_train_step_compiles_for_tpu(noun, topology):
     compiled = jax.jit(step).lower(*arguments).compile()
     collectives = collections.Counter(re.findall(COLLECTIVES, compiled.as_text()))
     memory = compiled.memory_analysis()
+    mebibytes = [size / 2**20 for size in (memory.temp_size_in_bytes, memory.argument_size_in_bytes)]
     print(
-        f"\n{noun:10} {topology}: {dict(collectives)}, "
-        f"temporaries {memory.temp_size_in_bytes / 2**20:.1f} MiB, arguments {memory.argument_size_in_bytes / 2**20:.1f} MiB"
+        f"\n{noun:10} {topology}: {dict(collectives)}, MiB temporaries {mebibytes[0]:.1f}, arguments {mebibytes[1]:.1f}"
     )
     assert collectives["all-reduce"] > 0
