@@ -118,7 +118,7 @@ def raise_if_disk_full(error: Exception, doing: str, needed: int) -> None:
         raise OSError(
             errno.ENOSPC,
             f"The disk is full while {doing}, which takes about {needed / 1e6:.1f} MB; nothing half-written is kept. "
-            f"Free some space, or set MINIBATCH_JAX_DATA to a folder on a larger disk (now {root()}).",
+            f"Free some space, or set MINIBATCH_JAX_DATA or data_dir to a folder on a larger disk.",
         ) from error
 
 
