@@ -71,6 +71,7 @@ def _keep_topk(k: int, sign: int) -> optax.GradientTransformationExtraArgs:
 
     def update(weights, state, params=None, *, losses, **extra_args):
         check_shape("losses", losses, weights.shape)
+        check_floating("losses", losses)
         return jnp.where(topk_mask(sign * losses, k, where=weights != 0), weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
