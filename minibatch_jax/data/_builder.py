@@ -49,7 +49,8 @@ def prepared(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
       data_dir: folder of prepared data sets; by default `prepared` in the data folder.
 
     Raises:
-      FileNotFoundError, ValueError: if the archive is missing or is not the pinned one.
+      FileNotFoundError: if the archive is missing.
+      ValueError: if the archive is not the pinned one, or the prepared files are damaged.
       OSError: if the disk is full.
     """
     data_dir = root() / "prepared" if data_dir is None else Path(data_dir)
@@ -66,7 +67,20 @@ def prepared(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
             raise_if_disk_full(error, f"preparing data set {name!r} in {data_dir}", 2 * _bytes(splits))
             if not folder.is_dir():  # else another process prepared it meanwhile
                 raise
-    return tfds.builder_from_directory(folder)
+    builder = tfds.builder_from_directory(folder)
+    _check_readable(builder)
+    return builder
+
+
+def _check_readable(builder: tfds.core.DatasetBuilder) -> None:
+    for split in builder.info.splits:
+        try:
+            _ = builder.as_data_source(split)[0]
+        except (RuntimeError, FileNotFoundError) as error:
+            raise ValueError(
+                f"The prepared data set in {builder.data_dir} is damaged (split {split!r}: {error}). "
+                "Delete that folder; the next run prepares it again."
+            ) from error
 
 
 def _feature(name: str, columns: list[Any]) -> tfds.features.FeatureConnector:

@@ -189,6 +189,18 @@ def test_what_a_killed_run_left_is_not_used(tmp_path):
     assert len(source("digits", "train", tmp_path)) == 1438
 
 
+@pytest.mark.parametrize("keep", [None, 0, 70_000, -5])
+def test_damaged_prepared_files_are_named(tmp_path, keep):
+    arrays("digits", "train", tmp_path)
+    (file,) = tmp_path.rglob("*-test.array_record*")
+    content = file.read_bytes()
+    file.unlink()
+    if keep is not None:
+        file.write_bytes(content[:keep])
+    with pytest.raises(ValueError, match=r"packaged_digits/1.0.0 is damaged \(split 'test'.*Delete that folder"):
+        source("digits", "train", tmp_path)
+
+
 def test_another_process_that_prepares_first_is_no_error(monkeypatch, tmp_path):
     download = _builder.PackagedBuilder.download_and_prepare
 
