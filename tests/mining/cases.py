@@ -1,3 +1,30 @@
-from tests.case import Case
+import numpy as np
 
-CASES: dict[str, Case] = {}
+from minibatch_jax import mining
+from tests.case import ROWS, Case
+
+
+def ones(rng: np.random.Generator) -> np.ndarray:
+    del rng
+    return np.ones((ROWS, ROWS), np.float32)
+
+
+def distances(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    points = rng.normal(size=(ROWS, 2)).astype(np.float32)
+    apart = np.sqrt(np.sum((points[:, None] - points[None]) ** 2, -1))
+    return {"distances": apart / 2, "labels": rng.permutation(np.arange(ROWS) % 3).astype(np.int32)}
+
+
+def case(make) -> Case:
+    return Case(make, distances, ones, tolerance=1e-6)
+
+
+CASES: dict[str, Case] = {
+    "mine_all": case(mining.mine_all),
+    "mine_easy_positive": case(mining.mine_easy_positive),
+    "mine_hard": case(mining.mine_hard),
+    "mine_multi_similarity": case(mining.mine_multi_similarity),
+    "mine_pair_margin": case(mining.mine_pair_margin),
+    "mine_semihard": case(mining.mine_semihard),
+    "weigh_pairs": case(lambda: mining.weigh_pairs(mining.contrastive_loss)),
+}

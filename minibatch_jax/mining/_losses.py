@@ -1,0 +1,269 @@
+"""Losses of pairs: each is a differentiable function of similarities or distances `[A, M]` and two masks.
+
+The derivative by the similarities is the weight of each pair (general pair weighting), so `jax.value_and_grad(loss)` is
+the loss in that view and `weigh_pairs(loss)` is the transformation. Hyper-parameters are differentiable too.
+
+References:
+  Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
+  Chen et al., A simple framework for contrastive learning of visual representations, 2020 (arXiv 2002.05709).
+  Khosla et al., Supervised contrastive learning, 2020 (arXiv 2004.11362).
+  Miech et al., End-to-end learning of visual representations from uncurated instructional videos, 2020
+    (arXiv 1912.06430).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_number
+from minibatch_jax.base import weight_transformation
+from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
+from minibatch_jax.mining._reductions import reduce_losses
+
+PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def contrastive_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    positive_margin: float | jax.Array = 0.0,
+    negative_margin: float | jax.Array = 1.0,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """Pull positives to one margin and push negatives to the other; the two kinds are reduced apart and added.
+
+    Args:
+      distances: `[A, M]`, floating point; 1 - cosine gives the cosine form, [1 - s]_+ and [s - (1 - margin)]_+.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_margin: positives farther than this lose.
+      negative_margin: negatives nearer than this lose.
+      reduction: of the losses of pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    Examples:
+      >>> distances = jnp.array([[0.5, 0.75]])
+      >>> positives = jnp.array([[True, False]])
+      >>> float(contrastive_loss(distances, positives, ~positives))
+      0.75
+    """
+    check_pairs("distances", distances, positives, negatives)
+    pull = jax.nn.relu(distances - positive_margin)
+    push = jax.nn.relu(negative_margin - distances)
+    return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
+
+
+def multi_similarity_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    alpha: float | jax.Array = 2.0,
+    beta: float | jax.Array = 50.0,
+    base: float | jax.Array = 0.5,
+    reduction: str = "mean",
+) -> jax.Array:
+    """log(1 + sum_p exp(-alpha (s - base))) / alpha + log(1 + sum_n exp(beta (s - base))) / beta of each anchor.
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine.
+      positives: `[A, M]` bool, usually those that `multi_similarity_pair_masks` keeps.
+      negatives: `[A, M]` bool.
+      alpha: > 0, sharpness of the positives.
+      beta: > 0, sharpness of the negatives.
+      base: similarity that separates them.
+      reduction: of the losses of anchors with a pair, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, a sharpness is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> loss = multi_similarity_loss(jnp.array([[0.5, 0.5]]), positives, ~positives)
+      >>> round(float(loss), 4)  # log(2) / 2 + log(2) / 50
+      0.3604
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("alpha", alpha, 0, open_low=True)
+    check_number("beta", beta, 0, open_low=True)
+    shifted = similarities - base
+    pull = log1p_sum_exp(-alpha * shifted, positives) / alpha
+    push = log1p_sum_exp(beta * shifted, negatives) / beta
+    return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
+
+
+def info_nce_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    reduction: str = "mean",
+) -> jax.Array:
+    """-log of the softmax mass on the positives: InfoNCE with one positive, MIL-NCE with several.
+
+    With minus squared distances and temperature 1 this is neighborhood component analysis.
+
+    Args:
+      similarities: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      temperature: > 0.
+      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False, False]])
+      >>> round(float(info_nce_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    logits = _logits(similarities, positives, negatives, temperature)
+    losses = log_sum_exp(logits, positives | negatives) - log_sum_exp(logits, positives)
+    return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
+
+
+def ntxent_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    reduction: str = "mean",
+) -> jax.Array:
+    """InfoNCE of each positive pair on its own: the other positives of the anchor are not in its denominator.
+
+    Args:
+      similarities: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      temperature: > 0.
+      reduction: of the losses of positive pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, True, False]])
+      >>> round(float(ntxent_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(2)
+      0.6931
+    """
+    logits = _logits(similarities, positives, negatives, temperature)
+    contested = positives & jnp.any(negatives, axis=1, keepdims=True)
+    excess = log_sum_exp(logits, negatives)[:, None] - logits
+    losses = jnp.where(contested, jax.nn.softplus(jnp.where(contested, excess, 0)), 0)
+    return reduce_losses(losses, positives, reduction)
+
+
+def supcon_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Supervised contrastive loss: mean over the positives of -log softmax, all pairs in the denominator.
+
+    Args:
+      similarities: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      temperature: > 0.
+      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, True, False]])
+      >>> round(float(supcon_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    logits = _logits(similarities, positives, negatives, temperature)
+    count = jnp.sum(positives.astype(logits.dtype), axis=1)
+    mean = jnp.sum(jnp.where(positives, logits, 0), axis=1) / jnp.maximum(count, 1)
+    return reduce_losses(log_sum_exp(logits, positives | negatives) - mean, count > 0, reduction)
+
+
+def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by the size of a loss's derivative. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Pairs that enter with weight 0 are in neither mask: a miner before it in a chain decides which pairs the loss sees.
+
+    Args:
+      loss: scalar function of distances, positives, negatives `[B, B]`.
+
+    Returns:
+      A transformation of weights `[B, B]`, for `weighted_pair_loss`.
+
+    Examples:
+      >>> from minibatch_jax.mining import mine_multi_similarity
+      >>> loss = lambda d, positives, negatives: multi_similarity_loss(1 - d, positives, negatives)
+      >>> tx = optax.chain(mine_multi_similarity(), weigh_pairs(loss))
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.9], [0.5, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        slopes = jax.grad(loss)(*pairs_of_weights(weights, distances, labels))
+        return weights * jnp.abs(slopes), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Log of the sum of exp over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
+    return _log_sum_exp(values, mask, plus_one=False)
+
+
+def log1p_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Log of 1 plus the sum of exp over the masked entries of each row."""
+    return _log_sum_exp(values, mask, plus_one=True)
+
+
+def _log_sum_exp(values, mask, plus_one):
+    lowest = 0.0 if plus_one else -jnp.inf
+    largest = jnp.max(jax.lax.stop_gradient(values), axis=1, keepdims=True, where=mask, initial=lowest)
+    shift = jnp.where(jnp.isfinite(largest), largest, 0)
+    terms = jnp.where(mask, jnp.exp(jnp.where(mask, values - shift, 0)), 0)
+    total = jnp.sum(terms, axis=1)
+    if plus_one:
+        total += jnp.exp(-shift[:, 0])
+    empty = total == 0
+    return jnp.where(empty, 0, jnp.log(jnp.where(empty, 1, total)) + shift[:, 0])
+
+
+def _logits(similarities, positives, negatives, temperature):
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("temperature", temperature, 0, open_low=True)
+    return similarities / temperature

@@ -1,0 +1,138 @@
+"""Triplet mining as weights of pairs `[B, B]`, so that miners, padding and other pair weights compose.
+
+The weight of a pair that comes out is how often it is in an active triplet, divided by the number of active triplets,
+times the weight that went in. From weights of one, `weighted_pair_loss` has exactly the gradient of `triplet_loss`.
+A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_choice, check_number, check_shape
+from minibatch_jax.base import weight_transformation
+from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
+from minibatch_jax.mining._triplet_loss import triplet_pair_weights
+from minibatch_jax.mining._triplets import FALLBACKS
+
+
+def weighted_pair_loss(weights: jax.Array, distances: jax.Array, positives: jax.Array) -> jax.Array:
+    """Sum of weight x distance over positives minus the sum over all other pairs: what mined weights are for.
+
+    Its gradient is that of the mined loss, its value is not: the margin and the inactive triplets are missing.
+
+    Args:
+      weights: `[A, M]`, constants for the gradient.
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+
+    Returns:
+      `[]`, in the dtype of the distances.
+
+    Raises:
+      TypeError: if the distances are not floating point or the mask not bool.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(weighted_pair_loss(jnp.ones((1, 2)), jnp.array([[0.75, 0.5]]), positives))
+      0.25
+    """
+    check_pairs("distances", distances, positives, positives)
+    check_shape("weights", weights, distances.shape)
+    constants = jax.lax.stop_gradient(weights).astype(distances.dtype)
+    used = constants != 0
+    signed = jnp.where(positives, distances, -distances)
+    return jnp.sum(constants * jnp.where(used, signed, jnp.zeros_like(signed)))
+
+
+def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by all active triplets, d_ap - d_an + margin > 0. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Examples:
+      >>> tx = mine_all()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.6], [0.5, 0.0, 0.9], [0.6, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    return _mine("all", margin, "drop")
+
+
+def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
+    """Weigh the farthest positive and nearest negative of each anchor. Weights `[B, B]`; signals `distances`, `labels`.
+
+    With an infinite margin the triplet of every anchor is active. If all embeddings are equal, the loss is stuck at the
+    margin: start from `mine_semihard` or `mine_easy_positive`.
+
+    Examples:
+      >>> tx = mine_hard()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.6], [0.5, 0.0, 0.65], [0.6, 0.65, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]
+    """
+    return _mine("hard", margin, "drop")
+
+
+def mine_semihard(
+    margin: float = 0.2, *, nearest: bool = False, fallback: str = "drop"
+) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by the triplets with d_ap < d_an < d_ap + margin. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Args:
+      margin: width of the band.
+      nearest: take only the nearest negative beyond each positive, as FaceNet and TensorFlow do.
+      fallback: for a positive that no negative is farther than: "drop" it, or pair it with the "easiest" (farthest) or
+        "hardest" (nearest) negative.
+
+    Returns:
+      A transformation of weights `[B, B]`.
+
+    Raises:
+      ValueError: if the margin is not a number or the fallback unknown.
+
+    Examples:
+      >>> tx = mine_semihard()
+      >>> weights, labels = jnp.ones((4, 4)), jnp.array([0, 0, 1, 2])
+      >>> distances = jnp.where(jnp.eye(4) > 0, 0.0, 0.5).at[0].set(jnp.array([0.0, 0.5, 0.4, 0.6]))
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0][0].tolist()
+      [0.0, 1.0, 0.0, 1.0]
+    """
+    return _mine("nearest_semihard" if nearest else "semihard", margin, fallback)
+
+
+def mine_easy_positive(margin: float = 0.2, *, fallback: str = "drop") -> optax.GradientTransformationExtraArgs:
+    """Weigh the nearest positive and the nearest negative beyond it. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Args:
+      margin: of the hinge; infinite to let every anchor count.
+      fallback: for a positive that no negative is farther than: "drop" the anchor, or take the "easiest" (farthest) or
+        "hardest" (nearest) negative.
+
+    Returns:
+      A transformation of weights `[B, B]`.
+
+    Raises:
+      ValueError: if the margin is not a number or the fallback unknown.
+
+    Examples:
+      >>> tx = mine_easy_positive()
+      >>> weights, labels = jnp.ones((4, 4)), jnp.array([0, 0, 0, 1])
+      >>> distances = jnp.where(jnp.eye(4) > 0, 0.0, 0.9).at[0].set(jnp.array([0.0, 0.5, 0.3, 0.4]))
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0][0].tolist()
+      [0.0, 0.0, 1.0, 1.0]
+    """
+    return _mine("easy_positive", margin, fallback)
+
+
+def _mine(mining: str, margin: float, fallback: str) -> optax.GradientTransformationExtraArgs:
+    check_number("margin", margin)
+    check_choice("fallback", fallback, FALLBACKS)
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        pairs = pairs_of_weights(weights, distances, labels)
+        _, slopes = triplet_pair_weights(*pairs, margin, mining=mining, fallback=fallback)
+        return weights * jnp.abs(slopes), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)

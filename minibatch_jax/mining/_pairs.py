@@ -1,0 +1,210 @@
+"""Which pairs of anchor and reference are positive, negative, and informative: bool masks `[A, M]`.
+
+References:
+  Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_floating, check_integer, check_number, check_shape
+from minibatch_jax.base import weight_transformation
+
+
+def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
+    """Mask of the pairs of one class.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors, and an anchor is
+        not its own positive.
+
+    Returns:
+      `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> positive_mask(jnp.array([7, 7, 3])).astype(int).tolist()
+      [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    """
+    _check_labels(labels, reference_labels)
+    if reference_labels is not None:
+        return labels[:, None] == reference_labels[None, :]
+    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
+
+
+def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
+    """Mask of the pairs of different classes.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference; the anchors' by default.
+
+    Returns:
+      `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> negative_mask(jnp.array([7, 7, 3])).astype(int).tolist()
+      [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    _check_labels(labels, reference_labels)
+    return labels[:, None] != (labels if reference_labels is None else reference_labels)[None, :]
+
+
+def multi_similarity_pair_masks(
+    similarities: jax.Array, positives: jax.Array, negatives: jax.Array, epsilon: float = 0.1
+) -> tuple[jax.Array, jax.Array]:
+    """Keep a pair if the extreme pair of the other kind contradicts it.
+
+    A negative is kept if s_n + epsilon > min s_p of its anchor, a positive if s_p - epsilon < max s_n.
+
+    Args:
+      similarities: `[A, M]`, floating point, larger is closer.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      epsilon: slack of the comparison; it may be negative.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool. An anchor without a positive or without a negative keeps
+      none.
+
+    Raises:
+      TypeError: if the similarities are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> s = jnp.array([[1.0, 0.9, 0.3, 0.95, 0.1]])
+      >>> positives = jnp.array([[False, True, True, False, False]])
+      >>> kept = multi_similarity_pair_masks(s, positives, jnp.array([[False, False, False, True, True]]))
+      >>> [mask.astype(int).tolist() for mask in kept]
+      [[[0, 1, 1, 0, 0]], [[0, 0, 0, 1, 0]]]
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("epsilon", epsilon)
+    farthest_positive = jnp.min(similarities, axis=1, keepdims=True, where=positives, initial=jnp.inf)
+    nearest_negative = jnp.max(similarities, axis=1, keepdims=True, where=negatives, initial=-jnp.inf)
+    return (
+        positives & (similarities - epsilon < nearest_negative),
+        negatives & (similarities + epsilon > farthest_positive),
+    )
+
+
+def margin_pair_masks(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive_margin: float = 0.2,
+    negative_margin: float = 0.8,
+) -> tuple[jax.Array, jax.Array]:
+    """Keep the positives farther than one margin and the negatives nearer than the other.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_margin: a positive is kept if its distance is larger.
+      negative_margin: a negative is kept if its distance is smaller.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> kept = margin_pair_masks(jnp.array([[0.1, 0.5]]), jnp.array([[True, True]]), jnp.array([[False, False]]))
+      >>> kept[0].tolist()
+      [[False, True]]
+    """
+    check_pairs("distances", distances, positives, negatives)
+    check_number("positive_margin", positive_margin)
+    check_number("negative_margin", negative_margin)
+    return positives & (distances > positive_margin), negatives & (distances < negative_margin)
+
+
+def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `multi_similarity_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Distances count as negated similarities: pass 1 - cosine for the rule of the paper. A pair that enters with weight 0
+    is not compared with, so padding needs zero rows and columns.
+
+    Examples:
+      >>> tx = mine_multi_similarity()
+      >>> distances = jnp.array([[0.0, 0.5, 0.55], [0.5, 0.0, 0.9], [0.55, 0.9, 0.0]])
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    check_number("epsilon", epsilon)
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        distances, positives, negatives = pairs_of_weights(weights, distances, labels)
+        kept_positives, kept_negatives = multi_similarity_pair_masks(-distances, positives, negatives, epsilon)
+        return jnp.where(kept_positives | kept_negatives, weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def mine_pair_margin(
+    positive_margin: float = 0.2, negative_margin: float = 0.8
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `margin_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Examples:
+      >>> tx = mine_pair_margin()
+      >>> distances = jnp.array([[0.0, 0.5, 0.9], [0.5, 0.0, 0.7], [0.9, 0.7, 0.0]])
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    """
+    check_number("positive_margin", positive_margin)
+    check_number("negative_margin", negative_margin)
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        pairs = pairs_of_weights(weights, distances, labels)
+        kept_positives, kept_negatives = margin_pair_masks(*pairs, positive_margin, negative_margin)
+        return jnp.where(kept_positives | kept_negatives, weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def pairs_of_weights(
+    weights: jax.Array, distances: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Distances in the dtype of the weights, and the positives and negatives that may count.
+
+    A pair may count if it enters with a weight and its distance is finite.
+    """
+    check_shape("weights", weights, (None, weights.shape[0] if weights.ndim else None))
+    check_shape("labels", labels, weights.shape[:1])
+    check_shape("distances", distances, weights.shape)
+    check_floating("distances", distances)
+    usable = (weights != 0) & jnp.isfinite(distances)
+    distances = jnp.where(usable, distances, 0).astype(weights.dtype)
+    return distances, positive_mask(labels) & usable, negative_mask(labels) & usable
+
+
+def check_pairs(name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array) -> None:
+    """Raise unless the values are a floating matrix and the masks are bool of its shape."""
+    check_shape(name, values, (None, None))
+    check_floating(name, values)
+    for mask_name, mask in (("positives", positives), ("negatives", negatives)):
+        check_shape(mask_name, mask, values.shape)
+        if jnp.result_type(mask) != jnp.bool_:
+            raise TypeError(f"{mask_name} has dtype {jnp.result_type(mask)}, wanted bool.")
+
+
+def _check_labels(labels: jax.Array, reference_labels: jax.Array | None) -> None:
+    for name, value in (("labels", labels), ("reference_labels", reference_labels)):
+        if value is not None:
+            check_shape(name, value, (None,))
+            check_integer(name, value)

@@ -1,0 +1,112 @@
+"""One triplet for each anchor: hard, semi-hard and easy positives and negatives, as columns.
+
+References:
+  Schroff et al., FaceNet: a unified embedding for face recognition and clustering, 2015 (arXiv 1503.03832).
+  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+  Xuan et al., Improved embeddings with easy positive triplet mining, 2020 (arXiv 1904.04370).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_choice
+from minibatch_jax.base import weight_dtype
+from minibatch_jax.mining._pairs import check_pairs
+
+FALLBACKS = ("drop", "easiest", "hardest")
+
+
+class Triplets(NamedTuple):
+    """One triplet for each anchor: columns `[A]` int32 of positive and negative, and `[A]` bool whether it exists."""
+
+    positive: jax.Array
+    negative: jax.Array
+    valid: jax.Array
+
+
+def select_triplets(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive: str = "hard",
+    negative: str = "hard",
+    fallback: str = "drop",
+) -> Triplets:
+    """Choose one triplet for each anchor; ties go to the lowest column.
+
+    Args:
+      distances: `[A, M]`, floating point; pairs of non-finite distance are never chosen.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive: "hard" (farthest) or "easy" (nearest).
+      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive).
+      fallback: where no negative is farther than the positive, "drop" the anchor, or take the "easiest" (farthest) or
+        "hardest" (nearest) negative.
+
+    Returns:
+      Columns and validity; the columns of an invalid anchor mean nothing.
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or a choice is unknown.
+
+    Examples:
+      >>> distances = jnp.array([[0.0, 0.5, 0.4, 0.9]])
+      >>> positives, negatives = jnp.array([[False, True, False, False]]), jnp.array([[False, False, True, True]])
+      >>> select_triplets(distances, positives, negatives).negative.tolist()
+      [2]
+      >>> select_triplets(distances, positives, negatives, negative="semihard").negative.tolist()
+      [3]
+    """
+    check_choice("positive", positive, ("hard", "easy"))
+    check_choice("negative", negative, ("hard", "easy", "semihard"))
+    check_choice("fallback", fallback, FALLBACKS)
+    distances, positives, negatives = prepare(distances, positives, negatives)
+    pick_positive = farthest if positive == "hard" else nearest
+    reach, positive_column, has_positive = pick_positive(distances, positives)
+    if negative == "semihard":
+        _, negative_column, has_negative = nearest_beyond(distances, negatives, reach, fallback)
+    else:
+        _, negative_column, has_negative = (nearest if negative == "hard" else farthest)(distances, negatives)
+    return Triplets(positive_column, negative_column, has_positive & has_negative)
+
+
+def prepare(distances, positives, negatives):
+    check_pairs("distances", distances, positives, negatives)
+    finite = jnp.isfinite(distances)
+    distances = jnp.where(finite, distances, 0).astype(weight_dtype(distances.dtype))
+    return distances, positives & finite, negatives & finite
+
+
+def nearest(distances, mask):
+    """Least distance in each row `[A]`, its first column, and whether the mask has any."""
+    masked = jnp.where(mask, distances, jnp.inf)
+    least = jnp.min(masked, axis=1)
+    column = jnp.min(
+        jnp.where(mask & (masked == least[:, None]), column_numbers(distances), distances.shape[1] - 1), axis=1
+    )
+    return least, column, least < jnp.inf
+
+
+def farthest(distances, mask):
+    negated, column, exists = nearest(-distances, mask)
+    return -negated, column, exists
+
+
+def nearest_beyond(distances, negatives, reach, fallback):
+    """The nearest negative farther than `reach` [A], else what `fallback` says."""
+    distance, column, found = nearest(distances, negatives & (distances > reach[:, None]))
+    if fallback == "drop":
+        return distance, column, found
+    other, other_column, exists = (farthest if fallback == "easiest" else nearest)(distances, negatives)
+    return jnp.where(found, distance, other), jnp.where(found, column, other_column), exists
+
+
+def at_column(distances, column):
+    return jnp.take_along_axis(distances, column[:, None], axis=1)[:, 0]
+
+
+def column_numbers(distances):
+    return jax.lax.broadcasted_iota(jnp.int32, distances.shape, 1)
