@@ -9,6 +9,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NOT_EXPERIMENTS = {"common"}
+COMPILATION_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": ".jax_cache",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 def names(folder: Path = HERE) -> list[str]:
@@ -51,7 +56,8 @@ def run_speed(cases: list[str]) -> None:
 
 def main(args: list[str]) -> int:
     """Dispatch; returns the exit code."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", ".jax_cache")
+    for name, value in COMPILATION_CACHE.items():
+        os.environ.setdefault(name, value)
     if not args or args[0] in ("-h", "--help"):
         print(listing())
         return 0

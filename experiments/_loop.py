@@ -55,6 +55,7 @@ class Loop:
         self._steps_per_call, self._records = steps_per_call, records
         self._folder = out / "checkpoints" / re.sub(r"[^A-Za-z0-9.]+", "_", name)
         self._init = jax.jit(lambda key: arm.init(key)._replace(step=jnp.int32(0)))
+        self._step = jax.jit(self._counted_step)
         self._advance = jax.jit(self._scan)
 
     def run(self, seed: int, data: Callable[[], Data], batches: Batches, advance_bar: Callable[[int], None]) -> bool:
@@ -80,7 +81,7 @@ class Loop:
                 advance_bar(self._steps_per_call)
                 last = step == config.steps
                 if last or step % config.evaluate_every == 0:
-                    metrics = {**_means(totals), **self._evaluate(state, data())}
+                    metrics = {**self._evaluate(state, data()), **_means(totals)}
                     totals = jax.tree.map(jnp.zeros_like, totals)
                     seconds = time.perf_counter() - started
                     records.append(_record(self._name, seed, step, metrics, seconds))
@@ -124,7 +125,7 @@ class Loop:
             return body((state, totals), index[0])[0]
         return jax.lax.scan(body, (state, totals), index)[0]
 
-    def _step(self, state, train, index):
+    def _counted_step(self, state, train, index):
         batch = {**jax.tree.map(lambda x: x[index], train), "index": index}
         new, metrics = self._arm.step(state, batch)
         pairs = {name: value if isinstance(value, tuple) else (value, 1) for name, value in metrics.items()}

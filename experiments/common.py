@@ -42,7 +42,8 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
         return run(config, arms, data, evaluate)
 
 `run` jits `init` and `step` once per arm; every arm meets a seed with the same key and the same batches. `State.keys`
-is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`.
+is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`. For small models there
+are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise.
 """
 
 import dataclasses
@@ -58,9 +59,10 @@ import jax.numpy as jnp
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments._loop import Arm, Batches, Data, Evaluate, Loop, State
+from experiments._mlp import init_mlp, mlp, with_wrong_labels
 from experiments._report import Record, Records, Summary, last_record, markdown, plot, print_table, table, write_text
 
-__all__ = ["Arm", "Config", "State", "run"]
+__all__ = ["Arm", "Config", "State", "init_mlp", "mlp", "run", "with_wrong_labels"]
 
 
 class Config(Protocol):
@@ -128,7 +130,7 @@ def run(
                 for name, loop in loops.items():
                     progress.update(task, description=f"{name}, seed {seed}")
                     if loop.run(seed, seed_data, batches, functools.partial(progress.advance, task)):
-                        progress.console.print(_line(records.of(name, seed)[-1]))
+                        progress.console.print(_line(records.of(name, seed)[-1]), soft_wrap=True, highlight=False)
         chosen = [r for name in arms for seed in config.seeds for r in records.of(name, seed)]
         rows = table(chosen, summary)
         write_text(out / "table.md", markdown(rows))
@@ -140,7 +142,7 @@ def run(
 
 def _line(record: Record) -> str:
     metrics = "  ".join(f"{k} {v:.3g}" if v is not None else f"{k} nan" for k, v in record["metrics"].items())
-    return f"{record['arm']}, seed {record['seed']}: {metrics}  ({record['seconds']:.0f} s)"
+    return f"{record['arm']}, seed {record['seed']}: {metrics}  ({record['seconds']:.1f} s)"
 
 
 def _progress() -> Progress:

@@ -1,0 +1,113 @@
+"""Adaptive-k keeps the clean examples of a noisy training set without being told how many there are.
+
+Claim: with 40 % of the labels wrong, Adaptive-k comes closer to the oracle, which knows the clean examples, than
+  training on all samples, and does not need the noise rate that the fixed fraction needs.
+Command: `python -m experiments label_noise`
+Minutes: TODO
+Expected: TODO
+Reference: Dedeoglu et al., A robust optimization method for label noisy datasets based on adaptive threshold:
+  Adaptive-k, 2024 (arXiv 2203.14165).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.common import Arm, State, init_mlp, mlp, run, with_wrong_labels
+from minibatch_jax import normalize, weight_transformation
+from minibatch_jax.data import arrays
+from minibatch_jax.selection import keep_bottomk, select_by_adaptive_k
+from minibatch_jax.training import value_and_grad
+
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters; every arm takes the same number of steps, and its learning rate was tuned in the same way."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    out: str = "runs/label_noise"
+    dataset: Literal["digits", "fashion_mnist"] = "digits"
+    steps: int = 2640
+    """60 epochs of digits"""
+    batch_size: int = 32
+    evaluate_every: int = 120
+    checkpoint_every: int = 480
+    hidden: int = 64
+    noise: float = 0.4
+    """share of the training labels that are wrong"""
+    warmup_steps: int = 220
+    """steps on whole batches before a selection starts"""
+    learning_rate: float = 0.2
+    validate: bool = False
+    """hold out a fifth of the training set and test on that: for tuning"""
+
+
+def main(config: Config):
+    """Train all arms and report."""
+    optimizer = optax.sgd(config.learning_rate)
+    scale = 16.0 if config.dataset == "digits" else 255.0
+
+    def data(seed):
+        if config.validate:
+            train, test = arrays(config.dataset, "train[:80%]"), arrays(config.dataset, "train[80%:]")
+        else:
+            train, test = arrays(config.dataset, "train"), arrays(config.dataset, "test")
+        noisy = with_wrong_labels(train["label"], config.noise, CLASSES, seed)
+        return {"train": {**train, "label": noisy, "clean": noisy == train["label"]}, "test": test}
+
+    def logits(params, images):
+        return mlp(params, images.reshape(len(images), -1).astype(jnp.float32) / scale)
+
+    def losses(params, batch):
+        return optax.softmax_cross_entropy_with_integer_labels(logits(params, batch["image"]), batch["label"])
+
+    def arm(selection):
+        gradient = value_and_grad(losses, selection)
+
+        def init(key):
+            pixels = 64 if config.dataset == "digits" else 784
+            params = init_mlp(key, (pixels, config.hidden, CLASSES))
+            return State(params, optimizer.init(params), selection.init(jnp.zeros(config.batch_size)))
+
+        def step(state, batch):
+            clean = batch["clean"]
+            (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state, clean=clean)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            kept = aux.weights > 0
+            metrics = {"kept": jnp.mean(kept), "clean_share_of_kept": (jnp.sum(kept & clean), jnp.sum(kept))}
+            return state._replace(params=params, opt_state=opt_state, selection_state=selection_state), metrics
+
+        return Arm(init, step)
+
+    @jax.jit
+    def evaluate(state, data):
+        correct = jnp.argmax(logits(state.params, data["test"]["image"]), axis=1) == data["test"]["label"]
+        return {"test_accuracy": jnp.mean(correct)}
+
+    def after_warmup(selection):
+        return optax.conditionally_transform(selection, lambda step, **_: jnp.asarray(step) >= config.warmup_steps)
+
+    num_clean = round((1 - config.noise) * config.batch_size)
+    arms = {
+        "all samples": arm(normalize()),
+        "fixed k": arm(optax.chain(after_warmup(keep_bottomk(num_clean)), normalize())),
+        "Adaptive-k": arm(optax.chain(select_by_adaptive_k("ratio", config.warmup_steps), normalize())),
+        "Adaptive-k, mean": arm(optax.chain(select_by_adaptive_k("mean", config.warmup_steps), normalize())),
+        "oracle": arm(optax.chain(keep_clean(), normalize())),
+    }
+    return run(config, arms, data, evaluate, steps_per_call=20)
+
+
+def keep_clean() -> optax.GradientTransformationExtraArgs:
+    """Keep the examples whose label is right: what no selection can know. Signal: `clean` [B]."""
+
+    def update(weights, state, params=None, *, clean, **extra_args):
+        return jnp.where(clean, weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update, ["clean"])

@@ -1,0 +1,91 @@
+"""Every experiment is listed, documented and configured in the same way."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import __main__ as dispatcher
+
+FOLDER = Path(dispatcher.__file__).parent
+FILES = {path.stem: path for path in FOLDER.glob("*.py") if not path.stem.startswith("_") and path.stem != "common"}
+SPEED = {path.stem: path for path in (FOLDER / "speed").glob("*.py") if not path.stem.startswith("_")}
+FIELDS = {"seeds", "out"}
+
+
+def test_the_listing_contains_every_file():
+    lines = dispatcher.listing().splitlines()
+    for name, path in {**FILES, **SPEED}.items():
+        claim = dispatcher.docstring(path).splitlines()[0]
+        assert [line for line in lines if line.split()[:1] == [name] and line.endswith(claim)], name
+
+
+def test_listing_imports_nothing_heavy():
+    code = (
+        "import sys; from experiments.__main__ import main; main([]); "
+        "print([m for m in ('jax', 'numpy', 'orbax', 'matplotlib', 'tyro') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    assert output.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_docstring_has_the_required_parts(name):
+    doc = dispatcher.docstring(FILES[name])
+    assert doc.splitlines()[0].endswith("."), "the first line is the claim in one sentence"
+    for part in ("Claim", "Command", "Minutes", "Expected", "Reference"):
+        assert re.search(rf"^{part}: *\S|^{part}:\n", doc, re.MULTILINE), f"no '{part}:' in {name}"
+    assert f"python -m experiments {name}" in doc
+    assert re.search(r"^Minutes: \d", doc, re.MULTILINE)
+    assert re.search(r"arXiv|doi|\d{4}", doc.split("Reference:")[1])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_config_is_frozen_and_has_seeds_and_out(name):
+    module = importlib.import_module(f"experiments.{name}")
+    config = module.Config()
+    assert {field.name for field in dataclasses.fields(config)} >= FIELDS
+    assert len(config.seeds) >= 3 and config.out == f"runs/{name}"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seeds = ()
+    assert callable(module.main)
+
+
+@pytest.mark.parametrize("name", SPEED)
+def test_speed_cases_have_a_main_and_a_claim(name):
+    assert "def main(" in SPEED[name].read_text()
+    assert dispatcher.docstring(SPEED[name])
+
+
+def test_flags_reach_the_config(monkeypatch):
+    module = importlib.import_module("experiments.quickstart")
+    seen = []
+    monkeypatch.setattr(module, "main", seen.append)
+    assert dispatcher.main(["quickstart", "--seeds", "4", "5", "--learning-rate", "0.5"]) == 0
+    assert seen == [dataclasses.replace(module.Config(), seeds=(4, 5), learning_rate=0.5)]
+
+
+def test_help_shows_the_flags(capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        dispatcher.main(["quickstart", "--help"])
+    assert exit_code.value.code == 0
+    assert "--learning-rate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [["nonsense"], ["speed", "nonsense"]])
+def test_unknown_names_are_refused(capsys, args):
+    assert dispatcher.main(args) == 2
+    assert "unknown: nonsense; wanted one of" in capsys.readouterr().err
+
+
+def test_all_speed_cases_run_if_none_is_named(monkeypatch):
+    ran = []
+    monkeypatch.setattr(dispatcher, "names", lambda folder: ["case_a", "case_b"])
+    modules = {f"experiments.speed.{n}": type("M", (), {"main": staticmethod(lambda n=n: ran.append(n))}) for n in "ab"}
+    monkeypatch.setattr(importlib, "import_module", lambda name: modules[name.replace("case_", "")])
+    dispatcher.run_speed([])
+    assert ran == ["a", "b"]
