@@ -22,9 +22,9 @@ def milliseconds(call: Callable[[], Any], repeats: int, warmup: int = 1) -> list
     return times
 
 
-def in_fresh_process(module: str, *arguments: Any) -> Any:
+def in_fresh_process(module: str, *arguments: Any, python: str = sys.executable) -> Any:
     """Run `python -m module arguments`, which prints JSON on its last line, away from XLA's thread pool."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    command = [python, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
