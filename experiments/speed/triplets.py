@@ -1,8 +1,8 @@
 """Case F: triplet mining and triplet losses with their gradients, against pytorch-metric-learning and a dense array.
 
 Targets at 1024 embeddings: at most 0.15 of pytorch-metric-learning for hard triplets, at most 0.05 for semi-hard and
-all triplets. The peer runs in a process of its own, in turns with ours. If it is not installed beside JAX, set `PML_PYTHON`
-to an interpreter that has torch and pytorch-metric-learning; without one its rows are missing.
+all triplets. The peer runs in a process of its own, in turns with ours. If it is not installed beside JAX, set
+`PML_PYTHON` to an interpreter that has torch and pytorch-metric-learning; without one its rows are missing.
 """
 
 import os
