@@ -77,6 +77,7 @@ def test_an_archive_without_the_file_is_named(tmp_path):
     [
         ({"package/data/train-images-idx3-ubyte": b"\0\0\x09\x03"}, "starts with 00000903"),
         ({"package/data/t10k-labels-idx1-ubyte": idx(np.zeros(7))[:-1]}, "has 14 bytes, wanted .* 15 bytes"),
+        ({"package/data/t10k-labels-idx1-ubyte": idx(np.zeros(7)) + b"x"}, "has 16 bytes, wanted .* 15 bytes"),
         ({"package/data/train-labels-idx1-ubyte": idx(np.zeros(6))}, "7 images but 6 labels"),
         ({"package/data/train-labels-idx1-ubyte.gz": b"no", "package/data/train-labels-idx1-ubyte": None}, "corrupt"),
         ({"package/data/t10k-images-idx3-ubyte": None}, "holds no file t10k-images-idx"),
