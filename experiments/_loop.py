@@ -1,5 +1,6 @@
 """The loop of one arm: compiled once, run for one seed after the other, resumed from the last checkpoint."""
 
+import functools
 import math
 import re
 import time
@@ -26,10 +27,14 @@ class State(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One method under test: `init(key) -> State` and `step(state, batch) -> (state, metrics)`, both jittable."""
+    """One method under test: `init(key) -> State` and `step(state, batch) -> (state, metrics)`, both jittable.
+
+    Its batches are rows of `data(seed)[split]`.
+    """
 
     init: Callable[[jax.Array], State]
     step: Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, Any]]]
+    split: str = "train"
 
 
 class BatchIterator(Protocol):
@@ -54,9 +59,6 @@ class Loop:
         self._config, self._name, self._arm, self._evaluate = config, name, arm, evaluate
         self._steps_per_call, self._records = steps_per_call, records
         self._folder = out / "checkpoints" / re.sub(r"[^A-Za-z0-9.]+", "_", name)
-        self._init = jax.jit(lambda key: arm.init(key)._replace(step=jnp.int32(0)))
-        self._step = jax.jit(self._counted_step)
-        self._advance = jax.jit(self._scan)
 
     def run(self, seed: int, data: Callable[[], Data], batches: Batches, advance_bar: Callable[[int], None]) -> bool:
         """Train from the last checkpoint to the end; False if the run had already finished."""
@@ -66,7 +68,7 @@ class Loop:
             if checkpoints.latest_step() == config.steps and self._has_records(seed, config.steps):
                 advance_bar(config.steps)
                 return False
-            train = data()["train"]
+            train = data()[self._arm.split]
             length = len(jax.tree.leaves(train)[0])
             iterator = batches(length, config.batch_size, seed)
             key = jax.random.key(seed)
@@ -76,7 +78,7 @@ class Loop:
             started = time.perf_counter() - seconds
             while step < config.steps:
                 index = np.stack([np.asarray(next(iterator)["index"]) for _ in range(self._steps_per_call)])
-                state, totals = self._advance(state, totals, train, index)
+                state, totals = _advance(self._arm.step, state, totals, train, index)
                 step += self._steps_per_call
                 advance_bar(self._steps_per_call)
                 last = step == config.steps
@@ -95,8 +97,8 @@ class Loop:
             checkpoints.close()
 
     def _restore_or_init(self, seed, checkpoints, iterator, key, train):
-        shapes = jax.eval_shape(self._init, key)
-        totals = self._totals_shape(shapes, train)
+        shapes = jax.eval_shape(functools.partial(_initial_state, self._arm.init), key)
+        totals = _totals_shape(self._arm.step, shapes, train, self._config.batch_size)
         restored = checkpoints.restore({**shapes._asdict(), "totals": totals})
         if restored and self._has_records(seed, restored.step):
             arrays = dict(restored.arrays)
@@ -104,7 +106,8 @@ class Loop:
             iterator.set_state(restored.values["iterator"])
             return State(**arrays), totals, restored.step, restored.values["seconds"]
         checkpoints.clear()
-        return self._init(key), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals), 0, 0.0
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals)
+        return _initial_state(self._arm.init, key), zeros, 0, 0.0
 
     def _has_records(self, seed: int, step: int) -> bool:
         """Whether the file holds every evaluation up to a step."""
@@ -112,25 +115,37 @@ class Loop:
         wanted = [s for s in range(1, step + 1) if s % every == 0 or s == last]
         return [r["step"] for r in self._records.of(self._name, seed) if r["step"] <= step] == wanted
 
-    def _totals_shape(self, state: Any, train: Any) -> Any:
-        index = jax.ShapeDtypeStruct((self._config.batch_size,), jnp.int32)
-        return jax.eval_shape(lambda s, t, i: self._step(s, t, i)[1], state, train, index)
 
-    def _scan(self, state, totals, train, index):
-        def body(carry, rows):
-            state, new = self._step(carry[0], train, rows)
-            return (state, jax.tree.map(jnp.add, carry[1], new)), None
+@functools.partial(jax.jit, static_argnums=0)
+def _initial_state(init, key):
+    return init(key)._replace(step=jnp.int32(0))
 
-        if len(index) == 1:
-            return body((state, totals), index[0])[0]
-        return jax.lax.scan(body, (state, totals), index)[0]
 
-    def _counted_step(self, state, train, index):
-        batch = {**jax.tree.map(lambda x: x[index], train), "index": index}
-        new, metrics = self._arm.step(state, batch)
-        pairs = {name: value if isinstance(value, tuple) else (value, 1) for name, value in metrics.items()}
-        totals = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), pairs)
-        return new._replace(step=state.step + 1), totals
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(step, state, totals, train, index):
+    """Take one step for each row of `index` `[steps, B]` and add up their metrics."""
+
+    def body(carry, rows):
+        state, new = _counted_step(step, carry[0], train, rows)
+        return (state, jax.tree.map(jnp.add, carry[1], new)), None
+
+    if len(index) == 1:
+        return body((state, totals), index[0])[0]
+    return jax.lax.scan(body, (state, totals), index)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _counted_step(step, state, train, index):
+    """One step; its metrics become pairs (sum, count), so that they add up over steps."""
+    batch = {**jax.tree.map(lambda x: x[index], train), "index": index}
+    new, metrics = step(state, batch)
+    pairs = {name: value if isinstance(value, tuple) else (value, 1) for name, value in metrics.items()}
+    return new._replace(step=state.step + 1), jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), pairs)
+
+
+def _totals_shape(step, state, train, batch_size: int) -> Any:
+    index = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return jax.eval_shape(functools.partial(_counted_step, step), state, train, index)[1]
 
 
 def _means(totals: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, float]:

@@ -44,6 +44,7 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
 `run` jits `init` and `step` once per arm; every arm meets a seed with the same key and the same batches. `State.keys`
 is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`. For small models there
 are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise.
+An arm that trains on other data names its split: `Arm(init, step, split="train_and_holdout")`.
 """
 
 import dataclasses

@@ -3,6 +3,7 @@
 `python -m tests.experiments.tiny OUT [KILL_AT]` runs it in a process of its own.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -61,6 +62,37 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def losses(params, batch):
+    return (batch["x"] @ params - batch["y"]) ** 2
+
+
+@jax.jit
+def evaluate(state, data):
+    return {"test_loss": jnp.mean(losses(state.params, data["test"]))}
+
+
+@functools.cache
+def arm(selected: bool, batch_size: int, width: int, learning_rate: float) -> Arm:
+    optimizer = optax.adam(learning_rate)
+    selection = optax.chain(select_by_adaptive_k("mean"), normalize()) if selected else normalize()
+    gradient = value_and_grad(losses, selection)
+
+    def init(key):
+        params = jax.random.normal(key, (width,))
+        return State(params, optimizer.init(params), selection.init(jnp.zeros(batch_size)), jax.random.fold_in(key, 1))
+
+    def step(state, batch):
+        (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state)
+        noise, keys = jax.random.split(state.keys)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates) + 0.01 * jax.random.normal(noise, grads.shape)
+        kept = aux.weights > 0
+        metrics = {"kept": jnp.mean(kept), "loss_of_kept": (jnp.sum(kept * aux.losses), jnp.sum(kept))}
+        return State(params, opt_state, selection_state, keys, state.step), metrics
+
+    return Arm(init, step)
+
+
 def main(
     config: Config,
     interrupt_at: int | None = None,
@@ -68,7 +100,6 @@ def main(
     steps_per_call: int = 1,
     both_arms: bool = False,
 ):
-    optimizer = optax.adam(config.learning_rate)
     Interrupted.given = 0
 
     def data(seed):
@@ -77,38 +108,13 @@ def main(
         y = (x @ rng.normal(size=config.width) + (rng.random(64) < 0.3) * 5).astype(np.float32)
         return {"train": {"x": x[:50], "y": y[:50]}, "test": {"x": x[50:], "y": y[50:]}}
 
-    def losses(params, batch):
-        return (batch["x"] @ params - batch["y"]) ** 2
-
-    def arm(selection):
-        gradient = value_and_grad(losses, selection)
-
-        def init(key):
-            params = jax.random.normal(key, (config.width,))
-            selection_state = selection.init(jnp.zeros(config.batch_size))
-            return State(params, optimizer.init(params), selection_state, jax.random.fold_in(key, 1))
-
-        def step(state, batch):
-            (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state)
-            noise, keys = jax.random.split(state.keys)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates) + 0.01 * jax.random.normal(noise, grads.shape)
-            kept = aux.weights > 0
-            metrics = {"kept": jnp.mean(kept), "loss_of_kept": (jnp.sum(kept * aux.losses), jnp.sum(kept))}
-            return State(params, opt_state, selection_state, keys, state.step), metrics
-
-        return Arm(init, step)
-
-    @jax.jit
-    def evaluate(state, data):
-        return {"test_loss": jnp.mean(losses(state.params, data["test"]))}
-
     def interruptible(length, batch_size, seed):
         return Interrupted(batches(length, batch_size, seed), interrupt_at, action)
 
-    arms = {"Adaptive-k": arm(optax.chain(select_by_adaptive_k("mean"), normalize()))}
+    settings = config.batch_size, config.width, config.learning_rate
+    arms = {"Adaptive-k": arm(True, *settings)}
     if both_arms:
-        arms["all"] = arm(normalize())
+        arms["all"] = arm(False, *settings)
     return run(config, arms, data, evaluate, batches=interruptible, steps_per_call=steps_per_call)
 
 
