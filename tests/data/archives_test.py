@@ -230,3 +230,11 @@ def test_pins_are_whole_and_no_address_is_written():
             assert len(dataset.archive.sha256) == 64 and int(dataset.archive.sha256, 16) >= 0
     for file in Path(_archives.__file__).parent.glob("*.py"):
         assert "://" not in file.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "mnist_5k", "sentiment"])
+def test_every_package_manager_gives_the_pinned_file(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("MINIBATCH_JAX_DATA", str(tmp_path))
+    assert main(["fetch", name]) == 0
+    assert leftovers(tmp_path) == [CATALOG[name].archive.file]
