@@ -11,17 +11,23 @@ import numpy as np
 from experiments.speed._timing import milliseconds
 
 SCALE, BIAS = np.float32(10), np.float32(-10)
+Model = tuple[np.ndarray, np.ndarray]
 
 
-def models(batch: int, width: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def models(batch: int, width: int, seed: int) -> tuple[Model, Model]:
     """Unit embeddings of both sides of B pairs, for a learner and for a reference that matches pairs better."""
     rng = np.random.default_rng(seed)
-    made = []
-    for noise in (1.0, 0.5):
+
+    def model(noise):
         first = rng.normal(size=(batch, width))
-        sides = (first, first + noise * rng.normal(size=(batch, width)))
-        made.append(tuple((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in sides))
-    return made
+        second = first + noise * rng.normal(size=(batch, width))
+        return unit(first), unit(second)
+
+    return model(1.0), model(0.5)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
@@ -39,7 +45,9 @@ def draw(logits: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray
     return np.argpartition(-keys, count)[:count]
 
 
-def jest_by_pseudo_code(learner, reference, kept: int, chunks: int, rng: np.random.Generator) -> np.ndarray:
+def jest_by_pseudo_code(
+    learner: Model, reference: Model, kept: int, chunks: int, rng: np.random.Generator
+) -> np.ndarray:
     """All pair losses first; each chunk multiplies them by the indicator of the chosen."""
     scores = pair_losses(*learner) - pair_losses(*reference)
     diagonal, indicator = np.diagonal(scores), np.zeros(len(scores), np.float32)
@@ -51,7 +59,7 @@ def jest_by_pseudo_code(learner, reference, kept: int, chunks: int, rng: np.rand
     return chosen
 
 
-def jest_by_rows(learner, reference, kept: int, chunks: int, rng: np.random.Generator) -> np.ndarray:
+def jest_by_rows(learner: Model, reference: Model, kept: int, chunks: int, rng: np.random.Generator) -> np.ndarray:
     """Only the rows and columns of the newly chosen, added to the sums of before."""
 
     def diagonal(first, second):

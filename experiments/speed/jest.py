@@ -29,8 +29,10 @@ def learnability_per_item(scores: jax.Array, chosen: jax.Array) -> float:
 
 def main(batch: int = 4096, kept: int = 1024, chunks: int = 16, width: int = 64, rounds: int = 3, repeats: int = 5):
     """Print the ratios, and check that rows on the fly and whole scores choose the same items."""
-    arrays = [tuple(map(jnp.asarray, model)) for model in _jest_numpy.models(batch, width, seed=0)]
-    learner, reference = (PairEmbeddings(*m, float(_jest_numpy.SCALE), float(_jest_numpy.BIAS)) for m in arrays)
+    learner, reference = (
+        PairEmbeddings(jnp.asarray(first), jnp.asarray(second), float(_jest_numpy.SCALE), float(_jest_numpy.BIAS))
+        for first, second in _jest_numpy.models(batch, width, seed=0)
+    )
     key = jax.random.key(0)
 
     def dense(key, learner, reference):

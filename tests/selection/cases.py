@@ -15,6 +15,14 @@ def pair_losses(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+def features(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"features": rng.normal(size=(ROWS, 3)).astype(np.float32)}
+
+
+def uneven(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0.5 / ROWS, 1.5 / ROWS, ROWS).astype(np.float32)
+
+
 CASES = {
     "keep_topk": Case(lambda: selection.keep_topk(5), losses),
     "keep_bottomk": Case(lambda: selection.keep_bottomk(5), losses),
@@ -23,4 +31,5 @@ CASES = {
     "select_hard_batches": Case(lambda: selection.select_hard_batches(0.5), losses),
     "select_by_reducible_loss": Case(lambda: selection.select_by_reducible_loss(5), loss_pairs),
     "select_by_jest": Case(lambda: selection.select_by_jest(6, 3, key=0), pair_losses),
+    "select_medoids": Case(lambda: selection.select_medoids(4), features, uneven, lowers_mass=False, tolerance=1e-6),
 }

@@ -1,0 +1,259 @@
+"""Which k items represent all best: greedy facility location, its weights, and a batch of medoids.
+
+The value of a set A is the sum over rows i of `u_i * max(0, max over j in A of S_ij)`; it is monotone and submodular,
+so greedy reaches at least 1 - 1/e of the optimum.
+
+References:
+  Nemhauser et al., An analysis of approximations for maximizing submodular set functions, 1978.
+  Mirzasoleiman et al., Coresets for data-efficient training of machine learning models, ICML 2020 (arXiv 1906.01827).
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.selection import _greedy
+from minibatch_jax.selection._greedy import Medoids
+from minibatch_jax.selection._similarity import METRICS, similarity, similarity_matrix, usable_features
+
+METHODS = ("naive", "lazy", "stochastic")
+
+
+def facility_location_value(
+    similarities: jax.Array, chosen: jax.Array, *, row_weights: jax.Array | None = None
+) -> jax.Array:
+    """Value of a set of columns: how well it represents the rows.
+
+    Args:
+      similarities: `[N, M]`, floating point; entries below 0 or not finite count 0.
+      chosen: `[M]` bool.
+      row_weights: `[N]`, at least 0; 1 by default.
+
+    Returns:
+      `[]`, at least 0; 0 for the empty set.
+
+    Raises:
+      TypeError: if the similarities are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> similarities = jnp.array([[3.0, 1.0], [0.0, 2.0]])
+      >>> [float(facility_location_value(similarities, jnp.array(a))) for a in ([True, False], [True, True])]
+      [3.0, 5.0]
+    """
+    similarities, row_weights = _dense(similarities, row_weights)
+    check_shape("chosen", chosen, similarities.shape[1:])
+    return jnp.sum(row_weights * jnp.max(jnp.where(chosen[None], similarities, 0), 1))
+
+
+def facility_location(
+    similarities: jax.Array,
+    k: int,
+    *,
+    method: str = "lazy",
+    row_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    chosen: jax.Array | None = None,
+    key: jax.Array | int | None = None,
+    epsilon: float = 0.01,
+) -> Medoids:
+    """Choose k of M columns greedily; ties go to the lowest index.
+
+    Args:
+      similarities: `[N, M]`, floating point; entries below 0 or not finite count 0.
+      k: how many to choose, 1 <= k <= M, static.
+      method: "naive" evaluates all columns in each step, O(k N M), and is the one for vmap and for accelerators; "lazy"
+        makes the same choice with far fewer evaluations, one at a time; "stochastic" evaluates M / k * log(1 / epsilon)
+        random columns in each step and reaches 1 - 1/e - epsilon in expectation.
+      row_weights: `[N]`, at least 0; 1 by default.
+      where: `[M]` bool, which columns may be chosen; all by default.
+      chosen: `[M]` bool, columns chosen before, which are not chosen again; none by default.
+      key: PRNG key, for "stochastic" only.
+      epsilon: in (0, 1), static, for "stochastic" only.
+
+    Returns:
+      Indices `[k]`, gains `[k]` and owners `[N]`; the gains sum to the value (above that of `chosen`).
+
+    Raises:
+      TypeError: if the similarities are not floating point, k is not a static int or a key is missing.
+      ValueError: if shapes do not match, k is not in [1, M] or the method is unknown.
+
+    Examples:
+      >>> similarities = jnp.array([[3.0, 1.0, 2.5], [0.0, 2.0, 2.5]])
+      >>> facility_location(similarities, 2).indices.tolist()
+      [2, 0]
+    """
+    check_choice("method", method, METHODS)
+    similarities, row_weights = _dense(similarities, row_weights)
+    rows, size = similarities.shape
+    check_count("k", k, size, "the number of columns")
+    allowed = jnp.ones(size, bool)
+    best = jnp.zeros(rows, similarities.dtype)
+    if where is not None:
+        check_shape("where", where, (size,))
+        allowed &= where
+    if chosen is not None:
+        check_shape("chosen", chosen, (size,))
+        allowed &= ~chosen
+        best = jnp.max(jnp.where(chosen[None], similarities, 0), 1)
+    greedy, columns = _greedy.start(best, k), similarities.T
+    if method == "naive":
+        return _greedy.naive(greedy, columns, row_weights, allowed)
+    if method == "lazy":
+        first = _greedy.gains_of(columns, best[None], row_weights[None])
+        return _greedy.lazy(greedy, lambda j: columns[j], row_weights, allowed, first)
+    return _greedy.stochastic(
+        _stochastic_key(key, epsilon), greedy, lambda j: columns[j], row_weights, allowed, epsilon
+    )
+
+
+def facility_location_from_features(
+    features: jax.Array,
+    k: int,
+    *,
+    metric: str = "sqeuclidean",
+    method: str = "lazy",
+    row_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    key: jax.Array | int | None = None,
+    epsilon: float = 0.01,
+) -> Medoids:
+    """Choose k of N items as `facility_location` on `similarity_matrix` does, without that matrix.
+
+    Memory is O(N D) for "lazy" and O(N D + N^2 / k log(1 / epsilon)) for "stochastic".
+
+    Args:
+      features: `[N, D]`, floating point; a row that is not finite neither counts nor is chosen.
+      k: how many to choose, 1 <= k <= N, static.
+      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
+      method: "lazy" or "stochastic".
+      row_weights: `[N]`, at least 0; 1 by default.
+      where: `[N]` bool, which rows exist; all by default.
+      key: PRNG key, for "stochastic" only.
+      epsilon: in (0, 1), static, for "stochastic" only.
+
+    Returns:
+      Indices `[k]`, gains `[k]` and owners `[N]`.
+
+    Raises:
+      TypeError: if the features are not floating point, k is not a static int or a key is missing.
+      ValueError: if shapes do not match, k is not in [1, N] or the metric or method is unknown.
+
+    Examples:
+      >>> features = jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]])
+      >>> facility_location_from_features(features, 2).indices.tolist()
+      [2, 1]
+    """
+    check_choice("method", method, METHODS[1:])
+    features, exists = usable_features(features, where)
+    check_count("k", k, features.shape[0], "the number of rows")
+    row_weights = jnp.where(exists, _row_weights(row_weights, features.shape[0], features.dtype), 0)
+    columns, sums = similarity(features, exists, metric)
+    greedy = _greedy.start(jnp.zeros(features.shape[0], features.dtype), k)
+    if method == "lazy":
+        return _greedy.lazy(greedy, columns, row_weights, exists, sums(row_weights))
+    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, columns, row_weights, exists, epsilon)
+
+
+def medoid_weights(medoids: Medoids, *, row_weights: jax.Array | None = None, own_self: bool = True) -> jax.Array:
+    """Weight of each medoid: the sum of the weights of the rows it represents.
+
+    Args:
+      medoids: of N rows.
+      row_weights: `[N]`, at least 0; 1 by default.
+      own_self: whether a medoid owns its own row, even if it repeats an earlier one; only where rows and columns are
+        the same items. Without it such a medoid weighs 0.
+
+    Returns:
+      `[k]`, summing to the sum of the row weights; 0 for the place of a column that was not there.
+
+    Raises:
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> medoids = facility_location_from_features(jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]]), 2)
+      >>> medoid_weights(medoids).tolist()
+      [3.0, 2.0]
+    """
+    indices, gains, owners = medoids
+    row_weights = _row_weights(row_weights, owners.shape[0], gains.dtype)
+    if own_self:
+        owners = owners.at[indices].set(jnp.arange(indices.shape[0], dtype=jnp.int32), mode="drop")
+    return jnp.zeros(gains.shape, gains.dtype).at[owners].add(row_weights)
+
+
+def select_medoids(
+    k: int, *, metric: str = "sqeuclidean", method: str = "lazy", weighted: bool = True
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples that represent the batch best (a CRAIG coreset). Signal: `features` [B, D].
+
+    With the last-layer gradients `softmax(logits) - onehot(labels)` as features, the weighted gradient of the kept
+    examples is close to that of the batch. Without the weights it is not: medoids alone over-represent outliers, and
+    can be worse than a random sample.
+
+    Args:
+      k: how many to keep, static.
+      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
+      method: "lazy", in O(B D) memory, or "naive", in O(B^2) memory: the one for vmap and for accelerators.
+      weighted: whether a kept example takes over the weights of those it represents, which keeps the mass of the batch;
+        if False it keeps its own.
+
+    Returns:
+      A transformation over `[B]` weights.
+
+    Raises:
+      TypeError: if k is not a static int.
+      ValueError: if the metric or method is unknown or, in `update`, k > B.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
+
+    Examples:
+      >>> tx = select_medoids(2)
+      >>> features = jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]])
+      >>> tx.update(jnp.ones(5), tx.init(jnp.ones(5)), features=features)[0].tolist()
+      [0.0, 2.0, 3.0, 0.0, 0.0]
+    """
+    check_count("k", k)
+    check_choice("metric", metric, METRICS)
+    check_choice("method", method, METHODS[:2])
+
+    def update(weights, state, params=None, *, features, **extra_args):
+        check_shape("features", features, (*weights.shape, None))
+        exists = (weights != 0) & jnp.isfinite(features).all(1)
+        represented = jnp.where(exists, weights, 0)
+        if method == "naive":
+            similarities = similarity_matrix(features, metric, where=exists)
+            medoids = facility_location(similarities, k, method="naive", row_weights=represented, where=exists)
+        else:
+            medoids = facility_location_from_features(features, k, metric=metric, row_weights=represented, where=exists)
+        new = medoid_weights(medoids, row_weights=represented) if weighted else 1.0
+        kept = jnp.zeros_like(weights).at[medoids.indices].set(new, mode="drop")
+        return kept if weighted else kept * weights, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _dense(similarities: jax.Array, row_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    check_shape("similarities", similarities, (None, None))
+    check_floating("similarities", similarities)
+    similarities = similarities.astype(weight_dtype(similarities.dtype))
+    row_weights = _row_weights(row_weights, similarities.shape[0], similarities.dtype)
+    usable = jnp.isfinite(similarities) & (row_weights != 0)[:, None]
+    return jnp.where(usable, jnp.maximum(similarities, 0), 0), row_weights
+
+
+def _row_weights(row_weights: jax.Array | None, rows: int, dtype: jnp.dtype) -> jax.Array:
+    if row_weights is None:
+        return jnp.ones(rows, dtype)
+    check_shape("row_weights", row_weights, (rows,))
+    return row_weights.astype(dtype)
+
+
+def _stochastic_key(key: jax.Array | int | None, epsilon: float) -> jax.Array:
+    check_number("epsilon", epsilon, 0, 1, open_low=True)
+    if key is None:
+        raise TypeError("key is None, wanted a PRNG key or an int seed for method 'stochastic'.")
+    return as_key(key)

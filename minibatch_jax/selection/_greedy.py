@@ -1,0 +1,132 @@
+"""Greedy maximization of a facility-location value: naive, lazy and stochastic, over columns read or made on demand.
+
+References:
+  Minoux, Accelerated greedy algorithms for maximizing submodular set functions, 1978.
+  Mirzasoleiman et al., Lazier than lazy greedy, AAAI 2015 (arXiv 1409.7938).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Columns = Callable[[jax.Array], jax.Array]
+
+
+class Medoids(NamedTuple):
+    """A greedy choice of k of M columns, in order.
+
+    Attributes:
+      indices: `[k]` int32, distinct; M, one past the end, where no column was left.
+      gains: `[k]`, what each added to the value.
+      owners: `[N]` int32, place in `indices` of the column that represents each row best; 0 if none does.
+    """
+
+    indices: jax.Array
+    gains: jax.Array
+    owners: jax.Array
+
+
+class Greedy(NamedTuple):
+    """Where the greedy stands: the choice so far and the best similarity `[N]` of each row to it."""
+
+    chosen: Medoids
+    best: jax.Array
+
+
+def start(best: jax.Array, k: int) -> Greedy:
+    """Nothing chosen yet; `best` is the similarity to what was chosen before, zeros if nothing was."""
+    nothing = Medoids(jnp.zeros(k, jnp.int32), jnp.zeros(k, best.dtype), jnp.zeros(best.shape, jnp.int32))
+    return Greedy(nothing, best)
+
+
+def gains_of(columns: jax.Array, best: jax.Array, row_weights: jax.Array) -> jax.Array:
+    """What each of the columns `[..., N]` would add: `[...]`."""
+    return jnp.sum(row_weights * jnp.maximum(columns - best, 0), axis=-1)
+
+
+def naive(greedy: Greedy, columns: jax.Array, row_weights: jax.Array, allowed: jax.Array) -> Medoids:
+    """Evaluate all of the `[M, N]` columns in every step."""
+
+    def step(t, state):
+        greedy, free = state
+        gains = gains_of(columns, greedy.best[None], row_weights[None])
+        gain, j = first_max(jnp.where(free, gains, -jnp.inf))
+        return take(greedy, t, j, gain, columns[j], columns.shape[0]), free.at[j].set(False)
+
+    k = greedy.chosen.indices.shape[0]
+    return jax.lax.fori_loop(0, k, step, (greedy, allowed))[0].chosen
+
+
+def lazy(
+    greedy: Greedy, column: Columns, row_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array
+) -> Medoids:
+    """Keep old gains as upper bounds and evaluate a column only while it is on top: the same choice as `naive`."""
+    k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
+
+    def evaluate(state):
+        t, greedy, bounds, stamps, j, _ = state
+        gain = gains_of(column(j), greedy.best, row_weights)
+        return t, greedy, bounds.at[j].set(gain), stamps.at[j].set(t), j, gain
+
+    def accept(state):
+        t, greedy, bounds, stamps, j, bound = state
+        return t + 1, take(greedy, t, j, bound, column(j), size), bounds.at[j].set(-jnp.inf), stamps, j, bound
+
+    def step(state):
+        t, greedy, bounds, stamps, _, _ = state
+        bound, j = first_max(bounds)
+        fresh = (stamps[j] == t) | (bound == -jnp.inf)
+        return jax.lax.cond(fresh, accept, evaluate, (t, greedy, bounds, stamps, j, bound))
+
+    bounds = jnp.where(allowed, first_gains, -jnp.inf)
+    zero = jnp.zeros((), jnp.int32)
+    state = zero, greedy, bounds, jnp.zeros(size, jnp.int32), zero, jnp.zeros((), bounds.dtype)
+    return jax.lax.while_loop(lambda s: s[0] < k, step, state)[1].chosen
+
+
+def stochastic(
+    key: jax.Array, greedy: Greedy, columns: Columns, row_weights: jax.Array, allowed: jax.Array, epsilon: float
+) -> Medoids:
+    """Evaluate a few random columns that are left in every step: `columns([r]) -> [r, N]`."""
+    k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
+    tries = min(size, math.ceil(size / k * math.log(1 / epsilon)))
+    count = jnp.sum(allowed, dtype=jnp.int32)
+    pool = jnp.argsort(~allowed, stable=True).astype(jnp.int32)
+
+    def step(state, inputs):
+        greedy, pool = state
+        t, step_key = inputs
+        left = count - t
+        places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
+        candidates = columns(pool[places])
+        gain, best = first_max(gains_of(candidates, greedy.best[None], row_weights[None]))
+        gain = jnp.where(left > 0, gain, -jnp.inf)
+        greedy = take(greedy, t, pool[places[best]], gain, candidates[best], size)
+        last = jnp.maximum(left - 1, 0)
+        return (greedy, pool.at[places[best]].set(pool[last])), None
+
+    inputs = jnp.arange(k, dtype=jnp.int32), jax.random.split(key, k)
+    return jax.lax.scan(step, (greedy, pool), inputs)[0][0].chosen
+
+
+def take(greedy: Greedy, t: jax.Array, j: jax.Array, gain: jax.Array, column: jax.Array, size: int) -> Greedy:
+    """Add column j as the t-th, or nothing if its gain is -inf."""
+    (indices, gains, owners), best = greedy
+    valid = gain > -jnp.inf
+    closer = valid & (column > best)
+    chosen = Medoids(
+        indices.at[t].set(jnp.where(valid, j, size)),
+        gains.at[t].set(jnp.where(valid, gain, 0)),
+        jnp.where(closer, t, owners),
+    )
+    return Greedy(chosen, jnp.where(closer, column, best))
+
+
+def first_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maximum and its lowest index; faster on CPU than argmax."""
+    top = jnp.max(x)
+    size = x.shape[0]
+    return top, jnp.min(jnp.where(x == top, jnp.arange(size, dtype=jnp.int32), size - 1))

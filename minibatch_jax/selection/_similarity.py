@@ -1,0 +1,121 @@
+"""Similarities at least 0 between feature vectors, whole or a few columns at a time."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_choice, check_floating, check_shape
+from minibatch_jax.base import weight_dtype
+
+METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
+
+
+class Similarity(NamedTuple):
+    """Similarities of N items, computed on demand.
+
+    Attributes:
+      columns: `columns(indices [...]) -> [..., N]`, similarities of those items to all.
+      sums: `sums(row_weights [N]) -> [N]`, weighted column sums of the similarities.
+    """
+
+    columns: Callable[[jax.Array], jax.Array]
+    sums: Callable[[jax.Array], jax.Array]
+
+
+def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where: jax.Array | None = None) -> jax.Array:
+    """Similarity of each pair of items, at least 0: what facility location wants.
+
+    Args:
+      features: `[N, D]`, floating point.
+      metric: "sqeuclidean", "euclidean" or "l1" for a constant minus the distance, where the constant is an upper bound
+        on all distances (a change of the constant changes no choice of medoids); "cosine" for (1 + cos) / 2.
+      where: `[N]` bool, which rows exist; all by default.
+
+    Returns:
+      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist or are not finite.
+
+    Raises:
+      TypeError: if the features are not floating point.
+      ValueError: if shapes do not match or the metric is unknown.
+
+    Examples:
+      >>> similarity_matrix(jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), "cosine").tolist()
+      [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
+    """
+    features, exists = usable_features(features, where)
+    columns = similarity(features, exists, metric).columns(jnp.arange(features.shape[0]))
+    return jnp.where(exists[:, None] & exists[None], jnp.maximum(columns, 0), 0)
+
+
+def usable_features(features: jax.Array, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Features with 0 in rows that do not exist or are not finite, and which rows are left."""
+    check_shape("features", features, (None, None))
+    check_floating("features", features)
+    exists = jnp.isfinite(features).all(1)
+    if where is not None:
+        check_shape("where", where, features.shape[:1])
+        exists &= where
+    features = features.astype(weight_dtype(features.dtype))
+    return jnp.where(exists[:, None], features, 0), exists
+
+
+def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
+    """Similarity of usable features; what it gives for rows that do not exist means nothing."""
+    check_choice("metric", metric, METRICS)
+    if metric == "cosine":
+        return _cosine(features)
+    count = jnp.maximum(jnp.sum(exists, dtype=features.dtype), 1)
+    centered = jnp.where(exists[:, None], features - (jnp.sum(features, 0) / count)[None], 0)
+    return {"sqeuclidean": _sqeuclidean, "euclidean": _euclidean, "l1": _l1}[metric](centered)
+
+
+def _cosine(x: jax.Array) -> Similarity:
+    norms = jnp.sqrt(jnp.sum(x**2, 1))
+    unit = x / jnp.where(norms == 0, 1, norms)[:, None]
+    return Similarity(
+        lambda j: jnp.maximum((1 + unit[j] @ unit.T) / 2, 0),
+        lambda u: (jnp.sum(u) + unit @ (u @ unit)) / 2,
+    )
+
+
+def _sqeuclidean(x: jax.Array) -> Similarity:
+    squares = jnp.sum(x**2, 1)
+    bound = 4 * jnp.max(squares)
+
+    def columns(j):
+        return jnp.minimum((bound - squares[j])[..., None] + (2 * x[j] @ x.T - _like(squares, j)), bound)
+
+    def sums(u):
+        return jnp.sum(u) * (bound - squares) - jnp.sum(u * squares) + 2 * x @ (u @ x)
+
+    return Similarity(columns, sums)
+
+
+def _euclidean(x: jax.Array) -> Similarity:
+    squares = jnp.sum(x**2, 1)
+    bound = 2 * jnp.sqrt(jnp.max(squares))
+
+    def columns(j):
+        return bound - jnp.sqrt(jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * x[j] @ x.T), 0))
+
+    return Similarity(columns, lambda u: _sums_by_columns(columns, u))
+
+
+def _l1(x: jax.Array) -> Similarity:
+    bound = 2 * jnp.max(jnp.sum(jnp.abs(x), 1))
+
+    def columns(j):
+        return bound - jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
+
+    return Similarity(columns, lambda u: _sums_by_columns(columns, u))
+
+
+def _sums_by_columns(columns: Callable[[jax.Array], jax.Array], row_weights: jax.Array) -> jax.Array:
+    size = row_weights.shape[0]
+    return jax.lax.map(lambda j: jnp.sum(row_weights * columns(j)), jnp.arange(size), batch_size=min(size, 64))
+
+
+def _like(array: jax.Array, indices: jax.Array) -> jax.Array:
+    return jnp.expand_dims(array, range(indices.ndim))
