@@ -1,10 +1,18 @@
 """Adaptive-k keeps the clean examples of a noisy training set without being told how many there are.
 
 Claim: with 40 % of the labels wrong, Adaptive-k comes closer to the oracle, which knows the clean examples, than
-  training on all samples, and does not need the noise rate that the fixed fraction needs.
+  training on all samples; it is no worse than keeping a fixed fraction, which has to be told the noise rate.
 Command: `python -m experiments label_noise`
-Minutes: TODO
-Expected: TODO
+Minutes: 1 on two CPU cores
+Expected: on digits, mean ± standard error of 5 seeds, each arm at its own tuned learning rate:
+  | arm              | test accuracy | clean share of kept | kept  |
+  | all samples      | 0.925 ± 0.006 | 0.601               | 1.000 |
+  | fixed k          | 0.950 ± 0.006 | 0.944               | 0.594 |
+  | Adaptive-k       | 0.959 ± 0.005 | 0.980               | 0.606 |
+  | Adaptive-k, mean | 0.895 ± 0.031 | 0.897               | 0.644 |
+  | oracle           | 0.967 ± 0.004 | 1.000               | 0.601 |
+  Adaptive-k keeps cleaner examples than fixed k; their accuracies differ by about one standard error. The threshold on
+  the mean loss is the weaker one. The learning rate matters most for all samples (0.71 at 0.4), least for Adaptive-k.
 Reference: Dedeoglu et al., A robust optimization method for label noisy datasets based on adaptive threshold:
   Adaptive-k, 2024 (arXiv 2203.14165).
 """
@@ -23,13 +31,18 @@ from minibatch_jax.selection import keep_bottomk, select_by_adaptive_k
 from minibatch_jax.training import value_and_grad
 
 CLASSES = 10
+# The best of 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8 for each arm: `--validate --seeds 100 101 102 --learning-rate ...`
+LEARNING_RATES = {
+    "digits": {"all samples": 0.02, "fixed k": 0.05, "Adaptive-k": 0.1, "Adaptive-k, mean": 0.1, "oracle": 0.4},
+    "fashion_mnist": {"all samples": 0.02, "fixed k": 0.05, "Adaptive-k": 0.1, "Adaptive-k, mean": 0.1, "oracle": 0.1},
+}
 
 
 @dataclass(frozen=True)
 class Config:
     """Hyper-parameters; every arm takes the same number of steps, and its learning rate was tuned in the same way."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     out: str = "runs/label_noise"
     dataset: Literal["digits", "fashion_mnist"] = "digits"
     steps: int = 2640
@@ -42,14 +55,14 @@ class Config:
     """share of the training labels that are wrong"""
     warmup_steps: int = 220
     """steps on whole batches before a selection starts"""
-    learning_rate: float = 0.2
+    learning_rate: float | None = None
+    """one for all arms; None for the tuned one of each"""
     validate: bool = False
     """hold out a fifth of the training set and test on that: for tuning"""
 
 
 def main(config: Config):
     """Train all arms and report."""
-    optimizer = optax.sgd(config.learning_rate)
     scale = 16.0 if config.dataset == "digits" else 255.0
 
     def data(seed):
@@ -66,7 +79,9 @@ def main(config: Config):
     def losses(params, batch):
         return optax.softmax_cross_entropy_with_integer_labels(logits(params, batch["image"]), batch["label"])
 
-    def arm(selection):
+    def arm(name, *selections):
+        selection = optax.chain(*selections, normalize())
+        optimizer = optax.sgd(config.learning_rate or LEARNING_RATES[config.dataset][name])
         gradient = value_and_grad(losses, selection)
 
         def init(key):
@@ -94,13 +109,14 @@ def main(config: Config):
         return optax.conditionally_transform(selection, lambda step, **_: jnp.asarray(step) >= config.warmup_steps)
 
     num_clean = round((1 - config.noise) * config.batch_size)
-    arms = {
-        "all samples": arm(normalize()),
-        "fixed k": arm(optax.chain(after_warmup(keep_bottomk(num_clean)), normalize())),
-        "Adaptive-k": arm(optax.chain(select_by_adaptive_k("ratio", config.warmup_steps), normalize())),
-        "Adaptive-k, mean": arm(optax.chain(select_by_adaptive_k("mean", config.warmup_steps), normalize())),
-        "oracle": arm(optax.chain(keep_clean(), normalize())),
+    selections = {
+        "all samples": (),
+        "fixed k": (after_warmup(keep_bottomk(num_clean)),),
+        "Adaptive-k": (select_by_adaptive_k("ratio", config.warmup_steps),),
+        "Adaptive-k, mean": (select_by_adaptive_k("mean", config.warmup_steps),),
+        "oracle": (keep_clean(),),
     }
+    arms = {name: arm(name, *selection) for name, selection in selections.items()}
     return run(config, arms, data, evaluate, steps_per_call=20)
 
 
