@@ -1,6 +1,6 @@
 """Which k items represent all best: greedy facility location, its weights, and a batch of medoids.
 
-The value of a set A is the sum over rows i of `u_i * max(0, max over j in A of S_ij)`; it is monotone and submodular,
+The value of a set A is the sum over items i of `u_i * max(0, max over j in A of S_ji)`; it is monotone and submodular,
 so greedy reaches at least 1 - 1/e of the optimum.
 
 References:
@@ -22,14 +22,14 @@ METHODS = ("naive", "lazy", "stochastic")
 
 
 def facility_location_value(
-    similarities: jax.Array, chosen: jax.Array, *, row_weights: jax.Array | None = None
+    similarities: jax.Array, chosen: jax.Array, *, item_weights: jax.Array | None = None
 ) -> jax.Array:
-    """Value of a set of columns: how well it represents the rows.
+    """Value of a set of candidates: how well it represents the items.
 
     Args:
-      similarities: `[N, M]`, floating point; entries below 0 or not finite count 0.
-      chosen: `[M]` bool.
-      row_weights: `[N]`, at least 0; 1 by default.
+      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count 0.
+      chosen: `[M]` bool, which candidates.
+      item_weights: `[N]`, at least 0; 1 by default.
 
     Returns:
       `[]`, at least 0; 0 for the empty set.
@@ -39,13 +39,13 @@ def facility_location_value(
       ValueError: if shapes do not match.
 
     Examples:
-      >>> similarities = jnp.array([[3.0, 1.0], [0.0, 2.0]])
+      >>> similarities = jnp.array([[3.0, 0.0], [1.0, 2.0]])
       >>> [float(facility_location_value(similarities, jnp.array(a))) for a in ([True, False], [True, True])]
       [3.0, 5.0]
     """
-    similarities, row_weights = _dense(similarities, row_weights)
-    check_shape("chosen", chosen, similarities.shape[1:])
-    return jnp.sum(row_weights * jnp.max(jnp.where(chosen[None], similarities, 0), 1))
+    similarities, item_weights = _dense(similarities, item_weights)
+    check_shape("chosen", chosen, similarities.shape[:1])
+    return jnp.sum(item_weights * jnp.max(jnp.where(chosen[:, None], similarities, 0), 0))
 
 
 def facility_location(
@@ -53,23 +53,23 @@ def facility_location(
     k: int,
     *,
     method: str = "lazy",
-    row_weights: jax.Array | None = None,
+    item_weights: jax.Array | None = None,
     where: jax.Array | None = None,
     chosen: jax.Array | None = None,
     key: jax.Array | int | None = None,
     epsilon: float = 0.01,
 ) -> Medoids:
-    """Choose k of M columns greedily; ties go to the lowest index.
+    """Choose k of M candidates greedily to represent N items; ties go to the lowest index.
 
     Args:
-      similarities: `[N, M]`, floating point; entries below 0 or not finite count 0.
+      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count 0.
       k: how many to choose, 1 <= k <= M, static.
-      method: "naive" evaluates all columns in each step, O(k N M), and is the one for vmap and for accelerators; "lazy"
-        makes the same choice with far fewer evaluations, one at a time; "stochastic" evaluates M / k * log(1 / epsilon)
-        random columns in each step and reaches 1 - 1/e - epsilon in expectation.
-      row_weights: `[N]`, at least 0; 1 by default.
-      where: `[M]` bool, which columns may be chosen; all by default.
-      chosen: `[M]` bool, columns chosen before, which are not chosen again; none by default.
+      method: "naive" evaluates all candidates in each step, O(k N M), and is the one for vmap and for accelerators;
+        "lazy" makes the same choice with far fewer evaluations, one at a time; "stochastic" evaluates
+        M / k * log(1 / epsilon) random candidates in each step and reaches 1 - 1/e - epsilon in expectation.
+      item_weights: `[N]`, at least 0; 1 by default.
+      where: `[M]` bool, which candidates may be chosen; all by default.
+      chosen: `[M]` bool, candidates chosen before, which are not chosen again; none by default.
       key: PRNG key, for "stochastic" only.
       epsilon: in (0, 1), static, for "stochastic" only.
 
@@ -81,31 +81,31 @@ def facility_location(
       ValueError: if shapes do not match, k is not in [1, M] or the method is unknown.
 
     Examples:
-      >>> similarities = jnp.array([[3.0, 1.0, 2.5], [0.0, 2.0, 2.5]])
+      >>> similarities = jnp.array([[3.0, 0.0], [1.0, 2.0], [2.5, 2.5]])
       >>> facility_location(similarities, 2).indices.tolist()
       [2, 0]
     """
     check_choice("method", method, METHODS)
-    similarities, row_weights = _dense(similarities, row_weights)
-    rows, size = similarities.shape
-    check_count("k", k, size, "the number of columns")
+    similarities, item_weights = _dense(similarities, item_weights)
+    size, items = similarities.shape
+    check_count("k", k, size, "the number of candidates")
     allowed = jnp.ones(size, bool)
-    best = jnp.zeros(rows, similarities.dtype)
+    best = jnp.zeros(items, similarities.dtype)
     if where is not None:
         check_shape("where", where, (size,))
         allowed &= where
     if chosen is not None:
         check_shape("chosen", chosen, (size,))
         allowed &= ~chosen
-        best = jnp.max(jnp.where(chosen[None], similarities, 0), 1)
-    greedy, columns = _greedy.start(best, k), similarities.T
+        best = jnp.max(jnp.where(chosen[:, None], similarities, 0), 0)
+    greedy = _greedy.start(best, k)
     if method == "naive":
-        return _greedy.naive(greedy, columns, row_weights, allowed)
+        return _greedy.naive(greedy, similarities, item_weights, allowed)
     if method == "lazy":
-        first = _greedy.gains_of(columns, best[None], row_weights[None])
-        return _greedy.lazy(greedy, lambda j: columns[j], row_weights, allowed, first)
+        first = _greedy.gains_of(similarities, best[None], item_weights[None])
+        return _greedy.lazy(greedy, lambda j: similarities[j], item_weights, allowed, first)
     return _greedy.stochastic(
-        _stochastic_key(key, epsilon), greedy, lambda j: columns[j], row_weights, allowed, epsilon
+        _stochastic_key(key, epsilon), greedy, lambda j: similarities[j], item_weights, allowed, epsilon
     )
 
 
@@ -115,7 +115,7 @@ def facility_location_from_features(
     *,
     metric: str = "sqeuclidean",
     method: str = "lazy",
-    row_weights: jax.Array | None = None,
+    item_weights: jax.Array | None = None,
     where: jax.Array | None = None,
     key: jax.Array | int | None = None,
     epsilon: float = 0.01,
@@ -129,7 +129,7 @@ def facility_location_from_features(
       k: how many to choose, 1 <= k <= N, static.
       metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
       method: "lazy" or "stochastic".
-      row_weights: `[N]`, at least 0; 1 by default.
+      item_weights: `[N]`, at least 0; 1 by default.
       where: `[N]` bool, which rows exist; all by default.
       key: PRNG key, for "stochastic" only.
       epsilon: in (0, 1), static, for "stochastic" only.
@@ -149,25 +149,25 @@ def facility_location_from_features(
     check_choice("method", method, METHODS[1:])
     features, exists = usable_features(features, where)
     check_count("k", k, features.shape[0], "the number of rows")
-    row_weights = jnp.where(exists, _row_weights(row_weights, features.shape[0], features.dtype), 0)
-    columns, sums = similarity(features, exists, metric)
+    item_weights = jnp.where(exists, _item_weights(item_weights, features.shape[0], features.dtype), 0)
+    rows, sums = similarity(features, exists, metric)
     greedy = _greedy.start(jnp.zeros(features.shape[0], features.dtype), k)
     if method == "lazy":
-        return _greedy.lazy(greedy, columns, row_weights, exists, sums(row_weights))
-    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, columns, row_weights, exists, epsilon)
+        return _greedy.lazy(greedy, rows, item_weights, exists, sums(item_weights))
+    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, rows, item_weights, exists, epsilon)
 
 
-def medoid_weights(medoids: Medoids, *, row_weights: jax.Array | None = None, own_self: bool = True) -> jax.Array:
-    """Weight of each medoid: the sum of the weights of the rows it represents.
+def medoid_weights(medoids: Medoids, *, item_weights: jax.Array | None = None, own_self: bool = True) -> jax.Array:
+    """Weight of each medoid: the sum of the weights of the items it represents.
 
     Args:
-      medoids: of N rows.
-      row_weights: `[N]`, at least 0; 1 by default.
-      own_self: whether a medoid owns its own row, even if it repeats an earlier one; only where rows and columns are
-        the same items. Without it such a medoid weighs 0.
+      medoids: of N items.
+      item_weights: `[N]`, at least 0; 1 by default.
+      own_self: whether a medoid owns itself, even if it repeats an earlier one; only where candidates and
+        items are the same. Without it such a medoid weighs 0.
 
     Returns:
-      `[k]`, summing to the sum of the row weights; 0 for the place of a column that was not there.
+      `[k]`, summing to the sum of the item weights; 0 for the place of a candidate that was not there.
 
     Raises:
       ValueError: if shapes do not match.
@@ -178,10 +178,10 @@ def medoid_weights(medoids: Medoids, *, row_weights: jax.Array | None = None, ow
       [3.0, 2.0]
     """
     indices, gains, owners = medoids
-    row_weights = _row_weights(row_weights, owners.shape[0], gains.dtype)
+    item_weights = _item_weights(item_weights, owners.shape[0], gains.dtype)
     if own_self:
         owners = owners.at[indices].set(jnp.arange(indices.shape[0], dtype=jnp.int32), mode="drop")
-    return jnp.zeros(gains.shape, gains.dtype).at[owners].add(row_weights)
+    return jnp.zeros(gains.shape, gains.dtype).at[owners].add(item_weights)
 
 
 def select_medoids(
@@ -226,30 +226,32 @@ def select_medoids(
         represented = jnp.where(exists, weights, 0)
         if method == "naive":
             similarities = similarity_matrix(features, metric, where=exists)
-            medoids = facility_location(similarities, k, method="naive", row_weights=represented, where=exists)
+            medoids = facility_location(similarities, k, method="naive", item_weights=represented, where=exists)
         else:
-            medoids = facility_location_from_features(features, k, metric=metric, row_weights=represented, where=exists)
-        new = medoid_weights(medoids, row_weights=represented) if weighted else 1.0
+            medoids = facility_location_from_features(
+                features, k, metric=metric, item_weights=represented, where=exists
+            )
+        new = medoid_weights(medoids, item_weights=represented) if weighted else 1.0
         kept = jnp.zeros_like(weights).at[medoids.indices].set(new, mode="drop")
         return kept if weighted else kept * weights, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def _dense(similarities: jax.Array, row_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _dense(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     check_shape("similarities", similarities, (None, None))
     check_floating("similarities", similarities)
     similarities = similarities.astype(weight_dtype(similarities.dtype))
-    row_weights = _row_weights(row_weights, similarities.shape[0], similarities.dtype)
-    usable = jnp.isfinite(similarities) & (row_weights != 0)[:, None]
-    return jnp.where(usable, jnp.maximum(similarities, 0), 0), row_weights
+    item_weights = _item_weights(item_weights, similarities.shape[1], similarities.dtype)
+    usable = jnp.isfinite(similarities) & (item_weights != 0)[None]
+    return jnp.where(usable, jnp.maximum(similarities, 0), 0), item_weights
 
 
-def _row_weights(row_weights: jax.Array | None, rows: int, dtype: jnp.dtype) -> jax.Array:
-    if row_weights is None:
-        return jnp.ones(rows, dtype)
-    check_shape("row_weights", row_weights, (rows,))
-    return row_weights.astype(dtype)
+def _item_weights(item_weights: jax.Array | None, items: int, dtype: jnp.dtype) -> jax.Array:
+    if item_weights is None:
+        return jnp.ones(items, dtype)
+    check_shape("item_weights", item_weights, (items,))
+    return item_weights.astype(dtype)
 
 
 def _stochastic_key(key: jax.Array | int | None, epsilon: float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Greedy maximization of a facility-location value: naive, lazy and stochastic, over columns read or made on demand.
+"""Greedy maximization of a facility-location value over rows of similarities that are read or made on demand.
 
 References:
   Minoux, Accelerated greedy algorithms for maximizing submodular set functions, 1978.
@@ -12,16 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-Columns = Callable[[jax.Array], jax.Array]
+Rows = Callable[[jax.Array], jax.Array]
 
 
 class Medoids(NamedTuple):
-    """A greedy choice of k of M columns, in order.
+    """A greedy choice of k of M candidates, in order.
 
     Attributes:
-      indices: `[k]` int32, distinct; M, one past the end, where no column was left.
+      indices: `[k]` int32, distinct; M, one past the end, where no candidate was left.
       gains: `[k]`, what each added to the value.
-      owners: `[N]` int32, place in `indices` of the column that represents each row best; 0 if none does.
+      owners: `[N]` int32, place in `indices` of the candidate that represents each item best; 0 if none does.
     """
 
     indices: jax.Array
@@ -30,7 +30,7 @@ class Medoids(NamedTuple):
 
 
 class Greedy(NamedTuple):
-    """Where the greedy stands: the choice so far and the best similarity `[N]` of each row to it."""
+    """Where the greedy stands: the choice so far and the best similarity `[N]` of each item to it."""
 
     chosen: Medoids
     best: jax.Array
@@ -42,38 +42,36 @@ def start(best: jax.Array, k: int) -> Greedy:
     return Greedy(nothing, best)
 
 
-def gains_of(columns: jax.Array, best: jax.Array, row_weights: jax.Array) -> jax.Array:
-    """What each of the columns `[..., N]` would add: `[...]`."""
-    return jnp.sum(row_weights * jnp.maximum(columns - best, 0), axis=-1)
+def gains_of(similarities: jax.Array, best: jax.Array, item_weights: jax.Array) -> jax.Array:
+    """What each of the candidates with similarities `[..., N]` would add: `[...]`."""
+    return jnp.sum(item_weights * jnp.maximum(similarities - best, 0), axis=-1)
 
 
-def naive(greedy: Greedy, columns: jax.Array, row_weights: jax.Array, allowed: jax.Array) -> Medoids:
-    """Evaluate all of the `[M, N]` columns in every step."""
+def naive(greedy: Greedy, rows: jax.Array, item_weights: jax.Array, allowed: jax.Array) -> Medoids:
+    """Evaluate all candidates, similarities `[M, N]`, in every step."""
 
     def step(t, state):
         greedy, free = state
-        gains = gains_of(columns, greedy.best[None], row_weights[None])
+        gains = gains_of(rows, greedy.best[None], item_weights[None])
         gain, j = first_max(jnp.where(free, gains, -jnp.inf))
-        return take(greedy, t, j, gain, columns[j], columns.shape[0]), free.at[j].set(False)
+        return take(greedy, t, j, gain, rows[j], rows.shape[0]), free.at[j].set(False)
 
     k = greedy.chosen.indices.shape[0]
     return jax.lax.fori_loop(0, k, step, (greedy, allowed))[0].chosen
 
 
-def lazy(
-    greedy: Greedy, column: Columns, row_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array
-) -> Medoids:
-    """Keep old gains as upper bounds and evaluate a column only while it is on top: the same choice as `naive`."""
+def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array) -> Medoids:
+    """Keep old gains as upper bounds and evaluate a candidate only while it is on top: the same choice as `naive`."""
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
 
     def evaluate(state):
         t, greedy, bounds, stamps, j, _ = state
-        gain = gains_of(column(j), greedy.best, row_weights)
+        gain = gains_of(row(j), greedy.best, item_weights)
         return t, greedy, bounds.at[j].set(gain), stamps.at[j].set(t), j, gain
 
     def accept(state):
         t, greedy, bounds, stamps, j, bound = state
-        return t + 1, take(greedy, t, j, bound, column(j), size), bounds.at[j].set(-jnp.inf), stamps, j, bound
+        return t + 1, take(greedy, t, j, bound, row(j), size), bounds.at[j].set(-jnp.inf), stamps, j, bound
 
     def step(state):
         t, greedy, bounds, stamps, _, _ = state
@@ -88,9 +86,9 @@ def lazy(
 
 
 def stochastic(
-    key: jax.Array, greedy: Greedy, columns: Columns, row_weights: jax.Array, allowed: jax.Array, epsilon: float
+    key: jax.Array, greedy: Greedy, rows: Rows, item_weights: jax.Array, allowed: jax.Array, epsilon: float
 ) -> Medoids:
-    """Evaluate a few random columns that are left in every step: `columns([r]) -> [r, N]`."""
+    """Evaluate a few random candidates that are left in every step: `rows([r]) -> [r, N]`."""
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
     tries = min(size, math.ceil(size / k * math.log(1 / epsilon)))
     count = jnp.sum(allowed, dtype=jnp.int32)
@@ -101,8 +99,8 @@ def stochastic(
         t, step_key = inputs
         left = count - t
         places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
-        candidates = columns(pool[places])
-        gain, best = first_max(gains_of(candidates, greedy.best[None], row_weights[None]))
+        candidates = rows(pool[places])
+        gain, best = first_max(gains_of(candidates, greedy.best[None], item_weights[None]))
         gain = jnp.where(left > 0, gain, -jnp.inf)
         greedy = take(greedy, t, pool[places[best]], gain, candidates[best], size)
         last = jnp.maximum(left - 1, 0)
@@ -112,17 +110,17 @@ def stochastic(
     return jax.lax.scan(step, (greedy, pool), inputs)[0][0].chosen
 
 
-def take(greedy: Greedy, t: jax.Array, j: jax.Array, gain: jax.Array, column: jax.Array, size: int) -> Greedy:
-    """Add column j as the t-th, or nothing if its gain is -inf."""
+def take(greedy: Greedy, t: jax.Array, j: jax.Array, gain: jax.Array, row: jax.Array, size: int) -> Greedy:
+    """Add candidate j as the t-th, or nothing if its gain is -inf."""
     (indices, gains, owners), best = greedy
     valid = gain > -jnp.inf
-    closer = valid & (column > best)
+    closer = valid & (row > best)
     chosen = Medoids(
         indices.at[t].set(jnp.where(valid, j, size)),
         gains.at[t].set(jnp.where(valid, gain, 0)),
         jnp.where(closer, t, owners),
     )
-    return Greedy(chosen, jnp.where(closer, column, best))
+    return Greedy(chosen, jnp.where(closer, row, best))
 
 
 def first_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:

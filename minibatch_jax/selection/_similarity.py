@@ -1,4 +1,4 @@
-"""Similarities at least 0 between feature vectors, whole or a few columns at a time."""
+"""Similarities at least 0 between feature vectors, whole or a few rows at a time."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,11 +16,11 @@ class Similarity(NamedTuple):
     """Similarities of N items, computed on demand.
 
     Attributes:
-      columns: `columns(indices [...]) -> [..., N]`, similarities of those items to all.
-      sums: `sums(row_weights [N]) -> [N]`, weighted column sums of the similarities.
+      rows: `rows(indices [...]) -> [..., N]`, similarities of those items to all.
+      sums: `sums(item_weights [N]) -> [N]`, weighted row sums of the similarities.
     """
 
-    columns: Callable[[jax.Array], jax.Array]
+    rows: Callable[[jax.Array], jax.Array]
     sums: Callable[[jax.Array], jax.Array]
 
 
@@ -45,8 +45,8 @@ def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where
       [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
     """
     features, exists = usable_features(features, where)
-    columns = similarity(features, exists, metric).columns(jnp.arange(features.shape[0]))
-    return jnp.where(exists[:, None] & exists[None], jnp.maximum(columns, 0), 0)
+    rows = similarity(features, exists, metric).rows(jnp.arange(features.shape[0]))
+    return jnp.where(exists[:, None] & exists[None], jnp.maximum(rows, 0), 0)
 
 
 def usable_features(features: jax.Array, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -84,37 +84,37 @@ def _sqeuclidean(x: jax.Array) -> Similarity:
     squares = jnp.sum(x**2, 1)
     bound = 4 * jnp.max(squares)
 
-    def columns(j):
+    def rows(j):
         return jnp.minimum((bound - squares[j])[..., None] + (2 * x[j] @ x.T - _like(squares, j)), bound)
 
     def sums(u):
         return jnp.sum(u) * (bound - squares) - jnp.sum(u * squares) + 2 * x @ (u @ x)
 
-    return Similarity(columns, sums)
+    return Similarity(rows, sums)
 
 
 def _euclidean(x: jax.Array) -> Similarity:
     squares = jnp.sum(x**2, 1)
     bound = 2 * jnp.sqrt(jnp.max(squares))
 
-    def columns(j):
+    def rows(j):
         return bound - jnp.sqrt(jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * x[j] @ x.T), 0))
 
-    return Similarity(columns, lambda u: _sums_by_columns(columns, u))
+    return Similarity(rows, lambda u: _sums_by_rows(rows, u))
 
 
 def _l1(x: jax.Array) -> Similarity:
     bound = 2 * jnp.max(jnp.sum(jnp.abs(x), 1))
 
-    def columns(j):
+    def rows(j):
         return bound - jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
 
-    return Similarity(columns, lambda u: _sums_by_columns(columns, u))
+    return Similarity(rows, lambda u: _sums_by_rows(rows, u))
 
 
-def _sums_by_columns(columns: Callable[[jax.Array], jax.Array], row_weights: jax.Array) -> jax.Array:
-    size = row_weights.shape[0]
-    return jax.lax.map(lambda j: jnp.sum(row_weights * columns(j)), jnp.arange(size), batch_size=min(size, 64))
+def _sums_by_rows(rows: Callable[[jax.Array], jax.Array], item_weights: jax.Array) -> jax.Array:
+    size = item_weights.shape[0]
+    return jax.lax.map(lambda j: jnp.sum(item_weights * rows(j)), jnp.arange(size), batch_size=min(size, 64))
 
 
 def _like(array: jax.Array, indices: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ def instances(count, kind, seed=0, shape=(N, M)):
 
 
 def run(s, method, k=K, **options):
-    return jax.jit(jax.vmap(lambda x: facility_location(x, k, method=method, **options)))(jnp.asarray(s))
+    return jax.jit(jax.vmap(lambda x: facility_location(x.T, k, method=method, **options)))(jnp.asarray(s))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "ties"])
@@ -52,13 +52,13 @@ def test_chooses_what_a_loop_over_the_definition_chooses(method, kind):
         np.testing.assert_array_equal(owners, np.argmax(s[:, indices], axis=1))
 
 
-def test_row_weights_and_value():
+def test_item_weights_and_value():
     s, u = instances(1, "uniform", seed=1)[0], np.random.default_rng(0).integers(0, 3, N).astype(np.float32)
     for method in ("naive", "lazy"):
-        medoids = facility_location(jnp.asarray(s), K, method=method, row_weights=jnp.asarray(u))
+        medoids = facility_location(jnp.asarray(s.T), K, method=method, item_weights=jnp.asarray(u))
         assert medoids.indices.tolist() == greedy(s, K, u)
         mask = jnp.zeros(M, bool).at[medoids.indices].set(True)
-        actual = selection.facility_location_value(jnp.asarray(s), mask, row_weights=jnp.asarray(u))
+        actual = selection.facility_location_value(jnp.asarray(s.T), mask, item_weights=jnp.asarray(u))
         np.testing.assert_allclose(actual, value(s, medoids.indices, u), rtol=1e-6)
         np.testing.assert_allclose(jnp.sum(medoids.gains), actual, rtol=1e-6)
 
@@ -86,7 +86,7 @@ def test_guarantee_is_tight_on_max_coverage(k, method):
         decoys.append(decoy)
         left &= ~decoy
     s = np.stack([*decoys, *(optimal == o for o in range(k))], 1).astype(np.float32)
-    medoids = facility_location(jnp.asarray(s), k, method=method)
+    medoids = facility_location(jnp.asarray(s.T), k, method=method)
     assert medoids.indices.tolist() == list(range(k))
     np.testing.assert_allclose(float(jnp.sum(medoids.gains)) / len(s), 1 - (1 - 1 / k) ** k, rtol=1e-6)
 
@@ -97,16 +97,16 @@ def test_columns_already_chosen_or_not_allowed():
     before = np.isin(np.arange(M), expected[:2])
     barred = np.isin(np.arange(M), expected[0])
     for method in ("naive", "lazy"):
-        rest = facility_location(jnp.asarray(s), 4, method=method, chosen=jnp.asarray(before))
+        rest = facility_location(jnp.asarray(s.T), 4, method=method, chosen=jnp.asarray(before))
         assert rest.indices.tolist() == expected[2:]
-        others = facility_location(jnp.asarray(s), 4, method=method, where=jnp.asarray(~barred)).indices
+        others = facility_location(jnp.asarray(s.T), 4, method=method, where=jnp.asarray(~barred)).indices
         kept = np.flatnonzero(~barred)
         assert others.tolist() == kept[greedy(s[:, kept], 4)].tolist()
 
 
 @pytest.mark.parametrize("method", ["naive", "lazy", "stochastic"])
 def test_no_column_left_is_one_past_the_end(method):
-    s = jnp.asarray(instances(1, "uniform", seed=3)[0])
+    s = jnp.asarray(instances(1, "uniform", seed=3)[0].T)
     medoids = facility_location(s, 5, method=method, where=jnp.arange(M) % 4 == 1, key=0)
     assert sorted(medoids.indices.tolist()) == [1, 5, 9, M, M]
     np.testing.assert_array_equal(medoids.gains[3:], 0)
@@ -119,7 +119,7 @@ def test_entries_that_are_not_finite_or_negative_count_zero():
     for fill in (np.nan, np.inf, -np.inf, -5.0):
         zeroed[2, 3] = zeroed[7, :] = 0
         spoilt[2, 3] = spoilt[7, :] = fill
-        np.testing.assert_array_equal(*(facility_location(jnp.asarray(x), K).indices for x in (zeroed, spoilt)))
+        np.testing.assert_array_equal(*(facility_location(jnp.asarray(x.T), K).indices for x in (zeroed, spoilt)))
 
 
 def test_stochastic_is_close_to_greedy_and_beats_random():
@@ -157,10 +157,10 @@ def test_features_give_what_the_matrix_gives(metric):
     exists = jnp.arange(40) % 7 != 3
     u = jnp.where(exists, jnp.linspace(0.5, 2.0, 40), 0)
     similarities = selection.similarity_matrix(x, metric, where=exists)
-    dense = facility_location(similarities, 5, method="naive", row_weights=u, where=exists)
+    dense = facility_location(similarities, 5, method="naive", item_weights=u, where=exists)
     spoilt = jnp.where(exists[:, None], x, jnp.nan)
     for features, where in ((x, exists), (spoilt, None)):
-        lazy = selection.facility_location_from_features(features, 5, metric=metric, row_weights=u, where=where)
+        lazy = selection.facility_location_from_features(features, 5, metric=metric, item_weights=u, where=where)
         np.testing.assert_array_equal(lazy.indices, dense.indices)
         np.testing.assert_array_equal(lazy.owners[exists], dense.owners[exists])
         np.testing.assert_allclose(lazy.gains, dense.gains, rtol=1e-3, atol=1e-3)
@@ -170,12 +170,12 @@ def test_features_give_what_the_matrix_gives(metric):
 
 def test_weights_are_the_gradient_of_the_value_with_respect_to_an_offset_of_the_columns():
     s, u = instances(1, "uniform", seed=5)[0], np.random.default_rng(1).uniform(0.5, 1, N).astype(np.float32)
-    medoids = facility_location(jnp.asarray(s), K, row_weights=jnp.asarray(u))
+    medoids = facility_location(jnp.asarray(s.T), K, item_weights=jnp.asarray(u))
 
     def shifted(offset):
         return jnp.sum(jnp.asarray(u) * jnp.max(jnp.asarray(s)[:, medoids.indices] + offset[None], 1))
 
-    weights = selection.medoid_weights(medoids, row_weights=jnp.asarray(u), own_self=False)
+    weights = selection.medoid_weights(medoids, item_weights=jnp.asarray(u), own_self=False)
     np.testing.assert_allclose(weights, jax.grad(shifted)(jnp.zeros(K)), rtol=1e-6)
     np.testing.assert_allclose(jnp.sum(weights), u.sum(), rtol=1e-6)
 
@@ -196,7 +196,7 @@ def test_transformation_moves_the_mass_to_the_medoids(method):
         selection.select_medoids(4, method=method, **options).update(weights, (), features=features)[0]
     )
     kept, plain = run_tx(), run_tx(weighted=False)
-    medoids = selection.facility_location_from_features(features, 4, row_weights=weights)
+    medoids = selection.facility_location_from_features(features, 4, item_weights=weights)
     chosen = np.isin(np.arange(16), medoids.indices)
     distances = scipy.spatial.distance.cdist(features, features[medoids.indices])
     expected = np.zeros(16)
@@ -206,7 +206,7 @@ def test_transformation_moves_the_mass_to_the_medoids(method):
 
 
 def test_bad_input_is_named():
-    s = jnp.ones((3, 4))
+    s = jnp.ones((4, 3))
     with pytest.raises(ValueError, match="method is 'greedy'"):
         facility_location(s, 2, method="greedy")
     with pytest.raises(ValueError, match="method is 'naive', wanted one of 'lazy'"):
@@ -217,8 +217,8 @@ def test_bad_input_is_named():
         facility_location(s, 5)
     with pytest.raises(TypeError, match="key is None"):
         facility_location(s, 2, method="stochastic")
-    with pytest.raises(ValueError, match="row_weights has shape"):
-        facility_location(s, 2, row_weights=jnp.ones(4))
+    with pytest.raises(ValueError, match="item_weights has shape"):
+        facility_location(s, 2, item_weights=jnp.ones(5))
     with pytest.raises(ValueError, match="chosen has shape"):
         facility_location(s, 2, chosen=jnp.ones(3, bool))
     with pytest.raises(TypeError, match="similarities has dtype int32"):
