@@ -1,0 +1,260 @@
+"""Exact one-to-one pairing of two batches: the cheapest assignment, found by shortest augmenting paths.
+
+Greedy start (row reduction, column minima, then bids in which a row takes its best column and lowers that column's
+potential by the gap to its second best), then one Dijkstra search for each row still free. The searches are one flat
+`while_loop` whose step scans one row, so `vmap` costs one batched scan a step. Time is O(B^3) at worst; the steps are
+sequential, so on a GPU or TPU prefer `couple_sinkhorn` for batches beyond a few hundred.
+
+References:
+  Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
+  Crouse, On implementing 2D rectangular assignment algorithms, 2016.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.base import weight_dtype, weight_transformation
+
+
+class Assignment(NamedTuple):
+    """A cheapest one-to-one pairing, and the potentials that prove it.
+
+    Attributes:
+      columns: `[B0]` int32, the column paired with each row; -1 where it has none.
+      rows: `[B1]` int32, the row paired with each column; -1 where it has none.
+      row_potentials: `[B0]`, u with `u_i + v_j <= cost_ij` on allowed pairs, equal on pairs of the assignment.
+      column_potentials: `[B1]`, v, at most 0 on every column, or of any sign if all rows and columns are paired.
+    """
+
+    columns: jax.Array
+    rows: jax.Array
+    row_potentials: jax.Array
+    column_potentials: jax.Array
+
+
+def assignment(cost: jax.Array, where: jax.Array | None = None) -> Assignment:
+    """Cheapest one-to-one pairing of rows with columns.
+
+    As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
+    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in
+        float32) is forbidden.
+      where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
+
+    Returns:
+      `Assignment(columns, rows, row_potentials, column_potentials)`; for a square cost without forbidden pairs
+      `columns` is a permutation.
+
+    Raises:
+      TypeError: if the cost is not floating point.
+      ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+
+    Examples:
+      >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
+      [1, 0, 2]
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    cost = lax.stop_gradient(cost).astype(weight_dtype(cost.dtype))
+    allowed = _is_price(cost)
+    if where is not None:
+        check_shape("where", where, cost.shape)
+        allowed &= where
+    if cost.shape[0] <= cost.shape[1]:
+        return _assign(cost, allowed)
+    found = _assign(cost.T, allowed.T)
+    return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
+
+
+def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
+    """Cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+
+    Args:
+      cost: `[B0, B1]`, floating point.
+      weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
+
+    Returns:
+      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column. Rows (or
+      columns) that can be paired get the same mass each: an optimal transport plan of uniform marginals, if the rows
+      and columns that are not zero are equally many. If not, the dearer of the more numerous side are left out.
+
+    Examples:
+      >>> exact_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
+      [[0.0, 0.5], [0.5, 0.0]]
+    """
+    check_shape("weights", weights, cost.shape)
+    allowed = (weights > 0) & _is_price(cost)
+    columns = assignment(cost, allowed).columns
+    paired = columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
+    mass = jnp.sum(jnp.where(allowed, weights, 0))
+    return jnp.where(paired, mass / jnp.maximum(jnp.sum(columns >= 0), 1).astype(mass.dtype), 0)
+
+
+def couple_exact() -> optax.GradientTransformationExtraArgs:
+    """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
+
+    The zeros of the incoming weights are forbidden pairs, and rows or columns of zeros are left out, so a class mask or
+    a selection may come before; their other values only give the mass. For unequal marginals take `couple_sinkhorn`.
+    See `exact_plan` for batches of unequal size.
+
+    Examples:
+      >>> tx = couple_exact()
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> tx.update(weights, tx.init(weights), cost=jnp.array([[4.0, 1.0], [2.0, 0.0]]))[0].tolist()
+      [[0.0, 0.5], [0.5, 0.0]]
+    """
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        return exact_plan(cost, weights), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+class _Matching(NamedTuple):
+    """Column of each row, row of each column (-1 for none), and the column potentials."""
+
+    columns: jax.Array
+    rows: jax.Array
+    v: jax.Array
+
+
+class _Search(NamedTuple):
+    """A Dijkstra search: row `i` at distance `h` from the free row `root` is scanned next.
+
+    `dist` holds the distance of columns not scanned (infinity on scanned ones), `fixed` that of scanned columns
+    (infinity on others), `pred` the row before a column, `w` is v with -infinity on scanned columns.
+    """
+
+    root: jax.Array
+    i: jax.Array
+    h: jax.Array
+    dist: jax.Array
+    pred: jax.Array
+    fixed: jax.Array
+    w: jax.Array
+    matching: _Matching
+
+
+def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
+    """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
+    n, m = cost.shape
+    active = jnp.any(allowed, axis=1)
+    low = jnp.where(active, jnp.min(cost, axis=1, initial=jnp.inf, where=allowed), 0)
+    high = jnp.max(cost, initial=-jnp.inf, where=allowed)
+    reach = high - jnp.min(cost, initial=jnp.inf, where=allowed)
+    forbidden = jnp.where(jnp.any(active), 1 + high + (n + 1) * reach, 0)
+    reduced = jnp.where(allowed, cost, forbidden) - low[:, None]
+    columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active)))
+    index = lax.iota(jnp.int32, n)
+    u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
+    columns = jnp.where((columns >= 0) & allowed[index, columns], columns, -1)
+    rows = jnp.full(m, -1, jnp.int32).at[jnp.where(columns < 0, m, columns)].set(index, mode="drop")
+    return Assignment(columns, rows, u, v)
+
+
+def _start(reduced: jax.Array, active: jax.Array) -> _Matching:
+    """Let each row take its best column; the first row wins. Column minima are valid potentials if all get paired."""
+    n, m = reduced.shape
+    v = jnp.where(jnp.all(active) & (n == m), jnp.min(reduced, axis=0), 0)
+    slack = reduced - v[None, :]
+    best = jnp.min(slack, axis=1, keepdims=True)
+    wanted = jnp.min(jnp.where(slack == best, lax.broadcasted_iota(jnp.int32, (n, m), 1), m - 1), axis=1)
+    index = lax.iota(jnp.int32, n)
+    first = jnp.full(m, n, jnp.int32).at[jnp.where(active, wanted, m)].min(index, mode="drop")
+    won = active & (first[wanted] == index)
+    return _Matching(jnp.where(won, wanted, -1), jnp.where(first < n, first, -1), v)
+
+
+def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
+    """Let free rows take columns from others, at most 2n times; the robbed row bids next."""
+    n, m = reduced.shape
+    if m == 1:
+        return matching
+
+    def bid(state):
+        i, last, count, (columns, rows, v) = state
+        slack = reduced[i] - v
+        best, j = _first_min(slack)
+        second, other = _first_min(jnp.where(lax.iota(jnp.int32, m) == j, jnp.inf, slack))
+        gap = second - best
+        j = jnp.where((gap == 0) & (rows[j] >= 0) & (rows[other] < 0), other, j)
+        loser = rows[j]
+        columns = columns.at[jnp.where(loser < 0, n, loser)].set(-1, mode="drop").at[i].set(j)
+        matching = _Matching(columns, rows.at[j].set(i), v.at[j].add(-gap))
+        last = jnp.maximum(last, i)
+        robbed = (loser >= 0) & (gap > 0)
+        return jnp.where(robbed, loser, _next_free(columns, active, last)), last, count + 1, matching
+
+    zero = 0 * matching.columns[0]
+    start = (_next_free(matching.columns, active, zero - 1), zero - 1, zero, matching)
+    return lax.while_loop(lambda s: (s[0] < n) & (s[2] < 2 * n), bid, start)[3]
+
+
+def _search(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
+    """Pair every free row along a shortest augmenting path."""
+    n, _ = reduced.shape
+    zeros = 0 * matching.v
+    far = zeros + jnp.inf
+
+    def begin(root, pred, matching):
+        return _Search(root, jnp.minimum(root, n - 1), zeros[0], far, pred, far, matching.v, matching)
+
+    def scan(s):
+        columns, rows, v = s.matching
+        reached = (reduced[s.i] - s.w) + s.h
+        pred = jnp.where(reached < s.dist, s.i, s.pred)
+        dist = jnp.minimum(s.dist, reached)
+        low, j = _first_min(dist)
+        owner = rows[j]
+
+        def end(s):
+            sink = jnp.where((owner < 0) & (s.root < n), j, -1)
+            paired = _augment(sink, pred, columns, rows)
+            matching = _Matching(*paired, v + jnp.minimum(s.fixed - low, 0))
+            return begin(_next_free(paired[0], active, s.root), pred, matching)
+
+        def extend(s):
+            h = low - (reduced[owner, j] - v[j])
+            dist_left, fixed, w = dist.at[j].set(jnp.inf), s.fixed.at[j].set(low), s.w.at[j].set(-jnp.inf)
+            return s._replace(i=owner, h=h, dist=dist_left, pred=pred, fixed=fixed, w=w)
+
+        return lax.cond(owner < 0, end, extend, s)
+
+    root = _next_free(matching.columns, active, jnp.int32(-1))
+    return lax.while_loop(lambda s: s.root < n, scan, begin(root, 0 * matching.rows, matching)).matching
+
+
+def _augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Flip the path that ends in column j back to the free row it began at; nothing if j is -1."""
+
+    def flip(state):
+        j, columns, rows = state
+        i = pred[j]
+        return columns[i], columns.at[i].set(j), rows.at[j].set(i)
+
+    return lax.while_loop(lambda s: s[0] >= 0, flip, (j, columns, rows))[1:]
+
+
+def _is_price(cost: jax.Array) -> jax.Array:
+    """Whether a cost is finite and so far from overflow that sums of potentials are finite too."""
+    return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
+
+
+def _first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Minimum and its first index; several times faster than argmin on a CPU."""
+    low = jnp.min(x)
+    size = x.shape[0]
+    return low, jnp.min(jnp.where(x == low, lax.iota(jnp.int32, size), size - 1))
+
+
+def _next_free(columns: jax.Array, active: jax.Array, after: jax.Array) -> jax.Array:
+    n = columns.shape[0]
+    index = lax.iota(jnp.int32, n)
+    return jnp.min(jnp.where((columns < 0) & active & (index > after), index, n))

@@ -1,0 +1,101 @@
+"""Boundary from plans to pairs: indices of a static number of pairs, so that a network sees only those.
+
+`sum(weights * loss(source, target))` over the pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
+
+
+class Pairs(NamedTuple):
+    """Pairs drawn from a plan.
+
+    Attributes:
+      source: `[S]` int32, row of the plan.
+      target: `[S]` int32, column of the plan.
+      weights: `[S]`, 1/S each for a plan of mass 1 with uniform marginals; 0 in a slot without a pair, which repeats
+        the first pair that exists, so it holds no padding.
+    """
+
+    source: jax.Array
+    target: jax.Array
+    weights: jax.Array
+
+
+def sample_pairs(key: jax.Array | int, plan: jax.Array, num_pairs: int | None = None, *, mode: str = "joint") -> Pairs:
+    """Draw pairs of a source and a target from a plan.
+
+    Args:
+      key: typed PRNG key or int seed; mode `'permutation'` does not use it.
+      plan: `[B0, B1]`, at least 0, of any mass; entries that are not finite count as 0.
+      num_pairs: how many pairs, static; B0 by default (B1 for `'columns'`). Only `'joint'` may have another number.
+      mode: `'joint'` draws pairs with replacement in proportion to the plan. `'rows'` keeps each source once, in order,
+        and draws its target from its row. `'columns'` keeps each target once, in order (labels stay aligned), and draws
+        its source. `'permutation'` takes the largest entry of each row: the pairing itself, for plans with at most one
+        entry a row, as `couple_exact` makes.
+
+    Returns:
+      `Pairs(source, target, weights)`. The weights are `mass / num_pairs` for `'joint'`, the row (column) sums for
+      `'rows'` (`'columns'`), the entries for `'permutation'`.
+
+    Raises:
+      ValueError: if the plan is not a matrix, the mode is unknown, or `num_pairs` does not fit the mode.
+
+    Examples:
+      >>> source, target, weights = sample_pairs(0, jnp.array([[0.0, 0.5], [0.5, 0.0]]), mode="rows")
+      >>> source.tolist(), target.tolist(), weights.tolist()
+      ([0, 1], [1, 0], [0.5, 0.5])
+    """
+    check_shape("plan", plan, (None, None))
+    check_floating("plan", plan)
+    check_choice("mode", mode, ("joint", "rows", "columns", "permutation"))
+    size = plan.shape[1] if mode == "columns" else plan.shape[0]
+    num_pairs = size if num_pairs is None else num_pairs
+    check_count("num_pairs", num_pairs)
+    if mode != "joint" and num_pairs != size:
+        raise ValueError(f"num_pairs is {num_pairs}, wanted {size} in mode {mode!r}: one for each.")
+    plan = lax.stop_gradient(jnp.where(jnp.isfinite(plan) & (plan > 0), plan, 0))
+    if mode == "joint":
+        return _without_holes(*_joint(as_key(key), plan, num_pairs))
+    if mode == "rows":
+        return _without_holes(*_rows(as_key(key), plan))
+    if mode == "columns":
+        target, source, weights = _rows(as_key(key), plan.T)
+        return _without_holes(source, target, weights)
+    return _without_holes(lax.iota(jnp.int32, size), _first_max(plan), jnp.max(plan, axis=1))
+
+
+def _joint(key: jax.Array, plan: jax.Array, num_pairs: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draw the row from the row sums, then the column from that row: no sum runs over all pairs."""
+    row_key, column_key = jax.random.split(key)
+    mass = jnp.sum(plan, axis=1)
+    source = _draw(row_key, jnp.broadcast_to(mass[None, :], (num_pairs, mass.shape[0])))
+    weights = jnp.broadcast_to(jnp.sum(mass) / num_pairs, num_pairs)
+    return source, _draw(column_key, plan[source]), weights
+
+
+def _rows(key: jax.Array, plan: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return lax.iota(jnp.int32, plan.shape[0]), _draw(key, plan), jnp.sum(plan, axis=1)
+
+
+def _draw(key: jax.Array, mass: jax.Array) -> jax.Array:
+    """One column index a row, with probability proportional to its mass, by the Gumbel trick."""
+    return _first_max(jnp.log(mass) + jax.random.gumbel(key, mass.shape, mass.dtype))
+
+
+def _first_max(x: jax.Array) -> jax.Array:
+    column = lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    return jnp.min(jnp.where(x == jnp.max(x, axis=1, keepdims=True), column, x.shape[1] - 1), axis=1)
+
+
+def _without_holes(source: jax.Array, target: jax.Array, weights: jax.Array) -> Pairs:
+    exists = weights > 0
+    slot = lax.iota(jnp.int32, weights.shape[0])
+    first = jnp.min(jnp.where(exists, slot, weights.shape[0] - 1))
+    slot = jnp.where(exists, slot, first)
+    return Pairs(source[slot], target[slot], weights)

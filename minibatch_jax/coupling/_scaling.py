@@ -1,0 +1,134 @@
+"""Matrix scaling to given marginals, stable at every epsilon; `_sinkhorn` holds the public side.
+
+Iterations scale a kernel by vectors u and v, which takes two matrix-vector products and no exponential. When a scaling
+leaves [1e-10, 1e10] it is absorbed into the potentials.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_UNROLL = 5
+_SAFE = 1e10
+
+
+class Problem(NamedTuple):
+    """Costs with infinity on forbidden pairs, and marginals that are 0 where no pair is allowed."""
+
+    cost: jax.Array
+    a: jax.Array
+    b: jax.Array
+    epsilon: jax.Array
+
+
+class Scaling(NamedTuple):
+    u: jax.Array
+    v: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+    unsafe: jax.Array
+
+
+class Scaled(NamedTuple):
+    f: jax.Array
+    g: jax.Array
+    kernel: jax.Array
+    scaling: Scaling
+
+
+def scale_to_marginals(problem: Problem, tolerance: float | None, max_iterations: int) -> Scaled:
+    """Iterate to the tolerance: an inner loop of scalings on one kernel, an outer loop that absorbs them."""
+
+    def unfinished(t):
+        running = t.iterations < max_iterations
+        return running if tolerance is None else running & (t.error > tolerance)
+
+    def block(kernel, t):
+        return _scale_block(problem, kernel, t, math.gcd(_UNROLL, max_iterations))
+
+    def scale(s):
+        scaling = lax.while_loop(lambda t: unfinished(t) & ~t.unsafe, lambda t: block(s.kernel, t), s.scaling)
+        s = s._replace(scaling=scaling)
+        return lax.cond(unfinished(scaling), lambda s: _absorb(problem, s), lambda s: s, s)
+
+    return lax.while_loop(lambda s: unfinished(s.scaling), scale, _start(problem))
+
+
+def _start(problem: Problem) -> Scaled:
+    cost, a, b, epsilon = problem
+    f = jnp.where(a > 0, jnp.min(cost, axis=1), 0)
+    g = jnp.where(b > 0, jnp.min(cost - f[:, None], axis=0), 0)
+    zero = epsilon * 0
+    scaling = Scaling(jnp.ones_like(a), jnp.ones_like(b), zero + jnp.inf, zero.astype(jnp.int32), zero > 0)
+    return Scaled(f, g, _kernel(problem, f, g), scaling)
+
+
+def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) -> Scaling:
+    _, a, b, _ = problem
+    u, v = t.u, t.v
+    for _ in range(steps):
+        u = divide(a, jnp.sum(kernel * v[None, :], axis=1))
+        v = divide(b, jnp.sum(kernel * u[:, None], axis=0))
+    extreme = jnp.maximum(_extreme(u, a), _extreme(v, b))
+    usable = extreme < _SAFE**3
+    u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
+    error = jnp.sum(jnp.abs(u * jnp.sum(kernel * v[None, :], axis=1) - a)) / jnp.sum(a)
+    error = jnp.where(usable, error, jnp.inf)
+    return Scaling(u, v, error, t.iterations + steps, ~(extreme < _SAFE))
+
+
+def _absorb(problem: Problem, s: Scaled) -> Scaled:
+    """Move the scalings into the potentials by one iteration in the log domain, which no epsilon can underflow."""
+    cost, a, b, epsilon = problem
+    g = s.g + epsilon * log_where(s.scaling.v, b)
+    f = epsilon * (log_where(a, a) - _logsumexp((g[None, :] - cost) / epsilon, 1, a))
+    g = epsilon * (log_where(b, b) - _logsumexp((f[:, None] - cost) / epsilon, 0, b))
+    fresh = s.scaling._replace(u=jnp.ones_like(a), v=jnp.ones_like(b), unsafe=jnp.zeros_like(s.scaling.unsafe))
+    return Scaled(f, g, _kernel(problem, f, g), fresh)
+
+
+def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
+    return jnp.exp((f[:, None] + g[None, :] - problem.cost) / problem.epsilon)
+
+
+def divide(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.where(x > 0, x / jnp.where(x > 0, y, 1), 0)
+
+
+def log_where(x: jax.Array, where: jax.Array) -> jax.Array:
+    return jnp.log(jnp.where(where > 0, x, 1))
+
+
+def _logsumexp(x: jax.Array, axis: int, where: jax.Array) -> jax.Array:
+    top = jnp.where(where > 0, jnp.max(x, axis=axis), 0)
+    return top + log_where(jnp.sum(jnp.exp(x - jnp.expand_dims(top, axis)), axis=axis), where)
+
+
+def _extreme(scaling: jax.Array, mass: jax.Array) -> jax.Array:
+    scaling = jnp.where(mass > 0, scaling, 1)
+    return jnp.maximum(jnp.max(scaling), 1 / jnp.min(scaling))
+
+
+def make_problem(cost, a, b, epsilon, relative_to, where) -> Problem:
+    """Costs with infinity on forbidden pairs, and no mass on rows and columns that have no pair."""
+    allowed = jnp.isfinite(cost) & (a > 0)[:, None] & (b > 0)[None, :]
+    allowed = allowed if where is None else allowed & where
+    epsilon = jnp.asarray(epsilon, cost.dtype) * _statistic(cost, allowed, relative_to)
+    a, b = jnp.where(jnp.any(allowed, axis=1), a, 0), jnp.where(jnp.any(allowed, axis=0), b, 0)
+    return Problem(jnp.where(allowed, cost, jnp.inf), a, b, epsilon)
+
+
+def _statistic(cost: jax.Array, allowed: jax.Array, relative_to: str | None) -> jax.Array:
+    if relative_to is None:
+        return jnp.ones((), cost.dtype)
+    if relative_to == "max":
+        scale = jnp.max(cost, where=allowed, initial=0)
+    else:
+        count = jnp.maximum(jnp.sum(allowed), 1).astype(cost.dtype)
+        scale = jnp.sum(jnp.where(allowed, cost, 0)) / count
+        if relative_to == "std":
+            scale = jnp.sqrt(jnp.sum(jnp.where(allowed, (cost - scale) ** 2, 0)) / count)
+    return jnp.where(scale > 0, scale, 1)

@@ -1,0 +1,184 @@
+"""Entropic coupling on given marginals: a plan that is smooth in the cost, by Sinkhorn's matrix scaling.
+
+The plan is `P = exp((f + g - cost) / epsilon)`. Iterations scale the kernel `K = exp((f + g - cost) / epsilon)` by
+vectors u and v, which costs two matrix-vector products and no exponential; when a scaling leaves [1e-10, 1e10] it is
+absorbed into the potentials f, g by one iteration in the log domain, so that no epsilon underflows.
+
+References:
+  Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
+  Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, 2016 (arXiv 1610.06519).
+  Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
+
+
+class Sinkhorn(NamedTuple):
+    """An entropic plan and its certificate. All but `value` are constants for the backward pass.
+
+    Attributes:
+      plan: `[B0, B1]`, at least 0; its columns sum to `b`.
+      row_potentials: `[B0]`, f; 0 where the marginal is 0.
+      column_potentials: `[B1]`, g; 0 where the marginal is 0.
+      error: `[]`, L1 distance of the row sums to `a`, as a fraction of the mass.
+      iterations: `[]` int32, how many were run.
+      value: `[]`, `sum(plan * cost) + epsilon * KL(plan | a b)`; its gradient is the plan for the cost and f, g for the
+        marginals, up to a constant (envelope theorem).
+    """
+
+    plan: jax.Array
+    row_potentials: jax.Array
+    column_potentials: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+    value: jax.Array
+
+
+def sinkhorn(
+    cost: jax.Array,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    *,
+    epsilon: float | jax.Array,
+    relative_to: str | None = None,
+    where: jax.Array | None = None,
+    tolerance: float | None = 1e-3,
+    max_iterations: int = 1000,
+) -> Sinkhorn:
+    """Plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
+      a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
+      b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
+      epsilon: entropic regularization, > 0, may be traced.
+      relative_to: None if epsilon is absolute, or `'mean'`, `'std'` or `'max'` if it is a fraction of that statistic of
+        the cost over allowed pairs.
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`. Checked every 5 iterations.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      `Sinkhorn(plan, row_potentials, column_potentials, error, iterations, value)`. A traced a and b of unequal mass
+      cannot raise: the columns then sum to b, and `error` shows what the rows lack.
+
+    Raises:
+      ValueError: if shapes do not match, epsilon is not positive, or concrete marginals are negative, not finite or of
+        unequal mass.
+
+    Examples:
+      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).plan
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    _check_numbers(epsilon, relative_to, tolerance, max_iterations)
+    if where is not None:
+        check_shape("where", where, cost.shape)
+    a, b = _marginals(cost, a, b)
+    live = cost.astype(a.dtype), a, b
+    problem = make_problem(*lax.stop_gradient((*live, epsilon)), relative_to, where)
+    scaled = lax.stop_gradient(scale_to_marginals(problem, tolerance, max_iterations))
+    return _result(problem, scaled, live)
+
+
+def couple_sinkhorn(
+    epsilon: float | jax.Array,
+    *,
+    relative_to: str | None = None,
+    tolerance: float | None = 1e-3,
+    max_iterations: int = 1000,
+) -> optax.GradientTransformationExtraArgs:
+    """Move the weights onto cheap pairs, keeping the mass of every row and column. Signal: `cost` [B0, B1].
+
+    The row and column sums of the incoming weights are the marginals; a pair of weight 0 or of non-finite cost is
+    forbidden and its weight is lost. The incoming weights themselves fulfil the constraints, so a plan always exists.
+
+    Args:
+      epsilon: as in `sinkhorn`; may be injected by `optax.inject_hyperparams`.
+      relative_to: as in `sinkhorn`.
+      tolerance: as in `sinkhorn`.
+      max_iterations: as in `sinkhorn`.
+
+    Examples:
+      >>> tx = couple_sinkhorn(0.1)
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> plan, _ = tx.update(weights, tx.init(weights), cost=jnp.array([[0.0, 1.0], [1.0, 0.0]]))
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+    _check_numbers(epsilon, relative_to, tolerance, max_iterations)
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        check_shape("cost", cost, weights.shape)
+        allowed = (weights > 0) & jnp.isfinite(cost)
+        kept = jnp.where(allowed, weights, 0)
+        plan = sinkhorn(
+            cost.astype(weights.dtype),
+            jnp.sum(kept, axis=1),
+            jnp.sum(kept, axis=0),
+            epsilon=epsilon,
+            relative_to=relative_to,
+            where=allowed,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        ).plan
+        return plan, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _result(problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, jax.Array]) -> Sinkhorn:
+    cost, a, b, epsilon = problem
+    u, v, error, iterations, _ = scaled.scaling
+    plan = u[:, None] * scaled.kernel * v[None, :]
+    f, g = scaled.f + epsilon * log_where(u, a), scaled.g + epsilon * log_where(v, b)
+    mass = jnp.sum(b)
+    da, db = f - epsilon * log_where(a, a), g - epsilon * log_where(b, b)
+    value = jnp.sum(da * a) + jnp.sum(db * b) + epsilon * mass * log_where(mass, mass)
+    live_cost, live_a, live_b = live
+    value += _first_order(plan, jnp.where(jnp.isfinite(cost), live_cost, 0))
+    value += _first_order(da, live_a) + _first_order(db, live_b)
+    lost = (jnp.sum(lax.stop_gradient(live_a)) - jnp.sum(a)) / jnp.sum(lax.stop_gradient(live_a))
+    return Sinkhorn(plan, f, g, error + lost, iterations, value)
+
+
+def _first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
+    """Zero, with this gradient with respect to x."""
+    return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
+
+
+def _marginals(cost: jax.Array, a: jax.Array | None, b: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    dtype = weight_dtype(cost.dtype)
+    a = jnp.full(cost.shape[0], 1 / cost.shape[0], dtype) if a is None else jnp.asarray(a)
+    b = jnp.full(cost.shape[1], 1 / cost.shape[1], dtype) if b is None else jnp.asarray(b)
+    for name, mass, size in (("a", a, cost.shape[0]), ("b", b, cost.shape[1])):
+        check_shape(name, mass, (size,))
+        check_floating(name, mass)
+        if not isinstance(mass, jax.core.Tracer) and not np.all(np.isfinite(mass) & (np.asarray(mass) >= 0)):
+            raise ValueError(f"{name} has a negative or non-finite mass, wanted finite values >= 0.")
+    if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
+        total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
+        if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
+            raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")
+    return a.astype(dtype), b.astype(dtype)
+
+
+def _check_numbers(epsilon, relative_to, tolerance, max_iterations) -> None:
+    check_number("epsilon", epsilon, 0, open_low=True)
+    if relative_to is not None:
+        check_choice("relative_to", relative_to, ("mean", "std", "max"))
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
+    check_count("max_iterations", max_iterations)

@@ -1,0 +1,192 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ot
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from scipy.optimize import linear_sum_assignment
+
+from minibatch_jax.coupling import assignment, couple_exact, exact_plan, independent_plan
+
+solve = jax.jit(assignment)
+FORBIDDEN = 1e4
+
+
+def clouds(seed, n, m, d=3):
+    rng = np.random.default_rng(seed)
+    x0, x1 = rng.normal(size=(n, d)), rng.normal(size=(m, d))
+    return np.sum((x0[:, None] - x1[None]) ** 2, axis=-1).astype(np.float32)
+
+
+def total(cost, columns):
+    columns = np.asarray(columns)
+    paired = np.flatnonzero(columns >= 0)
+    assert len(set(columns[paired])) == len(paired)
+    return cost.astype(np.float64)[paired, columns[paired]].sum(), len(paired)
+
+
+def assert_optimal(cost, found):
+    value, count = total(cost, found.columns)
+    rows, columns = linear_sum_assignment(cost.astype(np.float64))
+    assert count == len(rows)
+    np.testing.assert_allclose(value, cost.astype(np.float64)[rows, columns].sum(), rtol=1e-6, atol=1e-5)
+    inverse = np.full(cost.shape[1], -1)
+    paired = np.flatnonzero(np.asarray(found.columns) >= 0)
+    inverse[np.asarray(found.columns)[paired]] = paired
+    np.testing.assert_array_equal(found.rows, inverse)
+
+
+def assert_complementary_slackness(cost, found, atol=1e-4):
+    slack = cost - np.asarray(found.row_potentials)[:, None] - np.asarray(found.column_potentials)[None, :]
+    assert slack.min() >= -atol
+    paired = np.flatnonzero(np.asarray(found.columns) >= 0)
+    np.testing.assert_allclose(slack[paired, np.asarray(found.columns)[paired]], 0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 4), (4, 1), (2, 2), (7, 7), (33, 33), (5, 9), (9, 5), (20, 33), (33, 20)]
+)
+def test_cost_is_that_of_scipy_and_potentials_prove_it(shape):
+    for seed in range(4):
+        cost = clouds(seed, *shape) - 1.0
+        found = solve(cost)
+        assert_optimal(cost, found)
+        assert_complementary_slackness(cost, found)
+        loose = found.column_potentials if shape[0] < shape[1] else found.row_potentials
+        free = np.asarray(found.rows if shape[0] < shape[1] else found.columns) < 0
+        np.testing.assert_array_equal(np.asarray(loose)[free], 0)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (12, 20), (20, 12)])
+@pytest.mark.parametrize("levels", [1, 2, 4, 1000])
+def test_integer_costs_with_ties(shape, levels):
+    for seed in range(4):
+        cost = np.random.default_rng(seed).integers(0, levels, shape).astype(np.float32)
+        assert_optimal(cost, solve(cost))
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (9, 14), (14, 9)])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_forbidden_pairs_give_the_cheapest_of_the_largest_pairings(shape, share):
+    for seed in range(6):
+        cost = clouds(seed, *shape)
+        where = np.random.default_rng(seed).random(shape) > share
+        expected = np.where(where, cost, FORBIDDEN)
+        rows, columns = linear_sum_assignment(expected)
+        kept = where[rows, columns]
+        found = jax.jit(assignment)(cost, where)
+        value, count = total(cost, found.columns)
+        assert count == kept.sum()
+        np.testing.assert_allclose(value, cost[rows, columns][kept].sum(), rtol=1e-5, atol=1e-5)
+        nans = solve(np.where(where, cost, np.nan))
+        np.testing.assert_array_equal(nans.columns, found.columns)
+
+
+def test_padding_gives_the_smaller_problem():
+    for rows, columns in [(9, 9), (9, 6), (6, 9)]:
+        cost = clouds(3, 12, 12)
+        where = np.outer(np.arange(12) < rows, np.arange(12) < columns)
+        found, small = solve(np.where(where, cost, 1e6), where), solve(cost[:rows, :columns])
+        np.testing.assert_array_equal(np.asarray(found.columns)[:rows], small.columns)
+        np.testing.assert_array_equal(np.asarray(found.columns)[rows:], -1)
+        np.testing.assert_array_equal(np.asarray(found.rows)[columns:], -1)
+
+
+@pytest.mark.parametrize("bad", [3e38, -3e38, np.inf, -np.inf, np.nan])
+def test_costs_near_overflow_are_forbidden(bad):
+    cost = clouds(0, 6, 6)
+    cost[2] = bad
+    cost[0, 1] = bad
+    found = solve(cost)
+    assert found.columns[2] == -1 and found.columns[0] != 1
+    assert np.sum(np.asarray(found.columns) >= 0) == 5
+
+
+def test_vmap_gives_what_a_loop_gives():
+    costs = np.stack([clouds(0, 10, 10), np.ones((10, 10), np.float32), 100 * np.eye(10, dtype=np.float32)])
+    costs = np.concatenate([costs, np.stack([np.full((10, 10), np.nan, np.float32)])])
+    batched = jax.jit(jax.vmap(assignment))(costs)
+    for i, cost in enumerate(costs):
+        for actual, expected in zip(batched, solve(cost)):
+            np.testing.assert_array_equal(actual[i], expected)
+    np.testing.assert_array_equal(batched.columns[-1], -1)
+
+
+def test_runs_on_each_shard_by_itself():
+    costs = np.stack([clouds(seed, 6, 6) for seed in range(8)])
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    run = jax.shard_map(lambda c: assignment(c[0]).columns[None], mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    np.testing.assert_array_equal(jax.jit(run)(costs), jnp.stack([solve(cost).columns for cost in costs]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_equivariant_to_permutations_and_blind_to_constants(seed):
+    rng = np.random.default_rng(seed)
+    cost = clouds(seed, 9, 9)
+    p, q = rng.permutation(9), rng.permutation(9)
+    plain = np.asarray(solve(cost).columns)
+    permuted = np.asarray(solve(cost[p][:, q]).columns)
+    np.testing.assert_array_equal(q[permuted], plain[p])
+    shifted = cost + rng.integers(-8, 8, (9, 1)).astype(np.float32) + rng.integers(-8, 8, 9).astype(np.float32)
+    np.testing.assert_array_equal(solve(shifted).columns, plain)
+
+
+def test_plan_of_uniform_weights_is_optimal_transport():
+    cost = clouds(5, 16, 16)
+    plan = np.asarray(exact_plan(cost, jnp.ones((16, 16)) / 256))
+    uniform = np.full(16, 1 / 16)
+    np.testing.assert_allclose(np.sum(plan * cost), ot.emd2(uniform, uniform, cost.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_allclose(plan.sum(0), uniform, rtol=1e-6)
+    np.testing.assert_allclose(plan.sum(1), uniform, rtol=1e-6)
+
+
+def test_float64_potentials_are_tight():
+    with jax.enable_x64(True):
+        cost = clouds(1, 40, 40).astype(np.float64)
+        found = assignment(jnp.asarray(cost))
+        assert found.row_potentials.dtype == np.float64
+        assert_complementary_slackness(cost, found, atol=1e-12)
+
+
+def test_a_selection_and_a_class_mask_come_before():
+    rng = np.random.default_rng(0)
+    labels0, labels1 = np.repeat(np.arange(4), 4), rng.permutation(np.repeat(np.arange(4), 4))
+    kept = np.where(np.arange(16) < 12, 1 / 12, 0).astype(np.float32)
+    same_class = jnp.asarray(labels0[:, None] == labels1[None, :])
+    weights = jnp.where(same_class, independent_plan(jnp.asarray(kept), jnp.ones(16) / 16), 0)
+    cost = clouds(2, 16, 16)
+    tx = couple_exact()
+    plan = np.asarray(tx.update(weights, tx.init(weights), cost=jnp.asarray(cost))[0])
+    np.testing.assert_allclose(plan.sum(), np.asarray(weights).sum(), rtol=1e-6)
+    rows, columns = np.nonzero(plan)
+    np.testing.assert_array_equal(rows, np.arange(12))
+    np.testing.assert_array_equal(labels0[rows], labels1[columns])
+    for label in range(3):
+        block = cost[labels0 == label][:, labels1 == label]
+        r, c = linear_sum_assignment(block)
+        mine = labels0[rows] == label
+        np.testing.assert_allclose(cost[rows, columns][mine].sum(), block[r, c].sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cost", "where", "error", "message"),
+    [
+        (np.ones((2, 2), np.int32), None, TypeError, "cost has dtype int32"),
+        (np.ones(4, np.float32), None, ValueError, r"cost has shape \[4\]"),
+        (np.ones((0, 2), np.float32), None, ValueError, r"cost has shape \[0, 2\]"),
+        (np.ones((2, 2), np.float32), np.ones(2, bool), ValueError, r"where has shape \[2\]"),
+    ],
+)
+def test_bad_input_raises(cost, where, error, message):
+    with pytest.raises(error, match=message):
+        assignment(cost, where)
+
+
+def test_cost_of_another_shape_raises():
+    tx = couple_exact()
+    with pytest.raises(ValueError, match="weights has shape"):
+        tx.update(jnp.ones((2, 2)), tx.init(jnp.ones((2, 2))), cost=jnp.ones((2, 3)))
