@@ -45,7 +45,8 @@ def run_experiment(name: str, flags: list[str]) -> None:
     import tyro
 
     module = importlib.import_module(f"experiments.{name}")
-    module.main(tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=module.__doc__))
+    description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")
+    module.main(tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description))
 
 
 def run_speed(cases: list[str]) -> None:

@@ -70,7 +70,7 @@ class Loop:
                 return False
             train = data()[self._arm.split]
             length = len(jax.tree.leaves(train)[0])
-            iterator = batches(length, config.batch_size, seed)
+            iterator = batches(length, config.batch_size, _batch_seed(seed))
             key = jax.random.key(seed)
             state, totals, step, seconds = self._restore_or_init(seed, checkpoints, iterator, key, train)
             records.drop(self._name, seed, after=step)
@@ -114,6 +114,11 @@ class Loop:
         every, last = self._config.evaluate_every, self._config.steps
         wanted = [s for s in range(1, step + 1) if s % every == 0 or s == last]
         return [r["step"] for r in self._records.of(self._name, seed) if r["step"] <= step] == wanted
+
+
+def _batch_seed(seed: int) -> int:
+    """Another seed, so that `np.random.default_rng(seed)` in `data(seed)` and the batches share no random numbers."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -43,8 +43,8 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
 
 `run` jits `init` and `step` once per arm; every arm meets a seed with the same key and the same batches. `State.keys`
 is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`. For small models there
-are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise.
-An arm that trains on other data names its split: `Arm(init, step, split="train_and_holdout")`.
+are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise. An arm that trains on
+other data names its split: `Arm(init, step, split="train_and_holdout")`.
 """
 
 import dataclasses
@@ -106,7 +106,8 @@ def run(
         arrays with equal first axes. It must return the same for the same seed.
       evaluate: `evaluate(state, data(seed))` gives a dict of scalars.
       batches: `batches(length, batch_size, seed)` gives an iterator over `{"index": [B]}` with `get_state` and
-        `set_state`; `minibatch_jax.data.batches` by default.
+        `set_state`; `minibatch_jax.data.batches` by default. Its seed is drawn from the run's, so that batches are
+        independent of what `data` draws.
       steps_per_call: how many steps one compiled call scans over; more is faster for small MLPs and slower for CNNs on
         CPU. `steps`, `evaluate_every` and `checkpoint_every` must be multiples of it.
       summary: maps the records of one run to the numbers of the table; by default the last evaluation.

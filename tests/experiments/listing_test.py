@@ -73,7 +73,8 @@ def test_help_shows_the_flags(capsys):
     with pytest.raises(SystemExit) as exit_code:
         dispatcher.main(["quickstart", "--help"])
     assert exit_code.value.code == 0
-    assert "--learning-rate" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--learning-rate" in shown and "\nCommand: " in shown
 
 
 @pytest.mark.parametrize("args", [["nonsense"], ["speed", "nonsense"]])
