@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from experiments._loop import _batch_seed
 from experiments.common import init_mlp, mlp, with_wrong_labels
+from minibatch_jax.data import batches
 
 
 def test_mlp_against_numpy():
@@ -35,3 +37,12 @@ def test_all_other_classes_are_equally_likely():
     counts = np.bincount(with_wrong_labels(labels, 1.0, 10, seed=0), minlength=10)
     assert counts[0] == 0
     np.testing.assert_allclose(counts[1:], 10_000, rtol=0.05)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_batches_are_independent_of_the_label_noise(seed):
+    """NumPy's generators of [seed, 0] (the first epoch) and of seed (the noise) are the same."""
+    wrong = with_wrong_labels(np.zeros(1000, np.int32), 0.4, 10, seed) != 0
+    iterator = batches(1000, 100, _batch_seed(seed))
+    shares = [wrong[next(iterator)["index"]].mean() for _ in range(10)]
+    assert 0.2 < min(shares) and max(shares) < 0.6
