@@ -121,12 +121,11 @@ def conditional_path(
     check_shape("x1", x1, x0.shape)
     check_number("sigma", sigma, 0)
     t_key, noise_key = jax.random.split(as_key(key))
-    if t is None:
-        t = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype))
-    check_shape("t", t, x0.shape[:1])
-    time = jnp.expand_dims(t.astype(x0.dtype), range(1, x0.ndim))
+    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    check_shape("t", drawn, x0.shape[:1])
+    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
     noise = jnp.asarray(sigma, x0.dtype) * jax.random.normal(noise_key, x0.shape, x0.dtype)
-    return ConditionalPath(t, (1 - time) * x0 + time * x1 + noise, x1 - x0)
+    return ConditionalPath(drawn, (1 - time) * x0 + time * x1 + noise, x1 - x0)
 
 
 def _run(coupling: optax.GradientTransformation, cost: jax.Array) -> jax.Array:

@@ -84,8 +84,8 @@ def _absorb(problem: Problem, s: Scaled) -> Scaled:
     """Move the scalings into the potentials by one iteration in the log domain, which no epsilon can underflow."""
     cost, a, b, epsilon = problem
     g = s.g + epsilon * log_where(s.scaling.v, b)
-    f = epsilon * (log_where(a, a) - _logsumexp((g[None, :] - cost) / epsilon, 1, a))
-    g = epsilon * (log_where(b, b) - _logsumexp((f[:, None] - cost) / epsilon, 0, b))
+    f = epsilon * (log_where(a, a) - logsumexp_where((g[None, :] - cost) / epsilon, 1, a))
+    g = epsilon * (log_where(b, b) - logsumexp_where((f[:, None] - cost) / epsilon, 0, b))
     fresh = s.scaling._replace(u=jnp.ones_like(a), v=jnp.ones_like(b), unsafe=jnp.zeros_like(s.scaling.unsafe))
     return Scaled(f, g, _kernel(problem, f, g), fresh)
 
@@ -95,14 +95,17 @@ def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x / y`, 0 where x is 0."""
     return jnp.where(x > 0, x / jnp.where(x > 0, y, 1), 0)
 
 
 def log_where(x: jax.Array, where: jax.Array) -> jax.Array:
+    """`log(x)` where `where` is positive, else 0."""
     return jnp.log(jnp.where(where > 0, x, 1))
 
 
-def _logsumexp(x: jax.Array, axis: int, where: jax.Array) -> jax.Array:
+def logsumexp_where(x: jax.Array, axis: int, where: jax.Array) -> jax.Array:
+    """Log-sum-exp along an axis, 0 where `where` is not positive."""
     top = jnp.where(where > 0, jnp.max(x, axis=axis), 0)
     return top + log_where(jnp.sum(jnp.exp(x - jnp.expand_dims(top, axis)), axis=axis), where)
 
@@ -112,7 +115,14 @@ def _extreme(scaling: jax.Array, mass: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.max(scaling), 1 / jnp.min(scaling))
 
 
-def make_problem(cost, a, b, epsilon, relative_to, where) -> Problem:
+def make_problem(
+    cost: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    epsilon: float | jax.Array,
+    relative_to: str | None,
+    where: jax.Array | None,
+) -> Problem:
     """Costs with infinity on forbidden pairs, and no mass on rows and columns that have no pair."""
     allowed = jnp.isfinite(cost) & (a > 0)[:, None] & (b > 0)[None, :]
     allowed = allowed if where is None else allowed & where

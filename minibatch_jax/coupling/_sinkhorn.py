@@ -86,9 +86,11 @@ def sinkhorn(
     _check_numbers(epsilon, relative_to, tolerance, max_iterations)
     if where is not None:
         check_shape("where", where, cost.shape)
-    a, b = _marginals(cost, a, b)
-    live = cost.astype(a.dtype), a, b
-    problem = make_problem(*lax.stop_gradient((*live, epsilon)), relative_to, where)
+    live_a, live_b = _marginal("a", a, cost, 0), _marginal("b", b, cost, 1)
+    _check_equal_mass(live_a, live_b)
+    live = cost.astype(live_a.dtype), live_a, live_b
+    fixed_cost, fixed_a, fixed_b, epsilon = lax.stop_gradient((*live, epsilon))
+    problem = make_problem(fixed_cost, fixed_a, fixed_b, epsilon, relative_to, where)
     scaled = lax.stop_gradient(scale_to_marginals(problem, tolerance, max_iterations))
     return _result(problem, scaled, live)
 
@@ -159,20 +161,25 @@ def _first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
 
 
-def _marginals(cost: jax.Array, a: jax.Array | None, b: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    dtype = weight_dtype(cost.dtype)
-    a = jnp.full(cost.shape[0], 1 / cost.shape[0], dtype) if a is None else jnp.asarray(a)
-    b = jnp.full(cost.shape[1], 1 / cost.shape[1], dtype) if b is None else jnp.asarray(b)
-    for name, mass, size in (("a", a, cost.shape[0]), ("b", b, cost.shape[1])):
-        check_shape(name, mass, (size,))
-        check_floating(name, mass)
-        if not isinstance(mass, jax.core.Tracer) and not np.all(np.isfinite(mass) & (np.asarray(mass) >= 0)):
+def _marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
+    size, dtype = cost.shape[axis], weight_dtype(cost.dtype)
+    if mass is None:
+        return jnp.full(size, 1 / size, dtype)
+    check_shape(name, mass, (size,))
+    check_floating(name, mass)
+    if not isinstance(mass, jax.core.Tracer):
+        values = np.asarray(mass)
+        if not np.all(np.isfinite(values) & (values >= 0)):
             raise ValueError(f"{name} has a negative or non-finite mass, wanted finite values >= 0.")
-    if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
-        total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
-        if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
-            raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")
-    return a.astype(dtype), b.astype(dtype)
+    return jnp.asarray(mass, dtype)
+
+
+def _check_equal_mass(a: jax.Array, b: jax.Array) -> None:
+    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+        return
+    total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
+    if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
+        raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")
 
 
 def _check_numbers(epsilon, relative_to, tolerance, max_iterations) -> None:

@@ -20,7 +20,7 @@ def nothing(rng):
 
 
 CASES: dict[str, Case] = {
-    "couple_exact": Case(coupling.couple_exact, cost, pairs, lowers_mass=False),
+    "couple_exact": Case(coupling.couple_exact, cost, pairs, lowers_mass=False, tolerance=1e-6),
     "couple_independent": Case(coupling.couple_independent, nothing, pairs, lowers_mass=False, tolerance=1e-6),
     "couple_sinkhorn": Case(
         lambda: coupling.couple_sinkhorn(0.1, relative_to="mean"), cost, pairs, lowers_mass=False, tolerance=1e-5
