@@ -3,6 +3,7 @@
 from minibatch_jax import coupling, mining, selection, training
 from minibatch_jax.base import SIGNALS, across, replicate, uniform_like, weight_transformation
 from minibatch_jax.compose import effective_sample_size, mask_rows, normalize, record
+from minibatch_jax.coupling import sample_pairs
 from minibatch_jax.training import take, value_and_grad, weighted_aggregate
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "normalize",
     "record",
     "replicate",
+    "sample_pairs",
     "selection",
     "take",
     "training",
