@@ -134,7 +134,7 @@ def plot(records: list[Record], out: Path) -> list[Path]:
     arms = list(dict.fromkeys(r["arm"] for r in records))
     seeds = len({r["seed"] for r in records})
     for metric in dict.fromkeys(name for r in records for name in r["metrics"]):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = Figure(figsize=(8.4, 4.2), layout="constrained")
         axes = figure.subplots()
         for arm in arms:
             _draw(axes, arm, [r for r in records if r["arm"] == arm and r["metrics"].get(metric) is not None], metric)
@@ -142,7 +142,7 @@ def plot(records: list[Record], out: Path) -> list[Path]:
         axes.set_title(f"{out.name}: mean ± standard error, {seeds} seed{'s' * (seeds > 1)}", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         paths.append(out / f"{metric}.png")
         figure.savefig(paths[-1], dpi=150)
     return paths
