@@ -3,6 +3,7 @@
 from minibatch_jax.mining._distances import (
     cosine_similarity,
     euclidean_distances,
+    noise_ratio_distances,
     normalize_embeddings,
     squared_euclidean_distances,
 )
@@ -14,6 +15,13 @@ from minibatch_jax.mining._losses import (
     supcon_loss,
     weigh_pairs,
 )
+from minibatch_jax.mining._margin_losses import (
+    intra_pair_variance_loss,
+    margin_loss,
+    ranked_list_loss,
+    threshold_consistent_loss,
+)
+from minibatch_jax.mining._memory import Memory, MemoryPairs, init_memory, memory_pairs, remember
 from minibatch_jax.mining._mine import mine_all, mine_easy_positive, mine_hard, mine_semihard, weighted_pair_loss
 from minibatch_jax.mining._pairs import (
     margin_pair_masks,
@@ -23,19 +31,63 @@ from minibatch_jax.mining._pairs import (
     negative_mask,
     positive_mask,
 )
+from minibatch_jax.mining._proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
+from minibatch_jax.mining._rank_losses import fast_ap_loss, histogram_loss, pnp_loss, smooth_ap_loss, soft_ranks
 from minibatch_jax.mining._reductions import reduce_losses
-from minibatch_jax.mining._retrieval import nearest_positive_ranks, recall_at_k
+from minibatch_jax.mining._retrieval import RetrievalScores, nearest_positive_ranks, recall_at_k, retrieval_scores
+from minibatch_jax.mining._sampled import (
+    DistanceWeightedState,
+    distance_weighted_logits,
+    mine_distance_weighted,
+    sample_negative_counts,
+)
+from minibatch_jax.mining._sampler import ClassIndex, index_classes, sample_classes
+from minibatch_jax.mining._soft_losses import (
+    binomial_deviance_loss,
+    circle_loss,
+    generalized_lifted_structure_loss,
+    lifted_structure_loss,
+    tuplet_margin_loss,
+)
+from minibatch_jax.mining._structured_losses import (
+    angular_loss,
+    hard_negative_loss,
+    orthogonal_pair_loss,
+    orthogonal_projection_loss,
+)
 from minibatch_jax.mining._triplet_loss import triplet_loss, triplet_pair_weights
 from minibatch_jax.mining._triplets import Triplets, select_triplets
 
 __all__ = [
+    "ClassIndex",
+    "DistanceWeightedState",
+    "Memory",
+    "MemoryPairs",
+    "Proxies",
+    "RetrievalScores",
     "Triplets",
+    "angular_loss",
+    "binomial_deviance_loss",
+    "circle_loss",
     "contrastive_loss",
     "cosine_similarity",
+    "distance_weighted_logits",
     "euclidean_distances",
+    "fast_ap_loss",
+    "generalized_lifted_structure_loss",
+    "hard_negative_loss",
+    "histogram_loss",
+    "index_classes",
     "info_nce_loss",
+    "init_memory",
+    "init_proxies",
+    "intra_pair_variance_loss",
+    "lifted_structure_loss",
+    "margin_loss",
     "margin_pair_masks",
+    "memory_pairs",
     "mine_all",
+    "mine_distance_weighted",
     "mine_easy_positive",
     "mine_hard",
     "mine_multi_similarity",
@@ -45,16 +97,31 @@ __all__ = [
     "multi_similarity_pair_masks",
     "nearest_positive_ranks",
     "negative_mask",
+    "noise_ratio_distances",
     "normalize_embeddings",
     "ntxent_loss",
+    "orthogonal_pair_loss",
+    "orthogonal_projection_loss",
+    "partition_by_proxies",
+    "pnp_loss",
     "positive_mask",
+    "ranked_list_loss",
     "recall_at_k",
     "reduce_losses",
+    "remember",
+    "retrieval_scores",
+    "sample_classes",
+    "sample_negative_counts",
     "select_triplets",
+    "smooth_ap_loss",
+    "soft_ranks",
     "squared_euclidean_distances",
     "supcon_loss",
+    "threshold_consistent_loss",
     "triplet_loss",
     "triplet_pair_weights",
+    "tuplet_margin_loss",
+    "update_proxies",
     "weigh_pairs",
     "weighted_pair_loss",
 ]

@@ -78,6 +78,31 @@ def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None
     return normalize_embeddings(x) @ normalize_embeddings(y).T
 
 
+def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
+    """Variance of the difference over the variance of the anchor, an inverse signal-to-noise ratio; not symmetric.
+
+    Args:
+      embeddings: `[A, D]`, floating point, no constant rows.
+      references: `[M, D]`, same dtype; the embeddings themselves by default.
+
+    Returns:
+      `[A, M]`, at least 0, in the dtype of the embeddings.
+
+    Raises:
+      TypeError: if an argument is not floating point.
+      ValueError: if an argument is empty, not a matrix, or the widths differ.
+
+    Examples:
+      >>> noise_ratio_distances(jnp.array([[0.0, 2.0]]), jnp.array([[2.0, 2.0]])).tolist()
+      [[1.0]]
+
+    References:
+      Yuan et al., Signal-to-noise ratio: a robust distance metric for deep metric learning, 2019 (arXiv 1904.02616).
+    """
+    x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in _pair(embeddings, references))
+    return squared_euclidean_distances(x, y) / jnp.sum(x * x, axis=1, keepdims=True)
+
+
 def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
     """Scale each row to Euclidean length 1; a zero row stays zero and has gradient 0.
 

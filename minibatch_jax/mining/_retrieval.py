@@ -1,5 +1,7 @@
 """Retrieval metrics over a whole data set, one block of queries at a time: no array `[N, N]`."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -93,6 +95,78 @@ def recall_at_k(
     ranks = nearest_positive_ranks(embeddings, labels, references, reference_labels, block_size=block_size)
     hits = jnp.sum((ranks < k).astype(jnp.float32))
     return hits / jnp.maximum(jnp.sum((ranks < columns).astype(jnp.float32)), 1)
+
+
+class RetrievalScores(NamedTuple):
+    """Means over the queries that have a positive, `[]` float32 in [0, 1]; R is the number of positives of a query."""
+
+    r_precision: jax.Array
+    map_at_r: jax.Array
+
+
+def retrieval_scores(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    references: jax.Array | None = None,
+    reference_labels: jax.Array | None = None,
+    *,
+    max_positives: int | None = None,
+    block_size: int = 1024,
+) -> RetrievalScores:
+    """R-precision, the share of positives among the R nearest, and mAP@R, the mean of precision x relevance over them.
+
+    Args:
+      embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
+      labels: `[N]` int.
+      references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
+      reference_labels: `[M]` int, given if and only if the references are.
+      max_positives: static bound on R, which saves sorting all references; larger R count as this.
+      block_size: queries compared at once; memory is O(block_size M).
+
+    Returns:
+      Both scores. A tie and NaN count against a positive.
+
+    Raises:
+      TypeError: if a dtype is wrong or a count not a static int.
+      ValueError: if shapes do not match or a count is out of range.
+
+    Examples:
+      >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), jnp.array([0, 0, 1, 0]))
+      >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
+      (0.5, 0.4167)
+
+    References:
+      Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
+    """
+    _check(embeddings, labels, references, reference_labels, block_size)
+    itself = references is None
+    others = embeddings if references is None else references
+    classes = labels if reference_labels is None else reference_labels
+    depth = others.shape[0] if max_positives is None else max_positives
+    check_count("max_positives", depth, others.shape[0], "the number of references")
+    places = jnp.arange(1, depth + 1, dtype=jnp.float32)
+
+    def scores(query):
+        vector, label, index = query
+        similarities = others @ vector
+        positive = classes == label
+        if itself:
+            own = jnp.arange(others.shape[0]) == index
+            positive &= ~own
+            similarities = jnp.where(own, -jnp.inf, similarities)
+        broken = jnp.where(positive, -jnp.inf, jnp.inf).astype(similarities.dtype)
+        similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
+        behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
+        _, order = jax.lax.top_k(jnp.where(positive, behind, similarities), depth)
+        total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
+        relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
+        share = 1 / jnp.maximum(total, 1)
+        return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
+
+    queries = (embeddings, labels, jnp.arange(labels.shape[0]))
+    r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, labels.shape[0]))
+    number = jnp.maximum(jnp.sum(counted.astype(jnp.float32)), 1)
+    return RetrievalScores(jnp.sum(r_precision) / number, jnp.sum(map_at_r) / number)
 
 
 def _check(embeddings, labels, references, reference_labels, block_size):

@@ -21,6 +21,7 @@ def case(make) -> Case:
 
 CASES: dict[str, Case] = {
     "mine_all": case(mining.mine_all),
+    "mine_distance_weighted": case(lambda: mining.mine_distance_weighted(3, key=0, farthest=1.9)),
     "mine_easy_positive": case(mining.mine_easy_positive),
     "mine_hard": case(mining.mine_hard),
     "mine_multi_similarity": case(mining.mine_multi_similarity),

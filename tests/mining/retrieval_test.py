@@ -53,6 +53,35 @@ def test_no_positive_anywhere_is_zero():
     np.testing.assert_array_equal(mining.nearest_positive_ranks(jnp.asarray(x), jnp.arange(37)), 37)
 
 
+def scores_by_sorting(x, labels, references, reference_labels, skip_self):
+    found = []
+    for i, query in enumerate(x):
+        keep = np.arange(len(references)) != (i if skip_self else -1)
+        ranked = (reference_labels[keep] == labels[i])[np.argsort(-(references[keep] @ query))]
+        total = ranked.sum()
+        if total:
+            top = ranked[:total]
+            found.append((top.mean(), sum(top[: j + 1].mean() for j in range(total) if top[j]) / total))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_positives": 16, "block_size": 8}])
+def test_scores_equal_sorting(options):
+    x, labels = data(5)
+    actual = jax.jit(lambda x, y: mining.retrieval_scores(x, y, **options))(x, labels)
+    np.testing.assert_allclose(actual, scores_by_sorting(x, labels, x, labels, True), rtol=1e-5)
+    (r, reference_labels) = data(6, 21)
+    actual = mining.retrieval_scores(*map(jnp.asarray, (x, labels, r, reference_labels)))
+    np.testing.assert_allclose(actual, scores_by_sorting(x, labels, r, reference_labels, False), rtol=1e-5)
+
+
+def test_scores_of_collapsed_and_broken_embeddings_are_zero():
+    labels = jnp.arange(9) // 3
+    for x in (jnp.ones((9, 2)), jnp.full((9, 2), jnp.nan)):
+        np.testing.assert_array_equal(mining.retrieval_scores(x, labels), 0)
+    np.testing.assert_array_equal(mining.retrieval_scores(jax.nn.one_hot(labels, 3), labels), 1)
+
+
 def test_no_array_of_all_pairs_is_formed():
     step = jax.jit(lambda x, y: mining.recall_at_k(x, y, 1, block_size=16))
     compiled = step.lower(jax.ShapeDtypeStruct((4096, 8), "float32"), jax.ShapeDtypeStruct((4096,), "int32")).compile()

@@ -1,0 +1,180 @@
+"""Losses of pairs that are piecewise linear or quadratic around margins.
+
+References:
+  Wu et al., Sampling matters in deep embedding learning, 2017 (arXiv 1706.07567).
+  Wang et al., Ranked list loss for deep metric learning, 2019 (arXiv 1903.03238).
+  Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019 (the intra-pair variance).
+  Zhang et al., Threshold-consistent margin loss for open-world deep metric learning, 2023 (arXiv 2307.04047).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number
+from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._reductions import reduce_losses
+
+
+def margin_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 0.2,
+    boundary: float | jax.Array = 1.2,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """[d - boundary + margin]_+ of positives and [boundary - d + margin]_+ of negatives, reduced together.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool, usually those that `sample_negatives` draws.
+      margin: half-width of the gap.
+      boundary: distance between the kinds; differentiable, and `[A, 1]` for a boundary of each class.
+      reduction: of the losses of pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(margin_loss(jnp.array([[1.5, 0.75]]), positives, ~positives, margin=0.25, boundary=1.0))
+      0.625
+    """
+    check_pairs("distances", distances, positives, negatives)
+    excess = jnp.where(positives, distances - boundary, boundary - distances)
+    return reduce_losses(jax.nn.relu(excess + margin), positives | negatives, reduction)
+
+
+def ranked_list_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 0.4,
+    boundary: float | jax.Array = 1.2,
+    imbalance: float | jax.Array = 0.5,
+    positive_temperature: float | jax.Array = 0.0,
+    negative_temperature: float | jax.Array = 10.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Pull positives within boundary - margin and push negatives beyond the boundary, weighing the worst ones more.
+
+    The excess of each pair is averaged with weights exp(temperature * excess), for each anchor and kind.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      margin: gap between the kinds.
+      boundary: distance that negatives should have.
+      imbalance: share of the negatives' term, in [0, 1].
+      positive_temperature: >= 0.
+      negative_temperature: >= 0.
+      reduction: of the losses of anchors with a pair, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> loss = ranked_list_loss(jnp.array([[1.0, 1.0]]), positives, ~positives, margin=0.5, boundary=1.25)
+      >>> round(float(loss), 4)
+      0.25
+    """
+    check_pairs("distances", distances, positives, negatives)
+    check_number("imbalance", imbalance, 0, 1)
+    check_number("positive_temperature", positive_temperature, 0)
+    check_number("negative_temperature", negative_temperature, 0)
+    pull = _weighted_excess(distances - (boundary - margin), positives, positive_temperature)
+    push = _weighted_excess(boundary - distances, negatives, negative_temperature)
+    losses = (1 - imbalance) * pull + imbalance * push
+    return reduce_losses(losses, jnp.any(positives | negatives, axis=1), reduction)
+
+
+def intra_pair_variance_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    slack: float | jax.Array = 0.01,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Squares of [(1 - slack) mean - s]_+ over positives and [s - (1 + slack) mean]_+ over negatives; a regularizer.
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      slack: relative to the mean similarity of the kind.
+      reduction: of each kind apart, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, True, False]])
+      >>> float(intra_pair_variance_loss(jnp.array([[1.0, 0.5, 0.2]]), positives, ~positives, slack=0.0))
+      0.03125
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    low = jax.nn.relu((1 - slack) * reduce_losses(similarities, positives) - similarities)
+    high = jax.nn.relu(similarities - (1 + slack) * reduce_losses(similarities, negatives))
+    return reduce_losses(low**2, positives, reduction) + reduce_losses(high**2, negatives, reduction)
+
+
+def threshold_consistent_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    positive_margin: float | jax.Array = 0.9,
+    negative_margin: float | jax.Array = 0.5,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """[positive_margin - s]_+ over positives and [s - negative_margin]_+ over negatives, reduced apart; a regularizer.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_margin: similarity that every positive should reach.
+      negative_margin: similarity that every negative should stay below.
+      reduction: of the losses of pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(threshold_consistent_loss(jnp.array([[0.5, 0.75]]), positives, ~positives, positive_margin=0.75))
+      0.5
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    pull = jax.nn.relu(positive_margin - similarities)
+    push = jax.nn.relu(similarities - negative_margin)
+    return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
+
+
+def _weighted_excess(excess, mask, temperature):
+    active = mask & (excess > 0)
+    weights = jnp.where(active, jnp.exp(temperature * jnp.where(active, excess, 0)), 0)
+    total = jnp.sum(weights, axis=1)
+    return jnp.sum(weights * jnp.where(active, excess, 0), axis=1) / jnp.where(total > 0, total, 1)

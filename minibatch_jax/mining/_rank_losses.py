@@ -1,0 +1,226 @@
+"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms.
+
+References:
+  Ustinova and Lempitsky, Learning deep embeddings with histogram loss, 2016 (arXiv 1611.00822).
+  Cakir et al., Deep metric learning to rank, CVPR 2019 (FastAP).
+  Brown et al., Smooth-AP: smoothing the path towards large-scale image retrieval, 2020 (arXiv 2007.12163).
+  Li et al., Rethinking the optimization of average precision: only penalizing negative instances before positive ones
+    is enough, 2021 (arXiv 2102.04640).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._reductions import reduce_losses
+
+PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
+
+
+def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: float | jax.Array = 0.01) -> jax.Array:
+    """How many of the counted references are more similar to the anchor than each reference, smoothed by a sigmoid.
+
+    One anchor at a time: memory is O(M^2), also for the gradient.
+
+    Args:
+      similarities: `[A, M]`, floating point.
+      counted: `[A, M]` bool; a reference does not count itself.
+      temperature: > 0, width of the sigmoid.
+
+    Returns:
+      `[A, M]`, at least 0: 0 is the first place.
+
+    Raises:
+      TypeError: if the similarities are not floating point or the mask not bool.
+      ValueError: if shapes do not match or the temperature is not positive.
+
+    Examples:
+      >>> soft_ranks(jnp.array([[1.0, 3.0, 2.0]]), jnp.ones((1, 3), bool)).round(3).tolist()
+      [[2.0, 0.0, 1.0]]
+    """
+    check_pairs("similarities", similarities, counted, counted)
+    check_number("temperature", temperature, 0, open_low=True)
+    others = ~jnp.eye(similarities.shape[1], dtype=bool)
+
+    @jax.checkpoint
+    def ranks(row):
+        values, mask = row
+        ahead = jax.nn.sigmoid((values[None, :] - values[:, None]) / temperature)
+        return jnp.sum(jnp.where(others & mask[None, :], ahead, 0), axis=1)
+
+    return jax.lax.map(ranks, (similarities, counted))
+
+
+def smooth_ap_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.01,
+    reduction: str = "mean",
+) -> jax.Array:
+    """1 minus the average precision of each anchor, with smoothed ranks.
+
+    Args:
+      similarities: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      temperature: > 0, width of the sigmoid.
+      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False, True]])
+      >>> loss = smooth_ap_loss(jnp.array([[3.0, 2.0, 1.0]]), positives, ~positives)  # 1 - (1 + 2/3) / 2
+      >>> round(float(loss), 4)
+      0.1667
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    used = positives | negatives
+    values = jnp.where(used, similarities, 0)
+    among_positives = 1 + soft_ranks(values, positives, temperature=temperature)
+    among_all = 1 + soft_ranks(values, used, temperature=temperature)
+    count = jnp.sum(positives.astype(values.dtype), axis=1)
+    precision = jnp.sum(jnp.where(positives, among_positives / among_all, 0), axis=1) / jnp.maximum(count, 1)
+    return reduce_losses(1 - precision, count > 0, reduction)
+
+
+def pnp_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    penalty: str = "linear",
+    power: float | jax.Array = 1.0,
+    bound: float | jax.Array = 2.0,
+    temperature: float | jax.Array = 0.01,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Mean over the positives of a penalty of the number r of negatives ranked before them.
+
+    Args:
+      similarities: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      penalty: "linear" r, "log" log(1 + r), "quotient" 1 - (1 + r)^-power, "entropy" (1 + r) log(1 + r), or "bounded"
+        (bound r - log(1 + bound r)) / bound^2; the paper's PNP-O, D_s, D_q, I_u, I_b.
+      power: of "quotient".
+      bound: of "bounded".
+      temperature: > 0, width of the sigmoid that smooths r.
+      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the penalty or reduction is unknown, or the temperature is not positive.
+
+    Examples:
+      >>> positives = jnp.array([[True, False, True]])
+      >>> round(float(pnp_loss(jnp.array([[3.0, 2.0, 1.0]]), positives, ~positives)), 4)
+      0.5
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_choice("penalty", penalty, PENALTIES)
+    values = jnp.where(positives | negatives, similarities, 0)
+    r = soft_ranks(values, negatives, temperature=temperature)
+    penalized = {
+        "linear": lambda: r,
+        "log": lambda: jnp.log1p(r),
+        "quotient": lambda: 1 - (1 + r) ** -power,
+        "entropy": lambda: (1 + r) * jnp.log1p(r),
+        "bounded": lambda: (bound * r - jnp.log1p(bound * r)) / bound**2,
+    }[penalty]()
+    count = jnp.sum(positives.astype(values.dtype), axis=1)
+    losses = jnp.sum(jnp.where(positives, penalized, 0), axis=1) / jnp.maximum(count, 1)
+    return reduce_losses(losses, count > 0, reduction)
+
+
+def fast_ap_loss(
+    squared_distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    num_bins: int = 10,
+    reduction: str = "mean",
+) -> jax.Array:
+    """1 minus the average precision of each anchor, from histograms of its distances.
+
+    Args:
+      squared_distances: `[A, M]` in [0, 4], floating point: between vectors of length 1.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      num_bins: of the histograms, static.
+      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point, the masks not bool or the number of bins not a static int.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(fast_ap_loss(jnp.array([[0.0, 4.0]]), positives, ~positives))
+      0.0
+    """
+    check_pairs("squared_distances", squared_distances, positives, negatives)
+    check_count("num_bins", num_bins)
+    pulled = _soft_histogram(squared_distances, positives, 0.0, 4.0, num_bins)
+    every = pulled + _soft_histogram(squared_distances, negatives, 0.0, 4.0, num_bins)
+    above, below = pulled * jnp.cumsum(pulled, axis=1), jnp.cumsum(every, axis=1)
+    count = jnp.sum(positives.astype(pulled.dtype), axis=1)
+    precision = jnp.sum(above / jnp.where(below > 0, below, 1), axis=1) / jnp.maximum(count, 1)
+    return reduce_losses(1 - precision, count > 0, reduction)
+
+
+def histogram_loss(
+    similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, num_bins: int = 100
+) -> jax.Array:
+    """Probability that a negative pair is more similar than a positive pair, from the histograms of both.
+
+    Args:
+      similarities: `[A, M]` in [-1, 1], floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      num_bins: of the histograms, static.
+
+    Returns:
+      `[]`; 0 if a kind of pairs is missing.
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or the number of bins not a static int.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> [float(histogram_loss(jnp.array([[s, 0.0]]), positives, ~positives, num_bins=4)) for s in (0.5, -0.5)]
+      [0.0, 1.0]
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_count("num_bins", num_bins)
+
+    def density(mask):
+        heights = jnp.sum(_soft_histogram(similarities, mask, -1.0, 1.0, num_bins), axis=0)
+        return heights / jnp.maximum(jnp.sum(mask.astype(heights.dtype)), 1)
+
+    return jnp.sum(density(negatives) * jnp.cumsum(density(positives)))
+
+
+def _soft_histogram(values, mask, low, high, num_bins):
+    """Each value shared between the two nearest of num_bins + 1 nodes, `[A, num_bins + 1]`."""
+    position = jnp.clip((jnp.where(mask, values, low) - low) * (num_bins / (high - low)), 0, num_bins)
+    left = jnp.clip(jax.lax.stop_gradient(jnp.floor(position)), 0, num_bins - 1)
+    share = jnp.where(mask, position - left, 0)
+    rows, nodes = jnp.arange(values.shape[0])[:, None], left.astype(jnp.int32)
+    empty = jnp.zeros((values.shape[0], num_bins + 1), values.dtype)
+    return empty.at[rows, nodes].add(jnp.where(mask, 1 - share, 0)).at[rows, nodes + 1].add(share)

@@ -1,0 +1,88 @@
+"""Batches of P classes with K examples each, so that every anchor has positives."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_count, check_integer, check_shape
+
+
+class ClassIndex(NamedTuple):
+    """Examples sorted by class `[N]`, and the start and the size of each class `[C]`, int32."""
+
+    order: jax.Array
+    starts: jax.Array
+    sizes: jax.Array
+
+
+def index_classes(labels: jax.Array, num_classes: int) -> ClassIndex:
+    """Sort a data set by class, once.
+
+    Args:
+      labels: `[N]` int; examples with a label outside [0, C) are never drawn.
+      num_classes: C, static.
+
+    Returns:
+      The index for `sample_classes`.
+
+    Raises:
+      TypeError: if labels are not integers or the number of classes not a static int.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> index_classes(jnp.array([1, 0, 1]), 2).sizes.tolist()
+      [1, 2]
+    """
+    check_shape("labels", labels, (None,))
+    check_integer("labels", labels)
+    check_count("num_classes", num_classes)
+    order = jnp.argsort(labels, stable=True).astype(jnp.int32)
+    bounds = jnp.searchsorted(labels[order], jnp.arange(num_classes + 1, dtype=labels.dtype)).astype(jnp.int32)
+    return ClassIndex(order, bounds[:-1], bounds[1:] - bounds[:-1])
+
+
+def sample_classes(key: jax.Array, index: ClassIndex, num_classes: int, per_class: int) -> jax.Array:
+    """Draw P classes without replacement and K examples of each.
+
+    A class with at least K examples gives K different ones, a smaller one gives draws with replacement.
+
+    Args:
+      key: typed PRNG key.
+      index: of the data set.
+      num_classes: P, static; it should not exceed the number of classes that have examples.
+      per_class: K, static.
+
+    Returns:
+      `[P, K]` int32, example numbers. Where P exceeds the number of classes with examples, the surplus rows are -1.
+
+    Raises:
+      TypeError: if a count is not a static int.
+      ValueError: if P is not in [1, C] or K is below 1.
+
+    Examples:
+      >>> index = index_classes(jnp.array([1, 0, 1, 0]), 2)
+      >>> sorted(sorted(row) for row in sample_classes(jax.random.key(0), index, 2, 2).tolist())
+      [[0, 2], [1, 3]]
+    """
+    check_count("num_classes", num_classes, index.sizes.shape[0], "the number of classes of the index")
+    check_count("per_class", per_class)
+    class_key, item_key, other_key = jax.random.split(key, 3)
+    scores = jnp.where(index.sizes > 0, jax.random.uniform(class_key, index.sizes.shape), -1)
+    _, classes = jax.lax.top_k(scores, num_classes)
+    sizes = index.sizes[classes][:, None]
+    again = jax.random.randint(other_key, (num_classes, per_class), 0, jnp.maximum(sizes, 1))
+    offsets = jnp.where(sizes >= per_class, _distinct(item_key, sizes[:, 0], per_class), again)
+    examples = index.order[jnp.minimum(index.starts[classes][:, None] + offsets, index.order.shape[0] - 1)]
+    return jnp.where(sizes > 0, examples, -1)
+
+
+def _distinct(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
+    """`[P, count]` offsets in [0, size), different within a row if size >= count: Floyd's algorithm."""
+    chosen = jnp.full((sizes.shape[0], count), -1, jnp.int32)
+    for j, step_key in enumerate(jax.random.split(key, count)):
+        last = jnp.maximum(sizes - count + j, 0)
+        drawn = jax.random.randint(step_key, sizes.shape, 0, last + 1)
+        taken = jnp.any(chosen == drawn[:, None], axis=1)
+        chosen = chosen.at[:, j].set(jnp.where(taken, last, drawn))
+    return chosen

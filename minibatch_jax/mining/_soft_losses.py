@@ -1,0 +1,231 @@
+"""Losses of pairs that weigh them by exponentials: binomial deviance, lifted structure, circle, tuplet margin.
+
+References:
+  Yi et al., Deep metric learning for practical person re-identification, 2014 (arXiv 1407.4979).
+  Song et al., Deep metric learning via lifted structured feature embedding, 2016 (arXiv 1511.06452).
+  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+  Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019.
+  Sun et al., Circle loss: a unified perspective of pair similarity optimization, 2020 (arXiv 2002.10857).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax.mining._losses import log_sum_exp
+from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._reductions import reduce_losses
+
+
+def binomial_deviance_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    alpha: float | jax.Array = 2.0,
+    beta: float | jax.Array = 50.0,
+    base: float | jax.Array = 0.5,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Mean of softplus(alpha (base - s)) over positives plus mean of softplus(beta (s - base)) over negatives.
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      alpha: > 0, sharpness of the positives.
+      beta: > 0, sharpness of the negatives.
+      base: similarity that separates them.
+      reduction: of the losses of anchors with a pair, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, a sharpness is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> round(float(binomial_deviance_loss(jnp.array([[0.5, 0.5]]), positives, ~positives)), 4)  # 2 log(2)
+      1.3863
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("alpha", alpha, 0, open_low=True)
+    check_number("beta", beta, 0, open_low=True)
+    shifted = jnp.where(positives | negatives, similarities - base, 0)
+    pull = _row_mean(jax.nn.softplus(-alpha * shifted), positives)
+    push = _row_mean(jax.nn.softplus(beta * shifted), negatives)
+    return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
+
+
+def lifted_structure_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 1.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Half of [d_ap + log sum exp(margin - d)]_+^2 for each positive pair, d to the negatives of both its ends.
+
+    Args:
+      distances: `[B, B]`, floating point: the references are the anchors.
+      positives: `[B, B]` bool.
+      negatives: `[B, B]` bool.
+      margin: beyond which negatives fade.
+      reduction: of the losses of positive pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[B, B]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or are not square, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[False, True, False], [True, False, False], [False, False, False]])
+      >>> negatives = ~positives & ~jnp.eye(3, dtype=bool)
+      >>> round(float(lifted_structure_loss(jnp.ones((3, 3)), positives, negatives)), 4)  # (1 + log(2))^2 / 2
+      1.4334
+    """
+    check_pairs("distances", distances, positives, negatives)
+    check_shape("distances", distances, (None, distances.shape[0]))
+    contested = positives & (jnp.any(negatives, axis=1)[:, None] | jnp.any(negatives, axis=1)[None, :])
+    rest = jnp.where(
+        jnp.any(negatives, axis=1), log_sum_exp(margin - distances, negatives), jnp.finfo(distances.dtype).min / 4
+    )
+    highest = jnp.maximum(rest[:, None], rest[None, :])
+    gap = jnp.where(contested, jnp.minimum(rest[:, None], rest[None, :]) - highest, 0)
+    both = jnp.where(contested, highest, 0) + jnp.log1p(jnp.exp(gap))
+    losses = jnp.where(contested, jax.nn.relu(both + jnp.where(contested, distances, 0)) ** 2 / 2, 0)
+    return reduce_losses(losses, positives, reduction)
+
+
+def generalized_lifted_structure_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 1.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """[log sum_p exp(d) + log sum_n exp(margin - d)]_+ of each anchor with both kinds of pairs.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      margin: beyond which negatives fade.
+      reduction: of the losses of anchors with both kinds of pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(generalized_lifted_structure_loss(jnp.array([[0.5, 0.75]]), positives, ~positives))
+      0.75
+    """
+    check_pairs("distances", distances, positives, negatives)
+    total = log_sum_exp(distances, positives) + log_sum_exp(margin - distances, negatives)
+    return reduce_losses(jax.nn.relu(total), _has_both(positives, negatives), reduction)
+
+
+def circle_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 0.4,
+    scale: float | jax.Array = 80.0,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """softplus(LSE_p(-scale a_p (s - 1 + margin)) + LSE_n(scale a_n (s - margin))) of each anchor with both kinds.
+
+    a_p = [1 + margin - s]_+ and a_n = [s + margin]_+ pace the pairs and are constants for the gradient.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      margin: relaxation of the decision boundary.
+      scale: > 0.
+      reduction: of the losses of anchors with both kinds of pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the scale is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> round(float(circle_loss(jnp.array([[0.6, 0.4]]), positives, ~positives)), 4)  # log(2)
+      0.6931
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("scale", scale, 0, open_low=True)
+    similarities = jnp.where(positives | negatives, similarities, 0)
+    fixed = jax.lax.stop_gradient(similarities)
+    pull = -scale * jax.nn.relu(1 + margin - fixed) * (similarities - 1 + margin)
+    push = scale * jax.nn.relu(fixed + margin) * (similarities - margin)
+    total = log_sum_exp(pull, positives) + log_sum_exp(push, negatives)
+    return reduce_losses(jax.nn.softplus(total), _has_both(positives, negatives), reduction)
+
+
+def tuplet_margin_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 0.1,
+    scale: float | jax.Array = 64.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """log(1 + sum_n exp(scale (s_n - cos(angle_p - margin)))) of each positive pair.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      margin: slack of the angle between a positive pair, in radians.
+      scale: > 0.
+      reduction: of the losses of positive pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the scale is not positive, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> round(float(tuplet_margin_loss(jnp.array([[0.6, 0.6]]), positives, ~positives, margin=0.0)), 4)  # log(2)
+      0.6931
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("scale", scale, 0, open_low=True)
+    contested = positives & jnp.any(negatives, axis=1, keepdims=True)
+    cosine = jnp.where(contested, similarities, 0)
+    inside = 1 - cosine**2 > jnp.finfo(cosine.dtype).eps
+    sine = jnp.where(inside, jnp.sqrt(jnp.where(inside, 1 - cosine**2, 1)), 0)
+    relaxed = scale * (cosine * jnp.cos(margin) + sine * jnp.sin(margin))
+    excess = log_sum_exp(scale * similarities, negatives)[:, None] - relaxed
+    losses = jnp.where(contested, jax.nn.softplus(jnp.where(contested, excess, 0)), 0)
+    return reduce_losses(losses, positives, reduction)
+
+
+def _row_mean(values, mask):
+    count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=1), 1)
+    return jnp.sum(jnp.where(mask, values, 0), axis=1) / count
+
+
+def _has_both(positives, negatives):
+    return jnp.any(positives, axis=1) & jnp.any(negatives, axis=1)

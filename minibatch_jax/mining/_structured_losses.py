@@ -1,0 +1,188 @@
+"""Losses of pairs with their own geometry: angles of triangles, right angles, reweighted or debiased negatives.
+
+References:
+  Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
+  Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
+  Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
+  Ranasinghe et al., Orthogonal projection loss, 2021 (arXiv 2103.14021).
+  Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024
+    (arXiv 2402.07440).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax.mining._losses import log_sum_exp
+from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._reductions import reduce_losses
+
+
+def angular_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    reference_similarities: jax.Array | None = None,
+    angle: float | jax.Array = 0.698,
+    reduction: str = "mean",
+) -> jax.Array:
+    """log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) of each positive pair, t the squared tangent of the angle.
+
+    The sum over negatives is a matrix product, so no array `[A, P, N]` is formed.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      reference_similarities: `[M, M]`, cosine between the references; the similarities by default, if the references
+        are the anchors.
+      angle: upper bound of the angle at the negative, in radians, below pi / 2.
+      reduction: of the losses of positive pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the angle is out of range, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[False, True, False], [True, False, False], [False, False, False]])
+      >>> negatives = ~positives & ~jnp.eye(3, dtype=bool)
+      >>> round(float(angular_loss(jnp.eye(3), positives, negatives)), 4)  # log(2)
+      0.6931
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("angle", angle, 0, 1.57, open_low=True)
+    others = similarities if reference_similarities is None else reference_similarities
+    check_shape("reference_similarities", others, (similarities.shape[1], similarities.shape[1]))
+    tangent = jnp.tan(angle) ** 2
+    to_anchor = jnp.where(negatives, jnp.exp(4 * tangent * (jnp.where(negatives, similarities, 0) - 1)), 0)
+    finite = jnp.where(jnp.isfinite(others), others, 0)
+    both = to_anchor @ jnp.exp(4 * tangent * (finite - 1)).T
+    contested = positives & (both > 0)
+    exponent = jnp.log(jnp.where(contested, both, 1)) + 8 * tangent
+    exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
+    return reduce_losses(jnp.where(contested, jax.nn.softplus(exponent), 0), positives, reduction)
+
+
+def hard_negative_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.5,
+    concentration: float | jax.Array = 1.0,
+    prior: float | jax.Array = 0.1,
+    constant_importance: bool = False,
+    reduction: str = "mean",
+) -> jax.Array:
+    """InfoNCE of each positive pair whose negatives are weighed by exp(concentration s / t) and cleared of positives.
+
+    With concentration 0 it is the debiased contrastive loss, with prior 0 as well `ntxent_loss`.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      temperature: > 0, t.
+      concentration: >= 0; the larger, the harder the negatives.
+      prior: in [0, 1), the share of the negatives that are positives in truth.
+      constant_importance: stop the gradient through the weights of the negatives; the paper's code does not.
+      reduction: of the losses of positive pairs, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True, False, False]])
+      >>> round(float(hard_negative_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("temperature", temperature, 0, open_low=True)
+    check_number("concentration", concentration, 0)
+    check_number("prior", prior, 0, 0.999)
+    logits = (similarities - 1) / temperature
+    importance = concentration * (jax.lax.stop_gradient(logits) if constant_importance else logits)
+    count = jnp.sum(negatives.astype(logits.dtype), axis=1)
+    log_mean = log_sum_exp(logits + importance, negatives) - log_sum_exp(importance, negatives)
+    contested = positives & (count > 0)[:, None]
+    log_positive = jnp.where(contested, logits, 0)
+    cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
+    rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
+    losses = jnp.where(contested, jax.nn.softplus(jnp.log(rest) - log_positive), 0)
+    return reduce_losses(losses, positives, reduction)
+
+
+def orthogonal_pair_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    power: int = 2,
+    reduction: str = "mean",
+) -> jax.Array:
+    """(1 - s)^power for positives and |s|^power for negatives: negatives go to a right angle, not further.
+
+    It is a sum over pairs, so batches of one pair with gradient accumulation train what one large batch would.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point; `[A, 1]` for isolated pairs of query and document.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      power: 1 or 2.
+      reduction: of the losses of pairs, both kinds together, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the power is neither 1 nor 2, or the reduction is unknown.
+
+    Examples:
+      >>> positives = jnp.array([[True], [False]])
+      >>> float(orthogonal_pair_loss(jnp.array([[0.5], [-0.5]]), positives, ~positives))
+      0.25
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    if power not in (1, 2):
+        raise ValueError(f"power is {power!r}, wanted 1 or 2.")
+    used = positives | negatives
+    similarities = jnp.where(used, similarities, 0)
+    gap = jnp.abs(jnp.where(positives, 1 - similarities, similarities))
+    return reduce_losses(gap if power == 1 else gap**2, used, reduction)
+
+
+def orthogonal_projection_loss(
+    similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, gamma: float | jax.Array = 0.5
+) -> jax.Array:
+    """1 minus the mean similarity of positives plus gamma times the mean absolute similarity of negatives.
+
+    Args:
+      similarities: `[A, M]`, cosine, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      gamma: >= 0, weight of the negatives.
+
+    Returns:
+      `[]`, at least 0; a missing kind contributes 0.
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match or gamma is negative.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(orthogonal_projection_loss(jnp.array([[0.75, -0.5]]), positives, ~positives))
+      0.5
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("gamma", gamma, 0)
+    return reduce_losses(1 - similarities, positives) + gamma * reduce_losses(jnp.abs(similarities), negatives)

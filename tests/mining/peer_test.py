@@ -1,0 +1,171 @@
+"""Equality with pytorch-metric-learning, whose values on one batch are stored in pml_reference.json (see its .py)."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minibatch_jax import mining
+
+PEER = json.loads((Path(__file__).parent / "pml_reference.json").read_text())
+X, LABELS = np.array(PEER["embeddings"]), np.array(PEER["labels"])
+MEMORY, MEMORY_LABELS = np.array(PEER["references"]), np.array(PEER["reference_labels"])
+
+
+def euclidean(x, r=None):
+    return mining.euclidean_distances(*(v if v is None else mining.normalize_embeddings(v) for v in (x, r)))
+
+
+def squared(x, r=None):
+    return euclidean(x, r) ** 2
+
+
+def one_positive_each(x):
+    """The masks of one (anchor, positive) pair for each class: N-pairs."""
+    labels = np.sort(LABELS)
+    first = np.array([np.flatnonzero(labels == c)[:2] for c in np.unique(labels)])
+    values = mining.cosine_similarity(x[first[:, 0]], x[first[:, 1]])
+    diagonal = jnp.eye(len(first), dtype=bool)
+    return mining.info_nce_loss(values, diagonal, ~diagonal, temperature=1.0)
+
+
+def with_self(loss):
+    """The peer counts an anchor as its own positive in rank losses."""
+    return lambda s, p, n: loss(s, p | jnp.eye(len(s), dtype=bool), n)
+
+
+triplet = functools.partial(mining.triplet_loss, margin=0.3)
+pnp = {"Ds": "log", "Dq": "quotient", "Iu": "entropy", "Ib": "bounded", "O": "linear"}
+margins = {"positive_margin": 0.5, "negative_margin": 1.2}
+
+LOSSES = {
+    "contrastive": (euclidean, functools.partial(mining.contrastive_loss, **margins)),
+    "contrastive_snr": (
+        lambda x: mining.noise_ratio_distances(mining.normalize_embeddings(x)),
+        functools.partial(mining.contrastive_loss, **margins),
+    ),
+    "multi_similarity": (mining.cosine_similarity, mining.multi_similarity_loss),
+    "ntxent": (mining.cosine_similarity, functools.partial(mining.ntxent_loss, temperature=0.2)),
+    "supcon": (
+        mining.cosine_similarity,
+        functools.partial(mining.supcon_loss, temperature=0.2, reduction="active_mean"),
+    ),
+    "nca": (lambda x: -squared(x), functools.partial(mining.info_nce_loss, temperature=1.0)),
+    "triplet_margin": (euclidean, triplet),
+    "triplet_margin_smooth": (euclidean, functools.partial(triplet, smooth=True)),
+    "circle": (mining.cosine_similarity, functools.partial(mining.circle_loss, scale=8)),
+    "generalized_lifted_structure": (euclidean, mining.generalized_lifted_structure_loss),
+    "lifted_structure": (euclidean, mining.lifted_structure_loss),
+    "tuplet_margin": (
+        mining.cosine_similarity,
+        functools.partial(mining.tuplet_margin_loss, margin=np.radians(5.73), scale=8),
+    ),
+    "intra_pair_variance": (mining.cosine_similarity, mining.intra_pair_variance_loss),
+    "threshold_consistent_margin": (
+        mining.cosine_similarity,
+        functools.partial(mining.threshold_consistent_loss, positive_margin=0.6, negative_margin=0.2),
+    ),
+    "ranked_list": (
+        euclidean,
+        functools.partial(
+            mining.ranked_list_loss,
+            margin=0.4,
+            boundary=1.2,
+            imbalance=0.3,
+            positive_temperature=1.0,
+            negative_temperature=2.0,
+        ),
+    ),
+    "angular": (mining.cosine_similarity, functools.partial(mining.angular_loss, angle=np.radians(40))),
+    "fast_ap": (squared, mining.fast_ap_loss),
+    "histogram": (mining.cosine_similarity, functools.partial(mining.histogram_loss, num_bins=20)),
+    "smooth_ap": (
+        mining.cosine_similarity,
+        with_self(functools.partial(mining.smooth_ap_loss, temperature=0.1)),
+    ),
+    **{
+        f"pnp_{theirs}": (
+            mining.cosine_similarity,
+            with_self(functools.partial(mining.pnp_loss, penalty=ours, temperature=0.1, power=2.0, bound=3.0)),
+        )
+        for theirs, ours in pnp.items()
+    },
+}
+
+
+def check(step, expected, tolerance=1e-5):
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(step))(jnp.asarray(X))
+    np.testing.assert_allclose(value, expected["value"], rtol=tolerance)
+    peer = np.array(expected["gradient"])
+    np.testing.assert_allclose(gradient, peer, atol=tolerance * np.abs(peer).max(), rtol=0)
+    assert np.abs(peer).max() > 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradient(name):
+    compare, loss = LOSSES[name]
+    order = np.argsort(LABELS, kind="stable")[: 9 if name == "smooth_ap" else None]
+    labels = jnp.asarray(LABELS[order])
+    # The peer adds 1e-5 to each of the 12 weights that it divides by.
+    tolerance = {"ranked_list": 3e-4}.get(name, 1e-5)
+    check(
+        lambda x: loss(compare(x[order]), mining.positive_mask(labels), mining.negative_mask(labels)),
+        PEER["losses"][name],
+        tolerance,
+    )
+
+
+def test_n_pairs_is_info_nce_of_one_pair_per_class():
+    order = np.argsort(LABELS, kind="stable")
+    check(lambda x: one_positive_each(x[order]), PEER["losses"]["n_pairs"])
+
+
+@pytest.mark.parametrize("name", PEER["with_references"])
+def test_loss_against_other_references(name):
+    compare, loss = LOSSES[name]
+    masks = [
+        mask(jnp.asarray(LABELS), jnp.asarray(MEMORY_LABELS)) for mask in (mining.positive_mask, mining.negative_mask)
+    ]
+    check(lambda x: loss(compare(x, jnp.asarray(MEMORY)), *masks), PEER["with_references"][name])
+
+
+@pytest.mark.parametrize("name", ["hard", "easy_positive", "all", "semihard"])
+def test_mined_triplet_loss_and_gradient(name):
+    labels = jnp.asarray(LABELS)
+    check(
+        lambda x: triplet(euclidean(x), mining.positive_mask(labels), mining.negative_mask(labels), mining=name),
+        PEER["mined_triplet_margin"][name],
+    )
+
+
+@pytest.mark.parametrize(
+    "name,positive,negative",
+    [
+        ("hard", "hard", "hard"),
+        ("easy_positive", "easy", "semihard"),
+        ("hard_easy", "hard", "easy"),
+        ("hard_semihard", "hard", "semihard"),
+    ],
+)
+def test_one_triplet_for_each_anchor(name, positive, negative):
+    labels = jnp.asarray(LABELS)
+    chosen = mining.select_triplets(
+        euclidean(jnp.asarray(X)), mining.positive_mask(labels), mining.negative_mask(labels), positive, negative
+    )
+    anchors = np.flatnonzero(chosen.valid)
+    triplets = np.stack([anchors, chosen.positive[anchors], chosen.negative[anchors]], axis=1)
+    np.testing.assert_array_equal(triplets, PEER["triplets"][name])
+
+
+def test_pair_miners():
+    labels, x = jnp.asarray(LABELS), jnp.asarray(X)
+    masks = mining.positive_mask(labels), mining.negative_mask(labels)
+    actual = mining.multi_similarity_pair_masks(mining.cosine_similarity(x), *masks)
+    np.testing.assert_array_equal(actual, PEER["pair_masks"]["multi_similarity"])
+    actual = mining.margin_pair_masks(euclidean(x), *masks, 0.9, 1.1)
+    np.testing.assert_array_equal(actual, PEER["pair_masks"]["pair_margin"])

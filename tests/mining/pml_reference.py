@@ -1,0 +1,125 @@
+"""Writes pml_reference.json: values of pytorch-metric-learning on one small batch, for the tests beside it.
+
+Run it in an environment with torch 2.13.0 and pytorch-metric-learning 2.9.0:
+`python tests/mining/pml_reference.py > tests/mining/pml_reference.json`
+"""
+
+import json
+
+import numpy as np
+
+SEED, CLASSES, PER_CLASS, WIDTH = 0, 4, 3, 5
+
+
+def main():
+    import pytorch_metric_learning
+    import torch
+    from pytorch_metric_learning import distances, losses, miners, reducers
+
+    rng = np.random.default_rng(SEED)
+    labels = rng.permutation(np.repeat(np.arange(CLASSES), PER_CLASS))
+    embeddings = (rng.normal(size=(labels.size, WIDTH)) + 0.7 * rng.normal(size=(CLASSES, WIDTH))[labels]).round(6)
+    x, y = torch.tensor(embeddings, dtype=torch.float64, requires_grad=True), torch.tensor(labels)
+
+    cosine, l2 = distances.CosineSimilarity(), distances.LpDistance()
+    loss_of = {
+        "contrastive": losses.ContrastiveLoss(pos_margin=0.5, neg_margin=1.2),
+        "contrastive_snr": losses.SignalToNoiseRatioContrastiveLoss(pos_margin=0.5, neg_margin=1.2),
+        "multi_similarity": losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5),
+        "ntxent": losses.NTXentLoss(temperature=0.2),
+        "supcon": losses.SupConLoss(temperature=0.2),
+        "nca": losses.NCALoss(),
+        "triplet_margin": losses.TripletMarginLoss(margin=0.3),
+        "triplet_margin_smooth": losses.TripletMarginLoss(margin=0.3, smooth_loss=True),
+        "circle": losses.CircleLoss(m=0.4, gamma=8),
+        "generalized_lifted_structure": losses.GeneralizedLiftedStructureLoss(neg_margin=1, pos_margin=0),
+        "lifted_structure": losses.LiftedStructureLoss(neg_margin=1, pos_margin=0),
+        "tuplet_margin": losses.TupletMarginLoss(margin=5.73, scale=8),
+        "intra_pair_variance": losses.IntraPairVarianceLoss(),
+        "threshold_consistent_margin": losses.ThresholdConsistentMarginLoss(margin_plus=0.6, margin_minus=0.2),
+        "ranked_list": losses.RankedListLoss(margin=0.4, Tn=2, Tp=1, imbalance=0.3),
+        "angular": losses.AngularLoss(alpha=40),
+        "fast_ap": losses.FastAPLoss(num_bins=10),
+        "histogram": losses.HistogramLoss(n_bins=20),
+        "smooth_ap": losses.SmoothAPLoss(temperature=0.1),
+        **{f"pnp_{v}": losses.PNPLoss(variant=v, anneal=0.1, alpha=2, b=3) for v in losses.PNPLoss.VARIANTS},
+        "dynamic_soft_margin": losses.DynamicSoftMarginLoss(),
+        "n_pairs": losses.NPairsLoss(),
+    }
+
+    def value_and_gradient(loss, *args):
+        value = loss(*args)
+        return {"value": value.item(), "gradient": torch.autograd.grad(value, x, retain_graph=True)[0].tolist()}
+
+    def mask(rows, columns):
+        found = np.zeros((labels.size,) * 2, int)
+        found[rows.numpy(), columns.numpy()] = 1
+        return found.tolist()
+
+    pair_miner_of = {
+        "multi_similarity": miners.MultiSimilarityMiner(epsilon=0.1),
+        "pair_margin": miners.PairMarginMiner(pos_margin=0.9, neg_margin=1.1),
+        "hdc": miners.HDCMiner(filter_percentage=0.3),
+    }
+    triplet_miner_of = {
+        "hard": miners.BatchHardMiner(),
+        "easy_positive": miners.BatchEasyHardMiner(pos_strategy="easy", neg_strategy="semihard"),
+        "hard_easy": miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="easy"),
+        "hard_semihard": miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard"),
+        "all": miners.TripletMarginMiner(margin=0.3, type_of_triplets="all"),
+        "semihard": miners.TripletMarginMiner(margin=0.3, type_of_triplets="semihard"),
+        "angular": miners.AngularMiner(angle=30),
+    }
+    mean_triplets = losses.TripletMarginLoss(margin=0.3, reducer=reducers.AvgNonZeroReducer())
+    found = {}
+    for name, miner in pair_miner_of.items():
+        a, p, b, n = miner(x.detach(), y)
+        found[name] = [mask(a, p), mask(b, n)]
+    triplets = {name: miner(x.detach(), y) for name, miner in triplet_miner_of.items()}
+    mined_loss = {name: value_and_gradient(mean_triplets, x, y, t) for name, t in triplets.items()}
+    other, other_labels = rng.normal(size=(7, WIDTH)).round(6), rng.integers(0, CLASSES, 7)
+    memory = (torch.tensor(other), torch.tensor(other_labels))
+    order = torch.argsort(y, stable=True)
+    three = order[: 3 * PER_CLASS]  # SmoothAPLoss takes contiguous classes, as many as there are items in each
+    first = order.view(CLASSES, PER_CLASS).T  # NPairsLoss draws pairs: give it one for each class
+    pairs = first[0], first[1], first[0][:0], first[0][:0]
+    in_order = x[order], y[order]
+    on_sphere = torch.nn.functional.normalize(x), y  # AngularLoss does not normalize the negatives
+    result = {
+        "origin": f"pytorch-metric-learning {pytorch_metric_learning.__version__}, torch {torch.__version__}, float64",
+        "embeddings": embeddings.tolist(),
+        "labels": labels.tolist(),
+        "references": other.tolist(),
+        "reference_labels": other_labels.tolist(),
+        "losses": {name: value_and_gradient(loss, *in_order) for name, loss in loss_of.items()}
+        | {
+            "angular": value_and_gradient(loss_of["angular"], *on_sphere),
+            "smooth_ap": value_and_gradient(loss_of["smooth_ap"], x[three], y[three]),
+            "n_pairs": value_and_gradient(loss_of["n_pairs"], x, y, pairs),
+        },
+        "with_references": {
+            name: value_and_gradient(loss_of[name], x, y, None, *memory)
+            for name in ("contrastive", "multi_similarity", "ntxent", "supcon", "triplet_margin", "circle")
+        },
+        "pair_masks": found,
+        "triplets": {
+            name: sorted(map(list, zip(t[0].tolist(), t[1].tolist(), t[-1].tolist()))) for name, t in triplets.items()
+        },
+        "mined_triplet_margin": mined_loss,
+        "distances": l2(x).tolist(),
+        "cosines": cosine(x).tolist(),
+        "vicreg": {"value": losses.VICRegLoss()(x, ref_emb=x.detach().flip(0) + 0.3).item()},
+    }
+    print(json.dumps(rounded(result)))
+
+
+def rounded(tree):
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [rounded(value) for value in tree]
+    return round(tree, 9) if isinstance(tree, float) else tree
+
+
+if __name__ == "__main__":
+    main()
