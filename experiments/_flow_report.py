@@ -28,7 +28,9 @@ def print_few_steps(records: list[Record], euler_steps: tuple[int, ...], floors:
         rows = [["arm", *(f"{n} steps" for n in euler_steps)]]
         for arm, finals in _finals(records).items():
             stats = [mean_and_error(m[f"{metric}_at_{n}"] for m in finals) for n in euler_steps]
-            rows.append([arm, *(f"{mean:.3f} ± {error:.3f}" for mean, error in stats)])
+            rows.append(
+                [arm, *(f"{mean:.3f}" + (f" ± {error:.3f}" if error == error else "") for mean, error in stats)]
+            )
         title = f"{label}, by Euler steps (training images: {floors[metric]:.3f})"
         print_table(rows, title)
         texts.append(f"{title}\n\n{markdown(rows)}")
