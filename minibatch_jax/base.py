@@ -124,7 +124,12 @@ def weight_transformation(
         results = [update_one(w, s, params, a) for w, s, a in zip(leaves, states, args)]
         return structure.unflatten(r[0] for r in results), structure.unflatten(r[1] for r in results)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return as_optax(init_fn, update_fn)
+
+
+def as_optax(init: Any, update: Any) -> optax.GradientTransformationExtraArgs:
+    """The pair of functions as optax wants it, without its types, which know no weights and no signals."""
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
@@ -163,7 +168,7 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
         new_weights, state = tx.update(jax.tree.map(gather, weights), state, params, **everywhere)
         return jax.tree.map(lambda new, old: own_rows(new, old.shape[0], axis_name), new_weights, weights), state
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return as_optax(init_fn, update_fn)
 
 
 def axis_is_bound(axis_name: str | None) -> TypeGuard[str]:

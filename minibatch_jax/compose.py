@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.base import weight_transformation
+from minibatch_jax.base import Weights, weight_transformation
 
 
-def effective_sample_size(weights: jax.Array) -> jax.Array:
+def effective_sample_size(weights: Weights) -> jax.Array:
     """Number of equally weighted items that would give the same variance, (sum w)^2 / sum w^2.
 
     Args:

@@ -23,8 +23,8 @@ OURS = "minibatch_jax.coupling.assignment"
 solve = jax.jit(lambda cost: assignment(cost).columns)
 solve_vmap = jax.jit(jax.vmap(lambda cost: assignment(cost).columns))
 solve_map = jax.jit(lambda cost: jax.lax.map(lambda c: assignment(c).columns, cost))
-optax_columns = jax.jit(lambda cost: optax.assignment.hungarian_algorithm(cost)[1])
-optax_vmap = jax.jit(jax.vmap(lambda cost: optax.assignment.hungarian_algorithm(cost)[1]))
+solve_optax = jax.jit(optax.assignment.hungarian_algorithm)
+optax_vmap = jax.jit(jax.vmap(optax.assignment.hungarian_algorithm))
 
 
 def scipy_columns(cost: np.ndarray) -> np.ndarray:
@@ -34,6 +34,11 @@ def scipy_columns(cost: np.ndarray) -> np.ndarray:
 def emd_columns(cost: np.ndarray) -> np.ndarray:
     uniform = np.full(len(cost), 1 / len(cost))
     return np.argmax(ot.emd(uniform, uniform, cost.astype(np.float64)), axis=1)
+
+
+def optax_columns(cost: np.ndarray) -> np.ndarray:
+    rows, columns = solve_optax(jnp.asarray(cost))
+    return np.asarray(columns)[np.argsort(rows)]
 
 
 def lapjv_columns(cost: np.ndarray) -> np.ndarray:
@@ -46,7 +51,7 @@ def peers(size: int, largest_optax: int) -> dict[str, Callable[[np.ndarray], np.
     """Name to solver of one cost matrix, columns in the order of the rows."""
     found = {"scipy linear_sum_assignment": scipy_columns, "POT emd": emd_columns}
     if size <= largest_optax:
-        found["optax hungarian_algorithm"] = lambda cost: np.asarray(optax_columns(jnp.asarray(cost)))
+        found["optax hungarian_algorithm"] = optax_columns
     if find_spec("lapjv"):
         found["lapjv"] = lapjv_columns
     return found
@@ -74,7 +79,7 @@ def many_problems(count: int, size: int, width: int, rounds: int, repeats: int) 
         stack = costs(count, size, width, seed)
         placed = jnp.asarray(stack)
         for name, call in {OURS: solve_vmap, "ours, lax.map": solve_map, "optax, vmap": optax_vmap}.items():
-            times[name] += milliseconds(lambda f=call, p=placed: f(p).block_until_ready(), repeats)
+            times[name] += milliseconds(lambda f=call, p=placed: jax.block_until_ready(f(p)), repeats)
         times["scipy, loop"] += milliseconds(lambda s=stack: [scipy_columns(c) for c in s], repeats)
         times["POT emd, loop"] += milliseconds(lambda s=stack: [emd_columns(c) for c in s], repeats)
     print_ratios(f"A. {count} assignments, d = {width}, B = {size}", times, OURS)

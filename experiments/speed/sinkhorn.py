@@ -1,13 +1,14 @@
 """Case B: Sinkhorn at epsilon = 0.05 of the mean cost, against POT and OTT-JAX.
 
 Two tables for each size: all solvers at the same count of iterations (the count that ours needs for an L1 marginal
-error of 1e-3), and each to its own test of that tolerance. Targets at matched iterations: at most 0.5 of the best peer for
-B >= 128, at most 0.25 for 16 problems of B = 128. POT runs in a process of its own, in turns with ours.
+error of 1e-3), and each to its own test of that tolerance. Targets at matched iterations: at most 0.5 of the best peer
+for B >= 128, at most 0.25 for 16 problems of B = 128. POT runs in a process of its own, in turns with ours.
 """
 
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,9 @@ def ott(iterations: int, lse_mode: bool) -> Solver:
         from ott.solvers.linear import sinkhorn as ott_sinkhorn
 
     def run(cost):
-        stop = {"min_iterations": iterations, "max_iterations": iterations, "inner_iterations": iterations}
+        stop: Any = {"min_iterations": iterations, "max_iterations": iterations, "inner_iterations": iterations}
         solver = ott_sinkhorn.Sinkhorn(lse_mode=lse_mode, threshold=TOLERANCE, **(stop if iterations else {}))
-        epsilon = EPSILON * jnp.mean(cost)
+        epsilon: Any = EPSILON * jnp.mean(cost)
         return solver(linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=epsilon))).matrix
 
     return run

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_floating, check_number, check_shape
-from minibatch_jax.base import weight_dtype
+from minibatch_jax.base import Weights, weight_dtype
 from minibatch_jax.coupling._costs import squared_euclidean_cost
 from minibatch_jax.coupling._plans import independent_plan
 from minibatch_jax.coupling._sample import sample_pairs
@@ -128,7 +128,7 @@ def conditional_path(
     return ConditionalPath(drawn, (1 - time) * x0 + time * x1 + noise, x1 - x0)
 
 
-def _run(coupling: optax.GradientTransformation, cost: jax.Array) -> jax.Array:
+def _run(coupling: optax.GradientTransformation, cost: jax.Array) -> Weights:
     rows, columns = (jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape)
     weights = independent_plan(rows, columns)
     return optax.with_extra_args_support(coupling).update(weights, coupling.init(weights), cost=cost)[0]

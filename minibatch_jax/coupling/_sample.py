@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
+from minibatch_jax.base import Weights
 
 
 class Pairs(NamedTuple):
@@ -27,7 +28,7 @@ class Pairs(NamedTuple):
     weights: jax.Array
 
 
-def sample_pairs(key: jax.Array | int, plan: jax.Array, num_pairs: int | None = None, *, mode: str = "joint") -> Pairs:
+def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = None, *, mode: str = "joint") -> Pairs:
     """Draw pairs of a source and a target from a plan.
 
     Args:
@@ -55,13 +56,13 @@ def sample_pairs(key: jax.Array | int, plan: jax.Array, num_pairs: int | None = 
     check_floating("plan", plan)
     check_choice("mode", mode, ("joint", "rows", "columns", "permutation"))
     size = plan.shape[1] if mode == "columns" else plan.shape[0]
-    num_pairs = size if num_pairs is None else num_pairs
-    check_count("num_pairs", num_pairs)
-    if mode != "joint" and num_pairs != size:
-        raise ValueError(f"num_pairs is {num_pairs}, wanted {size} in mode {mode!r}: one for each.")
+    count: int = size if num_pairs is None else num_pairs
+    check_count("num_pairs", count)
+    if mode != "joint" and count != size:
+        raise ValueError(f"num_pairs is {count}, wanted {size} in mode {mode!r}: one for each.")
     plan = lax.stop_gradient(jnp.where(jnp.isfinite(plan) & (plan > 0), plan, 0))
     if mode == "joint":
-        return _without_holes(*_joint(as_key(key), plan, num_pairs))
+        return _without_holes(*_joint(as_key(key), plan, count))
     if mode == "rows":
         return _without_holes(*_rows(as_key(key), plan))
     if mode == "columns":

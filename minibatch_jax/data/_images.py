@@ -38,7 +38,7 @@ def digits(archive: Path | None) -> Splits:
     del archive
     import sklearn.datasets
 
-    data = sklearn.datasets.load_digits()
+    data: Any = sklearn.datasets.load_digits()
     return every_fifth_to_test({"image": data.images.astype(np.uint8)[..., None], "label": data.target})
 
 

@@ -45,7 +45,7 @@ def source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
 
     if name in CATALOG:
         return _builder.prepared(name, data_dir).as_data_source(split)
-    builder = tfds.builder(name, data_dir=data_dir)
+    builder: Any = tfds.builder(name, data_dir=data_dir)
     try:
         examples = builder.as_data_source(split)
     except NotImplementedError as error:
@@ -108,7 +108,7 @@ def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | Non
     check_count("source_or_length", length)
     check_count("batch_size", batch_size, length, "the number of examples")
     examples = None if isinstance(source_or_length, int) else source_or_length
-    plan = _Batches(examples, length, batch_size, seed, epochs)
+    plan: Any = _Batches(examples, length, batch_size, seed, epochs)
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return iter(grain.MapDataset.source(plan).to_iter_dataset(options))
 

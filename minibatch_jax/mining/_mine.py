@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_number, check_shape
-from minibatch_jax.base import weight_transformation
+from minibatch_jax.base import Weights, weight_transformation
 from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
 from minibatch_jax.mining._triplet_loss import triplet_pair_weights
 from minibatch_jax.mining._triplets import FALLBACKS
 
 
-def weighted_pair_loss(weights: jax.Array, distances: jax.Array, positives: jax.Array) -> jax.Array:
+def weighted_pair_loss(weights: Weights, distances: jax.Array, positives: jax.Array) -> jax.Array:
     """Sum of weight x distance over positives minus the sum over all other pairs: what mined weights are for.
 
     Its gradient is that of the mined loss, its value is not: the margin and the inactive triplets are missing.

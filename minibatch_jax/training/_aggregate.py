@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count
-from minibatch_jax.base import uniform_like
+from minibatch_jax.base import Weights, as_optax, uniform_like
 from minibatch_jax.training._gather import check_leading_axis
 
 
@@ -51,6 +51,7 @@ def weighted_aggregate(
 
     def update(updates, state, params=None, *, losses, **extra_args):
         check_leading_axis(updates, batch_size)
+        weights: Weights
         weights, inner = selection.update(uniform_like(losses), state.selection, None, losses=losses, **extra_args)
 
         def aggregate(gradients):
@@ -59,4 +60,4 @@ def weighted_aggregate(
 
         return jax.tree.map(aggregate, updates), WeightedAggregateState(inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return as_optax(init, update)

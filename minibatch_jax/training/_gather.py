@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_shape
+from minibatch_jax.base import Weights
 
 
 class Taken(NamedTuple):
@@ -22,7 +23,7 @@ class Taken(NamedTuple):
     indices: jax.Array
 
 
-def take(batch: Any, weights: jax.Array, k: int) -> Taken:
+def take(batch: Any, weights: Weights, k: int) -> Taken:
     """Take the k rows with the largest weights; ties go to the lowest index.
 
     Args:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_shape
-from minibatch_jax.base import as_varying, axis_is_bound, gather_rows, own_rows, replicate, uniform_like
+from minibatch_jax.base import Weights, as_varying, axis_is_bound, gather_rows, own_rows, replicate, uniform_like
 from minibatch_jax.training._gather import check_leading_axis, take
 
 
@@ -79,7 +79,7 @@ def value_and_grad(
         out = loss_fn(params, batch)
         return out if has_aux else (out, {})
 
-    def select(losses, own_signals, state, weights, signals):
+    def select(losses, own_signals, state, weights: Weights, signals):
         if weights is None:
             weights = uniform_like(losses) / _devices(axis_name)
         clash = own_signals.keys() & signals.keys()
