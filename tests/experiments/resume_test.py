@@ -23,8 +23,8 @@ from tests.experiments import tiny
 from tests.experiments.tiny import Config, Stop
 
 ROOT = Path(__file__).parents[2]
-# Orbax closes its event loop at the first failed read, and the reads still under way complain.
-LATE_READS = "ignore::pytest.PytestUnraisableExceptionWarning"
+# Orbax closes its event loop at the first read or write that fails, and those still under way complain.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 RUN = Config("").steps
 
 
@@ -134,7 +134,6 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.filterwarnings(LATE_READS)
 @pytest.mark.parametrize(
     "damage", [flip, lambda p: os.truncate(p, p.stat().st_size // 2), Path.unlink], ids=["flipped", "cut", "gone"]
 )
@@ -149,7 +148,6 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, reference, capsys, damage
     assert_same(tmp_path / "out", reference)
 
 
-@pytest.mark.filterwarnings(LATE_READS)
 def test_no_readable_checkpoint_is_an_error_and_deletes_nothing(tmp_path):
     config = interrupted(tmp_path / "out", 30)
     folder = tmp_path / "out" / "checkpoints" / "Adaptive_k" / "0"
