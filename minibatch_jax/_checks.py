@@ -30,6 +30,13 @@ def check_integer(name: str, array: jax.Array) -> None:
         raise TypeError(f"{name} has dtype {dtype}, wanted an integer dtype.")
 
 
+def check_bool(name: str, array: jax.Array) -> None:
+    """Raise TypeError unless `array` holds bools."""
+    dtype = jnp.result_type(array)
+    if dtype != jnp.bool_:
+        raise TypeError(f"{name} has dtype {dtype}, wanted bool.")
+
+
 def check_count(name: str, value: Any, upper: int | None = None, of: str = "the number of items") -> None:
     """Raise unless `value` is a static int in [1, upper]; `of` says in words what `upper` counts."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -43,9 +50,11 @@ def check_count(name: str, value: Any, upper: int | None = None, of: str = "the 
 def check_number(
     name: str, value: Any, low: float | None = None, high: float | None = None, *, open_low: bool = False
 ) -> None:
-    """Raise ValueError unless a Python number lies in [low, high], or (low, high] if `open_low`; tracers pass."""
-    if not isinstance(value, int | float | np.number):
+    """Raise unless a number lies in [low, high], or (low, high] if `open_low`; arrays may be traced and pass."""
+    if isinstance(value, jax.Array):
         return
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
+        raise TypeError(f"{name} is {value!r}, wanted a number.")
     too_low = low is not None and (value <= low if open_low else value < low)
     if value != value or too_low or (high is not None and value > high):
         left = "(" if open_low or low is None else "["

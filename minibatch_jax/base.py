@@ -53,7 +53,7 @@ def uniform_like(losses: jax.Array) -> jax.Array:
       losses: `[B]`, floating point, B > 0.
 
     Returns:
-      `[B]`, float32 (float64 if the losses are), with the sharding of the losses.
+      `[B]`, float32 (float64 if JAX runs with x64), with the sharding of the losses.
 
     Examples:
       >>> uniform_like(jnp.zeros(4)).tolist()
@@ -61,11 +61,11 @@ def uniform_like(losses: jax.Array) -> jax.Array:
     """
     check_shape("losses", losses, (None,))
     check_floating("losses", losses)
-    return jnp.full_like(losses, 1 / losses.shape[0], dtype=weight_dtype(losses.dtype))
+    return jnp.full_like(losses, 1 / losses.shape[0], dtype=jnp.zeros(()).dtype)
 
 
 def weight_dtype(dtype: Any) -> Any:
-    """Dtype of weights that meet signals of this dtype: float64 with float64, else float32."""
+    """Dtype to compute with signals of this dtype in: float64 for float64, else float32."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
@@ -100,11 +100,12 @@ def weight_transformation(
     signals = _signals_of(update, extra_signals)
 
     def init_one(weights):
-        return init(replicate(weights))
+        return init(replicate(_strongly_typed(weights)))
 
     def update_one(weights, state, params, extra_args):
-        clean = jax.lax.stop_gradient(jnp.where(jnp.isfinite(weights), weights, 0))
-        clean, inputs = replicate(clean), {name: replicate(jax.lax.stop_gradient(extra_args[name])) for name in signals}
+        weights = _strongly_typed(weights)
+        clean = replicate(jax.lax.stop_gradient(jnp.where(jnp.isfinite(weights), weights, 0)))
+        inputs = {name: replicate(jax.lax.stop_gradient(extra_args[name])) for name in signals}
         new_weights, new_state = update(clean, state, params, **{**extra_args, **inputs})
         _check_kept("weights", clean, new_weights)
         _check_kept("state", state, new_state)
@@ -120,7 +121,8 @@ def weight_transformation(
         if jax.tree_util.treedef_is_leaf(structure):
             return update_one(weights, state, params, extra_args)
         states = structure.flatten_up_to(state)
-        args = [{name: _leaf_of(value, structure, i) for name, value in extra_args.items()} for i in range(len(leaves))]
+        own = {name: _split(name, extra_args[name], structure) for name in signals}
+        args = [{**extra_args, **{name: parts[i] for name, parts in own.items()}} for i in range(len(leaves))]
         results = [update_one(w, s, params, a) for w, s, a in zip(leaves, states, args)]
         return structure.unflatten(r[0] for r in results), structure.unflatten(r[1] for r in results)
 
@@ -137,7 +139,7 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
 
     Weights and signals are gathered along their first axis (a `[B, B]` signal is sharded by rows), every device
     computes the same global result and keeps its own rows. The state is global and replicated. Where `axis_name` is not
-    bound, as under plain `jit`, this is `tx` itself.
+    bound, as under plain `jit`, this is `tx` itself: mind the spelling. `vmap` with an `axis_name` is not supported.
 
     Args:
       axis_name: name of the mapped axis over which the batch is sharded.
@@ -263,5 +265,17 @@ def _check_kept(what: str, old: Any, new: Any) -> None:
         raise ValueError(f"update changed the {what} to {describe(new)}, wanted {describe(old)} as given.")
 
 
-def _leaf_of(value: Any, structure: Any, i: int) -> Any:
-    return structure.flatten_up_to(value)[i] if isinstance(value, dict) else value
+def _split(name: str, signal: Any, structure: Any) -> list[Any]:
+    """The signal of each leaf of the weights: its entry in a dict of signals, or the one signal for all."""
+    if not isinstance(signal, dict):
+        return [signal] * structure.num_leaves
+    try:
+        return structure.flatten_up_to(signal)
+    except ValueError as error:
+        raise ValueError(f"signal {name!r} has the keys {list(signal)}, wanted those of the weights.") from error
+
+
+def _strongly_typed(weights: Any) -> jax.Array:
+    """The weights as an array whose dtype does not yield to others, as that of `jnp.full(3, 1 / 3)` would."""
+    weights = jnp.asarray(weights)
+    return weights.astype(weights.dtype)

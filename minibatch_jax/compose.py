@@ -1,4 +1,4 @@
-"""Small weight transformations that optax lacks: normalise, mask, and record what a chain does."""
+"""Small weight transformations that optax lacks: normalize, mask, and record what a chain does."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_number
+from minibatch_jax._checks import check_bool, check_number, check_shape
 from minibatch_jax.base import Weights, weight_transformation
 
 
@@ -57,8 +57,8 @@ def mask_rows() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, mask, **extra_args):
-        if mask.shape != weights.shape[:1]:
-            raise ValueError(f"mask has shape {list(mask.shape)}, wanted {list(weights.shape[:1])}: one for each row.")
+        check_shape("mask", mask, weights.shape[:1])
+        check_bool("mask", mask)
         return jnp.where(jnp.expand_dims(mask, range(1, weights.ndim)), weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
@@ -87,7 +87,8 @@ def record(statistics: Mapping[str, Callable[[jax.Array], jax.Array]]) -> optax.
     """
 
     def compute(weights):
-        return {name: jnp.asarray(function(weights)) for name, function in statistics.items()}
+        values = {name: jnp.asarray(function(weights)) for name, function in statistics.items()}
+        return {name: value.astype(value.dtype) for name, value in values.items()}
 
     def init(weights):
         return RecordState(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(compute, weights)))

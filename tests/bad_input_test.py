@@ -39,7 +39,7 @@ BAD = {
     "gradients and batch": (
         lambda: weighted_aggregate(selection.keep_topk(2), 4).update(jnp.ones((3, 2)), None, losses=ONES),
         ValueError,
-        r"batch has shape \[3, 2\], wanted 4 rows",
+        r"updates has shape \[3, 2\], wanted 4 rows",
     ),
     "integer losses": (
         lambda: update(selection.keep_topk(2), losses=jnp.arange(4)),

@@ -99,6 +99,32 @@ def test_a_dict_of_weights_is_mapped_with_its_own_signals():
     chex.assert_trees_all_equal(kept, {"a": jnp.array([0.0, 1.0, 0.0, 0.0]), "b": jnp.array([1.0, 0.0])})
 
 
+def test_only_signals_are_split_over_a_dict_of_weights():
+    weights = {"a": jnp.ones(4), "b": jnp.ones(2)}
+    tx = keep_topk(1)
+    losses = {"a": LOSSES, "b": jnp.array([5.0, 1.0])}
+    tx.update(weights, tx.init(weights), losses=losses, other={"x": 1.0})
+    with pytest.raises(ValueError, match=r"signal 'losses' has the keys \['a'\], wanted those of the weights"):
+        tx.update(weights, tx.init(weights), losses={"a": LOSSES})
+
+
+def test_weakly_typed_weights_and_statistics_are_accepted():
+    weights = jnp.full(4, 1 / 4)
+    tx = optax.chain(normalize(2.0), record({"any": lambda w: jnp.where(jnp.any(w > 1), 1.0, 0.0)}))
+    state = tx.init(weights)
+    kept, new_state = tx.update(weights, state)
+    np.testing.assert_array_equal(kept, 0.5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, new_state)
+
+
+def test_weights_follow_x64_so_that_states_fit_them():
+    with jax.enable_x64(True):
+        tx = record({"mass": jnp.sum})
+        losses = LOSSES.astype(jnp.float32)
+        assert uniform_like(losses).dtype == jnp.float64
+        tx.update(uniform_like(losses), tx.init(jnp.zeros(4)))
+
+
 def test_optax_masked_selects_entries_of_a_dict():
     weights = {"a": jnp.ones(4), "b": jnp.ones(4)}
     tx = optax.masked(keep_topk(1), {"a": True, "b": False}, mask_compatible_extra_args=True)
@@ -141,9 +167,17 @@ def test_normalize_keeps_all_zero_weights_and_mask_rows_reaches_pairs():
     np.testing.assert_array_equal(kept, [[1, 1, 1], [0, 0, 0]])
     with pytest.raises(ValueError, match="mask has shape"):
         tx.update(jnp.ones((2, 3)), tx.init(jnp.ones((2, 3))), mask=jnp.ones(3, bool))
+    with pytest.raises(TypeError, match="mask has dtype float32, wanted bool"):
+        tx.update(jnp.ones((2, 3)), tx.init(jnp.ones((2, 3))), mask=jnp.ones(2))
 
 
 @pytest.mark.parametrize("total", [0, -1.0, float("nan")])
 def test_normalize_refuses_a_non_positive_total(total):
     with pytest.raises(ValueError, match="total is .* wanted"):
+        normalize(total)
+
+
+@pytest.mark.parametrize("total", ["1", None, True])
+def test_normalize_refuses_what_is_no_number(total):
+    with pytest.raises(TypeError, match="total is .* wanted a number"):
         normalize(total)

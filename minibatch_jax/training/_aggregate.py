@@ -1,4 +1,4 @@
-"""Boundary from per-example gradients to one gradient: first in an `optax.chain`, before the optimiser."""
+"""Boundary from per-example gradients to one gradient: first in an `optax.chain`, before the optimizer."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count
+from minibatch_jax._checks import check_count, check_shape
 from minibatch_jax.base import Weights, as_optax, uniform_like
 from minibatch_jax.training._gather import check_leading_axis
 
@@ -22,7 +22,7 @@ def weighted_aggregate(
 ) -> optax.GradientTransformationExtraArgs:
     """Sum per-example gradients with selected weights. Put it first in an `optax.chain`.
 
-    Its updates go in as leaves `[B, *param]` and come out as leaves `[*param]`, so that one optax optimiser leads from
+    Its updates go in as leaves `[B, *param]` and come out as leaves `[*param]`, so that one optax optimizer leads from
     per-example gradients to the update. Rows of weight 0 do not reach the sum, whatever they hold.
 
     Args:
@@ -45,18 +45,22 @@ def weighted_aggregate(
       [-1.0, -2.0, -3.0]
     """
     check_count("batch_size", batch_size)
+    select = optax.with_extra_args_support(selection).update
 
     def init(params):
         return WeightedAggregateState(selection.init(jnp.zeros(batch_size)))
 
     def update(updates, state, params=None, *, losses, **extra_args):
-        check_leading_axis(updates, batch_size)
+        check_leading_axis("updates", updates, batch_size)
+        check_shape("losses", losses, (batch_size,))
         weights: Weights
-        weights, inner = selection.update(uniform_like(losses), state.selection, None, losses=losses, **extra_args)
+        weights, inner = select(uniform_like(losses), state.selection, None, losses=losses, **extra_args)
+        weights = jnp.where(jnp.isfinite(losses), weights, 0)
 
         def aggregate(gradients):
             rows = jnp.expand_dims(weights, range(1, gradients.ndim))
-            return jnp.sum(jnp.where(rows == 0, 0, rows * gradients), axis=0).astype(gradients.dtype)
+            weighted = jnp.where(rows == 0, 0, rows * gradients.astype(rows.dtype))
+            return jnp.sum(weighted, axis=0).astype(gradients.dtype)
 
         return jax.tree.map(aggregate, updates), WeightedAggregateState(inner)
 

@@ -44,15 +44,15 @@ def take(batch: Any, weights: Weights, k: int) -> Taken:
     """
     check_shape("weights", weights, (None,))
     check_count("k", k, weights.shape[0], "the number of rows")
-    check_leading_axis(batch, weights.shape[0])
+    check_leading_axis("batch", batch, weights.shape[0])
     weights, indices = jax.lax.top_k(weights, k)
     indices = jnp.where(weights > 0, indices, indices[0])
-    return Taken(jax.tree.map(lambda x: x[indices], batch), weights, indices)
+    return Taken(jax.tree.map(lambda x: jnp.asarray(x)[indices], batch), weights, indices)
 
 
-def check_leading_axis(batch: Any, rows: int) -> None:
+def check_leading_axis(name: str, tree: Any, rows: int) -> None:
     """Raise ValueError unless every leaf has this many rows."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != rows:
-            name = "batch" + jax.tree_util.keystr(path)
-            raise ValueError(f"{name} has shape {list(jnp.shape(leaf))}, wanted {rows} rows, one for each weight.")
+            leaf_name = name + jax.tree_util.keystr(path)
+            raise ValueError(f"{leaf_name} has shape {list(jnp.shape(leaf))}, wanted {rows} rows, one for each weight.")

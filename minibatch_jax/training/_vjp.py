@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.dtypes import float0
 
 from minibatch_jax._checks import check_count, check_shape
 from minibatch_jax.base import Weights, as_varying, axis_is_bound, gather_rows, own_rows, replicate, uniform_like
@@ -41,14 +42,15 @@ def value_and_grad(
     are differentiated, which saves time if k is well below B. Use it when the loss of a row depends on this row alone
     (for in-batch negatives the loss of the gathered rows is that of the smaller batch).
 
-    Rows with a non-finite loss get weight 0 and do not reach the gradient. The value, the sum of weight times loss, is
-    a report: do not differentiate it.
+    Rows with a non-finite loss get weight 0, and no row of weight 0 reaches the gradient: where one would spoil it
+    (0 times infinity), a second pass is run without it. Under `vmap` that pass always runs and doubles the cost. The
+    value, the sum of weight times loss, is a report: do not differentiate it.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses [B]`, or `(losses, signals)` if `has_aux`, where the dict of signals
         (such as `logits`) goes to the selection.
       selection: weight transformation, with its own state: `selection.init(jnp.zeros(B))`. Do not chain it with the
-        optimiser of the parameters, whose updates are of another kind.
+        optimizer of the parameters, whose updates are of another kind.
       has_aux: whether `loss_fn` returns signals.
       gather: number of rows to differentiate, static, at most B.
       axis_name: the axis over which `shard_map` or `pmap` shards the batch. Weights then start at 1/(global B); value
@@ -75,36 +77,42 @@ def value_and_grad(
     if gather is not None:
         check_count("gather", gather)
 
+    update = optax.with_extra_args_support(selection).update
+
     def split(params, batch):
         out = loss_fn(params, batch)
+        is_pair = isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)
+        if is_pair != has_aux:
+            wanted = "(losses, dict of signals)" if has_aux else "losses alone, or has_aux=True"
+            raise TypeError(f"loss_fn returned {jax.tree.map(jnp.shape, out)}, wanted {wanted}.")
         return out if has_aux else (out, {})
 
     def select(losses, own_signals, state, weights: Weights, signals):
         if weights is None:
             weights = uniform_like(losses) / _devices(axis_name)
+        check_shape("weights", weights, losses.shape)
         clash = own_signals.keys() & signals.keys()
         if clash:
             raise ValueError(f"signals {sorted(clash)} come both from loss_fn and from the caller, wanted one source.")
-        weights, state = selection.update(weights, state, None, losses=losses, **own_signals, **signals)
+        weights, state = update(weights, state, None, losses=losses, **own_signals, **signals)
         return jnp.where(jnp.isfinite(losses), weights, 0), state
 
     def masked(params, batch, state, weights, signals):
         losses, vjp, own_signals = jax.vjp(lambda p: split(p, batch), params, has_aux=True)
         check_losses(losses, batch)
         weights, state = select(losses, own_signals, state, weights, signals)
-        finite = _all_devices(jnp.all(jnp.isfinite(losses)), axis_name)
-
-        def second_pass():
-            return gradient(params, _without_rows(batch, ~jnp.isfinite(losses)), weights)
-
-        (grads,) = jax.lax.cond(finite, lambda: vjp(weights.astype(losses.dtype)), lambda: (second_pass(),))
+        (grads,) = vjp(weights.astype(losses.dtype))
+        finite = _all_devices(_all_finite(grads), axis_name)
+        grads = jax.lax.cond(finite, lambda: grads, lambda: gradient(params, _without_zeros(batch, weights), weights))
         return _reported_value(weights, losses), MinibatchAux(losses, weights, own_signals), grads, state
 
     def gathered(params, batch, state, weights, signals, rows):
         losses, own_signals = jax.lax.stop_gradient(split(params, batch))
         check_losses(losses, batch)
         weights, state = select(losses, own_signals, state, weights, signals)
-        taken = take(_everywhere(batch, axis_name), _everywhere(weights, axis_name), rows)
+        weights_everywhere = _everywhere(weights, axis_name)
+        check_count("gather", rows, weights_everywhere.shape[0], "the number of rows")
+        taken = take(_everywhere(batch, axis_name), weights_everywhere, rows)
         share = _own((taken.batch, taken.weights), rows // _devices(axis_name), axis_name)
         grads = gradient(params, *share)
         return _reported_value(weights, losses), MinibatchAux(losses, weights, own_signals), grads, state
@@ -112,16 +120,17 @@ def value_and_grad(
     def gradient(params, batch, weights):
         losses, vjp, _ = jax.vjp(lambda p: split(p, batch), params, has_aux=True)
         (grads,) = vjp(weights.astype(losses.dtype))
-        return jax.tree.map(lambda g: jnp.where(jnp.any(weights != 0), g, jnp.zeros_like(g)), grads)
+        return jax.tree.map(lambda g: g if g.dtype == float0 else jnp.where(jnp.any(weights != 0), g, 0), grads)
 
     def check_losses(losses, batch):
         check_shape("losses", losses, (None,))
-        check_leading_axis(batch, losses.shape[0])
+        check_leading_axis("batch", batch, losses.shape[0])
 
     def fn(params, batch, state, *, weights=None, **signals):
         devices = _devices(axis_name)
         if gather is not None and gather % devices:
             raise ValueError(f"gather is {gather}, wanted a multiple of the {devices} devices of {axis_name!r}.")
+        batch = jax.tree.map(jnp.asarray, batch)
         if axis_is_bound(axis_name):
             params = as_varying(params, axis_name)
         if gather is None:
@@ -135,18 +144,23 @@ def value_and_grad(
     return fn
 
 
-def _without_rows(batch: Any, bad: jax.Array) -> Any:
-    """Overwrite the bad rows with the first good one: no zero weight can undo the NaN that a bad row makes."""
-    good = jnp.argmin(replicate(bad))
+def _all_finite(grads: Any) -> jax.Array:
+    checks = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads) if g.dtype != float0]
+    return jnp.all(jnp.stack(checks)) if checks else jnp.array(True)
+
+
+def _without_zeros(batch: Any, weights: jax.Array) -> Any:
+    """Overwrite the rows of weight 0 with the heaviest row: no zero can undo the NaN that a row makes."""
+    heaviest = jnp.argmax(replicate(weights))
 
     def overwrite(x):
-        return jnp.where(jnp.expand_dims(bad, range(1, x.ndim)), replicate(x)[good][None], x)
+        return jnp.where(jnp.expand_dims(weights == 0, range(1, x.ndim)), replicate(x)[heaviest][None], x)
 
     return jax.tree.map(overwrite, batch)
 
 
 def _reported_value(weights: jax.Array, losses: jax.Array) -> jax.Array:
-    return jax.lax.stop_gradient(jnp.sum(weights * jnp.where(weights == 0, 0, losses)))
+    return jax.lax.stop_gradient(jnp.sum(weights * jnp.where(weights == 0, 0, losses).astype(weights.dtype)))
 
 
 def _devices(axis_name: str | None) -> int:

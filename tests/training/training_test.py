@@ -77,11 +77,55 @@ def test_a_batch_with_no_good_row_gives_a_zero_gradient(gather):
 
 def test_optax_identity_gives_the_mean_loss():
     params, batch = problem()
-    tx = optax.with_extra_args_support(optax.identity())
+    tx = optax.identity()
     (value, _), grads, _ = value_and_grad(squared_error, tx)(params, batch, tx.init(jnp.zeros(B)))
     expected_value, expected = jax.value_and_grad(lambda p: jnp.mean(squared_error(p, batch)))(params)
     chex.assert_trees_all_close(grads, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(value, expected_value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gather", [None, 2])
+def test_padding_with_an_infinite_derivative_does_not_reach_the_gradient(gather):
+    def distance(w, batch):
+        return jnp.sqrt(jnp.abs(w * batch["x"] - batch["y"]))
+
+    batch = {"x": np.ones(3, np.float32), "y": np.array([1.0, 2.0, 0.0], np.float32)}
+    tx = normalize()
+    step = value_and_grad(distance, tx, gather=gather)
+    _, grad, _ = step(0.0, batch, tx.init(jnp.zeros(3)), weights=jnp.array([0.5, 0.5, 0.0]))
+    np.testing.assert_allclose(grad, -0.25 * (1 + 0.5**0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gather", [None, 2])
+def test_low_precision_losses_and_numpy_batches(gather):
+    batch = {"x": np.arange(3, dtype=np.float32)}
+    tx = keep_topk(2)
+    step = value_and_grad(lambda w, b: (w * b["x"]).astype(jnp.bfloat16), tx, gather=gather)
+    (value, _), grad, _ = step(1.0, batch, tx.init(jnp.zeros(3)))
+    np.testing.assert_allclose([value, grad], [1, 1], rtol=1e-2)
+    aggregate = weighted_aggregate(tx, 3)
+    gradients = jnp.arange(3, dtype=jnp.bfloat16)
+    update, _ = aggregate.update(gradients, aggregate.init(None), losses=jnp.arange(3, dtype=jnp.bfloat16))
+    assert update.dtype == jnp.bfloat16 and float(update) == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "has_aux", "wanted"),
+    [
+        (lambda p, b: (b, b), True, r"wanted \(losses, dict of signals\)"),
+        (lambda p, b: b, True, r"wanted \(losses, dict of signals\)"),
+        (lambda p, b: (b, {"logits": b}), False, "wanted losses alone, or has_aux=True"),
+    ],
+)
+def test_has_aux_must_fit_what_the_loss_function_returns(loss, has_aux, wanted):
+    with pytest.raises(TypeError, match=wanted):
+        value_and_grad(loss, keep_topk(2), has_aux=has_aux)(1.0, jnp.ones(B), optax.EmptyState())
+
+
+def test_weights_of_another_length_are_named():
+    params, batch = problem()
+    with pytest.raises(ValueError, match=r"weights has shape \[2\], wanted \[16\]"):
+        value_and_grad(squared_error, keep_topk(2))(params, batch, optax.EmptyState(), weights=jnp.ones(2))
 
 
 def test_given_weights_are_the_start_and_padding_is_nothing():
@@ -213,7 +257,7 @@ def test_wrong_losses_raise(loss, error, match, gather):
 def test_gather_out_of_range_raises():
     params, batch = problem()
     selection = keep_topk(2)
-    with pytest.raises(ValueError, match="k is 17, wanted at most 16"):
+    with pytest.raises(ValueError, match="gather is 17, wanted at most 16"):
         value_and_grad(squared_error, selection, gather=17)(params, batch, selection.init(jnp.zeros(B)))
     with pytest.raises(ValueError, match="gather is 0"):
         value_and_grad(squared_error, selection, gather=0)
@@ -239,8 +283,14 @@ def test_weighted_aggregate_ignores_nan_gradients_of_dropped_rows_and_names_bad_
     gradients = {"w": jnp.array([[1.0], [jnp.nan], [3.0]])}
     updates, _ = tx.update(gradients, tx.init({"w": jnp.zeros(1)}), losses=jnp.array([0.2, jnp.nan, 0.9]))
     np.testing.assert_allclose(updates["w"], [1 / 3], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"batch\['w'\] has shape \[2, 1\], wanted 3 rows"):
+    with pytest.raises(ValueError, match=r"updates\['w'\] has shape \[2, 1\], wanted 3 rows"):
         tx.update({"w": jnp.zeros((2, 1))}, tx.init(None), losses=jnp.ones(3))
+
+
+def test_weighted_aggregate_gives_a_non_finite_loss_no_weight():
+    tx = weighted_aggregate(normalize(), 3)
+    update, _ = tx.update(jnp.array([1.0, jnp.nan, 3.0]), tx.init(None), losses=jnp.array([1.0, jnp.nan, 3.0]))
+    np.testing.assert_allclose(update, 4 / 3, rtol=1e-6)
 
 
 def test_take_repeats_the_heaviest_row_in_empty_slots():
