@@ -113,16 +113,20 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def print_table(rows: list[list[str]], title: str) -> None:
-    """Show the table on the terminal."""
+    """Show the table on the terminal, on its side if it is wide; no cell is cut."""
     from rich.console import Console
     from rich.table import Table
 
+    if len(rows[0]) > len(rows):
+        rows = [list(column) for column in zip(*rows)]
     view = Table(title=title, title_justify="left")
     for i, name in enumerate(rows[0]):
-        view.add_column(name.replace("_", " "), justify="left" if i == 0 else "right")
+        view.add_column(name.replace("_", " "), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows[1:]:
-        view.add_row(*row)
-    Console().print(view)
+        view.add_row(row[0].replace("_", " "), *row[1:])
+    console = Console()
+    console.width = max(console.width, Console(width=10_000).measure(view).maximum)
+    console.print(view)
 
 
 def plot(records: list[Record], out: Path) -> list[Path]:
@@ -163,7 +167,8 @@ def _cell(values: list[float]) -> str:
     if not values:
         return "-"
     mean, error = mean_and_error(values)
-    digits = 3 if abs(mean) < 100 else 0
+    size = error if error > 0 else abs(mean) / 100
+    digits = min(max(1 - math.floor(math.log10(size)), 0), 3 if abs(mean) > 0.01 else 5) if size > 0 else 3
     return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "")
 
 

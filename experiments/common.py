@@ -125,10 +125,12 @@ def run(
         _check_same_config(config, out / "config.json")
         records = Records(out / "records.jsonl")
         loops = {name: Loop(config, name, arm, evaluate, steps_per_call, records, out) for name, arm in arms.items()}
+        all_data = {seed: _cached(data, seed) for seed in config.seeds}
+        all_data[config.seeds[0]]()  # loads tensorflow-datasets, whose lazy imports would break a bar that is running
         with _progress() as progress:
             task = progress.add_task("", total=config.steps * len(arms) * len(config.seeds))
             for seed in config.seeds:
-                seed_data = functools.cache(lambda seed=seed: jax.tree.map(jnp.asarray, data(seed)))
+                seed_data = all_data.pop(seed)
                 for name, loop in loops.items():
                     progress.update(task, description=f"{name}, seed {seed}")
                     if loop.run(seed, seed_data, batches, functools.partial(progress.advance, task)):
@@ -140,6 +142,10 @@ def run(
     print_table(rows, f"{out.name}: mean ± standard error over seeds")
     print(f"Written to {out}: records.jsonl, table.md, {', '.join(path.name for path in plots)}")
     return chosen
+
+
+def _cached(data: Callable[[int], Data], seed: int) -> Callable[[], Data]:
+    return functools.cache(lambda: jax.tree.map(jnp.asarray, data(seed)))
 
 
 def _line(record: Record) -> str:

@@ -79,7 +79,7 @@ def value_and_grad(
 
     update = optax.with_extra_args_support(selection).update
 
-    def split(params, batch):
+    def split(params, batch) -> Any:
         out = loss_fn(params, batch)
         is_pair = isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)
         if is_pair != has_aux:

@@ -30,7 +30,7 @@ def test_table_shows_the_last_evaluation_of_each_run():
     ]
     assert table(records) == [
         ["arm", "seeds", "accuracy", "extra"],
-        ["a", "2", "0.600 ± 0.100", "-"],
+        ["a", "2", "0.60 ± 0.10", "-"],
         ["b", "1", "0.900", "nan"],
     ]
     assert markdown(table(records)).splitlines()[:2] == ["| arm | seeds | accuracy | extra |", "|---|---|---|---|"]
@@ -42,7 +42,7 @@ def test_table_of_a_summary():
     def first_above_half(run):
         return {"steps_to_half": min(r["step"] for r in run if r["metrics"]["accuracy"] > 0.5)}
 
-    assert table(records, first_above_half) == [["arm", "seeds", "steps_to_half"], ["a", "1", "20.000"]]
+    assert table(records, first_above_half) == [["arm", "seeds", "steps_to_half"], ["a", "1", "20.00"]]
 
 
 def test_printed_table_holds_every_cell(capsys):
@@ -50,6 +50,30 @@ def test_printed_table_holds_every_cell(capsys):
     print_table(rows, "title")
     shown = capsys.readouterr().out
     assert all(cell in shown for cell in [*rows[0], *rows[1]])
+
+
+@pytest.mark.parametrize("num_arms", [1, 6])
+def test_a_wide_table_is_printed_without_cutting(capsys, num_arms):
+    metrics = {f"metric {i}": 0.1 * i for i in range(9)}
+    rows = table([record(f"arm with a long name {a}", s, 1, **metrics) for a in range(num_arms) for s in range(2)])
+    print_table(rows, "title")
+    shown = capsys.readouterr().out
+    assert all(cell in shown for row in rows for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("values", "cell"),
+    [
+        ([60.0, 66.0, 74.0], "66.7 ± 4.1"),
+        ([500.0, 1500.0], "1000 ± 500"),
+        ([0.961, 0.9694], "0.965 ± 0.004"),
+        ([0.00042, 0.00044], "0.00043 ± 0.00001"),
+        ([2000.0, 2000.0], "2000 ± 0"),
+        ([0.0, 0.0], "0.000 ± 0.000"),
+    ],
+)
+def test_digits_follow_the_error(values, cell):
+    assert table([record("a", s, 1, x=v) for s, v in enumerate(values)])[1][2] == cell
 
 
 def test_plots_have_one_file_per_metric_and_a_band(tmp_path):
