@@ -23,14 +23,15 @@ class Case:
       make: the factory with arguments that keep some of `ROWS` items and drop others.
       signals: draws the signals, with `ROWS` rows (and columns, if pairwise), float32 or int32.
       weights: draws the incoming weights, `[ROWS]` by default, `[ROWS, ROWS]` for pairs, no zeros.
-      lowers_mass: True if the sum of weights may fall (filters), False if it is kept (couplings, `normalize`).
+      lowers_mass: True if the sum of weights may fall (filters), False if it is kept (couplings, `normalize`), None if
+        it is kept in expectation only (unbiased samples).
       tolerance: relative, between one device and many, and under padding; 0 demands equality.
     """
 
     make: Callable[[], optax.GradientTransformationExtraArgs]
     signals: Callable[[np.random.Generator], dict[str, np.ndarray]]
     weights: Callable[[np.random.Generator], np.ndarray] = uniform
-    lowers_mass: bool = True
+    lowers_mass: bool | None = True
     tolerance: float = 0.0
 
 

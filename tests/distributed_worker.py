@@ -29,11 +29,13 @@ def everywhere(tree):
 def check_factory(mesh, name):
     case = CASES[name]
     weights, signals = draw(case)
-    expected, _ = run(case.make(), weights, signals)
+    expected, _ = run(case, weights, signals)
     tx = across("data", case.make())
     specs = {k: P() if k in REPLICATED_SIGNALS else P("data") for k in signals}
     kept = jax.jit(
-        jax.shard_map(lambda w, x: run(tx, w, x)[0], mesh=mesh, in_specs=(P("data"), specs), out_specs=P("data"))
+        jax.shard_map(
+            lambda w, x: tx.update(w, tx.init(w), **x)[0], mesh=mesh, in_specs=(P("data"), specs), out_specs=P("data")
+        )
     )(place(mesh, weights, P("data")), {k: place(mesh, v, specs[k]) for k, v in signals.items()})
     np.testing.assert_allclose(
         everywhere(kept), expected, rtol=case.tolerance, atol=case.tolerance / ROWS, err_msg=name
