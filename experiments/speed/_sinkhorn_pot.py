@@ -39,5 +39,7 @@ def main(count: int, size: int, width: int, epsilon: float, iterations: int, tol
 
 
 if __name__ == "__main__":
-    whole = [int(x) for x in (*sys.argv[1:4], sys.argv[5], *sys.argv[7:9])]
-    main(*whole[:3], float(sys.argv[4]), whole[3], float(sys.argv[6]), *whole[4:])
+    COUNT, SIZE, WIDTH, EPSILON, ITERATIONS, TOLERANCE, SEED, REPEATS = sys.argv[1:]
+    main(
+        int(COUNT), int(SIZE), int(WIDTH), float(EPSILON), int(ITERATIONS), float(TOLERANCE), int(SEED), int(REPEATS)
+    )

@@ -47,7 +47,7 @@ def distances_and_masks(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.A
 
 def loss(mining: str) -> Callable[..., Any]:
     """Loss and gradient by the embeddings."""
-    return jax.value_and_grad(lambda x, y: triplet_loss(*distances_and_masks(x, y), MARGIN, mining=mining))
+    return jax.value_and_grad(lambda x, y: triplet_loss(*distances_and_masks(x, y), margin=MARGIN, mining=mining))
 
 
 def dense_loss(mining: str) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax._checks import check_bool, check_floating, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
 
 
@@ -37,7 +37,7 @@ class Assignment(NamedTuple):
     column_potentials: jax.Array
 
 
-def assignment(cost: jax.Array, where: jax.Array | None = None) -> Assignment:
+def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
     """Cheapest one-to-one pairing of rows with columns.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
@@ -53,19 +53,18 @@ def assignment(cost: jax.Array, where: jax.Array | None = None) -> Assignment:
       `columns` is a permutation.
 
     Raises:
-      TypeError: if the cost is not floating point.
+      TypeError: if the cost is not floating point or `where` not bool.
       ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
 
     Examples:
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
       [1, 0, 2]
     """
-    check_shape("cost", cost, (None, None))
-    check_floating("cost", cost)
-    cost = lax.stop_gradient(cost).astype(weight_dtype(cost.dtype))
-    allowed = _is_price(cost)
+    cost = _in_weight_dtype(cost)
+    allowed = is_price(cost)
     if where is not None:
         check_shape("where", where, cost.shape)
+        check_bool("where", where)
         allowed &= where
     if cost.shape[0] <= cost.shape[1]:
         return _assign(cost, allowed)
@@ -89,9 +88,10 @@ def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       >>> exact_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
       [[0.0, 0.5], [0.5, 0.0]]
     """
+    cost = _in_weight_dtype(cost)
     check_shape("weights", weights, cost.shape)
-    allowed = (weights > 0) & _is_price(cost)
-    columns = assignment(cost, allowed).columns
+    allowed = (weights > 0) & is_price(cost)
+    columns = assignment(cost, where=allowed).columns
     paired = columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     mass = jnp.sum(jnp.where(allowed, weights, 0))
     return jnp.where(paired, mass / jnp.maximum(jnp.sum(columns >= 0), 1).astype(mass.dtype), 0)
@@ -142,15 +142,22 @@ class _Search(NamedTuple):
     matching: _Matching
 
 
+def _in_weight_dtype(cost: jax.Array) -> jax.Array:
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
+
+
 def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
     """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
     n, m = cost.shape
     active = jnp.any(allowed, axis=1)
-    low = jnp.where(active, jnp.min(cost, axis=1, initial=jnp.inf, where=allowed), 0)
-    high = jnp.max(cost, initial=-jnp.inf, where=allowed)
-    reach = high - jnp.min(cost, initial=jnp.inf, where=allowed)
-    forbidden = jnp.where(jnp.any(active), 1 + high + (n + 1) * reach, 0)
-    reduced = jnp.where(allowed, cost, forbidden) - low[:, None]
+    low = jnp.min(cost, axis=1, initial=jnp.inf, where=allowed)
+    least = jnp.where(jnp.any(active), jnp.min(low), 0)
+    low = jnp.where(active, low, least)
+    reach = jnp.max(cost - least, initial=0, where=allowed)
+    forbidden = jnp.where(reach > 0, (n + 1) * reach, 1) - (low - least)
+    reduced = jnp.where(allowed, cost - low[:, None], forbidden[:, None])
     columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active)))
     index = lax.iota(jnp.int32, n)
     u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
@@ -181,13 +188,13 @@ def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matchin
     def bid(state):
         i, last, count, (columns, rows, v) = state
         slack = reduced[i] - v
-        best, j = _first_min(slack)
-        second, other = _first_min(jnp.where(lax.iota(jnp.int32, m) == j, jnp.inf, slack))
+        best, j = first_min(slack)
+        second, other = first_min(jnp.where(lax.iota(jnp.int32, m) == j, jnp.inf, slack))
         gap = second - best
         j = jnp.where((gap == 0) & (rows[j] >= 0) & (rows[other] < 0), other, j)
         loser = rows[j]
-        columns = columns.at[jnp.where(loser < 0, n, loser)].set(-1, mode="drop").at[i].set(j)
-        matching = _Matching(columns, rows.at[j].set(i), v.at[j].add(-gap))
+        columns = put(put(columns, loser, -1), i, j)
+        matching = _Matching(columns, put(rows, j, i), put(v, j, v[j] - gap))
         last = jnp.maximum(last, i)
         robbed = (loser >= 0) & (gap > 0)
         return jnp.where(robbed, loser, _next_free(columns, active, last)), last, count + 1, matching
@@ -211,18 +218,18 @@ def _search(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matc
         reached = (reduced[s.i] - s.w) + s.h
         pred = jnp.where(reached < s.dist, s.i, s.pred)
         dist = jnp.minimum(s.dist, reached)
-        low, j = _first_min(dist)
+        low, j = first_min(dist)
         owner = rows[j]
 
         def end(s):
             sink = jnp.where((owner < 0) & (s.root < n), j, -1)
-            paired = _augment(sink, pred, columns, rows)
+            paired = augment(sink, pred, columns, rows)
             matching = _Matching(*paired, v + jnp.minimum(s.fixed - low, 0))
             return begin(_next_free(paired[0], active, s.root), pred, matching)
 
         def extend(s):
             h = low - (reduced[owner, j] - v[j])
-            dist_left, fixed, w = dist.at[j].set(jnp.inf), s.fixed.at[j].set(low), s.w.at[j].set(-jnp.inf)
+            dist_left, fixed, w = put(dist, j, jnp.inf), put(s.fixed, j, low), put(s.w, j, -jnp.inf)
             return s._replace(i=owner, h=h, dist=dist_left, pred=pred, fixed=fixed, w=w)
 
         return lax.cond(owner < 0, end, extend, s)
@@ -231,23 +238,28 @@ def _search(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matc
     return lax.while_loop(lambda s: s.root < n, scan, begin(root, 0 * matching.rows, matching)).matching
 
 
-def _augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Flip the path that ends in column j back to the free row it began at; nothing if j is -1."""
 
     def flip(state):
         j, columns, rows = state
         i = pred[j]
-        return columns[i], columns.at[i].set(j), rows.at[j].set(i)
+        return columns[i], put(columns, i, j), put(rows, j, i)
 
     return lax.while_loop(lambda s: s[0] >= 0, flip, (j, columns, rows))[1:]
 
 
-def _is_price(cost: jax.Array) -> jax.Array:
+def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
+    """`x` with one entry replaced, none if the index is out of range; under `vmap` far faster than a CPU scatter."""
+    return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
+
+
+def is_price(cost: jax.Array) -> jax.Array:
     """Whether a cost is finite and so far from overflow that sums of potentials are finite too."""
     return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
 
 
-def _first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Minimum and its first index; several times faster than argmin on a CPU."""
     low = jnp.min(x)
     size = x.shape[0]

@@ -13,6 +13,7 @@ from jax import lax
 
 _UNROLL = 5
 _SAFE = 1e10
+_LEAST_EPSILON = 16
 
 
 class Problem(NamedTuple):
@@ -75,7 +76,8 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     extreme = jnp.maximum(_extreme(u, a), _extreme(v, b))
     usable = extreme < _SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
-    error = jnp.sum(jnp.abs(u * jnp.sum(kernel * v[None, :], axis=1) - a)) / jnp.sum(a)
+    mass = jnp.sum(a)
+    error = jnp.sum(jnp.abs(u * jnp.sum(kernel * v[None, :], axis=1) - a)) / jnp.where(mass > 0, mass, 1)
     error = jnp.where(usable, error, jnp.inf)
     return Scaling(u, v, error, t.iterations + steps, ~(extreme < _SAFE))
 
@@ -123,22 +125,28 @@ def make_problem(
     relative_to: str | None,
     where: jax.Array | None,
 ) -> Problem:
-    """Costs with infinity on forbidden pairs, and no mass on rows and columns that have no pair."""
+    """Costs with infinity on forbidden pairs, and no mass on rows and columns that have no pair; all are constants."""
+    cost, a, b = lax.stop_gradient(cost), lax.stop_gradient(a), lax.stop_gradient(b)
     allowed = jnp.isfinite(cost) & (a > 0)[:, None] & (b > 0)[None, :]
     allowed = allowed if where is None else allowed & where
-    epsilon = jnp.asarray(epsilon, cost.dtype) * _statistic(cost, allowed, relative_to)
+    epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, allowed, relative_to)
+    least = _LEAST_EPSILON * jnp.finfo(cost.dtype).eps
+    epsilon = jnp.maximum(epsilon, least * statistic(cost, allowed, "max"))
     a, b = jnp.where(jnp.any(allowed, axis=1), a, 0), jnp.where(jnp.any(allowed, axis=0), b, 0)
     return Problem(jnp.where(allowed, cost, jnp.inf), a, b, epsilon)
 
 
-def _statistic(cost: jax.Array, allowed: jax.Array, relative_to: str | None) -> jax.Array:
+def statistic(cost: jax.Array, allowed: jax.Array, relative_to: str | None) -> jax.Array:
+    """What epsilon is a fraction of: 1, or a statistic of the cost over allowed pairs (1 if that is 0)."""
     if relative_to is None:
         return jnp.ones((), cost.dtype)
+    largest = jnp.max(jnp.abs(cost), where=allowed, initial=0)
     if relative_to == "max":
-        scale = jnp.max(cost, where=allowed, initial=0)
+        return jnp.where(largest > 0, largest, 1)
+    count = jnp.maximum(jnp.sum(allowed), 1).astype(cost.dtype)
+    unit = jnp.where(allowed, cost / jnp.where(largest > 0, largest, 1), 0)
+    if relative_to == "mean":
+        scale = largest * (jnp.sum(jnp.abs(unit)) / count)
     else:
-        count = jnp.maximum(jnp.sum(allowed), 1).astype(cost.dtype)
-        scale = jnp.sum(jnp.where(allowed, cost, 0)) / count
-        if relative_to == "std":
-            scale = jnp.sqrt(jnp.sum(jnp.where(allowed, (cost - scale) ** 2, 0)) / count)
+        scale = largest * jnp.sqrt(jnp.sum(jnp.where(allowed, (unit - jnp.sum(unit) / count) ** 2, 0)) / count)
     return jnp.where(scale > 0, scale, 1)

@@ -13,12 +13,13 @@ References:
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
 
@@ -30,7 +31,7 @@ class Sinkhorn(NamedTuple):
       plan: `[B0, B1]`, at least 0; its columns sum to `b`.
       row_potentials: `[B0]`, f; 0 where the marginal is 0.
       column_potentials: `[B1]`, g; 0 where the marginal is 0.
-      error: `[]`, L1 distance of the row sums to `a`, as a fraction of the mass.
+      error: `[]`, L1 distance of the row sums to `a`, as a fraction of the mass; 0 if there is no mass.
       iterations: `[]` int32, how many were run.
       value: `[]`, `sum(plan * cost) + epsilon * KL(plan | a b)`; its gradient is the plan for the cost and f, g for the
         marginals, up to a constant (envelope theorem).
@@ -61,9 +62,10 @@ def sinkhorn(
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
       a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
       b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
-      epsilon: entropic regularization, > 0, may be traced.
-      relative_to: None if epsilon is absolute, or `'mean'`, `'std'` or `'max'` if it is a fraction of that statistic of
-        the cost over allowed pairs.
+      epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
+        if it is less.
+      relative_to: None if epsilon is absolute, or `'mean'`, `'std'` or `'max'` if it is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this; None runs exactly `max_iterations`. Checked every 5 iterations.
       max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
@@ -73,6 +75,7 @@ def sinkhorn(
       cannot raise: the columns then sum to b, and `error` shows what the rows lack.
 
     Raises:
+      TypeError: if the cost or a marginal is not floating point, or `where` not bool.
       ValueError: if shapes do not match, epsilon is not positive, or concrete marginals are negative, not finite or of
         unequal mass.
 
@@ -86,12 +89,12 @@ def sinkhorn(
     _check_numbers(epsilon, relative_to, tolerance, max_iterations)
     if where is not None:
         check_shape("where", where, cost.shape)
-    live_a, live_b = _marginal("a", a, cost, 0), _marginal("b", b, cost, 1)
+        check_bool("where", where)
+    live_a, live_b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     _check_equal_mass(live_a, live_b)
     live = cost.astype(live_a.dtype), live_a, live_b
-    fixed_cost, fixed_a, fixed_b, epsilon = lax.stop_gradient((*live, epsilon))
-    problem = make_problem(fixed_cost, fixed_a, fixed_b, epsilon, relative_to, where)
-    scaled = lax.stop_gradient(scale_to_marginals(problem, tolerance, max_iterations))
+    problem = make_problem(*live, epsilon, relative_to, where)
+    scaled = scale_to_marginals(problem, tolerance, max_iterations)
     return _result(problem, scaled, live)
 
 
@@ -152,7 +155,8 @@ def _result(problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, 
     live_cost, live_a, live_b = live
     value += _first_order(plan, jnp.where(jnp.isfinite(cost), live_cost, 0))
     value += _first_order(da, live_a) + _first_order(db, live_b)
-    lost = (jnp.sum(lax.stop_gradient(live_a)) - jnp.sum(a)) / jnp.sum(lax.stop_gradient(live_a))
+    asked = jnp.sum(lax.stop_gradient(live_a))
+    lost = (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
     return Sinkhorn(plan, f, g, error + lost, iterations, value)
 
 
@@ -161,7 +165,14 @@ def _first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
 
 
-def _marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
+def check_relative_to(relative_to: str | None) -> None:
+    """Raise unless this is None or the name of a statistic of the cost."""
+    if relative_to is not None:
+        check_choice("relative_to", relative_to, ("mean", "std", "max"))
+
+
+def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
+    """The masses along an axis of the cost, uniform if None; concrete ones are checked."""
     size, dtype = cost.shape[axis], weight_dtype(cost.dtype)
     if mass is None:
         return jnp.full(size, 1 / size, dtype)
@@ -184,8 +195,7 @@ def _check_equal_mass(a: jax.Array, b: jax.Array) -> None:
 
 def _check_numbers(epsilon, relative_to, tolerance, max_iterations) -> None:
     check_number("epsilon", epsilon, 0, open_low=True)
-    if relative_to is not None:
-        check_choice("relative_to", relative_to, ("mean", "std", "max"))
+    check_relative_to(relative_to)
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
     check_count("max_iterations", max_iterations)

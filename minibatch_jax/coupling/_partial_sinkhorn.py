@@ -1,0 +1,180 @@
+"""Entropic partial coupling: a smooth plan that moves only a part of the mass, in the log domain.
+
+With `P = exp((shift - cost - alpha - beta) / epsilon)` and alpha, beta >= 0, each dual variable in turn is set to its
+optimum: alpha and beta cut rows and columns down to their marginals, the shift fixes the mass. Nothing underflows.
+(A dummy row and column in plain Sinkhorn regularizes what is left out too and gives another plan.)
+
+References:
+  Benamou et al., Iterative Bregman projections for regularized transportation problems, 2015 (arXiv 1412.5154).
+  Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_transformation
+from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
+from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal
+
+
+class EntropicPlan(NamedTuple):
+    """An entropic plan, a constant for the backward pass.
+
+    Attributes:
+      plan: `[B0, B1]`, at least 0.
+      error: `[]`, how much of the mass the last iteration still moved.
+      iterations: `[]` int32, how many were run.
+    """
+
+    plan: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+
+
+def partial_sinkhorn(
+    cost: jax.Array,
+    mass: float | jax.Array,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    *,
+    epsilon: float | jax.Array,
+    relative_to: str | None = None,
+    where: jax.Array | None = None,
+    tolerance: float | None = 1e-4,
+    max_iterations: int = 1000,
+) -> EntropicPlan:
+    """Plan of the given mass with `P 1 <= a`, `P^T 1 <= b` that minimizes `sum(P * cost) - epsilon * entropy(P)`.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
+      mass: fraction of `min(sum(a), sum(b))` that is moved, in (0, 1], may be traced.
+      a: `[B0]`, most mass of each row; uniform with sum 1 by default.
+      b: `[B1]`, most mass of each column; uniform with sum 1 by default. The sums may differ.
+      epsilon: as in `sinkhorn`.
+      relative_to: as in `sinkhorn`.
+      where: as in `sinkhorn`.
+      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`.
+      max_iterations: at most this many, static.
+
+    Returns:
+      `EntropicPlan(plan, error, iterations)`; the mass of the plan is exact.
+
+    Examples:
+      >>> plan = partial_sinkhorn(jnp.array([[0.0, 9.0], [9.0, 5.0]]), 0.5, epsilon=0.5).plan
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.5, 0.0], [0.0, 0.0]]
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    check_number("mass", mass, 0, 1, open_low=True)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
+    if where is not None:
+        check_shape("where", where, cost.shape)
+    problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
+    least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
+    return _alternate(problem, jnp.asarray(mass, least.dtype) * least, tolerance, max_iterations)
+
+
+def couple_partial_sinkhorn(
+    mass: float | jax.Array,
+    epsilon: float | jax.Array,
+    *,
+    relative_to: str | None = None,
+    tolerance: float | None = 1e-4,
+    max_iterations: int = 1000,
+) -> optax.GradientTransformationExtraArgs:
+    """Keep a fraction of the mass, on cheap pairs, smoothly; the rest gets 0. Signal: `cost` [B0, B1].
+
+    The row and column sums of the incoming weights are the most that a row and a column may keep; a pair of weight 0
+    or of non-finite cost is forbidden. Do not normalize the rows afterwards.
+
+    Args:
+      mass: fraction of the mass that is moved, in (0, 1]; may be injected by `optax.inject_hyperparams`.
+      epsilon: as in `sinkhorn`.
+      relative_to: as in `sinkhorn`.
+      tolerance: as in `partial_sinkhorn`.
+      max_iterations: as in `partial_sinkhorn`.
+
+    Examples:
+      >>> tx = couple_partial_sinkhorn(0.5, 0.5)
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> plan, _ = tx.update(weights, tx.init(weights), cost=jnp.array([[0.0, 9.0], [9.0, 5.0]]))
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.5, 0.0], [0.0, 0.0]]
+    """
+    check_number("mass", mass, 0, 1, open_low=True)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        check_shape("cost", cost, weights.shape)
+        allowed = (weights > 0) & jnp.isfinite(cost)
+        kept = jnp.where(allowed, weights, 0)
+        plan = partial_sinkhorn(
+            cost.astype(weights.dtype),
+            mass,
+            jnp.sum(kept, axis=1),
+            jnp.sum(kept, axis=0),
+            epsilon=epsilon,
+            relative_to=relative_to,
+            where=allowed,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        ).plan
+        return plan, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def check_loop(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
+    """Raise unless the arguments that all entropic couplings share are valid."""
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_relative_to(relative_to)
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
+    check_count("max_iterations", max_iterations)
+
+
+class _Dual(NamedTuple):
+    alpha: jax.Array
+    beta: jax.Array
+    shift: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+
+
+def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> EntropicPlan:
+    cost, a, b, epsilon = problem
+
+    def exponent(d):
+        return (d.shift - d.alpha[:, None] - d.beta[None, :] - cost) / epsilon
+
+    def cut(excess, limit):
+        return jnp.where(limit > 0, jnp.maximum(0, epsilon * (excess - log_where(limit, limit))), 0)
+
+    def unfinished(d):
+        running = d.iterations < max_iterations
+        return running if tolerance is None else running & (d.error > tolerance)
+
+    def step(d):
+        alpha = cut(logsumexp_where(exponent(d._replace(alpha=jnp.zeros_like(a))), 1, a), a)
+        half = d._replace(alpha=alpha)
+        columns = logsumexp_where(exponent(half._replace(beta=jnp.zeros_like(b))), 0, b)
+        beta = cut(columns, b)
+        kept = jnp.where(b > 0, columns - beta / epsilon, -jnp.inf)
+        shift = d.shift + epsilon * (jnp.log(mass) - jax.nn.logsumexp(kept))
+        change = jnp.sum(jnp.exp(kept) * jnp.abs(jnp.expm1((d.beta - beta + shift - d.shift) / epsilon))) / mass
+        moved = jnp.sum(jnp.abs(jnp.exp(-alpha / epsilon) - jnp.exp(-d.alpha / epsilon)) * a) / mass
+        return _Dual(alpha, beta, shift, change + moved, d.iterations + 1)
+
+    zero = 0 * epsilon
+    lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
+    start = _Dual(jnp.zeros_like(a), jnp.zeros_like(b), lowest, zero + jnp.inf, zero.astype(jnp.int32))
+    final = lax.while_loop(unfinished, step, start)
+    plan = jnp.where(jnp.isfinite(cost), jnp.exp(exponent(final)), 0)
+    return EntropicPlan(plan, final.error, final.iterations)
