@@ -1,0 +1,214 @@
+"""Linear regression when only a share of the sources is genuine: a short list of candidates, one of which is right.
+
+Each source gives a batch of n samples; the batch as a whole is genuine or not, which is what makes a share below one
+half workable. `list_regressions` is a simplification of the paper's algorithm (many starts of a trimmed Huber fit,
+instead of a multifilter with worst-case guarantees): tested against impostors that are clusters, not adversaries.
+`batch_gradients`, `top_direction` and `soft_filter` are the steps of the paper's filter.
+
+References:
+  Das, Jain, Kong & Sen, Efficient list-decodable regression using batches, ICML 2023 (arXiv 2211.12743).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+
+
+class RegressionList(NamedTuple):
+    """Candidate regressors, best first.
+
+    Attributes:
+      parameters: `[L, D]`.
+      losses: `[L]`, mean Huber loss over the sources each keeps; infinity where there is no candidate.
+      valid: `[L]` bool, which entries are candidates.
+    """
+
+    parameters: jax.Array
+    losses: jax.Array
+    valid: jax.Array
+
+
+def batch_gradients(inputs: jax.Array, targets: jax.Array, parameters: jax.Array, clip: jax.Array | float) -> jax.Array:
+    """Gradient of the Huber loss of each source, mean over its samples.
+
+    Args:
+      inputs: `[M, n, D]`, floating point.
+      targets: `[M, n]`.
+      parameters: `[D]`.
+      clip: residuals are clipped to [-clip, clip].
+
+    Returns:
+      `[M, D]`.
+
+    Examples:
+      >>> batch_gradients(jnp.ones((1, 2, 1)), jnp.array([[0.0, -9.0]]), jnp.ones(1), clip=2.0).tolist()
+      [[1.5]]
+    """
+    _check_samples(inputs, targets)
+    check_shape("parameters", parameters, inputs.shape[2:])
+    residuals = jnp.clip(inputs @ parameters - targets, -clip, clip)
+    return jnp.mean(inputs * residuals[..., None], axis=1)
+
+
+def top_direction(vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Largest eigenvalue of the weighted covariance of the rows, and its unit eigenvector.
+
+    Args:
+      vectors: `[M, D]`, floating point.
+      weights: `[M]`, at least 0.
+
+    Returns:
+      `[]` and `[D]`.
+
+    Examples:
+      >>> value, direction = top_direction(jnp.array([[2.0, 0.0], [-2.0, 0.0]]), jnp.ones(2))
+      >>> float(value), float(abs(direction[0]))
+      (4.0, 1.0)
+    """
+    check_shape("vectors", vectors, (None, None))
+    check_shape("weights", weights, vectors.shape[:1])
+    shares = weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
+    centered = vectors - (shares @ vectors)[None]
+    values, directions = jnp.linalg.eigh((centered * shares[:, None]).T @ centered)
+    return values[-1], directions[:, -1]
+
+
+def soft_filter(weights: jax.Array, scores: jax.Array) -> jax.Array:
+    """Weaken each source by its score as a share of the largest one, which goes to 0.
+
+    Args:
+      weights: `[M]`, at least 0.
+      scores: `[M]`, floating point, at least 0, such as the squared distance along `top_direction`; where it is not
+        finite the weight becomes 0.
+
+    Returns:
+      `[M]`, at most the weights.
+
+    Examples:
+      >>> soft_filter(jnp.ones(3), jnp.array([0.0, 1.0, 4.0])).tolist()
+      [1.0, 0.75, 0.0]
+    """
+    check_shape("scores", scores, weights.shape)
+    weights = jnp.where(jnp.isfinite(scores), weights, 0)
+    largest = jnp.max(jnp.where(weights > 0, scores, 0))
+    return jnp.where(weights > 0, weights * (1 - scores / jnp.where(largest > 0, largest, 1)), 0)
+
+
+def list_regressions(
+    key: jax.Array | int,
+    inputs: jax.Array,
+    targets: jax.Array,
+    share: float,
+    *,
+    num_starts: int = 40,
+    num_steps: int = 30,
+    radius: float = 0.1,
+) -> RegressionList:
+    """Fit candidates from many starts, each to the sources that it explains best.
+
+    A start is the ridge fit of one random source; each step keeps the `int(share * M)` sources of least Huber loss and
+    refits on them. Candidates within `radius` of a better one are dropped. A little trusted data must choose from the
+    list (`best_of_list`): the genuine regressor cannot be told from the others.
+
+    Args:
+      key: PRNG key or int seed.
+      inputs: `[M, n, D]`, floating point.
+      targets: `[M, n]`, floating point.
+      share: of the sources that are genuine, in (0, 1], static.
+      num_starts: static.
+      num_steps: refits of each start, static.
+      radius: candidates nearer than this count as one, positive; set it by the noise.
+
+    Returns:
+      At most `ceil(4 / share^2)` candidates, and no more than `num_starts`.
+
+    Raises:
+      TypeError: if an input is not floating point or a count is not a static int.
+      ValueError: if shapes do not match or a number is out of range.
+
+    Examples:
+      >>> inputs = jnp.arange(1.0, 13.0).reshape(3, 4, 1)
+      >>> slopes = jnp.array([2.0, 2.0, -1.0])
+      >>> found = list_regressions(0, inputs, inputs[..., 0] * slopes[:, None], share=0.4)
+      >>> sorted(found.parameters[found.valid].round(2)[:, 0].tolist())
+      [-1.0, 2.0]
+    """
+    _check_samples(inputs, targets)
+    check_number("share", share, 0, 1, open_low=True)
+    check_number("radius", radius, 0, open_low=True)
+    check_count("num_starts", num_starts)
+    check_count("num_steps", num_steps)
+    sources, _, width = inputs.shape
+    kept = max(1, int(share * sources))
+    grams, moments = jnp.einsum("mni,mnj->mij", inputs, inputs), jnp.einsum("mni,mn->mi", inputs, targets)
+
+    def fit(rows, ridge):
+        gram = jnp.sum(grams[rows], 0) + ridge * jnp.eye(width, dtype=inputs.dtype)
+        return jnp.linalg.solve(gram, jnp.sum(moments[rows], 0))
+
+    def step(_, parameters):
+        losses = _source_losses(inputs, targets, parameters)
+        return fit(jax.lax.top_k(-losses, kept)[1], 1e-6 * inputs.shape[1])
+
+    def start(source):
+        parameters = jax.lax.fori_loop(0, num_steps, step, fit(source[None], 0.05 * inputs.shape[1]))
+        losses = _source_losses(inputs, targets, parameters)
+        return parameters, -jnp.mean(jax.lax.top_k(-losses, kept)[0])
+
+    starts = jax.random.randint(as_key(key), (num_starts,), 0, sources)
+    parameters, losses = jax.vmap(start)(starts)
+    return _without_repeats(parameters, losses, radius, min(num_starts, math.ceil(4 / share**2)))
+
+
+def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """The candidate with the least squared error on trusted samples.
+
+    Args:
+      candidates: of width D.
+      inputs: `[n, D]`, floating point.
+      targets: `[n]`.
+
+    Returns:
+      `[D]`.
+
+    Examples:
+      >>> candidates = RegressionList(jnp.array([[1.0], [2.0]]), jnp.zeros(2), jnp.array([True, True]))
+      >>> best_of_list(candidates, jnp.ones((1, 1)), jnp.array([1.9])).tolist()
+      [2.0]
+    """
+    check_shape("inputs", inputs, (None, candidates.parameters.shape[1]))
+    check_shape("targets", targets, inputs.shape[:1])
+    errors = jnp.mean((candidates.parameters @ inputs.T - targets[None]) ** 2, 1)
+    return candidates.parameters[jnp.argmin(jnp.where(candidates.valid, errors, jnp.inf))]
+
+
+def _source_losses(inputs: jax.Array, targets: jax.Array, parameters: jax.Array) -> jax.Array:
+    """Mean Huber loss of each source, with the median residual as the clipping level."""
+    residuals = jnp.abs(inputs @ parameters - targets)
+    clip = jnp.median(residuals) + jnp.finfo(inputs.dtype).eps
+    clipped = jnp.minimum(residuals, clip)
+    return jnp.mean(clipped * (residuals - 0.5 * clipped), 1)
+
+
+def _without_repeats(parameters: jax.Array, losses: jax.Array, radius: float, length: int) -> RegressionList:
+    order = jnp.argsort(losses)
+    parameters, losses = parameters[order], losses[order]
+    near = jnp.sum((parameters[:, None] - parameters[None]) ** 2, -1) < radius**2
+
+    def keep(i, kept):
+        return kept.at[i].set(~jnp.any(near[i] & kept & (jnp.arange(losses.shape[0]) < i)))
+
+    kept = jax.lax.fori_loop(0, losses.shape[0], keep, jnp.zeros(losses.shape, bool)) & jnp.isfinite(losses)
+    first = jnp.argsort(~kept, stable=True)[:length]
+    return RegressionList(parameters[first], jnp.where(kept[first], losses[first], jnp.inf), kept[first])
+
+
+def _check_samples(inputs: jax.Array, targets: jax.Array) -> None:
+    check_shape("inputs", inputs, (None, None, None))
+    check_floating("inputs", inputs)
+    check_shape("targets", targets, inputs.shape[:2])
+    check_floating("targets", targets)

@@ -1,0 +1,99 @@
+"""Which candidates pull a data set most towards a target: the gradient of their transport cost (GOT-D).
+
+References:
+  Kang et al., Get more for less: principled data selection for warming up fine-tuning in LLMs, ICLR 2024
+  (arXiv 2405.02774).
+  Just et al., LAVA: data valuation without pre-specified learning algorithms, ICLR 2023 (arXiv 2305.00054).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_bool, check_floating, check_shape
+from minibatch_jax.base import weight_dtype
+from minibatch_jax.coupling import sinkhorn
+
+
+def calibrated_gradient(potentials: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """Change of the transport cost when mass moves to each item from all others alike.
+
+    Args:
+      potentials: `[N]`, floating point, dual potentials of the items, defined up to a constant, which cancels.
+      where: `[N]` bool, which items exist; all by default.
+
+    Returns:
+      `[N]`, each potential minus the mean of the others; 0 for items that do not exist.
+
+    Raises:
+      TypeError: if the potentials are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> calibrated_gradient(jnp.array([1.0, 2.0, 6.0])).tolist()
+      [-3.0, -1.5, 4.5]
+    """
+    check_shape("potentials", potentials, (None,))
+    check_floating("potentials", potentials)
+    if where is None:
+        where = jnp.ones(potentials.shape, bool)
+    check_shape("where", where, potentials.shape)
+    check_bool("where", where)
+    count = jnp.sum(where, dtype=potentials.dtype)
+    total = jnp.sum(jnp.where(where, potentials, 0))
+    return jnp.where(where, potentials - (total - potentials) / jnp.maximum(count - 1, 1), 0)
+
+
+def transport_scores(
+    cost: jax.Array,
+    *,
+    epsilon: float = 0.01,
+    weights: jax.Array | None = None,
+    target_weights: jax.Array | None = None,
+    max_iterations: int = 2000,
+) -> jax.Array:
+    """Score of each candidate for pulling the candidates' distribution to the target's: keep the lowest (GOT-D).
+
+    It is the gradient of the entropic transport cost for the mass of each candidate, read off the dual potentials. It
+    is not the distance to the target: what the candidates have plenty of scores high, however near. The scores hold to
+    first order, for few chosen of many, and repeats of a candidate score alike, so remove duplicates first.
+
+    Args:
+      cost: `[N, M]`, floating point, of moving each candidate to each target item; a candidate whose row is not finite
+        gets infinity.
+      epsilon: entropic regularization, as a share of the mean cost, positive.
+      weights: `[N]`, mass of each candidate, 0 for padding; uniform by default.
+      target_weights: `[M]`, mass of each target item; uniform by default.
+      max_iterations: of Sinkhorn's algorithm, static.
+
+    Returns:
+      `[N]`, lower is better, infinity for candidates that do not exist: `topk_mask(-scores, k)` keeps the k best.
+
+    Raises:
+      TypeError: if the cost is not floating point.
+      ValueError: if shapes do not match or epsilon is not positive.
+
+    Examples:
+      >>> pool, target = jnp.array([0.0, 0.1, 0.2, 5.0]), jnp.array([0.1, 5.1])
+      >>> int(transport_scores((pool[:, None] - target[None]) ** 2).argmin())
+      3
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    cost = cost.astype(weight_dtype(cost.dtype))
+    a = _marginal("weights", weights, cost.shape[0], jnp.isfinite(cost).all(1), cost.dtype)
+    exists = a > 0
+    usable = jnp.where(exists[:, None], cost, 0)
+    b = _marginal("target_weights", target_weights, cost.shape[1], jnp.isfinite(usable).all(0), cost.dtype)
+    scale = a @ jnp.where(b[None] > 0, usable, 0) @ b
+    scaled = epsilon * jnp.where(scale > 0, scale, 1)
+    plan = sinkhorn(usable, a, b, epsilon=scaled, tolerance=1e-5, max_iterations=max_iterations)
+    return jnp.where(exists, calibrated_gradient(plan.row_potentials, where=exists), jnp.inf)
+
+
+def _marginal(name: str, weights: jax.Array | None, size: int, usable: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    if weights is None:
+        weights = jnp.ones(size, dtype)
+    check_shape(name, weights, (size,))
+    weights = jnp.where(usable, weights.astype(dtype), 0)
+    total = jnp.sum(weights)
+    return weights / jnp.where(total > 0, total, 1)

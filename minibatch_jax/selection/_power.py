@@ -1,0 +1,134 @@
+"""Keep or drop each example by a power of a surrogate's uncertainty, before any label is paid for.
+
+References:
+  Kolossov, Montanari & Tandon, Towards a statistical theory of data selection under weak supervision, ICLR 2024
+  (arXiv 2309.14563).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import as_key, check_bool, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_dtype, weight_transformation
+
+CLIP = 1e-6
+
+
+class PowerState(NamedTuple):
+    """The key of the next draw."""
+
+    rng_key: jax.Array
+
+
+def surrogate_uncertainty(logits: jax.Array) -> jax.Array:
+    """Variance of the label under a surrogate, `1 - sum p^2`: for two classes `2 p (1 - p)`.
+
+    Args:
+      logits: `[B, C]`, floating point, of the surrogate, which must not be trained on the data it selects from.
+
+    Returns:
+      `[B]`, float32 (float64 if the logits are), at least 2e-6: probabilities are clipped, not what is made of them.
+
+    Raises:
+      TypeError: if the logits are not floating point.
+      ValueError: if they are not `[B, C]`.
+
+    Examples:
+      >>> surrogate_uncertainty(jnp.zeros((1, 2))).tolist()
+      [0.5]
+    """
+    check_shape("logits", logits, (None, None))
+    check_floating("logits", logits)
+    probabilities = jax.nn.softmax(logits.astype(weight_dtype(logits.dtype)))
+    return jnp.maximum(jnp.sum(probabilities * (1 - probabilities), 1), 2 * CLIP)
+
+
+def power_inclusion(uncertainty: jax.Array, share: float, alpha: float, *, where: jax.Array | None = None) -> jax.Array:
+    """Probability to keep each item, `min(1, c * uncertainty^alpha)`, where c makes them sum to `share` of the items.
+
+    Args:
+      uncertainty: `[B]`, floating point, positive; items where it is not finite or positive get 0.
+      share: of the items kept on average, in (0, 1].
+      alpha: positive prefers uncertain items, negative certain ones, 0 none.
+      where: `[B]` bool, which items exist (the share is of these); all by default.
+
+    Returns:
+      `[B]`, dtype of the uncertainty, in [0, 1].
+
+    Raises:
+      TypeError: if the uncertainty is not floating point.
+      ValueError: if shapes do not match or the share is not in (0, 1].
+
+    Examples:
+      >>> power_inclusion(jnp.array([4.0, 1.0, 1.0]), share=0.5, alpha=1.0).tolist()
+      [1.0, 0.25, 0.25]
+    """
+    check_shape("uncertainty", uncertainty, (None,))
+    check_floating("uncertainty", uncertainty)
+    check_number("share", share, 0, 1, open_low=True)
+    check_number("alpha", alpha)
+    usable = jnp.isfinite(uncertainty) & (uncertainty > 0)
+    if where is not None:
+        check_shape("where", where, uncertainty.shape)
+        check_bool("where", where)
+        usable &= where
+    logs = jnp.where(usable, alpha * jnp.log(jnp.where(usable, uncertainty, 1)), -jnp.inf)
+    largest = jnp.max(logs)
+    powers = jnp.exp(logs - jnp.where(jnp.isfinite(largest), largest, 0))
+    wanted = share * jnp.sum(usable, dtype=powers.dtype)
+    descending = -jnp.sort(-powers)
+    below = jnp.cumsum(descending[::-1])[::-1]
+    scales = (wanted - jnp.arange(powers.shape[0], dtype=powers.dtype)) / jnp.where(below > 0, below, 1)
+    fits = (scales * descending <= 1) & (below > 0)
+    scale = jnp.max(jnp.where(jnp.cumsum(fits) == 1, jnp.where(fits, scales, 0), 0))
+    return jnp.where(fits.any(), jnp.minimum(1, scale * powers), usable.astype(powers.dtype))
+
+
+def select_by_power(
+    share: float, alpha: float, key: jax.Array | int, *, unbiased: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Keep each example at random, by a power of a surrogate's uncertainty. Signal: `teacher_logits` [B, C].
+
+    The number kept is random, `share` of the batch on average. Unweighted selection is biased and yet often better: it
+    can match the full sample, where the unbiased one is no better than a random sample of that size. The regularization
+    is then `1 / share` times stronger in effect: tune it for each share and alpha, or the comparison is unfair.
+
+    Args:
+      share: of the examples kept on average, in (0, 1].
+      alpha: positive prefers uncertain examples, negative certain ones; published grid -1, -0.5, 0, 0.5, 1.
+      key: typed PRNG key or int seed.
+      unbiased: divide the weights by the probabilities; then do not normalize afterwards.
+
+    Returns:
+      A transformation over `[B]` weights; if unbiased their mass is kept in expectation only.
+
+    Raises:
+      TypeError: if the key is a raw array.
+      ValueError: if the share is not in (0, 1].
+
+    References:
+      Kolossov, Montanari & Tandon, ICLR 2024 (arXiv 2309.14563).
+
+    Examples:
+      >>> tx = select_by_power(share=0.5, alpha=8.0, key=0)
+      >>> teacher_logits = jnp.array([[0.0, 0.0], [9.0, 0.0]])
+      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), teacher_logits=teacher_logits)[0].tolist()
+      [1.0, 0.0]
+    """
+    check_number("share", share, 0, 1, open_low=True)
+    check_number("alpha", alpha)
+    rng_key = as_key(key)
+
+    def update(weights, state, params=None, *, teacher_logits, **extra_args):
+        check_shape("teacher_logits", teacher_logits, (*weights.shape, None))
+        uncertainty = surrogate_uncertainty(teacher_logits).astype(weights.dtype)
+        inclusion = power_inclusion(uncertainty, share, alpha, where=weights != 0)
+        next_key, draw_key = jax.random.split(state.rng_key)
+        kept = jax.random.uniform(draw_key, weights.shape, weights.dtype) < inclusion
+        scale = jnp.where(kept, inclusion, 1) if unbiased else 1.0
+        return jnp.where(kept, weights / scale, 0), PowerState(next_key)
+
+    return weight_transformation(lambda weights: PowerState(rng_key), update)
