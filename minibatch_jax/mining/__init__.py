@@ -1,11 +1,19 @@
 """Which pairs and triplets of a batch count: masks, weights and losses on distances or similarities `[A, M]`."""
 
+from minibatch_jax.mining._blocks import blockwise_losses
+from minibatch_jax.mining._class_losses import margin_softmax_loss, proxy_anchor_loss, soften_centers
 from minibatch_jax.mining._distances import (
     cosine_similarity,
     euclidean_distances,
     noise_ratio_distances,
     normalize_embeddings,
     squared_euclidean_distances,
+)
+from minibatch_jax.mining._hardest import (
+    hardest_pair_masks,
+    mine_hardest_pairs,
+    mine_uniform_distances,
+    uniform_distance_weights,
 )
 from minibatch_jax.mining._losses import (
     contrastive_loss,
@@ -68,6 +76,7 @@ __all__ = [
     "Triplets",
     "angular_loss",
     "binomial_deviance_loss",
+    "blockwise_losses",
     "circle_loss",
     "contrastive_loss",
     "cosine_similarity",
@@ -76,6 +85,7 @@ __all__ = [
     "fast_ap_loss",
     "generalized_lifted_structure_loss",
     "hard_negative_loss",
+    "hardest_pair_masks",
     "histogram_loss",
     "index_classes",
     "info_nce_loss",
@@ -85,14 +95,17 @@ __all__ = [
     "lifted_structure_loss",
     "margin_loss",
     "margin_pair_masks",
+    "margin_softmax_loss",
     "memory_pairs",
     "mine_all",
     "mine_distance_weighted",
     "mine_easy_positive",
     "mine_hard",
+    "mine_hardest_pairs",
     "mine_multi_similarity",
     "mine_pair_margin",
     "mine_semihard",
+    "mine_uniform_distances",
     "multi_similarity_loss",
     "multi_similarity_pair_masks",
     "nearest_positive_ranks",
@@ -105,6 +118,7 @@ __all__ = [
     "partition_by_proxies",
     "pnp_loss",
     "positive_mask",
+    "proxy_anchor_loss",
     "ranked_list_loss",
     "recall_at_k",
     "reduce_losses",
@@ -115,12 +129,14 @@ __all__ = [
     "select_triplets",
     "smooth_ap_loss",
     "soft_ranks",
+    "soften_centers",
     "squared_euclidean_distances",
     "supcon_loss",
     "threshold_consistent_loss",
     "triplet_loss",
     "triplet_pair_weights",
     "tuplet_margin_loss",
+    "uniform_distance_weights",
     "update_proxies",
     "weigh_pairs",
     "weighted_pair_loss",

@@ -9,6 +9,7 @@ from minibatch_jax.modules._correlation import (
     linear_cca,
     orthogonal_iteration_loss,
 )
+from minibatch_jax.modules._redundancy import vicreg_loss
 from minibatch_jax.modules._views import (
     Projector,
     Targets,
@@ -32,4 +33,5 @@ __all__ = [
     "orthogonal_iteration_loss",
     "tri_byol_losses",
     "update_targets",
+    "vicreg_loss",
 ]

@@ -24,8 +24,10 @@ CASES: dict[str, Case] = {
     "mine_distance_weighted": case(lambda: mining.mine_distance_weighted(3, key=0, farthest=1.9)),
     "mine_easy_positive": case(mining.mine_easy_positive),
     "mine_hard": case(mining.mine_hard),
+    "mine_hardest_pairs": case(mining.mine_hardest_pairs),
     "mine_multi_similarity": case(mining.mine_multi_similarity),
     "mine_pair_margin": case(mining.mine_pair_margin),
     "mine_semihard": case(mining.mine_semihard),
+    "mine_uniform_distances": case(lambda: mining.mine_uniform_distances(6)),
     "weigh_pairs": case(lambda: mining.weigh_pairs(mining.contrastive_loss)),
 }

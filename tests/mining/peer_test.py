@@ -134,6 +134,51 @@ def test_loss_against_other_references(name):
     check(lambda x: loss(compare(x, jnp.asarray(MEMORY)), *masks), PEER["with_references"][name])
 
 
+WEIGHTS = np.array(PEER["weights"])
+CENTERS = WEIGHTS.T[:4]
+
+
+def to_centers(x):
+    return mining.cosine_similarity(x, jnp.asarray(WEIGHTS.T)).reshape(len(x), 4, 3)
+
+
+def sphereface(x, p, n):
+    norms = jnp.linalg.norm(x, axis=1, keepdims=True)
+    return mining.margin_softmax_loss(mining.cosine_similarity(x, CENTERS), p, n, multiple=4, scale=norms)
+
+
+def to_classes(loss, **options):
+    return lambda x, p, n: loss(mining.cosine_similarity(x, CENTERS), p, n, **options)
+
+
+arcface = {"angle": np.radians(28.6).item(), "scale": 8.0}
+CLASS_LOSSES = {
+    "arcface": to_classes(mining.margin_softmax_loss, **arcface),
+    "cosface": to_classes(mining.margin_softmax_loss, cosine=0.35, scale=8.0),
+    "normalized_softmax": to_classes(mining.info_nce_loss, temperature=0.2),
+    "sphereface": sphereface,
+    "sub_center_arcface": lambda x, p, n: mining.margin_softmax_loss(to_centers(x).max(axis=2), p, n, **arcface),
+    "soft_triple": lambda x, p, n: mining.margin_softmax_loss(
+        mining.soften_centers(to_centers(x)), p, n, cosine=0.01, scale=20.0
+    ),
+    "proxy_anchor": lambda x, p, n: mining.proxy_anchor_loss(mining.cosine_similarity(CENTERS, x), p.T, n.T, scale=8.0),
+    "proxy_nca": lambda x, p, n: mining.info_nce_loss(-squared(x, CENTERS), p, n, temperature=1.0),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_class_loss_and_gradient(name):
+    masks = [mask(jnp.asarray(LABELS), jnp.arange(4)) for mask in (mining.positive_mask, mining.negative_mask)]
+    check(lambda x: CLASS_LOSSES[name](x, *masks), PEER["class_losses"][name])
+
+
+def test_vicreg():
+    from minibatch_jax.modules import vicreg_loss
+
+    x = jnp.asarray(X)
+    np.testing.assert_allclose(vicreg_loss(x, x[::-1] + 0.3), PEER["vicreg"]["value"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["hard", "easy_positive", "all", "semihard"])
 def test_mined_triplet_loss_and_gradient(name):
     labels = jnp.asarray(LABELS)
@@ -162,10 +207,19 @@ def test_one_triplet_for_each_anchor(name, positive, negative):
     np.testing.assert_array_equal(triplets, PEER["triplets"][name])
 
 
+def tie_breaker():
+    """The peer breaks the tie of (i, j) and (j, i) by rounding; any small asymmetry does."""
+    return jnp.triu(jnp.ones(2 * LABELS.shape)) * 1e-2
+
+
 def test_pair_miners():
     labels, x = jnp.asarray(LABELS), jnp.asarray(X)
     masks = mining.positive_mask(labels), mining.negative_mask(labels)
     actual = mining.multi_similarity_pair_masks(mining.cosine_similarity(x), *masks)
     np.testing.assert_array_equal(actual, PEER["pair_masks"]["multi_similarity"])
+    actual = mining.hardest_pair_masks(euclidean(x) + 1e-3 * tie_breaker(), *masks, 0.3)
+    for ours, theirs in zip(actual, PEER["pair_masks"]["hdc"]):
+        assert ours.sum() == np.sum(theirs)
+        np.testing.assert_array_equal(ours | ours.T, np.array(theirs) | np.array(theirs).T)
     actual = mining.margin_pair_masks(euclidean(x), *masks, 0.9, 1.1)
     np.testing.assert_array_equal(actual, PEER["pair_masks"]["pair_margin"])

@@ -47,6 +47,27 @@ def main():
         "n_pairs": losses.NPairsLoss(),
     }
 
+    weights = rng.normal(size=(WIDTH, 3 * CLASSES)).round(6)
+
+    def with_weights(make, name, width=CLASSES, **options):
+        loss = make(num_classes=CLASSES, embedding_size=WIDTH, **options)
+        values = torch.tensor(weights[:, :width])
+        getattr(loss, name).data = values.T.contiguous() if name == "proxies" else values
+        return loss
+
+    class_loss_of = {
+        "arcface": with_weights(losses.ArcFaceLoss, "W", margin=28.6, scale=8),
+        "cosface": with_weights(losses.CosFaceLoss, "W", margin=0.35, scale=8),
+        "normalized_softmax": with_weights(losses.NormalizedSoftmaxLoss, "W", temperature=0.2),
+        "sphereface": with_weights(losses.SphereFaceLoss, "W", margin=4, scale=1),
+        "sub_center_arcface": with_weights(
+            losses.SubCenterArcFaceLoss, "W", 3 * CLASSES, margin=28.6, scale=8, sub_centers=3
+        ),
+        "soft_triple": with_weights(losses.SoftTripleLoss, "fc", 3 * CLASSES, centers_per_class=3),
+        "proxy_anchor": with_weights(losses.ProxyAnchorLoss, "proxies", margin=0.1, alpha=8),
+        "proxy_nca": with_weights(losses.ProxyNCALoss, "proxies", softmax_scale=1),
+    }
+
     def value_and_gradient(loss, *args):
         value = loss(*args)
         return {"value": value.item(), "gradient": torch.autograd.grad(value, x, retain_graph=True)[0].tolist()}
@@ -97,6 +118,8 @@ def main():
             "smooth_ap": value_and_gradient(loss_of["smooth_ap"], x[three], y[three]),
             "n_pairs": value_and_gradient(loss_of["n_pairs"], x, y, pairs),
         },
+        "weights": weights.tolist(),
+        "class_losses": {name: value_and_gradient(loss, x, y) for name, loss in class_loss_of.items()},
         "with_references": {
             name: value_and_gradient(loss_of[name], x, y, None, *memory)
             for name in ("contrastive", "multi_similarity", "ntxent", "supcon", "triplet_margin", "circle")

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minibatch_jax import mining
+
+
+def pairs(seed=0):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 3, (9, 7))
+    return rng.normal(size=(9, 7)).astype(np.float32), kind == 0, kind == 1
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 1.0])
+def test_hardest_pairs_equal_sorting(fraction):
+    d, p, n = pairs()
+    kept = jax.jit(mining.hardest_pair_masks)(d, p, n, fraction)
+    for mask, actual, sign in ((p, kept[0], 1), (n, kept[1], -1)):
+        k = int(np.ceil(np.float32(fraction) * np.float32(mask.sum())))
+        expected = mask & (sign * d >= np.sort(sign * d[mask])[-k])
+        np.testing.assert_array_equal(actual, expected)
+        assert actual.sum() == k
+
+
+def test_no_pairs_are_no_pairs():
+    d, p, _ = pairs()
+    nothing = np.zeros_like(p)
+    np.testing.assert_array_equal(mining.hardest_pair_masks(*map(jnp.asarray, (d, nothing, nothing)))[0], nothing)
+    np.testing.assert_array_equal(mining.uniform_distance_weights(jnp.asarray(d), jnp.asarray(nothing)), 0)
+
+
+def test_each_bin_has_the_same_mass():
+    d, p, _ = pairs(1)
+    weights = np.asarray(mining.uniform_distance_weights(jnp.asarray(d), jnp.asarray(p), 5))
+    counts, edges = np.histogram(d[p], 5)
+    np.testing.assert_allclose(np.histogram(d[p], edges, weights=weights[p])[0], counts > 0, rtol=1e-5)
+    np.testing.assert_array_equal(weights[~p], 0)
+    same = mining.uniform_distance_weights(jnp.ones((2, 3)), jnp.ones((2, 3), bool), 5)
+    np.testing.assert_allclose(same, 1 / 6, rtol=1e-6)
+
+
+def test_bad_input_is_named():
+    d, p, n = map(jnp.asarray, pairs())
+    with pytest.raises(ValueError, match="fraction is 0, wanted a number in"):
+        mining.hardest_pair_masks(d, p, n, 0)
+    with pytest.raises(ValueError, match=r"fraction is 1\.5"):
+        mining.mine_hardest_pairs(1.5)
+    with pytest.raises(TypeError, match="num_bins is 2.0"):
+        mining.mine_uniform_distances(2.0)
