@@ -88,14 +88,14 @@ def test_killed_at_a_random_step_and_started_again(tmp_path):
 @pytest.mark.slow
 def test_killed_again_and_again_at_random_times(tmp_path):
     finish(start(tmp_path / "reference"), 0)
-    kills = 0
-    for _ in range(200):
+    kills, patience = 0, 3.0
+    while True:
         process = start(tmp_path / "killed")
         try:
-            process.wait(random.uniform(1, 5))
+            process.wait(random.uniform(1, patience))
         except subprocess.TimeoutExpired:
             process.kill()
-            kills += 1
+            kills, patience = kills + 1, patience * 1.1
         process.communicate()
         if process.returncode == 0:
             break
