@@ -1,0 +1,178 @@
+"""Unbalanced coupling: a smooth plan whose marginals may depart from a and b at a price, in the log domain.
+
+The plan minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`, so pairs
+that cost more than about rho are left out. The reference is `a b^T` (POT's default now, OTT's always) or constant (the
+entropy; as in JUMBOT and older POT); they differ in plan and mass. After each iteration the constant between the
+potentials is set to its optimum, without which rho >> epsilon converges very slowly.
+
+References:
+  Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
+  Sejourne et al., Faster unbalanced optimal transport: translation invariant Sinkhorn, 2022 (arXiv 2201.00730).
+  Fatras et al., Unbalanced minibatch optimal transport; applications to domain adaptation, 2021 (arXiv 2103.03606).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_transformation
+from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, check_loop
+from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
+from minibatch_jax.coupling._sinkhorn import marginal
+
+_REFERENCES = ("product", "uniform")
+
+
+def unbalanced_sinkhorn(
+    cost: jax.Array,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    *,
+    epsilon: float | jax.Array,
+    rho: float | jax.Array,
+    reference: str = "product",
+    relative_to: str | None = None,
+    where: jax.Array | None = None,
+    tolerance: float | None = 1e-4,
+    max_iterations: int = 1000,
+) -> EntropicPlan:
+    """Plan with marginals near a and b.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
+      a: `[B0]`, mass of each row; uniform with sum 1 by default.
+      b: `[B1]`, mass of each column; uniform with sum 1 by default. The sums may differ.
+      epsilon: as in `sinkhorn`.
+      rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost; `inf` is `sinkhorn`.
+      reference: `'product'` for `a b^T` divided by the geometric mean of their masses, `'uniform'` for 1.
+      relative_to: as in `sinkhorn`.
+      where: as in `sinkhorn`.
+      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`.
+      max_iterations: at most this many, static.
+
+    Returns:
+      `EntropicPlan(plan, error, iterations)`. With the product reference and costs >= 0 the mass is at most that of a
+      and b.
+
+    Examples:
+      >>> plan = unbalanced_sinkhorn(1.0 - jnp.eye(2), epsilon=1.0, rho=1.0).plan
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.322, 0.118], [0.118, 0.322]]
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    check_number("rho", rho, 0, open_low=True)
+    check_choice("reference", reference, _REFERENCES)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
+    if where is not None:
+        check_shape("where", where, cost.shape)
+    problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
+    return _alternate(problem, jnp.asarray(rho, rows.dtype), reference, tolerance, max_iterations)
+
+
+def couple_unbalanced(
+    epsilon: float | jax.Array,
+    rho: float | jax.Array,
+    *,
+    reference: str = "product",
+    relative_to: str | None = None,
+    tolerance: float | None = 1e-4,
+    max_iterations: int = 1000,
+) -> optax.GradientTransformationExtraArgs:
+    """Move the weights onto cheap pairs and lower those of rows and columns without any. Signal: `cost` [B0, B1].
+
+    The row and column sums of the incoming weights are the marginals to stay near; a pair of weight 0 or of non-finite
+    cost is forbidden. With `reference='uniform'`, or negative costs, the mass may also grow.
+
+    Args:
+      epsilon: as in `sinkhorn`.
+      rho: as in `unbalanced_sinkhorn`.
+      reference: as in `unbalanced_sinkhorn`.
+      relative_to: as in `sinkhorn`.
+      tolerance: as in `unbalanced_sinkhorn`.
+      max_iterations: as in `unbalanced_sinkhorn`.
+
+    Examples:
+      >>> tx = couple_unbalanced(0.1, 1.0)
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> plan, _ = tx.update(weights, tx.init(weights), cost=jnp.array([[0.0, 9.0], [9.0, 9.0]]))
+      >>> [[round(x, 2) for x in row] for row in plan.tolist()]
+      [[0.52, 0.0], [0.0, 0.01]]
+    """
+    check_number("rho", rho, 0, open_low=True)
+    check_choice("reference", reference, _REFERENCES)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        check_shape("cost", cost, weights.shape)
+        allowed = (weights > 0) & jnp.isfinite(cost)
+        kept = jnp.where(allowed, weights, 0)
+        plan = unbalanced_sinkhorn(
+            cost.astype(weights.dtype),
+            jnp.sum(kept, axis=1),
+            jnp.sum(kept, axis=0),
+            epsilon=epsilon,
+            rho=rho,
+            reference=reference,
+            relative_to=relative_to,
+            where=allowed,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        ).plan
+        return plan, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+class _Dual(NamedTuple):
+    f: jax.Array
+    g: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+
+
+def _alternate(
+    problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int
+) -> EntropicPlan:
+    cost, a, b, epsilon = problem
+    damping = jnp.where(jnp.isinf(rho), 1, rho / (rho + epsilon))
+    log_a, log_b = log_where(a, a), log_where(b, b)
+    prior = 0.0
+    if reference == "product":
+        level = log_where(jnp.sum(a), jnp.sum(a)) / 2 + log_where(jnp.sum(b), jnp.sum(b)) / 2
+        prior = log_a[:, None] + log_b[None, :] - level
+    score = prior - cost / epsilon
+
+    def unfinished(d):
+        running = d.iterations < max_iterations
+        return running if tolerance is None else running & (d.error > tolerance)
+
+    def half(other, axis, log_mass, mass):
+        reach = logsumexp_where(score + jnp.expand_dims(other, axis) / epsilon, 1 - axis, mass)
+        return jnp.where(mass > 0, damping * epsilon * (log_mass - reach), 0)
+
+    def step(d):
+        f = half(d.g, 0, log_a, a)
+        g = half(f, 1, log_b, b)
+        shift = _best_shift(f, g, a, b, rho)
+        f, g = jnp.where(a > 0, f + shift, 0), jnp.where(b > 0, g - shift, 0)
+        error = jnp.max(jnp.abs(g - d.g), where=b > 0, initial=0) / epsilon
+        return _Dual(f, g, error, d.iterations + 1)
+
+    zero = 0 * epsilon
+    start = _Dual(0 * a, 0 * b, zero + jnp.inf, zero.astype(jnp.int32))
+    final = lax.while_loop(unfinished, step, start)
+    plan = jnp.exp(score + final.f[:, None] / epsilon + final.g[None, :] / epsilon)
+    return EntropicPlan(plan, final.error, final.iterations)
+
+
+def _best_shift(f: jax.Array, g: jax.Array, a: jax.Array, b: jax.Array, rho: jax.Array) -> jax.Array:
+    """The constant that, added to f and taken from g, is optimal: both sides then miss the same mass."""
+    log_a, log_b = (jax.nn.logsumexp(-x / rho, b=mass) for x, mass in ((f, a), (g, b)))
+    usable = jnp.isfinite(rho) & jnp.isfinite(log_a) & jnp.isfinite(log_b)
+    return jnp.where(usable, rho / 2 * (log_a - log_b), 0)
