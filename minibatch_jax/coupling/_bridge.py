@@ -1,0 +1,110 @@
+"""Schroedinger-bridge flow matching: entropic pairs and Brownian bridges between their ends.
+
+A Schroedinger bridge of noise sigma is the entropic plan at epsilon `2 sigma^2` (cost: the squared distance), filled
+with Brownian bridges.
+
+References:
+  Tong et al., Simulation-free Schrodinger bridges via score and flow matching, 2023 (arXiv 2307.03672).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import as_key, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_dtype
+from minibatch_jax.coupling._costs import squared_euclidean_cost
+from minibatch_jax.coupling._flow_matching import FlowPairs, flow_matching_pairs
+from minibatch_jax.coupling._sinkhorn import sinkhorn
+
+
+class BridgePath(NamedTuple):
+    """A time, a place on a Brownian bridge, and what a flow and a score model are regressed on there.
+
+    Attributes:
+      t: `[S]`, in (0, 1).
+      xt: `[S, ...]`, where the bridge is at t.
+      ut: `[S, ...]`, velocity of the probability flow of the bridge.
+      noise: `[S, ...]`, standard Gaussian z of `xt = mean + sigma sqrt(t (1 - t)) z`; the score of the bridge is
+        `-z / (sigma sqrt(t (1 - t)))`.
+    """
+
+    t: jax.Array
+    xt: jax.Array
+    ut: jax.Array
+    noise: jax.Array
+
+
+def schroedinger_bridge_pairs(
+    key: jax.Array | int,
+    x0: jax.Array,
+    x1: jax.Array,
+    sigma: float | jax.Array,
+    *,
+    mode: str = "columns",
+    tolerance: float | None = 1e-3,
+    max_iterations: int = 1000,
+) -> FlowPairs:
+    """Pair two batches by the entropic plan of a Schroedinger bridge, epsilon `2 sigma^2`.
+
+    Args:
+      key: typed PRNG key or int seed.
+      x0: `[B0, ...]`, sources.
+      x1: `[B1, ...]`, targets.
+      sigma: noise of the bridge, > 0, may be traced.
+      mode: as in `sample_pairs`.
+      tolerance: as in `sinkhorn`.
+      max_iterations: as in `sinkhorn`.
+
+    Returns:
+      `FlowPairs(x0, x1, weights, source, target)`.
+
+    Examples:
+      >>> pairs = schroedinger_bridge_pairs(0, jnp.array([[0.0], [9.0]]), jnp.array([[9.5], [0.5]]), sigma=0.5)
+      >>> pairs.x0[:, 0].tolist(), pairs.x1[:, 0].tolist()
+      ([9.0, 0.0], [9.5, 0.5])
+    """
+    check_number("sigma", sigma, 0, open_low=True)
+    cost = squared_euclidean_cost(x0, x1)
+    epsilon = 2 * jnp.asarray(sigma, cost.dtype) ** 2
+    plan = sinkhorn(cost, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations).plan
+    return flow_matching_pairs(key, x0, x1, plan, mode=mode)
+
+
+def bridge_path(
+    key: jax.Array | int,
+    x0: jax.Array,
+    x1: jax.Array,
+    sigma: float | jax.Array,
+    t: jax.Array | None = None,
+) -> BridgePath:
+    """Brownian bridges between paired batches: variance `sigma^2 t (1 - t)` around the straight line.
+
+    Args:
+      key: typed PRNG key or int seed.
+      x0: `[S, ...]`, floating point.
+      x1: `[S, ...]`, with the shape of `x0`.
+      sigma: noise of the bridge, > 0, may be traced.
+      t: `[S]`, times; uniform by default. Clipped to [1e-4, 1 - 1e-4], as the velocity is unbounded at the ends.
+
+    Returns:
+      `BridgePath(t, xt, ut, noise)`.
+
+    Examples:
+      >>> path = bridge_path(0, jnp.zeros((1, 2)), jnp.ones((1, 2)), 0.3, t=jnp.array([0.5]))
+      >>> path.ut.tolist()
+      [[1.0, 1.0]]
+    """
+    check_floating("x0", x0)
+    check_shape("x1", x1, x0.shape)
+    check_number("sigma", sigma, 0, open_low=True)
+    t_key, noise_key = jax.random.split(as_key(key))
+    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    check_shape("t", drawn, x0.shape[:1])
+    drawn = jnp.clip(drawn, 1e-4, 1 - 1e-4)
+    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
+    noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
+    away = jnp.asarray(sigma, x0.dtype) * jnp.sqrt(time * (1 - time)) * noise
+    velocity = x1 - x0 + (1 - 2 * time) / (2 * time * (1 - time)) * away
+    return BridgePath(drawn, (1 - time) * x0 + time * x1 + away, velocity, noise)
