@@ -1,0 +1,168 @@
+"""Sinkhorn for batches too large for one cost matrix: rows over devices, columns in chunks.
+
+Each device keeps the features of its rows and of all columns and the two potentials. Costs are computed again for one
+chunk of rows at a time, so the largest array is `[chunk, B1]` whatever B0 is. An iteration sends two vectors of B1
+floats: the maximum and the sum of a log-sum-exp over the rows of all devices.
+
+References:
+  Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from minibatch_jax._checks import as_key, check_count, check_floating, check_number
+from minibatch_jax.base import as_varying, axis_is_bound, weight_dtype
+from minibatch_jax.coupling._costs import squared_euclidean_cost
+
+Cost = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class ShardedSinkhorn(NamedTuple):
+    """Potentials of an entropic plan with uniform marginals: `P_ij = exp((f_i + g_j - cost_ij) / epsilon)`.
+
+    Attributes:
+      row_potentials: `[b0]`, f of this device's rows.
+      column_potentials: `[B1]`, g, equal on all devices.
+      error: `[]`, L1 distance of all row sums to 1/B0 before the last update of f.
+    """
+
+    row_potentials: jax.Array
+    column_potentials: jax.Array
+    error: jax.Array
+
+
+def sharded_sinkhorn(
+    x0: jax.Array,
+    x1: jax.Array,
+    *,
+    epsilon: float | jax.Array,
+    iterations: int,
+    chunk: int,
+    axis_name: str | None = None,
+    cost_fn: Cost = squared_euclidean_cost,
+) -> ShardedSinkhorn:
+    """Entropic coupling of large batches. Call it inside `shard_map` over rows of `x0`; without an axis, on one device.
+
+    Args:
+      x0: `[b0, ...]`, this device's sources, floating point.
+      x1: `[B1, ...]`, all targets, the same on all devices.
+      epsilon: absolute entropic regularization, > 0, may be traced.
+      iterations: how many, static.
+      chunk: rows whose costs are in memory at once, static; it must divide b0.
+      axis_name: name of the mapped axis over which `x0` is sharded.
+      cost_fn: cost of two batches, computed chunk by chunk.
+
+    Returns:
+      `ShardedSinkhorn(row_potentials, column_potentials, error)`; the column sums of the plan are exact.
+
+    Raises:
+      ValueError: if the chunk does not divide the rows or epsilon is not positive.
+
+    Examples:
+      >>> x = jnp.array([[0.0], [1.0]])
+      >>> found = sharded_sinkhorn(x, x, epsilon=0.1, iterations=20, chunk=1)
+      >>> sharded_targets(0, x, x, found, epsilon=0.1, chunk=1).tolist()
+      [0, 1]
+    """
+    check_floating("x0", x0)
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_count("iterations", iterations)
+    blocks = _blocks(x0, chunk)
+    dtype = weight_dtype(x0.dtype)
+    width = jnp.asarray(epsilon, dtype)
+    devices = lax.axis_size(axis_name) if axis_is_bound(axis_name) else 1
+    log_a, log_b = -math.log(x0.shape[0] * devices), -math.log(x1.shape[0])
+
+    def scale_rows(carry, block, g):
+        score = (g[None, :] - cost_fn(block, x1).astype(dtype)) / width
+        f = log_a - jax.nn.logsumexp(score, axis=1)
+        return _add_rows(carry, f[:, None] + score), width * f
+
+    def step(carry, _):
+        g, old = carry
+        empty = _varying((jnp.full_like(g, -jnp.inf), jnp.zeros_like(g)), axis_name)
+        (top, total), f = lax.scan(lambda c, block: scale_rows(c, block, g), empty, blocks)
+        f = f.reshape(-1)
+        error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (x0.shape[0] * devices)
+        g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
+        return (g, f), lax.psum(error, axis_name) if axis_is_bound(axis_name) else error
+
+    start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
+    (g, f), errors = lax.scan(step, start, None, length=iterations)
+    return ShardedSinkhorn(f, g, errors[-1])
+
+
+def sharded_targets(
+    key: jax.Array | int,
+    x0: jax.Array,
+    x1: jax.Array,
+    found: ShardedSinkhorn,
+    *,
+    epsilon: float | jax.Array,
+    chunk: int,
+    axis_name: str | None = None,
+    cost_fn: Cost = squared_euclidean_cost,
+) -> jax.Array:
+    """Draw a target for each of this device's sources from its row of the plan, as `sample_pairs(mode="rows")` does.
+
+    Args:
+      key: typed PRNG key or int seed, the same on all devices.
+      x0: as in `sharded_sinkhorn`.
+      x1: as in `sharded_sinkhorn`.
+      found: what `sharded_sinkhorn` returned.
+      epsilon: as in `sharded_sinkhorn`.
+      chunk: as in `sharded_sinkhorn`.
+      axis_name: as in `sharded_sinkhorn`.
+      cost_fn: as in `sharded_sinkhorn`.
+
+    Returns:
+      `[b0]` int32, row of `x1` for each row of `x0`.
+
+    Examples:
+      See `sharded_sinkhorn`.
+    """
+    blocks = _blocks(x0, chunk)
+    g = found.column_potentials
+    key = as_key(key)
+    if axis_is_bound(axis_name):
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+
+    def draw(step):
+        block, index = step
+        score = (g[None, :] - cost_fn(block, x1).astype(g.dtype)) / jnp.asarray(epsilon, g.dtype)
+        score += jax.random.gumbel(jax.random.fold_in(key, index), score.shape, score.dtype)
+        column = lax.broadcasted_iota(jnp.int32, score.shape, 1)
+        return jnp.min(jnp.where(score == jnp.max(score, axis=1, keepdims=True), column, score.shape[1] - 1), axis=1)
+
+    return lax.map(draw, (blocks, jnp.arange(blocks.shape[0]))).reshape(-1)
+
+
+def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add rows to a log-sum-exp of each column, kept as a maximum and a sum relative to it."""
+    top, total = sums
+    new_top = jnp.maximum(top, jnp.max(score, axis=0))
+    return new_top, total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(score - new_top[None, :]), axis=0)
+
+
+def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:
+    if not axis_is_bound(axis_name):
+        return top + jnp.log(total)
+    highest = lax.pmax(top, axis_name)
+    return highest + jnp.log(lax.psum(total * jnp.exp(top - highest), axis_name))
+
+
+def _blocks(x0: jax.Array, chunk: int) -> jax.Array:
+    check_count("chunk", chunk, x0.shape[0], "the number of rows of this device")
+    if x0.shape[0] % chunk:
+        raise ValueError(f"chunk is {chunk}, wanted a divisor of the {x0.shape[0]} rows of this device.")
+    return x0.reshape(-1, chunk, *x0.shape[1:])
+
+
+def _varying(tree: Any, axis_name: str | None) -> Any:
+    return as_varying(tree, axis_name) if axis_is_bound(axis_name) else tree
