@@ -40,13 +40,13 @@ import numpy as np
 import optax
 
 from experiments.common import Arm, State, init_mlp, mlp, run
-from minibatch_jax import weight_transformation
 from minibatch_jax.data import arrays
 from minibatch_jax.mining import (
     cosine_similarity,
     mine_all,
     mine_hard,
     mine_multi_similarity,
+    mine_random,
     mine_semihard,
     multi_similarity_loss,
     negative_mask,
@@ -147,7 +147,7 @@ def main(config: Config):
         return TUNED[name].margin if config.margin is None else config.margin
 
     miners: dict[str, Mining] = {
-        "random triplets": lambda key: mine_random(margin("random triplets"), key),
+        "random triplets": lambda key: mine_random(key, margin("random triplets")),
         "semi-hard": lambda key: mine_semihard(margin("semi-hard"), nearest=True, fallback="easiest"),
         "batch-hard": lambda key: mine_hard(margin("batch-hard")),
         "batch-all": lambda key: mine_all(margin("batch-all")),
@@ -163,7 +163,7 @@ def main(config: Config):
 def metrics_of(distances: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, Any]:
     """The same for every arm: mean hinge of all triplets of the batch, share of them it is positive for, pairs used."""
     positives, negatives = positive_mask(labels), negative_mask(labels)
-    loss, slopes = triplet_pair_weights(distances, positives, negatives, METRIC_MARGIN, reduction="mean")
+    loss, slopes = triplet_pair_weights(distances, positives, negatives, margin=METRIC_MARGIN, reduction="mean")
     return {
         "triplet_loss": loss,
         "active_triplets": jnp.sum(slopes, where=positives),
@@ -175,38 +175,6 @@ def recall_of_pixels(test: dict[str, np.ndarray]) -> jax.Array:
     """Recall@1 without any training."""
     pixels = jnp.asarray(test["image"]).reshape(-1, test["image"].shape[-1])
     return recall_at_k(normalize_embeddings(pixels), jnp.repeat(test["label"], IMAGES_PER_ROW))
-
-
-class MineRandomState(NamedTuple):
-    """Key of the next draw."""
-
-    rng_key: jax.Array
-
-
-def mine_random(margin: float, key: jax.Array | int) -> optax.GradientTransformationExtraArgs:
-    """Weigh pairs by triplets of a positive pair and one uniformly drawn negative: the uninformed baseline."""
-
-    def init(weights):
-        return MineRandomState(jax.random.key(key) if isinstance(key, int) else key)
-
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        rng_key, draw_key = jax.random.split(state.rng_key)
-        positives, negatives = positive_mask(labels) & (weights != 0), negative_mask(labels) & (weights != 0)
-        mined = random_triplet_weights(draw_key, distances, positives, negatives, margin)
-        return weights * mined, MineRandomState(rng_key)
-
-    return weight_transformation(init, update)
-
-
-def random_triplet_weights(key, distances, positives, negatives, margin):
-    """How often each pair is in an active triplet, divided by the number of active triplets, as the miners do."""
-    counts = jnp.sum(negatives, axis=1, keepdims=True)
-    place = jax.random.randint(key, distances.shape, 0, jnp.maximum(counts, 1))
-    negative = jnp.take_along_axis(jnp.argsort(~negatives, axis=1), place, axis=1)
-    hinge = distances - jnp.take_along_axis(distances, negative, axis=1) + margin
-    active = (positives & (counts > 0) & (hinge > 0)).astype(distances.dtype)
-    anchor = jnp.arange(len(distances))[:, None]
-    return active.at[anchor, negative].add(active) / jnp.maximum(jnp.sum(active), 1)
 
 
 def rows_of_one_class(dataset: str, validate: bool) -> dict[str, dict[str, np.ndarray]]:

@@ -47,6 +47,16 @@ def check_count(name: str, value: Any, upper: int | None = None, of: str = "the 
         raise ValueError(f"{name} is {value}, wanted at most {upper} ({of}).")
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Raise unless `value` is a Python int of at least 0; arrays may be traced and pass."""
+    if isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}, wanted an int.")
+    if value < 0:
+        raise ValueError(f"{name} is {value}, wanted at least 0.")
+
+
 def check_number(
     name: str, value: Any, low: float | None = None, high: float | None = None, *, open_low: bool = False
 ) -> None:

@@ -40,6 +40,7 @@ from minibatch_jax.mining._pairs import (
     positive_mask,
 )
 from minibatch_jax.mining._proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
+from minibatch_jax.mining._random import MineRandomState, mine_random, random_triplet_weights
 from minibatch_jax.mining._rank_losses import fast_ap_loss, histogram_loss, pnp_loss, smooth_ap_loss, soft_ranks
 from minibatch_jax.mining._reductions import reduce_losses
 from minibatch_jax.mining._retrieval import RetrievalScores, nearest_positive_ranks, recall_at_k, retrieval_scores
@@ -71,6 +72,7 @@ __all__ = [
     "DistanceWeightedState",
     "Memory",
     "MemoryPairs",
+    "MineRandomState",
     "Proxies",
     "RetrievalScores",
     "Triplets",
@@ -104,6 +106,7 @@ __all__ = [
     "mine_hardest_pairs",
     "mine_multi_similarity",
     "mine_pair_margin",
+    "mine_random",
     "mine_semihard",
     "mine_uniform_distances",
     "multi_similarity_loss",
@@ -119,6 +122,7 @@ __all__ = [
     "pnp_loss",
     "positive_mask",
     "proxy_anchor_loss",
+    "random_triplet_weights",
     "ranked_list_loss",
     "recall_at_k",
     "reduce_losses",

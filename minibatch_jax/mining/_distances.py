@@ -1,9 +1,14 @@
-"""Distances and similarities between anchors and references, with finite gradients everywhere."""
+"""Distances and similarities between anchors and references, with finite gradients everywhere.
+
+They are computed in float32 at least. A row that is not finite gives NaN in its row and column and a gradient of 0: the
+losses leave such pairs out.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.base import weight_dtype
 
 
 def squared_euclidean_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -26,11 +31,8 @@ def squared_euclidean_distances(embeddings: jax.Array, references: jax.Array | N
       >>> squared_euclidean_distances(jnp.array([[0.0, 0.0], [3.0, 4.0]])).tolist()
       [[0.0, 25.0], [25.0, 0.0]]
     """
-    x, y = _pair(embeddings, references)
-    x_squared, y_squared = jnp.sum(x * x, axis=1)[:, None], jnp.sum(y * y, axis=1)[None, :]
-    scale = x_squared + y_squared
-    squared = scale - 2 * (x @ y.T)
-    return jnp.where(squared <= 4 * jnp.finfo(x.dtype).eps * scale, jnp.zeros((), x.dtype), squared)
+    x, y, finite = _pair(embeddings, references)
+    return _nan_outside(finite, _squared_distances(x, y), embeddings.dtype)
 
 
 def euclidean_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -51,9 +53,11 @@ def euclidean_distances(embeddings: jax.Array, references: jax.Array | None = No
       >>> euclidean_distances(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
       [[5.0, 0.0]]
     """
-    squared = squared_euclidean_distances(embeddings, references)
+    x, y, finite = _pair(embeddings, references)
+    squared = _squared_distances(x, y)
     apart = squared > 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, jnp.ones_like(squared))), jnp.zeros_like(squared))
+    distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    return _nan_outside(finite, distances, embeddings.dtype)
 
 
 def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -74,8 +78,9 @@ def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None
       >>> cosine_similarity(jnp.array([[2.0, 0.0]]), jnp.array([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])).tolist()
       [[1.0, 0.0, -1.0]]
     """
-    x, y = _pair(embeddings, references)
-    return normalize_embeddings(x) @ normalize_embeddings(y).T
+    x, y, finite = _pair(embeddings, references)
+    cosines = jnp.matmul(_unit(x), _unit(y).T, precision="highest")
+    return _nan_outside(finite, cosines, embeddings.dtype)
 
 
 def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -99,8 +104,10 @@ def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = 
     References:
       Yuan et al., Signal-to-noise ratio: a robust distance metric for deep metric learning, 2019 (arXiv 1904.02616).
     """
-    x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in _pair(embeddings, references))
-    return squared_euclidean_distances(x, y) / jnp.sum(x * x, axis=1, keepdims=True)
+    x, y, finite = _pair(embeddings, references)
+    x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
+    variation = jnp.where(jnp.any(finite, axis=1), jnp.sum(x * x, axis=1), 1)
+    return _nan_outside(finite, _squared_distances(x, y) / variation[:, None], embeddings.dtype)
 
 
 def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
@@ -122,16 +129,42 @@ def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
     """
     check_shape("embeddings", embeddings, (None, None))
     check_floating("embeddings", embeddings)
-    squared = jnp.sum(embeddings * embeddings, axis=1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.where(squared > 0, squared, jnp.ones_like(squared)))
-    return embeddings * jnp.where(squared > 0, inverse, jnp.zeros_like(squared))
+    x, finite = _finite_rows(embeddings)
+    return _nan_outside(finite[:, None], _unit(x), embeddings.dtype)
 
 
-def _pair(embeddings: jax.Array, references: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _pair(embeddings: jax.Array, references: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Both sides with 0 in rows that are not finite, and the pairs `[A, M]` without such a row."""
     check_shape("embeddings", embeddings, (None, None))
     check_floating("embeddings", embeddings)
+    x, x_finite = _finite_rows(embeddings)
     if references is None:
-        return embeddings, embeddings
+        return x, x, x_finite[:, None] & x_finite[None, :]
     check_shape("references", references, (None, embeddings.shape[1]))
     check_floating("references", references)
-    return embeddings, references
+    y, y_finite = _finite_rows(references)
+    return x, y, x_finite[:, None] & y_finite[None, :]
+
+
+def _finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    finite = jnp.all(jnp.isfinite(x), axis=1)
+    return jnp.where(finite[:, None], x, 0).astype(weight_dtype(x.dtype)), finite
+
+
+def _nan_outside(finite: jax.Array, values: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jnp.where(finite, values, jnp.nan).astype(dtype)
+
+
+def _squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
+    scale = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
+    squared = scale - 2 * jnp.matmul(x, y.T, precision="highest")
+    return jnp.where(squared <= 4 * jnp.finfo(x.dtype).eps * scale, 0, squared)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Rows of length 1; divided by their largest entry first, so that no square leaves the range of floats."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1, keepdims=True))
+    nonzero = largest >= jnp.finfo(x.dtype).tiny
+    scaled = jnp.where(nonzero, x / jnp.where(nonzero, largest, 1), 0)
+    squared = jnp.sum(scaled * scaled, axis=1, keepdims=True)
+    return scaled * jax.lax.rsqrt(jnp.where(nonzero, squared, 1))

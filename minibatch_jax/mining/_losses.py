@@ -1,5 +1,7 @@
 """Losses of pairs: each is a differentiable function of similarities or distances `[A, M]` and two masks.
 
+A pair whose value is not finite is in neither mask.
+
 The derivative by the similarities is the weight of each pair (general pair weighting), so `jax.value_and_grad(loss)` is
 the loss in that view and `weigh_pairs(loss)` is the transformation. Hyper-parameters are differentiable too.
 
@@ -19,7 +21,7 @@ import optax
 
 from minibatch_jax._checks import check_number
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
+from minibatch_jax.mining._pairs import finite_pairs, pairs_of_weights
 from minibatch_jax.mining._reductions import reduce_losses
 
 PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -57,7 +59,7 @@ def contrastive_loss(
       >>> float(contrastive_loss(distances, positives, ~positives))
       0.75
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     pull = jax.nn.relu(distances - positive_margin)
     push = jax.nn.relu(negative_margin - distances)
     return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
@@ -97,7 +99,7 @@ def multi_similarity_loss(
       >>> round(float(loss), 4)  # log(2) / 2 + log(2) / 50
       0.3604
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("alpha", alpha, 0, open_low=True)
     check_number("beta", beta, 0, open_low=True)
     shifted = similarities - base
@@ -137,7 +139,7 @@ def info_nce_loss(
       >>> round(float(info_nce_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
       1.0986
     """
-    logits = _logits(similarities, positives, negatives, temperature)
+    logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
     losses = log_sum_exp(logits, positives | negatives) - log_sum_exp(logits, positives)
     return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
@@ -171,7 +173,7 @@ def ntxent_loss(
       >>> round(float(ntxent_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(2)
       0.6931
     """
-    logits = _logits(similarities, positives, negatives, temperature)
+    logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
     contested = positives & jnp.any(negatives, axis=1, keepdims=True)
     excess = log_sum_exp(logits, negatives)[:, None] - logits
     losses = jnp.where(contested, jax.nn.softplus(jnp.where(contested, excess, 0)), 0)
@@ -207,7 +209,7 @@ def supcon_loss(
       >>> round(float(supcon_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
       1.0986
     """
-    logits = _logits(similarities, positives, negatives, temperature)
+    logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
     count = jnp.sum(positives.astype(logits.dtype), axis=1)
     mean = jnp.sum(jnp.where(positives, logits, 0), axis=1) / jnp.maximum(count, 1)
     return reduce_losses(log_sum_exp(logits, positives | negatives) - mean, count > 0, reduction)
@@ -264,6 +266,6 @@ def _log_sum_exp(values, mask, plus_one):
 
 
 def _logits(similarities, positives, negatives, temperature):
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("temperature", temperature, 0, open_low=True)
-    return similarities / temperature
+    return similarities / temperature, positives, negatives

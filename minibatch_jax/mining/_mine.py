@@ -132,7 +132,7 @@ def _mine(mining: str, margin: float, fallback: str) -> optax.GradientTransforma
 
     def update(weights, state, params=None, *, distances, labels, **extra_args):
         pairs = pairs_of_weights(weights, distances, labels)
-        _, slopes = triplet_pair_weights(*pairs, margin, mining=mining, fallback=fallback)
+        _, slopes = triplet_pair_weights(*pairs, margin=margin, mining=mining, fallback=fallback)
         return weights * jnp.abs(slopes), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

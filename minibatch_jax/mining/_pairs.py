@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_floating, check_integer, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_floating, check_integer, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 
 
@@ -199,8 +199,16 @@ def check_pairs(name: str, values: jax.Array, positives: jax.Array, negatives: j
     check_floating(name, values)
     for mask_name, mask in (("positives", positives), ("negatives", negatives)):
         check_shape(mask_name, mask, values.shape)
-        if jnp.result_type(mask) != jnp.bool_:
-            raise TypeError(f"{mask_name} has dtype {jnp.result_type(mask)}, wanted bool.")
+        check_bool(mask_name, mask)
+
+
+def finite_pairs(
+    name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Check the pairs; values that are not finite become 0 and leave the masks."""
+    check_pairs(name, values, positives, negatives)
+    finite = jnp.isfinite(values)
+    return jnp.where(finite, values, 0), positives & finite, negatives & finite
 
 
 def _check_labels(labels: jax.Array, reference_labels: jax.Array | None) -> None:

@@ -1,4 +1,7 @@
-"""Retrieval metrics over a whole data set, one block of queries at a time: no array `[N, N]`."""
+"""Retrieval metrics over a whole data set, one block of queries at a time: no array `[N, N]`.
+
+Similarities are computed in float32 at least, so that rounding makes no ties of half-precision embeddings.
+"""
 
 from typing import NamedTuple
 
@@ -6,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
+from minibatch_jax.base import weight_dtype
 
 
 def nearest_positive_ranks(
@@ -40,13 +44,13 @@ def nearest_positive_ranks(
     """
     _check(embeddings, labels, references, reference_labels, block_size)
     itself = references is None
-    others = embeddings if references is None else references
+    embeddings, others = _precise(embeddings, embeddings if references is None else references)
     classes = labels if reference_labels is None else reference_labels
     queries = (embeddings, labels, jnp.arange(labels.shape[0]))
 
     def ranks(query):
         vector, label, index = query
-        similarities = others @ vector
+        similarities = jnp.matmul(others, vector, precision="highest")
         positive = classes == label
         if itself:
             positive &= jnp.arange(others.shape[0]) != index
@@ -140,7 +144,7 @@ def retrieval_scores(
     """
     _check(embeddings, labels, references, reference_labels, block_size)
     itself = references is None
-    others = embeddings if references is None else references
+    embeddings, others = _precise(embeddings, embeddings if references is None else references)
     classes = labels if reference_labels is None else reference_labels
     depth = others.shape[0] if max_positives is None else max_positives
     check_count("max_positives", depth, others.shape[0], "the number of references")
@@ -148,7 +152,7 @@ def retrieval_scores(
 
     def scores(query):
         vector, label, index = query
-        similarities = others @ vector
+        similarities = jnp.matmul(others, vector, precision="highest")
         positive = classes == label
         if itself:
             own = jnp.arange(others.shape[0]) == index
@@ -167,6 +171,11 @@ def retrieval_scores(
     r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, labels.shape[0]))
     number = jnp.maximum(jnp.sum(counted.astype(jnp.float32)), 1)
     return RetrievalScores(jnp.sum(r_precision) / number, jnp.sum(map_at_r) / number)
+
+
+def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    dtype = weight_dtype(jnp.result_type(*(x.dtype for x in arrays)))
+    return tuple(x.astype(dtype) for x in arrays)
 
 
 def _check(embeddings, labels, references, reference_labels, block_size):

@@ -46,8 +46,8 @@ def triplet_loss(
     distances: jax.Array,
     positives: jax.Array,
     negatives: jax.Array,
-    margin: float | jax.Array = 0.2,
     *,
+    margin: float | jax.Array = 0.2,
     mining: str = "all",
     fallback: str = "drop",
     smooth: bool = False,
@@ -99,8 +99,8 @@ def triplet_pair_weights(
     distances: jax.Array,
     positives: jax.Array,
     negatives: jax.Array,
-    margin: float | jax.Array = 0.2,
     *,
+    margin: float | jax.Array = 0.2,
     mining: str = "all",
     fallback: str = "drop",
     smooth: bool = False,
@@ -128,7 +128,7 @@ def triplet_pair_weights(
     Examples:
       >>> distances = jnp.array([[0.0, 0.5, 0.6, 0.7, 0.8]])
       >>> positives = jnp.array([[False, True, False, False, False]])
-      >>> triplet_pair_weights(distances, positives, distances > 0.5, 0.25, reduction="sum")[1].tolist()
+      >>> triplet_pair_weights(distances, positives, distances > 0.5, margin=0.25, reduction="sum")[1].tolist()
       [[0.0, 2.0, -1.0, -1.0, 0.0]]
     """
     check_number("margin", margin)
@@ -158,9 +158,8 @@ def _loss_value(distances, positives, negatives, margin, settings):
 
 def _loss_forward(distances, positives, negatives, margin, settings):
     mining, fallback, smooth, reduction = settings
-    value, weights = triplet_pair_weights(
-        distances, positives, negatives, margin, mining=mining, fallback=fallback, smooth=smooth, reduction=reduction
-    )
+    options = {"mining": mining, "fallback": fallback, "smooth": smooth, "reduction": reduction}
+    value, weights = triplet_pair_weights(distances, positives, negatives, margin=margin, **options)
     margin_weight = jnp.sum(weights, where=positives).astype(distances.dtype)
     return value.astype(distances.dtype), (weights.astype(distances.dtype), margin_weight)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice
 from minibatch_jax.base import weight_dtype
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 
 FALLBACKS = ("drop", "easiest", "hardest")
 
@@ -74,10 +74,8 @@ def select_triplets(
 
 
 def prepare(distances, positives, negatives):
-    check_pairs("distances", distances, positives, negatives)
-    finite = jnp.isfinite(distances)
-    distances = jnp.where(finite, distances, 0).astype(weight_dtype(distances.dtype))
-    return distances, positives & finite, negatives & finite
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    return distances.astype(weight_dtype(distances.dtype)), positives, negatives
 
 
 def nearest(distances, mask):

@@ -27,6 +27,7 @@ CASES: dict[str, Case] = {
     "mine_hardest_pairs": case(mining.mine_hardest_pairs),
     "mine_multi_similarity": case(mining.mine_multi_similarity),
     "mine_pair_margin": case(mining.mine_pair_margin),
+    "mine_random": case(lambda: mining.mine_random(key=0)),
     "mine_semihard": case(mining.mine_semihard),
     "mine_uniform_distances": case(lambda: mining.mine_uniform_distances(6)),
     "weigh_pairs": case(lambda: mining.weigh_pairs(mining.contrastive_loss)),

@@ -78,3 +78,93 @@ def test_bad_input_is_named():
         mining.cosine_similarity(jnp.ones(3))
     with pytest.raises(TypeError, match="embeddings has dtype int32"):
         mining.squared_euclidean_distances(jnp.ones((3, 2), jnp.int32))
+
+
+FUNCTIONS = [
+    mining.squared_euclidean_distances,
+    mining.euclidean_distances,
+    mining.cosine_similarity,
+    mining.noise_ratio_distances,
+]
+each_function = pytest.mark.parametrize("function", FUNCTIONS)
+
+
+@each_function
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_only_rounds_the_result(function, dtype):
+    near = points(1, 6, 64) + 0.02 * points(12, 7, 64)
+    x = jnp.asarray(near).astype(dtype)
+    actual, expected = function(x), function(x.astype(jnp.float32))
+    assert actual.dtype == dtype
+    np.testing.assert_array_equal(actual, expected.astype(dtype))
+    if function is not mining.cosine_similarity:
+        np.testing.assert_array_equal(actual > 0, ~np.eye(12, dtype=bool))
+
+
+def test_nearby_points_in_bfloat16_have_a_gradient():
+    x = jnp.asarray(points(1, 6, 64) + 0.02 * points(4, 7, 64)).astype(jnp.bfloat16)
+    gradient = jax.grad(lambda x: mining.euclidean_distances(x).sum())(x)
+    expected = jax.grad(lambda x: mining.euclidean_distances(x).sum())(x.astype(jnp.float32))
+    np.testing.assert_allclose(gradient.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype,length", [("float16", 200.0), ("float32", 1e-23), ("float32", 1e19), ("float32", 1e38)])
+def test_cosine_of_very_long_and_very_short_rows(dtype, length):
+    x = jnp.asarray(points(6, 8) * np.float32(length) / 3).astype(dtype)
+    tolerance = 1e-3 if dtype == "float16" else 1e-6
+    expected = 1 - cdist(np.asarray(x, np.float64), np.asarray(x, np.float64), "cosine")
+    np.testing.assert_allclose(mining.cosine_similarity(x), expected, atol=tolerance)
+    norms = np.linalg.norm(np.asarray(mining.normalize_embeddings(x), np.float64), axis=1)
+    np.testing.assert_allclose(norms, 1, rtol=tolerance)
+
+
+def test_gradient_of_short_rows_and_rows_that_underflow():
+    x = points(4, 9)
+    gradient = jax.grad(lambda x: jnp.sum(mining.cosine_similarity(x)[0]))
+    expected = gradient(jnp.asarray(x))
+    np.testing.assert_allclose(gradient(jnp.asarray(x * 1e-20)) * 1e-20, expected, rtol=1e-4, atol=1e-6)
+    assert np.all(np.isfinite(gradient(jnp.asarray(x).at[1].set(0).at[2].set(1e-44))))
+
+
+def test_gradient_of_normalize():
+    with jax.enable_x64(True):
+        x = jnp.asarray(points(4, 5), jnp.float64)
+        check_grads(jax.jit(mining.normalize_embeddings), (x,), order=2, modes=["rev"])
+
+
+@each_function
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_broken_row_spoils_neither_other_rows_nor_their_gradients(function, bad):
+    x, y = jnp.asarray(points(6, 10)), jnp.asarray(points(5, 11))
+    broken = np.array([False, True, False, False, False, False])
+    spoilt = x.at[1, 2].set(bad)
+
+    def total(x, y):
+        values = function(x, y)
+        return jnp.sum(jnp.where(jnp.isfinite(values), values, 0) ** 2), values
+
+    (gradient, by_reference), values = jax.grad(total, argnums=(0, 1), has_aux=True)(spoilt, y)
+    (expected, _), clean = jax.grad(total, argnums=(0, 1), has_aux=True)(x, y)
+    np.testing.assert_array_equal(np.isnan(values), np.broadcast_to(broken[:, None], (6, 5)))
+    np.testing.assert_allclose(values[~broken], clean[~broken], rtol=1e-6)
+    np.testing.assert_allclose(gradient[~broken], expected[~broken], rtol=1e-6)
+    np.testing.assert_array_equal(gradient[broken], 0)
+    assert np.all(np.isfinite(by_reference))
+    gradient, values = jax.grad(lambda x: total(x, x), has_aux=True)(spoilt)
+    np.testing.assert_array_equal(np.isnan(values), broken[:, None] | broken[None])
+    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
+
+
+def test_a_broken_row_keeps_the_gradient_of_normalized_losses_finite():
+    x = jnp.asarray(points(6, 12)).at[3].set(jnp.nan)
+    labels = jnp.array([0, 0, 1, 1, 0, 1])
+    masks = mining.positive_mask(labels), mining.negative_mask(labels)
+
+    def loss(x):
+        unit = mining.normalize_embeddings(x)
+        pairs = mining.triplet_loss(mining.euclidean_distances(unit), *masks)
+        return pairs + mining.supcon_loss(mining.cosine_similarity(unit), *masks)
+
+    value, gradient = jax.value_and_grad(loss)(x)
+    assert np.isfinite(value) and np.all(np.isfinite(gradient)) and np.any(gradient[0] != 0)
+    np.testing.assert_array_equal(gradient[3], 0)

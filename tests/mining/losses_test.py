@@ -179,3 +179,18 @@ def test_bad_input_is_named():
         mining.ntxent_loss(s, mask, mask.T)
     with pytest.raises(TypeError, match="similarities has dtype int32"):
         mining.info_nce_loss(jnp.ones((2, 3), jnp.int32), mask, mask)
+
+
+@each_loss
+@pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
+def test_a_pair_that_is_not_finite_leaves_the_masks(loss, oracle, fill):
+    del oracle
+    s, p, n = pairs(7)
+    bad = np.random.default_rng(8).random(s.shape) < 0.2
+    assert np.any(bad & p) and np.any(bad & n)
+    step = jax.jit(jax.value_and_grad(loss))
+    spoilt = step(jnp.where(bad, fill, s), jnp.asarray(p), jnp.asarray(n))
+    clean = step(jnp.asarray(s), jnp.asarray(p & ~bad), jnp.asarray(n & ~bad))
+    np.testing.assert_allclose(spoilt[0], clean[0], rtol=1e-6)
+    np.testing.assert_allclose(spoilt[1], clean[1], rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(spoilt[1][bad], 0)

@@ -32,7 +32,7 @@ def test_mined_weights_give_the_gradient_of_the_triplet_loss(name):
     weights = mine(FACTORIES[name](0.4), jnp.ones((12, 12)), x, labels)
     surrogate = lambda x: mining.weighted_pair_loss(weights, mining.euclidean_distances(x), masks[0])  # noqa: E731
     actual = jax.jit(jax.grad(surrogate))(x)
-    loss = lambda x: mining.triplet_loss(mining.euclidean_distances(x), *masks, 0.4, mining=name)  # noqa: E731
+    loss = lambda x: mining.triplet_loss(mining.euclidean_distances(x), *masks, margin=0.4, mining=name)  # noqa: E731
     np.testing.assert_allclose(actual, jax.jit(jax.grad(loss))(x), rtol=1e-5, atol=1e-6)
     assert np.abs(actual).max() > 0.1
     np.testing.assert_allclose(weights.sum(), 2, rtol=1e-5)  # each active triplet has one positive and one negative

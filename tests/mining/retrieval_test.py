@@ -100,3 +100,18 @@ def test_bad_input_is_named():
         mining.recall_at_k(x, labels[1:])
     with pytest.raises(ValueError, match="block_size is 0"):
         mining.nearest_positive_ranks(x, labels, block_size=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_makes_no_ties(dtype):
+    rng = np.random.default_rng(7)
+    labels = np.arange(300) % 60
+    x = rng.normal(size=(60, 16))[labels] + 1.0 * rng.normal(size=(300, 16))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = jnp.asarray(x.astype(np.float32)).astype(dtype)
+    exact = np.asarray(x, np.float64)
+    expected = recall_by_sorting(exact, labels, exact, labels, 1, True)
+    assert 0.1 < expected < 0.9
+    np.testing.assert_allclose(mining.recall_at_k(x, jnp.asarray(labels)), expected, rtol=1e-6)
+    scores = mining.retrieval_scores(x, jnp.asarray(labels))
+    np.testing.assert_allclose(scores, scores_by_sorting(exact, labels, exact, labels, True), rtol=1e-5)

@@ -123,10 +123,12 @@ def test_loss_and_gradient_equal_triple_loops(name, fallback, reduction, smooth)
     value, weights = oracle(d, p, n, name, fallback, smooth, reduction)
     options = {"mining": name, "fallback": fallback, "smooth": smooth, "reduction": reduction}
     arguments = tuple(map(jnp.asarray, (d, p, n)))
-    loss, gradient = jax.jit(jax.value_and_grad(functools.partial(mining.triplet_loss, **options)))(*arguments, MARGIN)
+    loss, gradient = jax.jit(jax.value_and_grad(functools.partial(mining.triplet_loss, **options)))(
+        *arguments, margin=MARGIN
+    )
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     np.testing.assert_allclose(gradient, weights, rtol=1e-5, atol=1e-7)
-    again, pair_weights = jax.jit(functools.partial(mining.triplet_pair_weights, **options))(*arguments, MARGIN)
+    again, pair_weights = jax.jit(functools.partial(mining.triplet_pair_weights, **options))(*arguments, margin=MARGIN)
     np.testing.assert_array_equal(pair_weights, gradient)
     np.testing.assert_array_equal(again, loss)
     assert np.any(weights > 0) and np.any(weights < 0)
@@ -136,7 +138,7 @@ def test_loss_and_gradient_equal_triple_loops(name, fallback, reduction, smooth)
 def test_gradients_by_distance_and_margin(name):
     with jax.enable_x64(True):
         d, p, n = (jnp.asarray(x) for x in batch(2))
-        loss = jax.jit(lambda d, m: mining.triplet_loss(d, p, n, m, mining=name, reduction="mean"))
+        loss = jax.jit(lambda d, m: mining.triplet_loss(d, p, n, margin=m, mining=name, reduction="mean"))
         check_grads(loss, (d.astype(jnp.float64), jnp.asarray(0.3)), order=1, modes=["rev"], eps=1e-7)
 
 
@@ -154,7 +156,7 @@ def test_gradient_by_embeddings_equals_the_dense_loss():
 
     def loss(x):
         d = mining.euclidean_distances(x)
-        return mining.triplet_loss(d, mining.positive_mask(labels), mining.negative_mask(labels), MARGIN)
+        return mining.triplet_loss(d, mining.positive_mask(labels), mining.negative_mask(labels), margin=MARGIN)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(x)
     expected, gradient_expected = jax.jit(jax.value_and_grad(dense_loss))(x, labels, MARGIN)
@@ -171,7 +173,7 @@ def test_permuting_and_renaming_changes_nothing(name):
     @jax.jit
     def weights(x, labels):
         d, y = mining.euclidean_distances(jnp.asarray(x)), jnp.asarray(labels)
-        return mining.triplet_pair_weights(d, mining.positive_mask(y), mining.negative_mask(y), 0.5, mining=name)
+        return mining.triplet_pair_weights(d, mining.positive_mask(y), mining.negative_mask(y), margin=0.5, mining=name)
 
     value, w = weights(x, labels)
     permuted_value, permuted = weights(x[order], 100 - 7 * labels[order])
@@ -185,7 +187,7 @@ def test_collapsed_embeddings_lose_the_margin(name):
     masks = mining.positive_mask(labels), mining.negative_mask(labels)
 
     def loss(x, **options):
-        return mining.triplet_loss(mining.euclidean_distances(x), *masks, 0.2, mining=name, **options)
+        return mining.triplet_loss(mining.euclidean_distances(x), *masks, margin=0.2, mining=name, **options)
 
     x = jnp.ones((8, 3))
     step = jax.jit(jax.value_and_grad(loss))
@@ -216,7 +218,7 @@ def test_singletons_have_no_triplet_as_anchors_but_serve_as_negatives(name):
     d = mining.euclidean_distances(jnp.asarray(x))
     masks = mining.positive_mask(labels), mining.negative_mask(labels)
     weigh = jax.jit(functools.partial(mining.triplet_pair_weights, mining=name, fallback="hardest"))
-    _, weights = weigh(d, *masks, 5.0)
+    _, weights = weigh(d, *masks, margin=5.0)
     np.testing.assert_array_equal(weights[6], 0)
     if name == "all":
         assert np.any(weights[:, 6] < 0)
@@ -286,8 +288,12 @@ def test_bad_input_is_named():
         mining.triplet_pair_weights(d, mask, mask, reduction="none")
     with pytest.raises(ValueError, match="fallback is None"):
         mining.select_triplets(d, mask, mask, fallback=None)
+    with pytest.raises(TypeError, match="positional arguments"):
+        mining.triplet_loss(d, mask, mask, 0.2)
+    with pytest.raises(TypeError, match="positional arguments"):
+        mining.triplet_pair_weights(d, mask, mask, 0.2)
     with pytest.raises(ValueError, match="margin is nan"):
-        mining.triplet_loss(d, mask, mask, float("nan"))
+        mining.triplet_loss(d, mask, mask, margin=float("nan"))
     with pytest.raises(TypeError, match="distances has dtype int32"):
         mining.triplet_loss(jnp.ones((2, 3), jnp.int32), mask, mask)
     with pytest.raises(ValueError, match=r"distances has shape \[0, 3\]"):
