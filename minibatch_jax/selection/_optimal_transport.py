@@ -87,7 +87,8 @@ def transport_scores(
     scale = a @ jnp.where(b[None] > 0, usable, 0) @ b
     scaled = epsilon * jnp.where(scale > 0, scale, 1)
     plan = sinkhorn(usable, a, b, epsilon=scaled, tolerance=1e-5, max_iterations=max_iterations)
-    return jnp.where(exists, calibrated_gradient(plan.row_potentials, where=exists), jnp.inf)
+    gradient = plan.row_potentials - scaled * jnp.log(jnp.where(exists, a, 1))
+    return jnp.where(exists, calibrated_gradient(gradient, where=exists), jnp.inf)
 
 
 def _marginal(name: str, weights: jax.Array | None, size: int, usable: jax.Array, dtype: jnp.dtype) -> jax.Array:
