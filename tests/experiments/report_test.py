@@ -89,7 +89,7 @@ def test_records_survive_a_torn_line(tmp_path):
     for step in (1, 2):
         records.append(record("a", 0, step, x=1.0))
     whole = path.read_bytes()
-    for cut in range(1, len(whole) // 2):
+    for cut in range(1, len(whole) // 2, 9):
         path.write_bytes(whole[:-cut])
         again = Records(path)
         assert [r["step"] for r in again.all] == [1]
