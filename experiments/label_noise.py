@@ -13,8 +13,8 @@ Expected: on digits, mean ± standard error of 5 seeds, each arm at its own tune
   | oracle           | 0.967 ± 0.002 | 1.000               | 0.599 |
   Adaptive-k keeps cleaner examples than fixed k; their accuracies differ by about one standard error. The threshold on
   the mean loss is the weaker one. The learning rate matters most for all samples (0.67 at 0.4), least for Adaptive-k.
-  Not so on Fashion-MNIST in 5 epochs, 3 seeds. No selection gains there (perhaps too few epochs to learn wrong labels by
-  heart), and the ratio threshold costs accuracy, as it keeps only 0.522 of the examples: all samples 0.838 ± 0.001,
+  Not so on Fashion-MNIST in 5 epochs, 3 seeds. No selection gains there (perhaps too few epochs to learn wrong labels
+  by heart), and the ratio threshold costs accuracy, as it keeps only 0.522 of the examples: all samples 0.838 ± 0.001,
   fixed k 0.837 ± 0.005, Adaptive-k 0.821 ± 0.001, its mean variant 0.840 ± 0.004, oracle 0.856 ± 0.004. In 2 minutes:
   `python -m minibatch_jax.data fetch fashion_mnist`
   `python -m experiments label_noise --dataset fashion_mnist --batch-size 128 --steps 2400 --warmup-steps 480
