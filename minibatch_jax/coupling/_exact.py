@@ -125,6 +125,17 @@ class _Matching(NamedTuple):
     v: jax.Array
 
 
+class _Bids(NamedTuple):
+    """Bids in progress: row `i` bids next, `last` the last row that was free, `bids` the number of bids."""
+
+    i: jax.Array
+    last: jax.Array
+    bids: jax.Array
+    reduced: jax.Array
+    active: jax.Array
+    matching: _Matching
+
+
 class _Search(NamedTuple):
     """A Dijkstra search: row `i` at distance `h` from the free row `root` is scanned next.
 
@@ -139,6 +150,8 @@ class _Search(NamedTuple):
     pred: jax.Array
     fixed: jax.Array
     w: jax.Array
+    reduced: jax.Array
+    active: jax.Array
     matching: _Matching
 
 
@@ -181,61 +194,73 @@ def _start(reduced: jax.Array, active: jax.Array) -> _Matching:
 
 def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
     """Let free rows take columns from others, at most 2n times; the robbed row bids next."""
-    n, m = reduced.shape
-    if m == 1:
+    if reduced.shape[1] == 1:
         return matching
-
-    def bid(state):
-        i, last, count, (columns, rows, v) = state
-        slack = reduced[i] - v
-        best, j = first_min(slack)
-        second, other = first_min(jnp.where(lax.iota(jnp.int32, m) == j, jnp.inf, slack))
-        gap = second - best
-        j = jnp.where((gap == 0) & (rows[j] >= 0) & (rows[other] < 0), other, j)
-        loser = rows[j]
-        columns = put(put(columns, loser, -1), i, j)
-        matching = _Matching(columns, put(rows, j, i), put(v, j, v[j] - gap))
-        last = jnp.maximum(last, i)
-        robbed = (loser >= 0) & (gap > 0)
-        return jnp.where(robbed, loser, _next_free(columns, active, last)), last, count + 1, matching
-
     zero = 0 * matching.columns[0]
-    start = (_next_free(matching.columns, active, zero - 1), zero - 1, zero, matching)
-    return lax.while_loop(lambda s: (s[0] < n) & (s[2] < 2 * n), bid, start)[3]
+    start = _Bids(_next_free(matching.columns, active, zero - 1), zero - 1, zero, reduced, active, matching)
+    return lax.while_loop(_is_bidding, _bid_once, start).matching
+
+
+def _is_bidding(s: _Bids) -> jax.Array:
+    n = s.active.shape[0]
+    return (s.i < n) & (s.bids < 2 * n)
+
+
+def _bid_once(s: _Bids) -> _Bids:
+    columns, rows, v = s.matching
+    slack = s.reduced[s.i] - v
+    best, j = first_min(slack)
+    second, other = first_min(put(slack, j, jnp.inf))
+    gap = second - best
+    j = jnp.where((gap == 0) & (rows[j] >= 0) & (rows[other] < 0), other, j)
+    loser = rows[j]
+    columns = put(put(columns, loser, -1), s.i, j)
+    last = jnp.maximum(s.last, s.i)
+    robbed = (loser >= 0) & (gap > 0)
+    i = jnp.where(robbed, loser, _next_free(columns, s.active, last))
+    matching = _Matching(columns, put(rows, j, s.i), put(v, j, v[j] - gap))
+    return s._replace(i=i, last=last, bids=s.bids + 1, matching=matching)
 
 
 def _search(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
     """Pair every free row along a shortest augmenting path."""
-    n, _ = reduced.shape
+    root = _next_free(matching.columns, active, jnp.int32(-1))
+    start = _begin(root, 0 * matching.rows, reduced, active, matching)
+    return lax.while_loop(_is_searching, _scan, start).matching
+
+
+def _is_searching(s: _Search) -> jax.Array:
+    return s.root < s.active.shape[0]
+
+
+def _begin(root: jax.Array, pred: jax.Array, reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Search:
     zeros = 0 * matching.v
     far = zeros + jnp.inf
+    i = jnp.minimum(root, active.shape[0] - 1)
+    return _Search(root, i, zeros[0], far, pred, far, matching.v, reduced, active, matching)
 
-    def begin(root, pred, matching):
-        return _Search(root, jnp.minimum(root, n - 1), zeros[0], far, pred, far, matching.v, matching)
 
-    def scan(s):
-        columns, rows, v = s.matching
-        reached = (reduced[s.i] - s.w) + s.h
-        pred = jnp.where(reached < s.dist, s.i, s.pred)
-        dist = jnp.minimum(s.dist, reached)
-        low, j = first_min(dist)
-        owner = rows[j]
+def _scan(s: _Search) -> _Search:
+    """Scan the row that is next, then go on to the owner of the nearest column, or pair if it has none."""
+    columns, rows, v = s.matching
+    reached = (s.reduced[s.i] - s.w) + s.h
+    pred = jnp.where(reached < s.dist, s.i, s.pred)
+    dist = jnp.minimum(s.dist, reached)
+    low, j = first_min(dist)
+    owner = rows[j]
 
-        def end(s):
-            sink = jnp.where((owner < 0) & (s.root < n), j, -1)
-            paired = augment(sink, pred, columns, rows)
-            matching = _Matching(*paired, v + jnp.minimum(s.fixed - low, 0))
-            return begin(_next_free(paired[0], active, s.root), pred, matching)
+    def end():
+        sink = jnp.where((owner < 0) & _is_searching(s), j, -1)
+        paired = augment(sink, pred, columns, rows)
+        matching = _Matching(*paired, v + jnp.minimum(s.fixed - low, 0))
+        return _begin(_next_free(paired[0], s.active, s.root), pred, s.reduced, s.active, matching)
 
-        def extend(s):
-            h = low - (reduced[owner, j] - v[j])
-            dist_left, fixed, w = put(dist, j, jnp.inf), put(s.fixed, j, low), put(s.w, j, -jnp.inf)
-            return s._replace(i=owner, h=h, dist=dist_left, pred=pred, fixed=fixed, w=w)
+    def extend():
+        h = low - (s.reduced[owner, j] - v[j])
+        dist_left, fixed, w = put(dist, j, jnp.inf), put(s.fixed, j, low), put(s.w, j, -jnp.inf)
+        return s._replace(i=owner, h=h, dist=dist_left, pred=pred, fixed=fixed, w=w)
 
-        return lax.cond(owner < 0, end, extend, s)
-
-    root = _next_free(matching.columns, active, jnp.int32(-1))
-    return lax.while_loop(lambda s: s.root < n, scan, begin(root, 0 * matching.rows, matching)).matching
+    return lax.cond(owner < 0, end, extend)
 
 
 def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from minibatch_jax._checks import as_key, check_floating, check_number, check_shape
+from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import Weights, weight_dtype
 from minibatch_jax.coupling._costs import squared_euclidean_cost
 from minibatch_jax.coupling._plans import independent_plan
-from minibatch_jax.coupling._sample import sample_pairs
+from minibatch_jax.coupling._sample import MODES, sample_pairs
 
 
 class FlowPairs(NamedTuple):
@@ -56,7 +57,7 @@ def flow_matching_pairs(
     key: jax.Array | int,
     x0: jax.Array,
     x1: jax.Array,
-    coupling: optax.GradientTransformation | jax.Array,
+    coupling: optax.GradientTransformation | jax.Array | None,
     *,
     mode: str = "columns",
     cost_fn: Callable[[jax.Array, jax.Array], jax.Array] = squared_euclidean_cost,
@@ -67,12 +68,18 @@ def flow_matching_pairs(
       key: typed PRNG key or int seed.
       x0: `[B0, ...]`, sources, usually noise.
       x1: `[B1, ...]`, targets, usually data.
-      coupling: a plan `[B0, B1]`, or a coupling without memory such as `couple_exact()`, run on uniform weights.
+      coupling: a plan `[B0, B1]`, or a coupling without memory such as `couple_exact()`, run on uniform weights. None
+        pairs source i with target i: independent noise, each used once, whereas `couple_independent()` draws sources
+        with replacement.
       mode: as in `sample_pairs`; `'columns'` keeps each target once and in order.
       cost_fn: cost `[B0, B1]` of the two batches, for a coupling that is a transformation.
 
     Returns:
       `FlowPairs(x0, x1, weights, source, target)`.
+
+    Raises:
+      TypeError: if the coupling is neither a plan nor a transformation, or a batch is not an array.
+      ValueError: if the plan does not fit the batches, or there is none and their sizes differ.
 
     Examples:
       >>> from minibatch_jax.coupling import couple_exact
@@ -81,10 +88,17 @@ def flow_matching_pairs(
       >>> pairs.x0.tolist(), pairs.x1.tolist(), pairs.weights.tolist()
       ([[10.0], [0.0]], [[11.0], [1.0]], [0.5, 0.5])
     """
+    key = as_key(key)
+    for name, batch in (("x0", x0), ("x1", x1)):
+        if not isinstance(batch, jax.Array | np.ndarray):
+            raise TypeError(f"{name} is a {type(batch).__name__}, wanted an array; coupling comes after x0 and x1.")
+    if coupling is None:
+        check_choice("mode", mode, MODES)
+        return _one_to_one(x0, x1)
     if isinstance(coupling, optax.GradientTransformation):
         plan = _run(coupling, cost_fn(x0, x1))
     else:
-        plan = jnp.asarray(coupling)
+        plan = _as_plan(coupling)
     check_shape("coupling", plan, (x0.shape[0], x1.shape[0]))
     source, target, weights = sample_pairs(key, plan, mode=mode)
     return FlowPairs(x0[source], x1[target], weights, source, target)
@@ -126,6 +140,22 @@ def conditional_path(
     time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
     noise = jnp.asarray(sigma, x0.dtype) * jax.random.normal(noise_key, x0.shape, x0.dtype)
     return ConditionalPath(drawn, (1 - time) * x0 + time * x1 + noise, x1 - x0)
+
+
+def _one_to_one(x0: jax.Array, x1: jax.Array) -> FlowPairs:
+    size = x1.shape[0]
+    if x0.shape[0] != size:
+        raise ValueError(f"coupling is None for x0 of {x0.shape[0]} and x1 of {size} items, wanted equally many.")
+    index = jnp.arange(size, dtype=jnp.int32)
+    weights = jnp.full(size, 1 / size, weight_dtype(x0.dtype))
+    return FlowPairs(jnp.asarray(x0), jnp.asarray(x1), weights, index, index)
+
+
+def _as_plan(coupling: object) -> Weights:
+    if not isinstance(coupling, jax.Array | np.ndarray):
+        hint = f", perhaps {getattr(coupling, '__name__', 'it')}(...)" if callable(coupling) else ""
+        raise TypeError(f"coupling is {coupling!r}, wanted a plan or a transformation{hint}.")
+    return jnp.asarray(coupling)
 
 
 def _run(coupling: optax.GradientTransformation, cost: jax.Array) -> Weights:

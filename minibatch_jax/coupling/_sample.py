@@ -1,6 +1,6 @@
 """Boundary from plans to pairs: indices of a static number of pairs, so that a network sees only those.
 
-`sum(weights * loss(source, target))` over the pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
+`sum(weights * loss(source, target))` over drawn pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,8 @@ from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax.base import Weights
+
+MODES = ("joint", "rows", "columns", "permutation")
 
 
 class Pairs(NamedTuple):
@@ -37,12 +39,13 @@ def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = No
       num_pairs: how many pairs, static; B0 by default (B1 for `'columns'`). Only `'joint'` may have another number.
       mode: `'joint'` draws pairs with replacement in proportion to the plan. `'rows'` keeps each source once, in order,
         and draws its target from its row. `'columns'` keeps each target once, in order (labels stay aligned), and draws
-        its source. `'permutation'` takes the largest entry of each row: the pairing itself, for plans with at most one
-        entry a row, as `couple_exact` makes.
+        its source. `'permutation'` keeps each source once and takes the target of the largest entry of its row: the
+        pairing itself, for plans with at most one entry a row, as `couple_exact` makes. Of a dense plan it is not an
+        unbiased estimate: several sources may get the same target, and ties go to the first.
 
     Returns:
-      `Pairs(source, target, weights)`. The weights are `mass / num_pairs` for `'joint'`, the row (column) sums for
-      `'rows'` (`'columns'`), the entries for `'permutation'`.
+      `Pairs(source, target, weights)`. The weights are `mass / num_pairs` for `'joint'`, the column sums for
+      `'columns'`, the row sums for `'rows'` and `'permutation'`; in sum always the mass of the plan.
 
     Raises:
       ValueError: if the plan is not a matrix, the mode is unknown, or `num_pairs` does not fit the mode.
@@ -54,7 +57,7 @@ def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = No
     """
     check_shape("plan", plan, (None, None))
     check_floating("plan", plan)
-    check_choice("mode", mode, ("joint", "rows", "columns", "permutation"))
+    check_choice("mode", mode, MODES)
     size = plan.shape[1] if mode == "columns" else plan.shape[0]
     count: int = size if num_pairs is None else num_pairs
     check_count("num_pairs", count)
@@ -68,7 +71,7 @@ def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = No
     if mode == "columns":
         target, source, weights = _rows(as_key(key), plan.T)
         return _without_holes(source, target, weights)
-    return _without_holes(lax.iota(jnp.int32, size), _first_max(plan), jnp.max(plan, axis=1))
+    return _without_holes(lax.iota(jnp.int32, size), _first_max(plan), jnp.sum(plan, axis=1))
 
 
 def _joint(key: jax.Array, plan: jax.Array, num_pairs: int) -> tuple[jax.Array, jax.Array, jax.Array]:

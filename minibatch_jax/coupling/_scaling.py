@@ -4,7 +4,9 @@ Iterations scale a kernel by vectors u and v, which takes two matrix-vector prod
 leaves [1e-10, 1e10] it is absorbed into the potentials.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -40,22 +42,41 @@ class Scaled(NamedTuple):
     scaling: Scaling
 
 
+class _Run(NamedTuple):
+    """The outer loop: all it needs travels in its carry, so that eager calls compile only once."""
+
+    problem: Problem
+    tolerance: jax.Array
+    max_iterations: jax.Array
+    scaled: Scaled
+
+
 def scale_to_marginals(problem: Problem, tolerance: float | None, max_iterations: int) -> Scaled:
     """Iterate to the tolerance: an inner loop of scalings on one kernel, an outer loop that absorbs them."""
+    limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, problem.epsilon.dtype)
+    run = _Run(problem, limit, jnp.int32(max_iterations), _start(problem))
+    return lax.while_loop(_is_unfinished, _scale_by(math.gcd(_UNROLL, max_iterations)), run).scaled
 
-    def unfinished(t):
-        running = t.iterations < max_iterations
-        return running if tolerance is None else running & (t.error > tolerance)
 
-    def block(kernel, t):
-        return _scale_block(problem, kernel, t, math.gcd(_UNROLL, max_iterations))
+def _is_unfinished(s: _Run) -> jax.Array:
+    scaling = s.scaled.scaling
+    return (scaling.iterations < s.max_iterations) & (scaling.error > s.tolerance)
 
+
+@functools.cache
+def _scale_by(steps: int) -> Callable[[_Run], _Run]:
     def scale(s):
-        scaling = lax.while_loop(lambda t: unfinished(t) & ~t.unsafe, lambda t: block(s.kernel, t), s.scaling)
-        s = s._replace(scaling=scaling)
-        return lax.cond(unfinished(scaling), lambda s: _absorb(problem, s), lambda s: s, s)
+        def with_scaling(t):
+            return s._replace(scaled=s.scaled._replace(scaling=t))
 
-    return lax.while_loop(lambda s: unfinished(s.scaling), scale, _start(problem))
+        def block(t):
+            return _scale_block(s.problem, s.scaled.kernel, t, steps)
+
+        scaling = lax.while_loop(lambda t: _is_unfinished(with_scaling(t)) & ~t.unsafe, block, s.scaled.scaling)
+        s = with_scaling(scaling)
+        return s._replace(scaled=lax.cond(_is_unfinished(s), lambda x: _absorb(s.problem, x), lambda x: x, s.scaled))
+
+    return scale
 
 
 def _start(problem: Problem) -> Scaled:
@@ -71,13 +92,13 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     _, a, b, _ = problem
     u, v = t.u, t.v
     for _ in range(steps):
-        u = divide(a, jnp.sum(kernel * v[None, :], axis=1))
-        v = divide(b, jnp.sum(kernel * u[:, None], axis=0))
+        u = divide(a, _dot(kernel, v))
+        v = divide(b, _dot(u, kernel))
     extreme = jnp.maximum(_extreme(u, a), _extreme(v, b))
     usable = extreme < _SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
     mass = jnp.sum(a)
-    error = jnp.sum(jnp.abs(u * jnp.sum(kernel * v[None, :], axis=1) - a)) / jnp.where(mass > 0, mass, 1)
+    error = jnp.sum(jnp.abs(u * _dot(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
     error = jnp.where(usable, error, jnp.inf)
     return Scaling(u, v, error, t.iterations + steps, ~(extreme < _SAFE))
 
@@ -94,6 +115,10 @@ def _absorb(problem: Problem, s: Scaled) -> Scaled:
 
 def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.exp((f[:, None] + g[None, :] - problem.cost) / problem.epsilon)
+
+
+def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y, precision="highest")
 
 
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:

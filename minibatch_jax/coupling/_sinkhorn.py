@@ -111,7 +111,8 @@ def couple_sinkhorn(
     forbidden and its weight is lost. The incoming weights themselves fulfil the constraints, so a plan always exists.
 
     Args:
-      epsilon: as in `sinkhorn`; may be injected by `optax.inject_hyperparams`.
+      epsilon: as in `sinkhorn`; may be injected by
+        `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
       relative_to: as in `sinkhorn`.
       tolerance: as in `sinkhorn`.
       max_iterations: as in `sinkhorn`.

@@ -1,4 +1,7 @@
+from functools import partial
+
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import ot
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from minibatch_jax.coupling import assignment, couple_exact, exact_plan, independent_plan
+from minibatch_jax.coupling import assignment, couple_exact, exact_plan, independent_plan, sinkhorn
 
 solve = jax.jit(assignment)
 FORBIDDEN = 1e4
@@ -77,7 +82,7 @@ def test_forbidden_pairs_give_the_cheapest_of_the_largest_pairings(shape, share)
         expected = np.where(where, cost, FORBIDDEN)
         rows, columns = linear_sum_assignment(expected)
         kept = where[rows, columns]
-        found = jax.jit(assignment)(cost, where)
+        found = solve(cost, where=where)
         value, count = total(cost, found.columns)
         assert count == kept.sum()
         np.testing.assert_allclose(value, cost[rows, columns][kept].sum(), rtol=1e-5, atol=1e-5)
@@ -85,11 +90,51 @@ def test_forbidden_pairs_give_the_cheapest_of_the_largest_pairings(shape, share)
         np.testing.assert_array_equal(nans.columns, found.columns)
 
 
+def test_as_many_as_possible_are_paired_at_equal_costs_of_any_size():
+    one = jnp.zeros((3, 3), bool).at[0, 2].set(True)
+    np.testing.assert_array_equal(solve(jnp.full((3, 3), 5e7), where=one).columns, [2, -1, -1])
+    for seed in range(30):
+        where = np.random.default_rng(seed).random((6, 6)) < 0.4
+        expected = maximum_bipartite_matching(csr_matrix(where), perm_type="column")
+        for cost in (0.0, 1e8, -1e8, 1e-30):
+            found = solve(np.full((6, 6), cost, np.float32), where=where)
+            assert np.sum(np.asarray(found.columns) >= 0) == np.sum(expected >= 0)
+            assert_complementary_slackness(np.where(where, cost, np.inf), found, atol=1e-6 * abs(cost))
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**40])
+@pytest.mark.parametrize("shape", [(8, 8), (6, 9)])
+def test_scaled_costs_give_the_same_pairs_whatever_is_forbidden(shape, scale):
+    for seed in range(6):
+        cost, where = clouds(seed, *shape), np.random.default_rng(seed).random(shape) < 0.3
+        found = solve(cost, where=where)
+        np.testing.assert_array_equal(solve(cost * np.float32(scale), where=where).columns, found.columns)
+        rows, columns = linear_sum_assignment(np.where(where, cost, FORBIDDEN))
+        kept = where[rows, columns]
+        np.testing.assert_allclose(total(cost, found.columns)[0], cost[rows, columns][kept].sum(), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_other_levels_compete_for_a_column():
+    cost, where = np.array([[100.0, 0.0], [1.0, 0.0]], np.float32), np.array([[True, False], [True, False]])
+    np.testing.assert_array_equal(solve(cost, where=where).columns, [-1, 0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_costs_of_half_precision_keep_the_mass(dtype):
+    cost = jnp.asarray(1000 * clouds(0, 6, 6), dtype)
+    weights = jnp.ones((6, 6)) / 36
+    plan = exact_plan(cost, weights)
+    np.testing.assert_allclose(jnp.sum(plan), 1, rtol=1e-6)
+    np.testing.assert_array_equal(plan, exact_plan(cost.astype(jnp.float32), weights))
+    with pytest.raises(TypeError, match="cost has dtype int32"):
+        exact_plan(jnp.ones((2, 2), jnp.int32), jnp.ones((2, 2)))
+
+
 def test_padding_gives_the_smaller_problem():
     for rows, columns in [(9, 9), (9, 6), (6, 9)]:
         cost = clouds(3, 12, 12)
         where = np.outer(np.arange(12) < rows, np.arange(12) < columns)
-        found, small = solve(np.where(where, cost, 1e6), where), solve(cost[:rows, :columns])
+        found, small = solve(np.where(where, cost, 1e6), where=where), solve(cost[:rows, :columns])
         np.testing.assert_array_equal(np.asarray(found.columns)[:rows], small.columns)
         np.testing.assert_array_equal(np.asarray(found.columns)[rows:], -1)
         np.testing.assert_array_equal(np.asarray(found.rows)[columns:], -1)
@@ -179,14 +224,32 @@ def test_a_selection_and_a_class_mask_come_before():
         (np.ones(4, np.float32), None, ValueError, r"cost has shape \[4\]"),
         (np.ones((0, 2), np.float32), None, ValueError, r"cost has shape \[0, 2\]"),
         (np.ones((2, 2), np.float32), np.ones(2, bool), ValueError, r"where has shape \[2\]"),
+        (np.ones((2, 2), np.float32), np.ones((2, 2), np.int32), TypeError, "where has dtype int32"),
     ],
 )
 def test_bad_input_raises(cost, where, error, message):
     with pytest.raises(error, match=message):
-        assignment(cost, where)
+        assignment(cost, where=where)
 
 
 def test_cost_of_another_shape_raises():
     tx = couple_exact()
     with pytest.raises(ValueError, match="weights has shape"):
         tx.update(jnp.ones((2, 2)), tx.init(jnp.ones((2, 2))), cost=jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("solver", "size"),
+    [(assignment, 5), (partial(sinkhorn, epsilon=0.1), 5), (partial(sinkhorn, epsilon=0.1, tolerance=None), 6)],
+)
+def test_eager_calls_compile_only_once(solver, size):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    first, second = (jnp.asarray(clouds(seed, size, size)) for seed in range(2))
+    solver(first)
+    assert compiled
+    compiled.clear()
+    solver(second)
+    assert not compiled

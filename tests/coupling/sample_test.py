@@ -86,6 +86,14 @@ def test_permutation_is_the_assignment():
     np.testing.assert_allclose(np.sum(w), np.sum(p), rtol=1e-6)
 
 
+def test_permutation_of_a_dense_plan_keeps_the_mass_of_each_row():
+    p = jnp.full((4, 4), 1 / 16).at[2, 3].set(0.25)
+    source, target, weights = sample_pairs(0, p, mode="permutation")
+    np.testing.assert_array_equal(source, np.arange(4))
+    np.testing.assert_array_equal(target, [0, 0, 3, 0])
+    np.testing.assert_allclose(weights, np.sum(p, axis=1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["joint", "rows", "columns", "permutation"])
 def test_a_plan_of_nothing_gives_pairs_of_weight_zero(mode):
     source, target, weights = sample_pairs(0, jnp.full((3, 3), jnp.nan), mode=mode)
@@ -110,6 +118,36 @@ def test_pairs_bring_a_shuffled_batch_back_together():
     np.testing.assert_array_equal(
         flow_matching_pairs(0, x0, x1, exact_plan(squared_euclidean_cost(x0, x1), jnp.ones((8, 8)))).x1, x1
     )
+
+
+def test_no_coupling_pairs_each_with_its_like():
+    x0, x1 = jnp.arange(6.0).reshape(3, 2), -jnp.arange(3.0)[:, None]
+    for mode in ("columns", "permutation"):
+        pairs = jax.jit(lambda a, b, m=mode: flow_matching_pairs(0, a, b, None, mode=m))(x0, x1)
+        np.testing.assert_array_equal(pairs.x0, x0)
+        np.testing.assert_array_equal(pairs.x1, x1)
+        np.testing.assert_array_equal(pairs.source, pairs.target)
+        np.testing.assert_allclose(pairs.weights, 1 / 3, rtol=1e-6)
+    with pytest.raises(ValueError, match="coupling is None for x0 of 3 and x1 of 2 items"):
+        flow_matching_pairs(0, x0, x1[:2], None)
+    with pytest.raises(ValueError, match="mode is 'best'"):
+        flow_matching_pairs(0, x0, x1, None, mode="best")
+
+
+X = jnp.ones((3, 1))
+SWAPPED = [
+    ((0, X, X, couple_exact), r"coupling is <function couple_exact.*couple_exact\(\.\.\.\)"),
+    ((0, X, X, "exact"), "coupling is 'exact', wanted a plan or a transformation"),
+    ((0, X, couple_exact(), X), "x1 is a .*, wanted an array; coupling comes after"),
+    ((0, couple_exact(), X, X), "x0 is a .*, wanted an array; coupling comes after"),
+    ((X, X, 0, couple_exact()), "key has dtype float32"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), SWAPPED, ids=[m for _, m in SWAPPED])
+def test_wrong_or_swapped_arguments_say_what_was_wanted(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        flow_matching_pairs(*arguments)
 
 
 def test_coupled_pairs_are_shorter_than_independent_ones():

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import ot
 import pytest
 from hypothesis import given, settings
@@ -112,6 +113,41 @@ def test_relative_epsilon_is_a_fraction_of_the_statistic_over_allowed_pairs(rela
     absolute = solve(*f32(cost, a, a), 0.1 * scale, where=where, **options)
     np.testing.assert_allclose(relative.plan, absolute.plan, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(relative.plan)[~where], 0)
+
+
+@pytest.mark.parametrize("relative_to", ["mean", "std", "max"])
+@pytest.mark.parametrize("scale", [1e-18, 1e6, 1e36])
+def test_relative_epsilon_follows_the_scale_of_costs_of_any_sign(relative_to, scale):
+    cost = clouds(1, 6, 6) - 30
+    a = np.full(6, 1 / 6)
+    options = {"relative_to": relative_to, "tolerance": None, "max_iterations": 40}
+    plain = solve(*f32(cost, a, a), 0.1, **options).plan
+    assert np.all(np.isfinite(plain)) and np.sum(plain) > 0.99
+    np.testing.assert_allclose(solve(*f32(scale * cost, a, a), 0.1, **options).plan, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
+def test_an_injected_epsilon_of_zero_is_raised_to_what_the_costs_resolve(scale):
+    cost = np.float32(scale) * jnp.asarray(clouds(0, 6, 6), jnp.float32)
+    tx = optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")(epsilon=lambda step: jnp.zeros(()))
+    weights = jnp.ones((6, 6)) / 36
+    plan = jax.jit(tx.update)(weights, tx.init(weights), cost=cost)[0]
+    np.testing.assert_allclose(np.sum(plan, axis=0), 1 / 6, rtol=1e-5)
+
+
+def test_no_pair_and_no_mass_give_nothing_with_a_finite_error():
+    cost = jnp.ones((3, 3))
+    none = jax.jit(lambda w: sinkhorn(cost, epsilon=0.1, where=w))(jnp.zeros((3, 3), bool))
+    empty = sinkhorn(cost, jnp.zeros(3), jnp.zeros(3), epsilon=0.1)
+    for found, error in ((none, 1), (empty, 0)):
+        np.testing.assert_array_equal(found.plan, 0)
+        np.testing.assert_allclose(found.error, error, rtol=1e-6)
+        assert np.isfinite(found.value)
+
+
+def test_where_of_integers_raises():
+    with pytest.raises(TypeError, match="where has dtype int32"):
+        sinkhorn(jnp.ones((2, 2)), epsilon=0.1, where=jnp.ones((2, 2), jnp.int32))
 
 
 def test_zero_marginals_give_the_smaller_problem_bit_for_bit_free_of_padding():
