@@ -51,7 +51,7 @@ def random_triplet_weights(
     check_number("margin", margin)
     distances, positives, negatives = prepare(distances, positives, negatives)
     places = jnp.cumsum(negatives.astype(jnp.int32), axis=1)
-    drawn = jax.random.randint(as_key(key), distances.shape, 0, jnp.maximum(places[:, -1:], 1))
+    drawn = jax.random.randint(as_key(key), distances.shape, 0, jnp.maximum(places[:, -1:], 1), jnp.int32)
     columns = jax.vmap(lambda p, d: jnp.searchsorted(p, d, side="right"))(places, drawn)
     columns = jnp.minimum(columns, distances.shape[1] - 1)
     excess = distances - jnp.take_along_axis(distances, columns, axis=1) + jnp.asarray(margin, distances.dtype)

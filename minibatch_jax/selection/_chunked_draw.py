@@ -6,14 +6,14 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax._checks import as_key, check_choice, check_count, check_number
 
 Carry = TypeVar("Carry")
 FIRST_CHUNKS = ("learnability", "uniform")
 
 
 def chunked_draw(
-    key: jax.Array,
+    key: jax.Array | int,
     allowed: jax.Array,
     carry: Carry,
     logits_of: Callable[[Carry], jax.Array],
@@ -27,7 +27,7 @@ def chunked_draw(
     """Draw k of B items without replacement in `num_chunks` chunks.
 
     Args:
-      key: PRNG key.
+      key: typed PRNG key or int seed.
       allowed: `[B]` bool, which items may be drawn.
       carry: what the logits depend on, before anything is drawn.
       logits_of: `logits_of(carry) -> [B]`.
@@ -56,7 +56,7 @@ def chunked_draw(
         drawn = draw(chunk_key, logits_of(carry), free)
         return (carry, drawn), drawn[:2]
 
-    keys = jax.random.split(key, num_chunks)
+    keys = jax.random.split(as_key(key), num_chunks)
     logits = logits_of(carry)
     head = draw(keys[0], logits if first_chunk == "learnability" else jnp.zeros_like(logits), allowed)
     _, tail = jax.lax.scan(step, (carry, head), keys[1:])

@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import (
+    as_key,
+    check_bool,
+    check_choice,
+    check_count,
+    check_floating,
+    check_number,
+    check_shape,
+)
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._greedy import Medoids
@@ -93,6 +101,7 @@ def facility_location(
     best = jnp.zeros(items, similarities.dtype)
     if where is not None:
         check_shape("where", where, (size,))
+        check_bool("where", where)
         allowed &= where
     if chosen is not None:
         check_shape("chosen", chosen, (size,))

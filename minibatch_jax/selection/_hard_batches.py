@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_floating, check_number, check_shape, check_whole
 from minibatch_jax.base import weight_transformation
 
 
@@ -53,10 +53,12 @@ def hard_batch_mask(last_losses: jax.Array, delta: float, *, where: jax.Array | 
     if where is None:
         where = jnp.ones(last_losses.shape, bool)
     check_shape("where", where, last_losses.shape)
+    check_bool("where", where)
     usable = where & jnp.isfinite(last_losses)
     _, order = jax.lax.top_k(jnp.where(usable, last_losses, -jnp.inf), last_losses.shape[0])
     rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32))
-    count = jnp.floor(delta * jnp.sum(where, dtype=jnp.float32) * (1 + 1e-6)).astype(jnp.int32)
+    share = jnp.asarray(delta, jnp.float32) * jnp.sum(where, dtype=jnp.float32)
+    count = jnp.floor(share * (1 + 1e-6)).astype(jnp.int32)
     return usable & (rank < jnp.maximum(count, 1))
 
 
@@ -79,6 +81,7 @@ def select_hard_batches(delta: float = 0.5, full_round_every: int = 0) -> optax.
       A transformation over `[P]` weights; `jnp.argmax` of what it returns is the index of the batch.
 
     Raises:
+      TypeError: if `full_round_every` is not an int.
       ValueError: if delta is not in (0, 1] or `full_round_every` is negative.
 
     References:
@@ -96,8 +99,7 @@ def select_hard_batches(delta: float = 0.5, full_round_every: int = 0) -> optax.
       [0, 1, 1, 1]
     """
     check_number("delta", delta, 0, 1, open_low=True)
-    if full_round_every:
-        check_count("full_round_every", full_round_every)
+    check_whole("full_round_every", full_round_every)
 
     def init(weights):
         return HardBatchesState(
@@ -106,6 +108,7 @@ def select_hard_batches(delta: float = 0.5, full_round_every: int = 0) -> optax.
 
     def update(weights, state, params=None, *, losses, **extra_args):
         check_shape("losses", losses, weights.shape)
+        check_floating("losses", losses)
         exists = weights != 0
         losses = losses.astype(weights.dtype)
         last_losses = jnp.where(exists & jnp.isfinite(losses), losses, state.last_losses)
@@ -124,7 +127,6 @@ def _plan(
     last_losses: jax.Array, exists: jax.Array, delta: float, round_: jax.Array, full_round_every: int
 ) -> jax.Array:
     hard = hard_batch_mask(last_losses, delta, where=exists)
-    full = ~jnp.any(hard)
-    if full_round_every:
-        full |= round_ % full_round_every == 0
+    every = jnp.asarray(full_round_every, jnp.int32)
+    full = ~jnp.any(hard) | ((every > 0) & (round_ % jnp.maximum(every, 1) == 0))
     return jnp.where(full, exists, hard)

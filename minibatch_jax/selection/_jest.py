@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape
+from minibatch_jax._checks import as_key, check_bool, check_choice, check_floating, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
 
@@ -30,7 +30,7 @@ class JestState(NamedTuple):
 
 
 def jest_indices(
-    key: jax.Array,
+    key: jax.Array | int,
     learnability: jax.Array,
     k: int,
     num_chunks: int,
@@ -45,7 +45,7 @@ def jest_indices(
     what it adds to the sum of `learnability` within the batch. Averages instead of sums would remove the effect.
 
     Args:
-      key: PRNG key.
+      key: typed PRNG key or int seed.
       learnability: `[B, B]`, floating point, loss under the learner minus loss under the reference of each pair. An
         item whose diagonal entry is not finite is never chosen; other entries that are not finite count 0.
       k: how many to draw, a multiple of `num_chunks`, static.
@@ -59,7 +59,7 @@ def jest_indices(
       end, which `array.at[indices].set` drops.
 
     Raises:
-      TypeError: if the scores are not floating point or a count is not a static int.
+      TypeError: if the scores are not floating point, a count is not a static int or the key is a raw array.
       ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
 
     Examples:
@@ -90,7 +90,7 @@ def jest_indices(
 
 
 def softmax_jest_indices(
-    key: jax.Array,
+    key: jax.Array | int,
     logits: jax.Array,
     reference_logits: jax.Array,
     k: int,
@@ -108,7 +108,7 @@ def softmax_jest_indices(
     no A and takes the `-a_ii` alone.
 
     Args:
-      key: PRNG key.
+      key: typed PRNG key or int seed.
       logits: `[B, B]`, floating point, similarity of each pair under the learner. An item whose diagonal entry is not
         finite in both is never chosen; other such pairs count as absent.
       reference_logits: `[B, B]`, the same under the reference.
@@ -123,7 +123,7 @@ def softmax_jest_indices(
       `[k]` int32 as `jest_indices` does.
 
     Raises:
-      TypeError: if the logits are not floating point or a count is not a static int.
+      TypeError: if the logits are not floating point, a count is not a static int or the key is a raw array.
       ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
 
     Examples:
@@ -211,6 +211,8 @@ def select_by_jest(
     def update(weights, state, params=None, *, pair_losses, reference_pair_losses, **extra_args):
         check_shape("pair_losses", pair_losses, weights.shape * 2)
         check_shape("reference_pair_losses", reference_pair_losses, weights.shape * 2)
+        check_floating("pair_losses", pair_losses)
+        check_floating("reference_pair_losses", reference_pair_losses)
         pair_losses, reference = (x.astype(weights.dtype) for x in (pair_losses, reference_pair_losses))
         next_key, draw_key = jax.random.split(state.rng_key)
         options = {"first_chunk": first_chunk, "temperature": temperature, "where": weights != 0}
@@ -234,5 +236,6 @@ def _scores(name: str, scores: jax.Array, where: jax.Array | None) -> tuple[jax.
     allowed = jnp.diagonal(finite)
     if where is not None:
         check_shape("where", where, scores.shape[:1])
+        check_bool("where", where)
         allowed &= where
     return jnp.where(finite, scores, 0), allowed

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_choice, check_floating, check_shape
+from minibatch_jax._checks import check_bool, check_choice, check_floating, check_shape
 from minibatch_jax.base import weight_dtype
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
@@ -56,6 +56,7 @@ def usable_features(features: jax.Array, where: jax.Array | None = None) -> tupl
     exists = jnp.isfinite(features).all(1)
     if where is not None:
         check_shape("where", where, features.shape[:1])
+        check_bool("where", where)
         exists &= where
     features = features.astype(weight_dtype(features.dtype))
     return jnp.where(exists[:, None], features, 0), exists

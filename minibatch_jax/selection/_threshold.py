@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape, check_whole
 from minibatch_jax.base import weight_transformation
 
 DECAY = 0.9
@@ -116,13 +116,14 @@ def select_by_adaptive_k(
 
     Args:
       threshold: "ratio" as published, or "mean", the moving average of the mean loss.
-      warmup_steps: so many batches are kept whole first, and do not count for the averages; static.
+      warmup_steps: so many batches are kept whole first, and do not count for the averages.
       scale: keep losses up to `scale` times the threshold, positive.
 
     Returns:
       A transformation that keeps a varying number of examples; chain with `normalize()` for their mean loss.
 
     Raises:
+      TypeError: if `warmup_steps` is not an int.
       ValueError: if the threshold is not one of the two, `warmup_steps` is negative or `scale` is not positive.
 
     References:
@@ -134,8 +135,7 @@ def select_by_adaptive_k(
       [1.0, 0.0, 1.0]
     """
     check_choice("threshold", threshold, THRESHOLDS)
-    if warmup_steps:
-        check_count("warmup_steps", warmup_steps)
+    check_whole("warmup_steps", warmup_steps)
     check_number("scale", scale, 0, open_low=True)
 
     def init(weights):
@@ -144,15 +144,18 @@ def select_by_adaptive_k(
 
     def update(weights, state, params=None, *, losses, **extra_args):
         check_shape("losses", losses, weights.shape)
-        warm = state.num_batches >= warmup_steps
+        warmup = jnp.asarray(warmup_steps, jnp.int32)
+        warm = state.num_batches >= warmup
         state = _advance(state, weighted_mean_loss(losses, weights), warm)
-        cut = scale * running_threshold(state.mean, state.square, state.num_batches - warmup_steps, threshold)
+        threshold_now = running_threshold(state.mean, state.square, state.num_batches - warmup, threshold)
+        cut = jnp.asarray(scale, weights.dtype) * threshold_now
         return _keep_below(weights, losses, jnp.where(warm, cut, jnp.inf)), state
 
     return weight_transformation(init, update)
 
 
 def _keep_below(weights: jax.Array, losses: jax.Array, threshold: float | jax.Array) -> jax.Array:
+    check_floating("losses", losses)
     losses = losses.astype(weights.dtype)
     return jnp.where(jnp.isfinite(losses) & (losses <= threshold), weights, 0)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count, check_floating, check_shape
+from minibatch_jax._checks import check_bool, check_count, check_floating, check_shape
 from minibatch_jax.base import weight_transformation
 
 
@@ -37,6 +37,7 @@ def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> j
     allowed = jnp.isfinite(scores)
     if where is not None:
         check_shape("where", where, scores.shape)
+        check_bool("where", where)
         allowed &= where
     _, indices = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), k)
     return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from minibatch_jax import selection
@@ -90,3 +91,25 @@ def test_bad_input_is_named():
         selection.hard_batch_mask(jnp.arange(3), 0.5)
     with pytest.raises(ValueError, match="where has shape"):
         selection.hard_batch_mask(jnp.ones(3), 0.5, where=jnp.ones(2, bool))
+
+
+def test_hyper_parameters_can_be_injected_under_jit():
+    table = jnp.asarray(recorded_losses(8, 40, seed=2), jnp.float32)
+    for options in ({"delta": 0.5}, {"delta": 0.25, "full_round_every": 3}):
+        injected = optax.inject_hyperparams(selection.select_hard_batches)(**options)
+        assert visits(injected, table, jnp.ones(8)) == visits(
+            selection.select_hard_batches(**options), table, jnp.ones(8)
+        )
+
+
+def test_integer_losses_are_refused():
+    tx = selection.select_hard_batches()
+    with pytest.raises(TypeError, match="losses has dtype int32"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), losses=jnp.arange(3))
+
+
+def test_the_spacing_of_full_rounds_is_named():
+    with pytest.raises(ValueError, match="full_round_every is -1, wanted at least 0"):
+        selection.select_hard_batches(full_round_every=-1)
+    with pytest.raises(TypeError, match=r"full_round_every is 0\.5, wanted an int"):
+        selection.select_hard_batches(full_round_every=0.5)

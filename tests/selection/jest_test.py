@@ -269,3 +269,34 @@ def test_joint_selection_finds_the_batch_that_independent_selection_misses():
     assert mean["joint"] > 3 * max(mean["uniform"], mean["independent"], mean["top"])
     assert abs(mean["independent"] - mean["uniform"]) < 0.3 * mean["uniform"]
     assert mean["joint, uniform start"] > 0.7 * mean["joint"]
+
+
+def test_key_is_checked_and_may_be_a_seed():
+    learnability = jnp.asarray(scores(3))
+    drawn = selection.jest_indices(0, learnability, 6, 2)
+    np.testing.assert_array_equal(drawn, selection.jest_indices(jax.random.key(0), learnability, 6, 2))
+    pairs = embeddings(4)
+    for call in (
+        lambda key: selection.jest_indices(key, learnability, 6, 2),
+        lambda key: selection.softmax_jest_indices(key, learnability, learnability, 6, 2),
+        lambda key: selection.jest_indices_from_embeddings(key, pairs, pairs, 6, 2),
+    ):
+        with pytest.raises(TypeError, match="key has dtype uint32"):
+            call(jnp.zeros(2, jnp.uint32))
+
+
+def test_losses_of_sure_pairs_keep_their_precision():
+    one = jnp.ones((1, 1))
+    for logit in (17.0, 30.0, -17.0):
+        loss = selection.sigmoid_pair_losses(PairEmbeddings(one, one, logit, 0.0))
+        np.testing.assert_allclose(loss, np.log1p(np.exp(-logit)), rtol=1e-6)
+
+
+def test_integer_pair_losses_are_refused():
+    tx = selection.select_by_jest(2, 1, key=0)
+    ints, floats = jnp.zeros((3, 3), jnp.int32), jnp.zeros((3, 3))
+    state = tx.init(jnp.ones(3))
+    with pytest.raises(TypeError, match="pair_losses has dtype int32"):
+        tx.update(jnp.ones(3), state, pair_losses=ints, reference_pair_losses=floats)
+    with pytest.raises(TypeError, match="reference_pair_losses has dtype int32"):
+        tx.update(jnp.ones(3), state, pair_losses=floats, reference_pair_losses=ints)

@@ -3,6 +3,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from minibatch_jax import selection
@@ -123,8 +124,10 @@ def test_a_batch_without_a_usable_loss_leaves_the_state(bad):
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="threshold is 'median', wanted one of 'ratio', 'mean'"):
         selection.select_by_adaptive_k("median")
-    with pytest.raises(ValueError, match="warmup_steps is -1"):
+    with pytest.raises(ValueError, match="warmup_steps is -1, wanted at least 0"):
         selection.select_by_adaptive_k(warmup_steps=-1)
+    with pytest.raises(TypeError, match=r"warmup_steps is 1\.5, wanted an int"):
+        selection.select_by_adaptive_k(warmup_steps=1.5)
     with pytest.raises(ValueError, match="scale is 0"):
         selection.select_by_adaptive_k(scale=0)
     with pytest.raises(ValueError, match="threshold is nan"):
@@ -133,3 +136,18 @@ def test_bad_input_is_named():
         selection.keep_below(1.0).update(jnp.ones(3), (), losses=jnp.ones(4))
     with pytest.raises(TypeError, match="losses has dtype int32"):
         selection.weighted_mean_loss(jnp.arange(3), jnp.ones(3))
+
+
+@pytest.mark.parametrize("make", [lambda: selection.keep_below(1.0), selection.select_by_adaptive_k])
+def test_integer_losses_are_refused(make):
+    with pytest.raises(TypeError, match="losses has dtype int32"):
+        make().update(jnp.ones(3), make().init(jnp.ones(3)), losses=jnp.arange(3))
+
+
+def test_hyper_parameters_can_be_injected_under_jit():
+    batches = np.random.default_rng(3).gamma(2.0, 1.0, (12, B))
+    plain = selection.select_by_adaptive_k("mean", 3, 1.2)
+    injected = optax.inject_hyperparams(selection.select_by_adaptive_k)("mean", warmup_steps=3, scale=1.2)
+    np.testing.assert_array_equal(run(injected, batches)[1], run(plain, batches)[1])
+    threshold = optax.inject_hyperparams(selection.keep_below)(2.0)
+    np.testing.assert_array_equal(run(threshold, batches)[1], run(selection.keep_below(2.0), batches)[1])

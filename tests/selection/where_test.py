@@ -1,0 +1,47 @@
+"""A `where` of 0 and 1 is refused: `mask & where` would take its lowest bit."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from minibatch_jax import selection
+
+KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
+PAIRS = selection.PairEmbeddings(EYE, EYE)
+CALLS = {
+    "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
+    "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
+        jnp.zeros((4, 1), int), 2, 3, **where
+    ),
+    "dpp_map_indices": lambda **where: selection.dpp_map_indices(EYE, 2, **where),
+    "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
+    "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
+    "hard_batch_mask": lambda **where: selection.hard_batch_mask(ONES, 0.5, **where),
+    "jest_indices": lambda **where: selection.jest_indices(KEY, EYE, 2, 1, **where),
+    "jest_indices_from_embeddings": lambda **where: selection.jest_indices_from_embeddings(
+        KEY, PAIRS, PAIRS, 2, 1, **where
+    ),
+    "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
+    "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
+    "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
+    "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
+    "similarity_matrix": lambda **where: selection.similarity_matrix(EYE, **where),
+    "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
+    "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
+}
+
+
+def test_every_function_with_where_is_called_here():
+    functions = inspect.getmembers(selection, inspect.isfunction)
+    assert {name for name, f in functions if "where" in inspect.signature(f).parameters} == set(CALLS)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_where_is_bool_of_the_right_shape(call):
+    call(where=jnp.array([True, True, True, False]))
+    with pytest.raises(TypeError, match="where has dtype int32, wanted bool"):
+        call(where=jnp.array([1, 2, 2, 0]))
+    with pytest.raises(ValueError, match="where has shape"):
+        call(where=jnp.ones(3, bool))
