@@ -7,6 +7,12 @@ from minibatch_jax.coupling._divergence import differentiable_plan, sinkhorn_div
 from minibatch_jax.coupling._exact import Assignment, assignment, couple_exact, exact_plan
 from minibatch_jax.coupling._flow_matching import ConditionalPath, FlowPairs, conditional_path, flow_matching_pairs
 from minibatch_jax.coupling._hierarchical import HierarchicalPlan, hierarchical_plan, scatter_plans
+from minibatch_jax.coupling._hierarchical_flow import (
+    HierarchicalPath,
+    couple_velocities,
+    grouped_sources,
+    hierarchical_path,
+)
 from minibatch_jax.coupling._immiscible import (
     couple_nearest,
     couple_quantized,
@@ -42,6 +48,7 @@ __all__ = [
     "ConditionalPath",
     "EntropicPlan",
     "FlowPairs",
+    "HierarchicalPath",
     "HierarchicalPlan",
     "KernelState",
     "Pairs",
@@ -65,11 +72,14 @@ __all__ = [
     "couple_semidiscrete",
     "couple_sinkhorn",
     "couple_unbalanced",
+    "couple_velocities",
     "differentiable_plan",
     "euclidean_cost",
     "exact_plan",
     "flow_matching_pairs",
     "gibbs_weights",
+    "grouped_sources",
+    "hierarchical_path",
     "hierarchical_plan",
     "immiscible_noise",
     "independent_plan",
