@@ -41,7 +41,8 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
     """Cheapest one-to-one pairing of rows with columns.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
-    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed.
+    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. For a stack of problems on a CPU
+    take `lax.map`: `vmap` is as fast at best, and half as fast if cores are busy.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in
