@@ -76,7 +76,7 @@ def couple_semidiscrete(
       decay: of the average of the potentials, in [0, 1]; the first steps weigh more.
 
     Examples:
-      >>> tx = couple_semidiscrete(0.1, 0.5, decay=0.0)
+      >>> tx = couple_semidiscrete(1.0, 0.5, decay=0.0)
       >>> weights, cost = jnp.ones((2, 2)) / 4, jnp.array([[0.0, 1.0], [0.0, 1.0]])
       >>> state = tx.init(weights)
       >>> for _ in range(30):

@@ -102,7 +102,7 @@ def couple_unbalanced(
       >>> weights = jnp.ones((2, 2)) / 4
       >>> plan, _ = tx.update(weights, tx.init(weights), cost=jnp.array([[0.0, 9.0], [9.0, 9.0]]))
       >>> [[round(x, 2) for x in row] for row in plan.tolist()]
-      [[0.52, 0.0], [0.0, 0.01]]
+      [[0.48, 0.0], [0.0, 0.01]]
     """
     check_number("rho", rho, 0, open_low=True)
     check_choice("reference", reference, _REFERENCES)
