@@ -129,3 +129,26 @@ def test_bad_input_is_named():
     with pytest.raises(TypeError, match="example_ids has dtype float32"):
         tx = selection.drop_learned(5)
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)), losses=jnp.ones(3), example_ids=jnp.ones(3))
+
+
+@pytest.mark.parametrize("power, fires", [(2, False), (6, True)])
+def test_reselection_is_a_state_machine_inside_scan(power, fires):
+    """Gradient descent; a new model where the old one is off: never on a quadratic, sometimes on a steeper loss."""
+    loss = lambda p: jnp.sum(jnp.array([1.0, 2.0, 3.0]) * p**power) + 1.0  # noqa: E731
+
+    def model_at(params, key):
+        value, gradient, probe = selection.hutchinson_diagonal(key, loss, params)
+        return selection.update_quadratic_model(selection.quadratic_model(params, value), gradient, probe)
+
+    def step(carry, key):
+        params, model, changes = carry
+        params = params - 0.02 * jax.grad(loss)(params)
+        stale = selection.needs_reselection(model, params, loss(params))
+        model = jax.lax.cond(stale, lambda: model_at(params, key), lambda: model)
+        return (params, model, changes + stale.astype(jnp.int32)), loss(params)
+
+    start = jnp.full(3, 0.9)
+    carry = start, model_at(start, jax.random.key(0)), jnp.zeros((), jnp.int32)
+    carry, losses = jax.jit(lambda c: jax.lax.scan(step, c, jax.random.split(jax.random.key(1), 30)))(carry)
+    assert losses[-1] < losses[0]
+    assert (int(carry[2]) > 0) == fires and int(carry[2]) < 30

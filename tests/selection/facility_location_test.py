@@ -247,6 +247,5 @@ def test_weighted_medoids_give_the_gradient_that_random_and_unweighted_ones_miss
         for name, w in draws.items():
             errors[name].append(np.sum((w @ z - z.mean(0)) ** 2))
     mean = {name: np.mean(values) for name, values in errors.items()}
-    print(mean)
     assert mean["weighted"] < 0.5 * mean["random"], mean
     assert mean["weighted"] < 0.5 * mean["unweighted"], mean
