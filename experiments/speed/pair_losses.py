@@ -2,7 +2,7 @@
 
 Losses for which the peer builds arrays of more than all pairs run at the smaller size only. The peer runs in a process
 of its own, in turns with ours; see `triplets` for where it is looked for. Three values differ by definition: the peer's
-margin loss counts a pair once for each triplet, its angular loss takes the negatives at their own length, and its ranked
+margin loss counts a pair once for each triplet, its angular loss takes the negatives at their own length, its ranked
 list loss adds 1e-5 to each weight that it divides by.
 """
 

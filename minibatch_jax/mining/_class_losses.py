@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
 from minibatch_jax.mining._losses import info_nce_loss, log1p_sum_exp
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -57,7 +57,7 @@ def margin_softmax_loss(
       >>> round(float(margin_softmax_loss(jnp.array([[0.6, 0.1]]), positives, ~positives, cosine=0.5)), 4)  # log(2)
       0.6931
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("angle", angle, 0, 3.14)
     check_count("multiple", multiple)
     if multiple > 1 and isinstance(angle, int | float) and angle > 0:
@@ -125,7 +125,7 @@ def proxy_anchor_loss(
       >>> round(float(proxy_anchor_loss(jnp.array([[0.1, -0.1]]), positives, ~positives)), 4)  # 2 log(2)
       1.3863
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("scale", scale, 0, open_low=True)
     pull = log1p_sum_exp(-scale * (similarities - margin), positives)
     push = log1p_sum_exp(scale * (similarities + margin), negatives)

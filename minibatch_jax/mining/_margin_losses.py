@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -46,7 +46,7 @@ def margin_loss(
       >>> float(margin_loss(jnp.array([[1.5, 0.75]]), positives, ~positives, margin=0.25, boundary=1.0))
       0.625
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     excess = jnp.where(positives, distances - boundary, boundary - distances)
     return reduce_losses(jax.nn.relu(excess + margin), positives | negatives, reduction)
 
@@ -91,7 +91,7 @@ def ranked_list_loss(
       >>> round(float(loss), 4)
       0.25
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_number("imbalance", imbalance, 0, 1)
     check_number("positive_temperature", positive_temperature, 0)
     check_number("negative_temperature", negative_temperature, 0)
@@ -130,7 +130,7 @@ def intra_pair_variance_loss(
       >>> float(intra_pair_variance_loss(jnp.array([[1.0, 0.5, 0.2]]), positives, ~positives, slack=0.0))
       0.03125
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     low = jax.nn.relu((1 - slack) * reduce_losses(similarities, positives) - similarities)
     high = jax.nn.relu(similarities - (1 + slack) * reduce_losses(similarities, negatives))
     return reduce_losses(low**2, positives, reduction) + reduce_losses(high**2, negatives, reduction)
@@ -167,7 +167,7 @@ def threshold_consistent_loss(
       >>> float(threshold_consistent_loss(jnp.array([[0.5, 0.75]]), positives, ~positives, positive_margin=0.75))
       0.5
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     pull = jax.nn.relu(positive_margin - similarities)
     push = jax.nn.relu(similarities - negative_margin)
     return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)

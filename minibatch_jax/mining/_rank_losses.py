@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import check_pairs, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
@@ -82,7 +82,7 @@ def smooth_ap_loss(
       >>> round(float(loss), 4)
       0.1667
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     used = positives | negatives
     values = jnp.where(used, similarities, 0)
     among_positives = 1 + soft_ranks(values, positives, temperature=temperature)
@@ -128,7 +128,7 @@ def pnp_loss(
       >>> round(float(pnp_loss(jnp.array([[3.0, 2.0, 1.0]]), positives, ~positives)), 4)
       0.5
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_choice("penalty", penalty, PENALTIES)
     values = jnp.where(positives | negatives, similarities, 0)
     r = soft_ranks(values, negatives, temperature=temperature)
@@ -173,10 +173,11 @@ def fast_ap_loss(
       >>> float(fast_ap_loss(jnp.array([[0.0, 4.0]]), positives, ~positives))
       0.0
     """
-    check_pairs("squared_distances", squared_distances, positives, negatives)
+    squared_distances, positives, negatives = finite_pairs("squared_distances", squared_distances, positives, negatives)
     check_count("num_bins", num_bins)
-    pulled = _soft_histogram(squared_distances, positives, 0.0, 4.0, num_bins)
-    every = pulled + _soft_histogram(squared_distances, negatives, 0.0, 4.0, num_bins)
+    places = jnp.clip(squared_distances * (num_bins / 4), 0, num_bins)
+    pulled, pushed = _row_histograms(places, positives, num_bins), _row_histograms(places, negatives, num_bins)
+    every = pulled + pushed
     above, below = pulled * jnp.cumsum(pulled, axis=1), jnp.cumsum(every, axis=1)
     count = jnp.sum(positives.astype(pulled.dtype), axis=1)
     precision = jnp.sum(above / jnp.where(below > 0, below, 1), axis=1) / jnp.maximum(count, 1)
@@ -206,21 +207,25 @@ def histogram_loss(
       >>> [float(histogram_loss(jnp.array([[s, 0.0]]), positives, ~positives, num_bins=4)) for s in (0.5, -0.5)]
       [0.0, 1.0]
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_count("num_bins", num_bins)
+    places = jnp.clip((similarities + 1) * (num_bins / 2), 0, num_bins)
+    left = jnp.clip(jax.lax.stop_gradient(jnp.floor(places)), 0, num_bins - 1)
+    nodes = left.astype(jnp.int32)
 
     def density(mask):
-        heights = jnp.sum(_soft_histogram(similarities, mask, -1.0, 1.0, num_bins), axis=0)
-        return heights / jnp.maximum(jnp.sum(mask.astype(heights.dtype)), 1)
+        share = jnp.where(mask, places - left, 0)
+        heights = jnp.zeros(num_bins + 1, share.dtype).at[nodes].add(jnp.where(mask, 1 - share, 0))
+        return heights.at[nodes + 1].add(share) / jnp.maximum(jnp.sum(mask.astype(share.dtype)), 1)
 
     return jnp.sum(density(negatives) * jnp.cumsum(density(positives)))
 
 
-def _soft_histogram(values, mask, low, high, num_bins):
-    """Each value shared between the two nearest of num_bins + 1 nodes, `[A, num_bins + 1]`."""
-    position = jnp.clip((jnp.where(mask, values, low) - low) * (num_bins / (high - low)), 0, num_bins)
-    left = jnp.clip(jax.lax.stop_gradient(jnp.floor(position)), 0, num_bins - 1)
-    share = jnp.where(mask, position - left, 0)
-    rows, nodes = jnp.arange(values.shape[0])[:, None], left.astype(jnp.int32)
-    empty = jnp.zeros((values.shape[0], num_bins + 1), values.dtype)
-    return empty.at[rows, nodes].add(jnp.where(mask, 1 - share, 0)).at[rows, nodes + 1].add(share)
+def _row_histograms(places, mask, num_bins):
+    """Each masked place shared between its two neighbors among the nodes 0 to num_bins, `[A, num_bins + 1]`."""
+
+    @jax.checkpoint
+    def height(node):
+        return jnp.sum(jnp.where(mask, jax.nn.relu(1 - jnp.abs(places - node)), 0), axis=1)
+
+    return jax.lax.map(height, jnp.arange(num_bins + 1, dtype=places.dtype)).T

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax.mining._losses import log_sum_exp
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -50,7 +50,7 @@ def binomial_deviance_loss(
       >>> round(float(binomial_deviance_loss(jnp.array([[0.5, 0.5]]), positives, ~positives)), 4)  # 2 log(2)
       1.3863
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("alpha", alpha, 0, open_low=True)
     check_number("beta", beta, 0, open_low=True)
     shifted = jnp.where(positives | negatives, similarities - base, 0)
@@ -89,7 +89,7 @@ def lifted_structure_loss(
       >>> round(float(lifted_structure_loss(jnp.ones((3, 3)), positives, negatives)), 4)  # (1 + log(2))^2 / 2
       1.4334
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_shape("distances", distances, (None, distances.shape[0]))
     contested = positives & (jnp.any(negatives, axis=1)[:, None] | jnp.any(negatives, axis=1)[None, :])
     rest = jnp.where(
@@ -131,7 +131,7 @@ def generalized_lifted_structure_loss(
       >>> float(generalized_lifted_structure_loss(jnp.array([[0.5, 0.75]]), positives, ~positives))
       0.75
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     total = log_sum_exp(distances, positives) + log_sum_exp(margin - distances, negatives)
     return reduce_losses(jax.nn.relu(total), _has_both(positives, negatives), reduction)
 
@@ -169,7 +169,7 @@ def circle_loss(
       >>> round(float(circle_loss(jnp.array([[0.6, 0.4]]), positives, ~positives)), 4)  # log(2)
       0.6931
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("scale", scale, 0, open_low=True)
     similarities = jnp.where(positives | negatives, similarities, 0)
     fixed = jax.lax.stop_gradient(similarities)
@@ -210,7 +210,7 @@ def tuplet_margin_loss(
       >>> round(float(tuplet_margin_loss(jnp.array([[0.6, 0.6]]), positives, ~positives, margin=0.0)), 4)  # log(2)
       0.6931
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("scale", scale, 0, open_low=True)
     contested = positives & jnp.any(negatives, axis=1, keepdims=True)
     cosine = jnp.where(contested, similarities, 0)

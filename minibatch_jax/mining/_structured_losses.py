@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax.mining._losses import log_sum_exp
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -53,7 +53,7 @@ def angular_loss(
       >>> round(float(angular_loss(jnp.eye(3), positives, negatives)), 4)  # log(2)
       0.6931
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("angle", angle, 0, 1.57, open_low=True)
     others = similarities if reference_similarities is None else reference_similarities
     check_shape("reference_similarities", others, (similarities.shape[1], similarities.shape[1]))
@@ -104,7 +104,7 @@ def hard_negative_loss(
       >>> round(float(hard_negative_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
       1.0986
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("temperature", temperature, 0, open_low=True)
     check_number("concentration", concentration, 0)
     check_number("prior", prior, 0, 0.999)
@@ -151,7 +151,7 @@ def orthogonal_pair_loss(
       >>> float(orthogonal_pair_loss(jnp.array([[0.5], [-0.5]]), positives, ~positives))
       0.25
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     if power not in (1, 2):
         raise ValueError(f"power is {power!r}, wanted 1 or 2.")
     used = positives | negatives
@@ -183,6 +183,6 @@ def orthogonal_projection_loss(
       >>> float(orthogonal_projection_loss(jnp.array([[0.75, -0.5]]), positives, ~positives))
       0.5
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("gamma", gamma, 0)
     return reduce_losses(1 - similarities, positives) + gamma * reduce_losses(jnp.abs(similarities), negatives)

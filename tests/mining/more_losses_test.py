@@ -56,6 +56,10 @@ def test_only_masked_pairs_matter_and_none_is_zero(loss):
             filled = step(jnp.where(p | n, s, fill), p, n)
             np.testing.assert_allclose(filled[0], expected[0], rtol=1e-6)
             np.testing.assert_allclose(filled[1], expected[1], rtol=1e-5, atol=1e-6)
+        bad = jnp.asarray(np.random.default_rng(1).random(s.shape) < 0.2)
+        spoilt, clean = step(jnp.where(bad, jnp.nan, s), p, n), step(s, p & ~bad, n & ~bad)
+        np.testing.assert_allclose(spoilt[0], clean[0], rtol=1e-6)
+        np.testing.assert_allclose(spoilt[1], clean[1], rtol=1e-5, atol=1e-6)
     nothing = jnp.zeros_like(p)
     value, gradient = step(s, nothing, nothing)
     assert value == 0
