@@ -61,6 +61,7 @@ from minibatch_jax.selection._list_decodable import (
     top_direction,
 )
 from minibatch_jax.selection._optimal_transport import calibrated_gradient, transport_scores
+from minibatch_jax.selection._partitioned import partitioned_medoids
 from minibatch_jax.selection._power import power_inclusion, select_by_power, surrogate_uncertainty
 from minibatch_jax.selection._random import keep_random
 from minibatch_jax.selection._reducible import reducible_loss, select_by_reducible_loss
@@ -105,6 +106,7 @@ __all__ = [
     "log_symmetric_sums",
     "medoid_weights",
     "needs_reselection",
+    "partitioned_medoids",
     "power_inclusion",
     "predicted_loss",
     "quadratic_model",

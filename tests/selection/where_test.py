@@ -25,6 +25,7 @@ CALLS = {
     ),
     "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
+    "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.similarity_matrix(EYE, **where),

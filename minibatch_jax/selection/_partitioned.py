@@ -1,0 +1,67 @@
+"""Facility location in two stages, for pools that one greedy cannot hold: parts first, then the union of their medoids.
+
+References:
+  Mirzasoleiman et al., Distributed submodular maximization, NeurIPS 2013 (arXiv 1411.0541).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_bool, check_count, check_shape
+from minibatch_jax.selection._facility_location import facility_location_from_features, medoid_weights
+
+
+def partitioned_medoids(
+    features: jax.Array, k: int, num_parts: int, *, metric: str = "sqeuclidean", where: jax.Array | None = None
+) -> jax.Array:
+    """Choose k of N items: k medoids of each part, then k of these, weighted by what they represent (GreeDi).
+
+    The parts are consecutive rows and run one after the other in O(N D + k num_parts D) memory; inside `shard_map` run
+    the first stage by `facility_location_from_features` on each shard instead and gather k rows from each. Shuffle the
+    rows first: a part should look like the whole.
+
+    Args:
+      features: `[N, D]`, floating point, N a multiple of `num_parts`; a row that is not finite is never chosen.
+      k: how many to choose, at most N / num_parts, static.
+      num_parts: static.
+      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
+      where: `[N]` bool, which rows exist; all by default.
+
+    Returns:
+      `[k]` int32, distinct; N where no item was left.
+
+    Raises:
+      TypeError: if the features are not floating point or a count is not a static int.
+      ValueError: if N is not a multiple of `num_parts`, k is too large or the metric is unknown.
+
+    Examples:
+      >>> features = jnp.array([[0.0], [0.1], [5.0], [0.2], [5.1], [5.3]])
+      >>> sorted(partitioned_medoids(features, k=2, num_parts=2).tolist())
+      [3, 4]
+    """
+    check_shape("features", features, (None, None))
+    check_count("num_parts", num_parts)
+    size = features.shape[0]
+    if size % num_parts:
+        raise ValueError(f"features has {size} rows, wanted a multiple of num_parts = {num_parts}.")
+    check_count("k", k, size // num_parts, "the number of rows of a part")
+    if where is None:
+        where = jnp.ones(size, bool)
+    check_shape("where", where, (size,))
+    check_bool("where", where)
+    exists = (where & jnp.isfinite(features).all(1)).reshape(num_parts, -1)
+
+    def of_part(inputs):
+        rows, present = inputs
+        medoids = facility_location_from_features(rows, k, metric=metric, where=present)
+        return medoids.indices, medoid_weights(medoids, item_weights=present.astype(medoids.gains.dtype))
+
+    indices, weights = jax.lax.map(of_part, (features.reshape(num_parts, -1, features.shape[1]), exists))
+    starts = jnp.arange(num_parts, dtype=jnp.int32)[:, None] * (size // num_parts)
+    union = jnp.where(indices < size // num_parts, indices + starts, size).reshape(-1)
+    found = union < size
+    candidates = jnp.where(found[:, None], features[jnp.minimum(union, size - 1)], 0)
+    best = facility_location_from_features(
+        candidates, k, metric=metric, where=found, item_weights=jnp.where(found, weights.reshape(-1), 0)
+    ).indices
+    return jnp.append(union, size)[best]
