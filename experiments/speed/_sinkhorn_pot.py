@@ -40,6 +40,4 @@ def main(count: int, size: int, width: int, epsilon: float, iterations: int, tol
 
 if __name__ == "__main__":
     COUNT, SIZE, WIDTH, EPSILON, ITERATIONS, TOLERANCE, SEED, REPEATS = sys.argv[1:]
-    main(
-        int(COUNT), int(SIZE), int(WIDTH), float(EPSILON), int(ITERATIONS), float(TOLERANCE), int(SEED), int(REPEATS)
-    )
+    main(int(COUNT), int(SIZE), int(WIDTH), float(EPSILON), int(ITERATIONS), float(TOLERANCE), int(SEED), int(REPEATS))

@@ -7,6 +7,7 @@ distance of both plans to the one that ours reaches in 3000 iterations.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +49,12 @@ def scipy_padded(cost: np.ndarray) -> float:
     return float(padded[rows, columns].sum())
 
 
-def pot_exact(cost: np.ndarray) -> np.ndarray:
+def pot_exact(cost: np.ndarray) -> Any:
     uniform = np.full(len(cost), 1 / len(cost))
     return ot.partial.partial_wasserstein(uniform, uniform, cost.astype(np.float64), m=MASS)
 
 
-def pot_entropic(cost: np.ndarray) -> np.ndarray:
+def pot_entropic(cost: np.ndarray) -> Any:
     uniform, epsilon = np.full(len(cost), 1 / len(cost)), EPSILON * float(cost.mean())
     wide = cost.astype(np.float64)
     return ot.partial.entropic_partial_wasserstein(uniform, uniform, wide, epsilon, m=MASS, stopThr=1e-6)

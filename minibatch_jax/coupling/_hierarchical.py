@@ -19,7 +19,7 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_floating, check_shape
-from minibatch_jax.base import weight_dtype
+from minibatch_jax.base import Weights, weight_dtype
 
 
 class HierarchicalPlan(NamedTuple):
@@ -109,7 +109,7 @@ def scatter_plans(
     return jnp.zeros(shape, plans.dtype).at[rows, columns].add(plans)
 
 
-def _run(coupling: optax.GradientTransformation, weights: jax.Array, cost: jax.Array) -> jax.Array:
+def _run(coupling: optax.GradientTransformation, weights: jax.Array, cost: jax.Array) -> Weights:
     return optax.with_extra_args_support(coupling).update(weights, coupling.init(weights), cost=cost)[0]
 
 

@@ -27,7 +27,7 @@ class KernelState(NamedTuple):
     """State of `couple_by_kernel`; it changes with `normalization='ema'` only."""
 
     log_level: jax.Array  # shape=(), moving average of the log of the mean kernel
-    count: jax.Array  # shape=(), dtype=int32
+    num_updates: jax.Array  # shape=(), dtype=int32
 
 
 def gibbs_weights(
@@ -94,9 +94,9 @@ def couple_by_kernel(
             return tilted * jnp.exp(-low), state
         some = jnp.sum(tilted) > 0
         level = jnp.log(jnp.where(some, jnp.sum(tilted) / jnp.sum(jnp.where(some, kept, 1)), 1)) - low
-        mixed = jnp.where(state.count == 0, level, decay * state.log_level + (1 - decay) * level)
+        mixed = jnp.where(state.num_updates == 0, level, decay * state.log_level + (1 - decay) * level)
         mixed = lax.select(some, mixed, state.log_level)
-        return tilted * jnp.exp(-low - mixed), KernelState(mixed, state.count + some.astype(jnp.int32))
+        return tilted * jnp.exp(-low - mixed), KernelState(mixed, state.num_updates + some.astype(jnp.int32))
 
     return weight_transformation(init, update)
 

@@ -25,7 +25,7 @@ class SemidiscreteState(NamedTuple):
 
     potentials: jax.Array  # shape=(N,)
     average: jax.Array  # shape=(N,), moving average of the potentials, which the plan uses
-    count: jax.Array  # shape=(), dtype=int32
+    num_updates: jax.Array  # shape=(), dtype=int32
 
 
 def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, epsilon: float | jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ def couple_semidiscrete(
         missing = b - jnp.sum(share[:, None] * drawn, axis=0)
         step = jnp.where(b > 0, missing / jnp.where(b > 0, b, 1), 0)
         potentials = state.potentials + jnp.asarray(learning_rate, b.dtype) * step
-        count = state.count + 1
+        count = state.num_updates + 1
         rate = jnp.minimum(jnp.asarray(decay, b.dtype), 1 - 1 / count.astype(b.dtype))
         average = rate * state.average + (1 - rate) * potentials
         plan = semidiscrete_plan(price, state.average, b, epsilon=epsilon)

@@ -180,7 +180,8 @@ def _project(key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections
     flat0, flat1 = x0.reshape(x0.shape[0], -1).astype(dtype), x1.reshape(x1.shape[0], -1).astype(dtype)
     directions = jax.random.normal(as_key(key), (num_projections, flat0.shape[1]), dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    return tuple(jnp.matmul(directions, x.T, precision="highest") for x in (flat0, flat1))
+    projected0, projected1 = (jnp.matmul(directions, x.T, precision="highest") for x in (flat0, flat1))
+    return projected0, projected1
 
 
 def _levels(name: str, x: jax.Array, mass_name: str, mass: jax.Array | None) -> tuple[jax.Array, jax.Array]:
