@@ -151,9 +151,9 @@ def facility_location_from_features(
       ValueError: if shapes do not match, k is not in [1, N] or the metric or method is unknown.
 
     Examples:
-      >>> features = jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]])
+      >>> features = jnp.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]])
       >>> facility_location_from_features(features, 2).indices.tolist()
-      [2, 1]
+      [2, 4]
     """
     check_choice("method", method, METHODS[1:])
     features, exists = usable_features(features, where)
@@ -221,9 +221,9 @@ def select_medoids(
 
     Examples:
       >>> tx = select_medoids(2)
-      >>> features = jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]])
-      >>> tx.update(jnp.ones(5), tx.init(jnp.ones(5)), features=features)[0].tolist()
-      [0.0, 2.0, 3.0, 0.0, 0.0]
+      >>> features = jnp.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]])
+      >>> tx.update(jnp.ones(6), tx.init(jnp.ones(6)), features=features)[0].tolist()
+      [0.0, 0.0, 3.0, 0.0, 3.0, 0.0]
     """
     check_count("k", k)
     check_choice("metric", metric, METRICS)
