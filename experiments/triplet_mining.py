@@ -17,7 +17,7 @@ Expected: mean ± standard error over 3 seeds of initial parameters and batches 
 
   The pixels as embeddings give 0.478. "positives used" is the share of positive pairs with a weight in the last hundred
   steps; for random and semi-hard triplets, one for each positive pair, it is the share of active ones.
-  Reproduced: random triplets are last by 4.5 points or more; semi-hard ones are better at step 200 (0.611) than random
+  Reproduced: random triplets are last by 4 points or more; semi-hard ones are better at step 200 (0.611) than random
   ones at step 1200. Semi-hard triplets and multi-similarity are even.
   Not reproduced: that batch-hard fails. Its embeddings are all but equal for 300 steps and then spread; at a learning
   rate of 3e-3 they do so too late, and it lost 10 points on the tuning classes.
