@@ -19,7 +19,7 @@ from jax import lax
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
-from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal
+from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal, marginals_of
 
 
 class EntropicPlan(NamedTuple):
@@ -112,14 +112,12 @@ def couple_partial_sinkhorn(
     check_loop(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        check_shape("cost", cost, weights.shape)
-        allowed = (weights > 0) & jnp.isfinite(cost)
-        kept = jnp.where(allowed, weights, 0)
+        allowed, a, b = marginals_of(weights, cost)
         plan = partial_sinkhorn(
             cost.astype(weights.dtype),
             mass,
-            jnp.sum(kept, axis=1),
-            jnp.sum(kept, axis=0),
+            a,
+            b,
             epsilon=epsilon,
             relative_to=relative_to,
             where=allowed,

@@ -127,13 +127,11 @@ def couple_sinkhorn(
     _check_numbers(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        check_shape("cost", cost, weights.shape)
-        allowed = (weights > 0) & jnp.isfinite(cost)
-        kept = jnp.where(allowed, weights, 0)
+        allowed, a, b = marginals_of(weights, cost)
         plan = sinkhorn(
             cost.astype(weights.dtype),
-            jnp.sum(kept, axis=1),
-            jnp.sum(kept, axis=0),
+            a,
+            b,
             epsilon=epsilon,
             relative_to=relative_to,
             where=allowed,
@@ -170,6 +168,14 @@ def check_relative_to(relative_to: str | None) -> None:
     """Raise unless this is None or the name of a statistic of the cost."""
     if relative_to is not None:
         check_choice("relative_to", relative_to, ("mean", "std", "max"))
+
+
+def marginals_of(weights: jax.Array, cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pairs that have a weight and a finite cost, and the row and column sums of the weights on these."""
+    check_shape("cost", cost, weights.shape)
+    allowed = (weights > 0) & jnp.isfinite(cost)
+    kept = jnp.where(allowed, weights, 0)
+    return allowed, jnp.sum(kept, axis=1), jnp.sum(kept, axis=0)
 
 
 def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:

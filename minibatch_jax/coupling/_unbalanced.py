@@ -22,7 +22,7 @@ from minibatch_jax._checks import check_choice, check_floating, check_number, ch
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, check_loop
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
-from minibatch_jax.coupling._sinkhorn import marginal
+from minibatch_jax.coupling._sinkhorn import marginal, marginals_of
 
 _REFERENCES = ("product", "uniform")
 
@@ -109,13 +109,11 @@ def couple_unbalanced(
     check_loop(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        check_shape("cost", cost, weights.shape)
-        allowed = (weights > 0) & jnp.isfinite(cost)
-        kept = jnp.where(allowed, weights, 0)
+        allowed, a, b = marginals_of(weights, cost)
         plan = unbalanced_sinkhorn(
             cost.astype(weights.dtype),
-            jnp.sum(kept, axis=1),
-            jnp.sum(kept, axis=0),
+            a,
+            b,
             epsilon=epsilon,
             rho=rho,
             reference=reference,
