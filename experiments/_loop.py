@@ -96,17 +96,34 @@ class Loop:
         finally:
             checkpoints.close()
 
-    def _restore_or_init(self, seed, checkpoints, iterator, key, train):
+    def final_state(self, seed: int, data: Callable[[], Data]) -> State:
+        """The state after the last step of a run that is finished, from its checkpoint."""
+        checkpoints = Checkpoints(self._folder / str(seed))
+        try:
+            shapes = self._shapes(jax.random.key(seed), data()[self._arm.split])
+            restored = checkpoints.restore(shapes)
+            assert restored and restored.step == self._config.steps, f"the run of seed {seed} has not finished"
+            arrays = dict(restored.arrays)
+            del arrays["totals"]
+            return State(**arrays)
+        finally:
+            checkpoints.close()
+
+    def _shapes(self, key, train) -> dict[str, Any]:
         shapes = jax.eval_shape(functools.partial(_initial_state, self._arm.init), key)
         totals = _totals_shape(self._arm.step, shapes, train, self._config.batch_size)
-        restored = checkpoints.restore({**shapes._asdict(), "totals": totals})
+        return {**shapes._asdict(), "totals": totals}
+
+    def _restore_or_init(self, seed, checkpoints, iterator, key, train):
+        shapes = self._shapes(key, train)
+        restored = checkpoints.restore(shapes)
         if restored and self._has_records(seed, restored.step):
             arrays = dict(restored.arrays)
             totals = arrays.pop("totals")
             iterator.set_state(restored.values["iterator"])
             return State(**arrays), totals, restored.step, restored.values["seconds"]
         checkpoints.clear()
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["totals"])
         return _initial_state(self._arm.init, key), zeros, 0, 0.0
 
     def _has_records(self, seed: int, step: int) -> bool:

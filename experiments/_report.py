@@ -37,15 +37,20 @@ class Records:
 
     def append(self, record: Record) -> None:
         """Write one record, so that a kill after this call does not lose it."""
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        self.extend([record])
+
+    def extend(self, records: list[Record]) -> None:
+        """Write several records at once: after a kill, all or none are there."""
+        lines = b"".join(json.dumps(r, allow_nan=False).encode() + b"\n" for r in records)
         try:
             with self._path.open("ab", buffering=0) as file:
-                written = file.write(line)
-            if written != len(line):
-                raise OSError("the line was written in part")
+                written = file.write(lines)
+            if written != len(lines):
+                os.truncate(self._path, self._path.stat().st_size - written)
+                raise OSError("the record was written in part")
         except OSError as error:
             raise _write_failed(self._path, error) from error
-        self.all.append(record)
+        self.all.extend(records)
 
     def drop(self, arm: str, seed: int, after: int) -> None:
         """Forget the records of a run later than a step, which the run will make again."""
@@ -129,7 +134,7 @@ def print_table(rows: list[list[str]], title: str) -> None:
     console.print(view)
 
 
-def plot(records: list[Record], out: Path) -> list[Path]:
+def plot(records: list[Record], out: Path, xlabel: str = "step") -> list[Path]:
     """Draw each metric against the step, mean over seeds with a band of ± one standard error; returns the files."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
@@ -142,7 +147,7 @@ def plot(records: list[Record], out: Path) -> list[Path]:
         axes = figure.subplots()
         for arm in arms:
             _draw(axes, arm, [r for r in records if r["arm"] == arm and r["metrics"].get(metric) is not None], metric)
-        axes.set(xlabel="step", ylabel=metric.replace("_", " "))
+        axes.set(xlabel=xlabel, ylabel=metric.replace("_", " "))
         axes.set_title(f"{out.name}: mean ± standard error, {seeds} seed{'s' * (seeds > 1)}", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -164,12 +169,15 @@ def _draw(axes: Any, arm: str, records: list[Record], metric: str) -> None:
 
 
 def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    mean, error = mean_and_error(values)
+    """Mean ± standard error of the finite values, and how many they are if not all."""
+    finite = [v for v in values if math.isfinite(v)]
+    count = f" ({len(finite)}/{len(values)})" if len(finite) < len(values) else ""
+    if not finite:
+        return f"-{count}"
+    mean, error = mean_and_error(finite)
     size = error if error > 0 else abs(mean) / 100
     digits = min(max(1 - math.floor(math.log10(size)), 0), 3 if abs(mean) > 0.01 else 5) if size > 0 else 3
-    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "")
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "") + count
 
 
 def _write_failed(path: Path, error: OSError) -> OSError:

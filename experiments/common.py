@@ -45,25 +45,25 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
 is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`. For small models there
 are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise. An arm that trains on
 other data names its split: `Arm(init, step, split="train_and_holdout")`.
+
+What is not a training loop (an estimator, a solver, a fit) gives numbers for a seed and calls `compare`.
 """
 
-import dataclasses
-import fcntl
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments._compare import compare
+from experiments._folder import chosen_arms, line, open_folder, progress_bar, report
 from experiments._loop import Arm, Batches, Data, Evaluate, Loop, State
 from experiments._mlp import init_mlp, mlp, with_wrong_labels
-from experiments._report import Record, Records, Summary, last_record, markdown, plot, print_table, table, write_text
+from experiments._report import Record, Summary, last_record
 
-__all__ = ["Arm", "Config", "State", "init_mlp", "mlp", "run", "with_wrong_labels"]
+__all__ = ["Arm", "Config", "State", "compare", "init_mlp", "mlp", "run", "with_wrong_labels"]
 
 
 class Config(Protocol):
@@ -92,12 +92,14 @@ def run(
     batches: Batches | None = None,
     steps_per_call: int = 1,
     summary: Summary = last_record,
+    finish: Callable[[str, int, State, Data], None] | None = None,
 ) -> list[Record]:
     """Run every arm with every seed, resume what was cut short, and report.
 
     The folder `config.out` receives config.json, records.jsonl, table.md, a PNG per metric, and the checkpoints. A run
     that was killed goes on from its last checkpoint and ends bit for bit as if it had not been; finished runs are kept.
-    Seeds may be added to a folder later; any other change of the config is refused.
+    Seeds may be added to a folder later; any other change of the config is refused. If the config has a field `arms`,
+    it names the arms to run; empty means all.
 
     Args:
       config: the experiment's frozen dataclass, with the fields of `Config`.
@@ -111,79 +113,43 @@ def run(
       steps_per_call: how many steps one compiled call scans over; more is faster for small MLPs and slower for CNNs on
         CPU. `steps`, `evaluate_every` and `checkpoint_every` must be multiples of it.
       summary: maps the records of one run to the numbers of the table; by default the last evaluation.
+      finish: `finish(arm, seed, state, data(seed))` is called with the final state of every run, also of one that was
+        made before: for pictures and measurements of the trained models.
 
     Returns:
       The records of these arms and seeds: dicts with arm, seed, step, metrics and seconds (of this run so far).
     """
-    _check_config(config, steps_per_call)
+    _check_steps(config, steps_per_call)
     if batches is None:
         from minibatch_jax.data import batches
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as lock:
-        _lock(lock, out)
-        _check_same_config(config, out / "config.json")
-        records = Records(out / "records.jsonl")
-        loops = {name: Loop(config, name, arm, evaluate, steps_per_call, records, out) for name, arm in arms.items()}
+    with open_folder(config) as records:
+        chosen = chosen_arms(config, arms)
+        out = Path(config.out)
+        loops = {name: Loop(config, name, arm, evaluate, steps_per_call, records, out) for name, arm in chosen.items()}
         all_data = {seed: _cached(data, seed) for seed in config.seeds}
         all_data[config.seeds[0]]()  # loads tensorflow-datasets, whose lazy imports would break a bar that is running
-        with _progress() as progress:
-            task = progress.add_task("", total=config.steps * len(arms) * len(config.seeds))
+        with progress_bar("steps") as progress:
+            task = progress.add_task("", total=config.steps * len(loops) * len(config.seeds))
             for seed in config.seeds:
                 seed_data = all_data.pop(seed)
                 for name, loop in loops.items():
                     progress.update(task, description=f"{name}, seed {seed}")
                     if loop.run(seed, seed_data, batches, functools.partial(progress.advance, task)):
-                        progress.console.print(_line(records.of(name, seed)[-1]), soft_wrap=True, highlight=False)
-        chosen = [r for name in arms for seed in config.seeds for r in records.of(name, seed)]
-        rows = table(chosen, summary)
-        write_text(out / "table.md", markdown(rows))
-        plots = plot(chosen, out)
-    print_table(rows, f"{out.name}: mean ± standard error over seeds")
-    print(f"Written to {out}: records.jsonl, table.md, {', '.join(path.name for path in plots)}")
-    return chosen
+                        progress.console.print(line(records.of(name, seed)[-1]), soft_wrap=True, highlight=False)
+                    if finish is not None:
+                        finish(name, seed, loop.final_state(seed, seed_data), seed_data())
+        made = [r for name in chosen for seed in config.seeds for r in records.of(name, seed)]
+        report(config, made, summary)
+    return made
 
 
 def _cached(data: Callable[[int], Data], seed: int) -> Callable[[], Data]:
     return functools.cache(lambda: jax.tree.map(jnp.asarray, data(seed)))
 
 
-def _line(record: Record) -> str:
-    metrics = "  ".join(f"{k} {v:.3g}" if v is not None else f"{k} nan" for k, v in record["metrics"].items())
-    return f"{record['arm']}, seed {record['seed']}: {metrics}  ({record['seconds']:.1f} s)"
-
-
-def _progress() -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, elapsed")]
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-
-
-def _check_config(config: Config, steps_per_call: int) -> None:
+def _check_steps(config: Config, steps_per_call: int) -> None:
     for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
         value = getattr(config, name)
         unit = 1 if name == "batch_size" else steps_per_call
         if value < 1 or value % unit:
             raise ValueError(f"{name} is {value}, wanted a positive multiple of {unit}.")
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise ValueError(f"seeds is {config.seeds}, wanted one or more different integers.")
-
-
-def _check_same_config(config: Any, path: Path) -> None:
-    values = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in ("seeds", "out")}))
-    if not path.exists():
-        write_text(path, json.dumps(values, indent=2) + "\n")
-    old = json.loads(path.read_text())
-    changed = [
-        f"{k} was {old.get(k)!r}, now {values.get(k)!r}" for k in {**old, **values} if old.get(k) != values.get(k)
-    ]
-    if changed:
-        raise ValueError(
-            f"{path.parent} holds runs of another config ({'; '.join(changed)}): choose another --out or delete it."
-        )
-
-
-def _lock(file: Any, out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(f"Another process is running in {out}: wait for it or choose another --out.") from error

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from experiments import common, label_noise, quickstart
+from experiments import _folder, label_noise, quickstart
 
 
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
-    monkeypatch.setattr(common, "plot", lambda records, out: [])
+    monkeypatch.setattr(_folder, "plot", lambda *args: [])
 
 
 @pytest.mark.slow

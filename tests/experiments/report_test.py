@@ -31,7 +31,7 @@ def test_table_shows_the_last_evaluation_of_each_run():
     assert table(records) == [
         ["arm", "seeds", "accuracy", "extra"],
         ["a", "2", "0.60 ± 0.10", "-"],
-        ["b", "1", "0.900", "nan"],
+        ["b", "1", "0.900", "- (0/1)"],
     ]
     assert markdown(table(records)).splitlines()[:2] == ["| arm | seeds | accuracy | extra |", "|---|---|---|---|"]
 
@@ -136,8 +136,9 @@ def test_a_full_disk_is_named_and_loses_no_record(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", lambda self, *args, **kwargs: Full(real_open(self, *args, **kwargs)))
     with pytest.raises(OSError, match=r"Could not write .*records\.jsonl .*free space"):
-        records.append(record("a", 0, 2, x=0.5))
+        records.extend([record("a", 0, step, x=0.5) for step in (2, 3, 4)])
     monkeypatch.undo()
+    assert path.read_text().endswith("}\n")
     assert [r["step"] for r in Records(path).all] == [1]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import _checkpoint, common
+from experiments import _checkpoint, _folder
 from experiments.__main__ import COMPILATION_CACHE
 from experiments._checkpoint import Checkpoints
 from tests.experiments import tiny
@@ -105,7 +106,7 @@ def test_killed_again_and_again_at_random_times(tmp_path):
 
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
-    monkeypatch.setattr(common, "plot", lambda records, out: [])
+    monkeypatch.setattr(_folder, "plot", lambda *args: [])
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +285,15 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 
     with pytest.raises(Stop):
         tiny.main(Config(str(out)), 0, start_another)
+
+
+def test_finish_gets_the_final_state_of_new_and_of_finished_runs(tmp_path, reference):
+    shutil.copytree(reference, out := tmp_path / "out")
+    seen = []
+    for _ in range(2):
+        tiny.main(Config(str(out), seeds=(0, 1, 2)), finish=lambda *args: seen.append(args))
+    assert [(arm, seed) for arm, seed, _, _ in seen] == [("Adaptive-k", seed) for seed in (0, 1, 2)] * 2
+    for arm, seed, state, data in seen:
+        assert state.step == RUN
+        last = [r for r in records(out) if (r["arm"], r["seed"]) == (arm, seed)][-1]
+        assert float(tiny.evaluate(state, data)["test_loss"]) == last["metrics"]["test_loss"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import common
+from experiments import _folder
 from experiments.common import Arm, State, run
 from minibatch_jax import normalize
 from minibatch_jax.data import batches
@@ -100,6 +100,7 @@ def main(
     action: Callable[[], None] = stop,
     steps_per_call: int = 1,
     both_arms: bool = False,
+    **more,
 ):
     Interrupted.given = 0
 
@@ -116,9 +117,9 @@ def main(
     arms = {"Adaptive-k": arm(True, *settings)}
     if both_arms:
         arms["all"] = arm(False, *settings)
-    return run(config, arms, data, evaluate, batches=interruptible, steps_per_call=steps_per_call)
+    return run(config, arms, data, evaluate, batches=interruptible, steps_per_call=steps_per_call, **more)
 
 
 if __name__ == "__main__":
-    common.plot = lambda records, out: []
+    _folder.plot = lambda *args: []
     main(Config(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None, kill, both_arms=True)
