@@ -40,6 +40,7 @@ from minibatch_jax.coupling._sliced import (
     sliced_wasserstein,
     wasserstein_1d,
 )
+from minibatch_jax.coupling._transport import Transport, couple_transport, transport
 from minibatch_jax.coupling._unbalanced import couple_unbalanced, unbalanced_sinkhorn
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "SemidiscreteState",
     "ShardedSinkhorn",
     "Sinkhorn",
+    "Transport",
     "assignment",
     "bridge_path",
     "condition_aware_cost",
@@ -71,6 +73,7 @@ __all__ = [
     "couple_quantized",
     "couple_semidiscrete",
     "couple_sinkhorn",
+    "couple_transport",
     "couple_unbalanced",
     "couple_velocities",
     "differentiable_plan",
@@ -103,6 +106,7 @@ __all__ = [
     "sliced_plan",
     "sliced_wasserstein",
     "squared_euclidean_cost",
+    "transport",
     "unbalanced_sinkhorn",
     "wasserstein_1d",
 ]

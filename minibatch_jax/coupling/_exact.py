@@ -61,7 +61,7 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
       [1, 0, 2]
     """
-    cost = _in_weight_dtype(cost)
+    cost = in_weight_dtype(cost)
     allowed = is_price(cost)
     if where is not None:
         check_shape("where", where, cost.shape)
@@ -89,7 +89,7 @@ def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       >>> exact_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
       [[0.0, 0.5], [0.5, 0.0]]
     """
-    cost = _in_weight_dtype(cost)
+    cost = in_weight_dtype(cost)
     check_shape("weights", weights, cost.shape)
     allowed = (weights > 0) & is_price(cost)
     columns = assignment(cost, where=allowed).columns
@@ -102,7 +102,7 @@ def couple_exact() -> optax.GradientTransformationExtraArgs:
     """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
 
     The zeros of the incoming weights are forbidden pairs, and rows or columns of zeros are left out, so a class mask or
-    a selection may come before; their other values only give the mass. For unequal marginals take `couple_sinkhorn`.
+    a selection may come before; their other values only give the mass. For unequal marginals take `couple_transport`.
     See `exact_plan` for batches of unequal size.
 
     Examples:
@@ -156,7 +156,8 @@ class _Search(NamedTuple):
     matching: _Matching
 
 
-def _in_weight_dtype(cost: jax.Array) -> jax.Array:
+def in_weight_dtype(cost: jax.Array) -> jax.Array:
+    """A checked cost matrix, a constant, in the dtype that weights have."""
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
     return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))

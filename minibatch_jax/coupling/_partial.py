@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_floating, check_number, check_shape
-from minibatch_jax.base import weight_dtype, weight_transformation
-from minibatch_jax.coupling._exact import augment, first_min, is_price
+from minibatch_jax._checks import check_bool, check_number, check_shape
+from minibatch_jax.base import weight_transformation
+from minibatch_jax.coupling._exact import augment, first_min, in_weight_dtype, is_price
 
 
 class PartialAssignments(NamedTuple):
@@ -35,7 +35,7 @@ class PartialAssignments(NamedTuple):
     size: jax.Array
 
 
-def partial_assignments(cost: jax.Array, where: jax.Array | None = None) -> PartialAssignments:
+def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> PartialAssignments:
     """Cheapest one-to-one pairing of every size.
 
     Args:
@@ -46,7 +46,7 @@ def partial_assignments(cost: jax.Array, where: jax.Array | None = None) -> Part
       `PartialAssignments(columns, costs, size)`.
 
     Raises:
-      TypeError: if the cost is not floating point.
+      TypeError: if the cost is not floating point or `where` not bool.
       ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
 
     Examples:
@@ -54,12 +54,11 @@ def partial_assignments(cost: jax.Array, where: jax.Array | None = None) -> Part
       >>> found.columns.tolist(), found.costs.tolist()
       ([[-1, -1], [0, -1], [0, 1]], [0.0, 1.0, 5.0])
     """
-    check_shape("cost", cost, (None, None))
-    check_floating("cost", cost)
-    cost = lax.stop_gradient(cost).astype(weight_dtype(cost.dtype))
+    cost = in_weight_dtype(cost)
     allowed = is_price(cost)
     if where is not None:
         check_shape("where", where, cost.shape)
+        check_bool("where", where)
         allowed &= where
     sizes = min(cost.shape)
     found = _grow(cost, allowed, jnp.int32(sizes))
@@ -90,6 +89,7 @@ def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -
       >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).tolist()
       [[0.5, 0.0], [0.0, 0.0]]
     """
+    cost = in_weight_dtype(cost)
     check_shape("weights", weights, cost.shape)
     check_number("mass", mass, 0, 1, open_low=True)
     allowed = (weights > 0) & is_price(cost)
@@ -150,39 +150,50 @@ class _Growth(NamedTuple):
     history: jax.Array
 
 
+class _Run(NamedTuple):
+    """The loop: all it needs travels in its carry, so that eager calls compile only once."""
+
+    cost: jax.Array
+    transposed: jax.Array
+    pairs: jax.Array
+    growth: _Growth
+
+
 def _grow(cost: jax.Array, allowed: jax.Array, pairs: jax.Array) -> _Growth:
     """Add the cheapest pair by pair until there are `pairs` of them or none can be added."""
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     cost = jnp.where(allowed, cost - low, jnp.inf)
-    transposed = cost.T
+    return lax.while_loop(_is_growing, _step, _Run(cost, cost.T, pairs, _begin(_empty(cost)))).growth
 
-    def running(s):
-        return (s.size < pairs) & ~s.exhausted
 
-    def step(s):
-        best, j = first_min(s.dist)
-        owner = s.rows[j]
+def _is_growing(r: _Run) -> jax.Array:
+    return (r.growth.size < r.pairs) & ~r.growth.exhausted
 
-        def end(s):
-            found = running(s) & (owner < 0) & jnp.isfinite(best)
-            columns, rows = augment(jnp.where(found, j, -1), s.pred, s.columns, s.rows)
-            size = s.size + found.astype(jnp.int32)
-            nearest, price = _repair(transposed, columns, s.nearest, s.price)
-            history = s.history.at[size].set(columns)
-            v = s.v + jnp.minimum(s.fixed, best)
-            s = s._replace(size=size, v=v, columns=columns, rows=rows, nearest=nearest, price=price, history=history)
-            return _begin(s)
 
-        def scan(s):
-            h = best + s.v[j] - cost[owner, j]
-            fixed, w = s.fixed.at[j].set(best), s.w.at[j].set(-jnp.inf)
-            reached, left = (cost[owner] - w) + h, s.dist.at[j].set(jnp.inf)
-            pred = jnp.where(reached < left, owner, s.pred)
-            return s._replace(dist=jnp.minimum(left, reached), pred=pred, fixed=fixed, w=w)
+def _step(r: _Run) -> _Run:
+    s = r.growth
+    best, j = first_min(s.dist)
+    owner = s.rows[j]
 
-        return lax.cond(owner < 0, end, scan, s)._replace(exhausted=jnp.isinf(best))
+    def end(s):
+        found = _is_growing(r) & (owner < 0) & jnp.isfinite(best)
+        columns, rows = augment(jnp.where(found, j, -1), s.pred, s.columns, s.rows)
+        size = s.size + found.astype(jnp.int32)
+        nearest, price = _repair(r.transposed, columns, s.nearest, s.price)
+        history = s.history.at[size].set(columns)
+        v = s.v + jnp.minimum(s.fixed, best)
+        s = s._replace(size=size, v=v, columns=columns, rows=rows, nearest=nearest, price=price, history=history)
+        return _begin(s)
 
-    return lax.while_loop(running, step, _begin(_empty(cost)))
+    def scan(s):
+        h = best + s.v[j] - r.cost[owner, j]
+        fixed, w = s.fixed.at[j].set(best), s.w.at[j].set(-jnp.inf)
+        reached, left = (r.cost[owner] - w) + h, s.dist.at[j].set(jnp.inf)
+        pred = jnp.where(reached < left, owner, s.pred)
+        return s._replace(dist=jnp.minimum(left, reached), pred=pred, fixed=fixed, w=w)
+
+    grown = lax.cond(owner < 0, end, scan, s)._replace(exhausted=jnp.isinf(best))
+    return r._replace(growth=grown)
 
 
 def _begin(s: _Growth) -> _Growth:

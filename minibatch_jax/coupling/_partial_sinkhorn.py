@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
 from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal, marginals_of
@@ -76,6 +76,7 @@ def partial_sinkhorn(
     rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     if where is not None:
         check_shape("where", where, cost.shape)
+        check_bool("where", where)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
     return _alternate(problem, jnp.asarray(mass, least.dtype) * least, tolerance, max_iterations)
@@ -146,33 +147,49 @@ class _Dual(NamedTuple):
     iterations: jax.Array
 
 
+class _Run(NamedTuple):
+    """The loop: all it needs travels in its carry, so that eager calls compile only once."""
+
+    problem: Problem
+    mass: jax.Array
+    tolerance: jax.Array
+    max_iterations: jax.Array
+    dual: _Dual
+
+
 def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> EntropicPlan:
     cost, a, b, epsilon = problem
-
-    def exponent(d):
-        return (d.shift - d.alpha[:, None] - d.beta[None, :] - cost) / epsilon
-
-    def cut(excess, limit):
-        return jnp.where(limit > 0, jnp.maximum(0, epsilon * (excess - log_where(limit, limit))), 0)
-
-    def unfinished(d):
-        running = d.iterations < max_iterations
-        return running if tolerance is None else running & (d.error > tolerance)
-
-    def step(d):
-        alpha = cut(logsumexp_where(exponent(d._replace(alpha=jnp.zeros_like(a))), 1, a), a)
-        half = d._replace(alpha=alpha)
-        columns = logsumexp_where(exponent(half._replace(beta=jnp.zeros_like(b))), 0, b)
-        beta = cut(columns, b)
-        kept = jnp.where(b > 0, columns - beta / epsilon, -jnp.inf)
-        shift = d.shift + epsilon * (jnp.log(mass) - jax.nn.logsumexp(kept))
-        change = jnp.sum(jnp.exp(kept) * jnp.abs(jnp.expm1((d.beta - beta + shift - d.shift) / epsilon))) / mass
-        moved = jnp.sum(jnp.abs(jnp.exp(-alpha / epsilon) - jnp.exp(-d.alpha / epsilon)) * a) / mass
-        return _Dual(alpha, beta, shift, change + moved, d.iterations + 1)
-
     zero = 0 * epsilon
     lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
     start = _Dual(jnp.zeros_like(a), jnp.zeros_like(b), lowest, zero + jnp.inf, zero.astype(jnp.int32))
-    final = lax.while_loop(unfinished, step, start)
-    plan = jnp.where(jnp.isfinite(cost), jnp.exp(exponent(final)), 0)
+    limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
+    run = _Run(problem, mass, limit, jnp.int32(max_iterations), start)
+    final = lax.while_loop(_is_unfinished, _step, run).dual
+    plan = jnp.where(jnp.isfinite(cost), jnp.exp(_exponent(problem, final)), 0)
     return EntropicPlan(plan, final.error, final.iterations)
+
+
+def _is_unfinished(r: _Run) -> jax.Array:
+    return (r.dual.iterations < r.max_iterations) & (r.dual.error > r.tolerance)
+
+
+def _step(r: _Run) -> _Run:
+    d, (_, a, b, epsilon) = r.dual, r.problem
+    alpha = _cut(logsumexp_where(_exponent(r.problem, d._replace(alpha=jnp.zeros_like(a))), 1, a), a, epsilon)
+    half = d._replace(alpha=alpha, beta=jnp.zeros_like(b))
+    columns = logsumexp_where(_exponent(r.problem, half), 0, b)
+    beta = _cut(columns, b, epsilon)
+    kept = jnp.where(b > 0, columns - beta / epsilon, -jnp.inf)
+    shift = d.shift + epsilon * (jnp.log(r.mass) - jax.nn.logsumexp(kept))
+    change = jnp.sum(jnp.exp(kept) * jnp.abs(jnp.expm1((d.beta - beta + shift - d.shift) / epsilon))) / r.mass
+    moved = jnp.sum(jnp.abs(jnp.exp(-alpha / epsilon) - jnp.exp(-d.alpha / epsilon)) * a) / r.mass
+    return r._replace(dual=_Dual(alpha, beta, shift, change + moved, d.iterations + 1))
+
+
+def _exponent(problem: Problem, d: _Dual) -> jax.Array:
+    return (d.shift - d.alpha[:, None] - d.beta[None, :] - problem.cost) / problem.epsilon
+
+
+def _cut(excess: jax.Array, limit: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """The dual variable that brings a row or column of log-mass `excess` down to its limit."""
+    return jnp.where(limit > 0, jnp.maximum(0, epsilon * (excess - log_where(limit, limit))), 0)

@@ -91,7 +91,7 @@ def sinkhorn(
         check_shape("where", where, cost.shape)
         check_bool("where", where)
     live_a, live_b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
-    _check_equal_mass(live_a, live_b)
+    check_equal_mass(live_a, live_b)
     live = cost.astype(live_a.dtype), live_a, live_b
     problem = make_problem(*live, epsilon, relative_to, where)
     scaled = scale_to_marginals(problem, tolerance, max_iterations)
@@ -192,7 +192,7 @@ def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> j
     return jnp.asarray(mass, dtype)
 
 
-def _check_equal_mass(a: jax.Array, b: jax.Array) -> None:
+def check_equal_mass(a: jax.Array, b: jax.Array) -> None:
     if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
         return
     total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))

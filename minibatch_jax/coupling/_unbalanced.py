@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, check_loop
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
@@ -71,6 +71,7 @@ def unbalanced_sinkhorn(
     rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     if where is not None:
         check_shape("where", where, cost.shape)
+        check_bool("where", where)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     return _alternate(problem, jnp.asarray(rho, rows.dtype), reference, tolerance, max_iterations)
 
@@ -134,39 +135,53 @@ class _Dual(NamedTuple):
     iterations: jax.Array
 
 
+class _Run(NamedTuple):
+    """The loop: all it needs travels in its carry, so that eager calls compile only once."""
+
+    score: jax.Array
+    problem: Problem
+    rho: jax.Array
+    tolerance: jax.Array
+    max_iterations: jax.Array
+    dual: _Dual
+
+
 def _alternate(
     problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int
 ) -> EntropicPlan:
     cost, a, b, epsilon = problem
-    damping = jnp.where(jnp.isinf(rho), 1, rho / (rho + epsilon))
-    log_a, log_b = log_where(a, a), log_where(b, b)
-    prior = 0.0
+    score = -cost / epsilon
     if reference == "product":
         level = log_where(jnp.sum(a), jnp.sum(a)) / 2 + log_where(jnp.sum(b), jnp.sum(b)) / 2
-        prior = log_a[:, None] + log_b[None, :] - level
-    score = prior - cost / epsilon
-
-    def unfinished(d):
-        running = d.iterations < max_iterations
-        return running if tolerance is None else running & (d.error > tolerance)
-
-    def half(other, axis, log_mass, mass):
-        reach = logsumexp_where(score + jnp.expand_dims(other, axis) / epsilon, 1 - axis, mass)
-        return jnp.where(mass > 0, damping * epsilon * (log_mass - reach), 0)
-
-    def step(d):
-        f = half(d.g, 0, log_a, a)
-        g = half(f, 1, log_b, b)
-        shift = _best_shift(f, g, a, b, rho)
-        f, g = jnp.where(a > 0, f + shift, 0), jnp.where(b > 0, g - shift, 0)
-        error = jnp.max(jnp.abs(g - d.g), where=b > 0, initial=0) / epsilon
-        return _Dual(f, g, error, d.iterations + 1)
-
+        score += log_where(a, a)[:, None] + log_where(b, b)[None, :] - level
     zero = 0 * epsilon
     start = _Dual(0 * a, 0 * b, zero + jnp.inf, zero.astype(jnp.int32))
-    final = lax.while_loop(unfinished, step, start)
+    limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
+    run = _Run(score, problem, rho, limit, jnp.int32(max_iterations), start)
+    final = lax.while_loop(_is_unfinished, _step, run).dual
     plan = jnp.exp(score + final.f[:, None] / epsilon + final.g[None, :] / epsilon)
     return EntropicPlan(plan, final.error, final.iterations)
+
+
+def _is_unfinished(r: _Run) -> jax.Array:
+    return (r.dual.iterations < r.max_iterations) & (r.dual.error > r.tolerance)
+
+
+def _step(r: _Run) -> _Run:
+    _, a, b, epsilon = r.problem
+    f = _half(r, r.dual.g, 0, a)
+    g = _half(r, f, 1, b)
+    shift = _best_shift(f, g, a, b, r.rho)
+    f, g = jnp.where(a > 0, f + shift, 0), jnp.where(b > 0, g - shift, 0)
+    error = jnp.max(jnp.abs(g - r.dual.g), where=b > 0, initial=0) / epsilon
+    return r._replace(dual=_Dual(f, g, error, r.dual.iterations + 1))
+
+
+def _half(r: _Run, other: jax.Array, axis: int, mass: jax.Array) -> jax.Array:
+    epsilon = r.problem.epsilon
+    damping = jnp.where(jnp.isinf(r.rho), 1, r.rho / (r.rho + epsilon))
+    reach = logsumexp_where(r.score + jnp.expand_dims(other, axis) / epsilon, 1 - axis, mass)
+    return jnp.where(mass > 0, damping * epsilon * (log_where(mass, mass) - reach), 0)
 
 
 def _best_shift(f: jax.Array, g: jax.Array, a: jax.Array, b: jax.Array, rho: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ CASES: dict[str, Case] = {
     "couple_sinkhorn": Case(
         lambda: coupling.couple_sinkhorn(0.1, relative_to="mean"), cost, pairs, lowers_mass=False, tolerance=1e-5
     ),
+    "couple_transport": Case(coupling.couple_transport, cost, pairs, lowers_mass=False, tolerance=1e-5),
     "couple_partial": Case(lambda: coupling.couple_partial(0.6), cost, pairs, tolerance=1e-5),
     "couple_partial_sinkhorn": Case(
         lambda: coupling.couple_partial_sinkhorn(0.6, 0.1, relative_to="mean"), cost, pairs, tolerance=1e-4

@@ -14,7 +14,17 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from minibatch_jax.coupling import assignment, couple_exact, exact_plan, independent_plan, sinkhorn
+from minibatch_jax.coupling import (
+    assignment,
+    couple_exact,
+    exact_plan,
+    independent_plan,
+    partial_assignments,
+    partial_sinkhorn,
+    sinkhorn,
+    transport,
+    unbalanced_sinkhorn,
+)
 
 solve = jax.jit(assignment)
 FORBIDDEN = 1e4
@@ -240,7 +250,15 @@ def test_cost_of_another_shape_raises():
 
 @pytest.mark.parametrize(
     ("solver", "size"),
-    [(assignment, 5), (partial(sinkhorn, epsilon=0.1), 5), (partial(sinkhorn, epsilon=0.1, tolerance=None), 6)],
+    [
+        (assignment, 5),
+        (partial(sinkhorn, epsilon=0.1), 5),
+        (partial(sinkhorn, epsilon=0.1, tolerance=None), 6),
+        (transport, 7),
+        (partial_assignments, 8),
+        (partial(partial_sinkhorn, mass=0.5, epsilon=0.1), 9),
+        (partial(unbalanced_sinkhorn, epsilon=0.1, rho=1.0), 10),
+    ],
 )
 def test_eager_calls_compile_only_once(solver, size):
     compiled = []
