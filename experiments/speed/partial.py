@@ -2,7 +2,7 @@
 
 Targets: exact at most 1.0 of the best peer at B = 256 and 0.6 at B = 1024; entropic at least 50 times faster than POT
 at a matched distance to the converged plan. The entropic peer stops by another rule, so the table states the L1
-distance of both plans to the one that ours reaches in 3000 iterations.
+distance of both plans to the one that ours reaches in 3000 iterations; ours stops at 1e-5, which comes as near as POT.
 """
 
 from collections import defaultdict
@@ -63,7 +63,7 @@ def pot_entropic(cost: np.ndarray) -> Any:
 def compare(size: int, width: int, rounds: int, repeats: int) -> None:
     """Print both tables at one size."""
     exact_times, entropic_times = defaultdict(list), defaultdict(list)
-    weights, fast, converged = jnp.full((size, size), 1 / size**2), entropic(1e-3, 1000), entropic(None, 3000)
+    weights, fast, converged = jnp.full((size, size), 1 / size**2), entropic(1e-5, 1000), entropic(None, 3000)
     distances = defaultdict(float)
     gap = 0.0
     for seed in range(rounds):
