@@ -1,0 +1,38 @@
+"""One selection from a pool in a process of its own, so that its peak memory is its own.
+
+`python -m experiments.speed._pool_run METHOD FILE K FOLDER` prints seconds (of this run), peak MiB and cost as JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+
+from minibatch_jax.pool import select_from_pool
+
+QUERIES = 4
+
+
+def queries(file: str) -> np.ndarray:
+    """The last rows of the pool, as what a model is to be tuned for."""
+    return np.load(file, mmap_mode="r")[-QUERIES:].astype(np.float32)
+
+
+def main(method: str, file: str, k: int, folder: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    targets = queries(file) if method == "sift" else None
+    start = time.perf_counter()
+    chosen = select_from_pool(
+        file, k, method=method, queries=targets, state_folder=folder, progress=sys.stderr.isatty()
+    )
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    distinct = len(set(chosen.indices.tolist()))
+    found = {"seconds": seconds, "peak_mib": peak / 1024, "start_mib": before / 1024, "cost": chosen.cost}
+    print(json.dumps(found | {"distinct": distinct, "rows": chosen.indices.tolist()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,168 @@
+"""k-center on a pool, exact: many picks for one pass over the rows.
+
+The farthest rows are read into memory. As distances only fall, the farthest of those is the farthest of all while it
+is farther than the last that was read; a pass over the pool is due only then.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minibatch_jax.pool._rounds import Job, gather
+from minibatch_jax.pool._rows import Rows, usable
+
+CANDIDATES = 4096
+BLOCK = 512
+
+
+def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
+    """State: squared distance to the nearest center and its number for each own row, and the centers so far."""
+
+    def init():
+        mean = _mean(rows, unit)
+        distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
+        place = int(np.argmin(distances)) if len(distances) else 0
+        found = gather({"distance": distances[place : place + 1], "row": np.array([rows.first + place])})
+        best = min((f for f in found if len(f["distance"])), key=lambda f: (f["distance"][0], f["row"][0]))
+        nearest, owners = _nothing(rows)
+        first = best["row"] if np.isfinite(best["distance"][0]) else np.array([rows.size])
+        return {
+            "nearest": nearest,
+            "owners": owners,
+            "centers": first.astype(np.int64),
+            "radii": np.array([np.inf if first[0] < rows.size else 0], np.float32),
+            "passed": np.array(0),
+        }
+
+    def step(state):
+        centers, passed = state["centers"], int(state["passed"])
+        new = centers[passed:][centers[passed:] < rows.size]
+        points = points_at(rows, new, unit)
+        nearest, owners = _nearest_in_pool(rows, unit, points, state["nearest"], state["owners"], passed)
+        local = new[(new >= rows.first) & (new < rows.first + rows.own_rows)] - rows.first
+        nearest[local] = -np.inf
+        picked, radii = _pick(rows, nearest, k - len(centers), unit)
+        return state | {
+            "nearest": nearest,
+            "owners": owners,
+            "centers": np.append(centers, picked),
+            "radii": np.append(state["radii"], radii),
+            "passed": np.array(len(centers)),
+        }
+
+    def result(state):
+        counts, costs = np.zeros(k), [0.0]
+        for part in gather({"owners": state["owners"], "nearest": state["nearest"]}):
+            exists = np.isfinite(part["nearest"]) | (part["nearest"] == -np.inf)
+            counts += np.bincount(part["owners"][exists & (part["owners"] < k)], minlength=k)
+            costs.append(float(np.sqrt(max(part["nearest"][exists].max(initial=0), 0))))
+        return make(state["centers"], counts.astype(np.float32), state["radii"], max(costs))
+
+    return Job(init, step, lambda state: min(int(state["passed"]) / k, 1.0), result)
+
+
+def nearest_center(rows: Rows, unit: bool, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distance `[own rows]` of each row to the nearest center, and its number; infinite if it is not finite."""
+    return _nearest_in_pool(rows, unit, centers, *_nothing(rows))
+
+
+def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(rows.own_rows, np.inf, np.float32), np.zeros(rows.own_rows, np.int32)
+
+
+def _nearest_in_pool(
+    rows: Rows, unit: bool, centers: np.ndarray, nearest: np.ndarray, owners: np.ndarray, offset: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """One pass, in which the rows of a chunk meet a block of centers at a time; rows that are not finite stay as is."""
+    nearest, owners = nearest.copy(), owners.copy()
+    blocks = [(start, centers[start : start + BLOCK]) for start in range(0, len(centers), BLOCK)]
+    padded = [(start, len(b), np.pad(b, ((0, _power_of_two(len(b)) - len(b)), (0, 0)))) for start, b in blocks]
+    for number in rows.own if blocks else ():
+        chunk, places = jnp.asarray(rows.chunk(number)), rows.places(number)
+        best = jnp.asarray(nearest[places]), jnp.asarray(owners[places])
+        for start, count, block in padded:
+            best = _nearer(chunk, *best, block, np.int32(count), np.int32(offset + start), unit=unit)
+        nearest[places], owners[places] = map(np.asarray, best)
+    return nearest, owners
+
+
+@functools.partial(jax.jit, static_argnames="unit")
+def _nearer(chunk, nearest, owners, centers, count, offset, *, unit):
+    points, finite = usable(chunk, unit)
+    origin = centers[0]
+    points, others = points - origin[None], centers - origin[None]
+    squares = jnp.sum(points**2, 1)[:, None] + (jnp.sum(others**2, 1)[None] - 2 * points @ others.T)
+    numbers = jnp.arange(centers.shape[0], dtype=jnp.int32)
+    squares = jnp.where((numbers < count)[None], jnp.maximum(squares, 0), jnp.inf)
+    least = jnp.min(squares, 1)
+    which = jnp.min(jnp.where(squares == least[:, None], numbers[None], centers.shape[0] - 1), 1)
+    closer = finite & (least < nearest)
+    return jnp.where(closer, least, nearest), jnp.where(closer, which + offset, owners)
+
+
+def _pick(rows: Rows, nearest: np.ndarray, count: int, unit: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The next centers, as many as are certain, and their distances to those before."""
+    if count == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    places = _farthest(nearest, CANDIDATES + 1)
+    found = gather({"row": rows.first + places, "distance": nearest[places]})
+    row, distance = (np.concatenate([f[name] for f in found]) for name in ("row", "distance"))
+    order = np.lexsort((row, -distance))
+    bound = distance[order[CANDIDATES]] if len(order) > CANDIDATES else -np.inf
+    order = np.sort(order[:CANDIDATES])
+    row, distance = row[order], distance[order].copy()
+    if not len(row):
+        return np.full(count, rows.size), np.zeros(count, np.float32)
+    points, picked, radii = points_at(rows, row, unit), [], []
+    while len(picked) < count:
+        j = int(np.argmax(distance))
+        if distance[j] == -np.inf or (picked and distance[j] <= bound):
+            break
+        picked.append(row[j])
+        radii.append(np.sqrt(distance[j]))
+        distance = np.minimum(distance, np.sum((points - points[j]) ** 2, 1))
+        distance[j] = -np.inf
+    if len(picked) == len(row) < count and bound == -np.inf:
+        missing = count - len(picked)
+        picked, radii = picked + [rows.size] * missing, radii + [0] * missing
+    return np.array(picked, np.int64), np.array(radii, np.float32)
+
+
+def _farthest(nearest: np.ndarray, count: int) -> np.ndarray:
+    """Places of the largest entries that are finite, ties by the lowest place, in order of the places."""
+    places = np.flatnonzero(np.isfinite(nearest))
+    if len(places) <= count:
+        return places
+    values = nearest[places]
+    cut = np.partition(values, len(values) - count)[len(values) - count]
+    above, equal = places[values > cut], places[values == cut]
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
+
+
+def points_at(rows: Rows, indices: np.ndarray, unit: bool) -> np.ndarray:
+    points = rows.at(indices)
+    if unit:
+        norms = np.sqrt(np.sum(points**2, 1, keepdims=True))
+        points /= np.where(norms > 0, norms, 1)
+    return points
+
+
+def _mean(rows: Rows, unit: bool) -> np.ndarray:
+    """Mean of the finite rows `[1, D]`: sums of chunks in one order, whoever made them."""
+    sums = [np.append(*map(np.asarray, _sum(rows.chunk(number), unit=unit))) for number in rows.own]
+    everyone = np.concatenate([g["sums"] for g in gather({"sums": np.reshape(sums, (-1, rows.width + 1))})])
+    total = everyone.astype(np.float64).sum(0)
+    return (total[:-1] / max(total[-1], 1)).astype(np.float32)[None]
+
+
+@functools.partial(jax.jit, static_argnames="unit")
+def _sum(chunk, *, unit):
+    points, finite = usable(chunk, unit)
+    return jnp.sum(points, 0), jnp.sum(finite, dtype=jnp.float32)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,109 @@
+"""Facility location on a pool: medoids of parts, then of these, level by level, until one part holds them all."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minibatch_jax.pool._centers import nearest_center, points_at
+from minibatch_jax.pool._rounds import Job, State, gather
+from minibatch_jax.pool._rows import Rows, usable
+from minibatch_jax.selection import facility_location, medoid_weights, similarity_matrix
+
+
+def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make: Any) -> Job:
+    """State: rows and weights of this level (level 0: all rows, shuffled), and the medoids of the parts done so far."""
+    level_sizes = [rows.size]
+    while level_sizes[-1] > part_rows:
+        level_sizes.append(_parts(level_sizes[-1], part_rows) * k)
+    total = sum(_parts(size, part_rows) for size in level_sizes)
+    order = np.random.default_rng(seed).permutation(rows.size)
+    unit = metric == "cosine"
+
+    def init():
+        return _level(0, np.zeros(0, np.int64), np.zeros(0, np.float32), done=0)
+
+    def step(state):
+        level, part = int(state["level"]), int(state["part"])
+        members, weights = (order, np.ones(rows.size, np.float32)) if level == 0 else (state["rows"], state["weights"])
+        count = _parts(level_sizes[level], part_rows)
+        mine = part + jax.process_index()
+        if mine < count:
+            found = slice(len(members) * mine // count, len(members) * (mine + 1) // count)
+            state = _keep(state, mine, *_of_part(rows, members[found], weights[found], k, metric, part_rows))
+        last = part + jax.process_count() >= count
+        done = int(state["done"]) + min(jax.process_count(), count - part)
+        if not last:
+            return state | {"part": np.array(part + jax.process_count()), "done": np.array(done)}
+        everyone = gather({name: value for name, value in state.items() if name.startswith("kept")})
+        kept = {name: np.concatenate([e[name] for e in everyone]) for name in everyone[0]}
+        by_part = np.argsort(kept["kept_part"], kind="stable")
+        survivors = {name: value[by_part] for name, value in kept.items()}
+        new = _level(level + 1, survivors["kept_rows"], survivors["kept_weights"], done)
+        return new | {"gains": survivors["kept_gains"]}
+
+    def result(state):
+        chosen, missing = state["rows"], k - len(state["rows"])
+        squares, owners = nearest_center(rows, unit, points_at(rows, chosen, unit))
+        exists = np.isfinite(squares)
+        distances = squares[exists] if metric != "euclidean" else np.sqrt(squares[exists])
+        counts = np.bincount(owners[exists], minlength=k).astype(np.float64)
+        found = gather({"counts": counts, "cost": np.array(distances.sum(dtype=np.float64)), "rows": exists.sum()})
+        cost = sum(float(f["cost"]) for f in found) / max(sum(int(f["rows"]) for f in found), 1)
+        return make(
+            np.append(chosen, np.full(missing, rows.size)),
+            np.sum([f["counts"] for f in found], 0).astype(np.float32),
+            np.append(state["gains"], np.zeros(missing, np.float32)),
+            cost,
+        )
+
+    return Job(init, step, lambda state: int(state["done"]) / total, result)
+
+
+def _parts(size: int, part_rows: int) -> int:
+    return -(-size // part_rows)
+
+
+def _level(level: int, members: np.ndarray, weights: np.ndarray, done: int) -> State:
+    return {
+        "level": np.array(level),
+        "part": np.array(0),
+        "done": np.array(done),
+        "rows": members,
+        "weights": weights,
+        "kept_rows": np.zeros(0, np.int64),
+        "kept_weights": np.zeros(0, np.float32),
+        "kept_gains": np.zeros(0, np.float32),
+        "kept_part": np.zeros(0, np.int64),
+    }
+
+
+def _keep(state: State, part: int, members: np.ndarray, weights: np.ndarray, gains: np.ndarray) -> State:
+    new = {
+        "kept_rows": members,
+        "kept_weights": weights,
+        "kept_gains": gains,
+        "kept_part": np.full(len(members), part),
+    }
+    return state | {name: np.append(state[name], value) for name, value in new.items()}
+
+
+def _of_part(rows: Rows, members: np.ndarray, weights: np.ndarray, k: int, metric: str, part_rows: int) -> tuple:
+    """The medoids of some rows, what they weigh and what each gained."""
+    missing = part_rows - len(members)
+    features = np.pad(rows.at(members), ((0, missing), (0, 0)))
+    indices, represented, gains = map(np.asarray, _medoids(features, np.pad(weights, (0, missing)), k, metric))
+    found = indices < len(members)
+    return members[indices[found]], represented[found], gains[found]
+
+
+@functools.partial(jax.jit, static_argnames=("k", "metric"))
+def _medoids(features, weights, k, metric):
+    points, finite = usable(features, unit=False)
+    exists = finite & (weights > 0)
+    represented = jnp.where(exists, weights, 0)
+    similarities = similarity_matrix(points, metric, where=exists)
+    medoids = facility_location(similarities, k, item_weights=represented, where=exists)
+    return medoids.indices, medoid_weights(medoids, item_weights=represented), medoids.gains

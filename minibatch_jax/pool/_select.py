@@ -1,0 +1,159 @@
+"""One call: k rows of a pool on disk by facility location, k-center or SIFT, with a progress bar."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from minibatch_jax._checks import check_choice, check_count, check_number, check_shape, check_whole
+from minibatch_jax.pool._centers import centers_job
+from minibatch_jax.pool._medoids import medoids_job
+from minibatch_jax.pool._rounds import run
+from minibatch_jax.pool._rows import Rows
+from minibatch_jax.pool._sift import sift_job
+
+METHODS = ("facility_location", "k_center", "sift")
+METRICS = ("sqeuclidean", "euclidean", "cosine")
+
+
+class PoolSelection(NamedTuple):
+    """Rows chosen from a pool.
+
+    Attributes:
+      indices: `[k]` int64, in order, distinct except for SIFT; N, one past the end, where no row was left.
+      weights: `[k]` float32, how many rows of the pool are nearest to each, or 1 for SIFT; 0 where no row was left.
+      values: `[k]` float32: what each gained in the last stage (facility location), how far it was from those before it
+        (k-center), or the variance left at the queries after it (SIFT).
+      cost: mean distance of a row to the nearest chosen one in the metric, squared unless "euclidean" (facility
+        location), the largest distance (k-center), or the variance left at the queries (SIFT).
+    """
+
+    indices: np.ndarray
+    weights: np.ndarray
+    values: np.ndarray
+    cost: float
+
+
+def select_from_pool(
+    pool: str | Path | np.ndarray,
+    k: int,
+    *,
+    method: str = "facility_location",
+    metric: str = "sqeuclidean",
+    queries: np.ndarray | None = None,
+    noise: float = 0.01,
+    part_rows: int = 4096,
+    seed: int = 0,
+    chunk_rows: int = 16384,
+    state_folder: str | Path | None = None,
+    progress: bool = True,
+) -> PoolSelection:
+    """Choose k of N rows of a file, with little of it in memory at a time.
+
+    Where several processes run (`jax.distributed`), all make the same call on the same file; each reads its own part
+    and all get the result that one process would. This is a driver for the host: do not call it inside `jit`.
+
+    - "facility_location": greedy in parts of `part_rows` random rows, then in the union of their medoids, and so on
+      (GreeDi, as `selection.partitioned_medoids`). O(N part_rows D) time, O(part_rows^2 + N) memory. Its cost is a
+      little above that of the greedy on all rows at once, which takes O(N^2 D).
+    - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(chunk_rows D + N) memory.
+    - "sift": the same choice as `selection.sift_indices`, up to rounding; one pass over the file for each of k choices.
+      O(N k D) time, O(chunk_rows D + N Q + D^2) memory.
+
+    Args:
+      pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map; rows that are not
+        finite neither count nor are chosen.
+      k: how many to choose.
+      method: "facility_location", "k_center" or "sift".
+      metric: "sqeuclidean", "euclidean" or "cosine"; the first two are one for k-center, and SIFT is always by cosine.
+      queries: `[Q, D]`, floating point, for SIFT only.
+      noise: variance of an observation, positive, for SIFT only.
+      part_rows: rows of a part, at least 2 k, for facility location only.
+      seed: of the shuffle into parts, for facility location only.
+      chunk_rows: rows read at a time.
+      state_folder: where to save after each round (a part, or a pass over the file); the same call goes on from there
+        after a kill, with the same result, and a finished call returns at once. None for no saving.
+      progress: whether the first process shows a progress bar; needs `rich`.
+
+    Returns:
+      Indices, weights and values `[k]`, and the cost.
+
+    Raises:
+      TypeError: if the pool or the queries are not floating point or a count is not an int.
+      ValueError: if a shape or number does not fit, a name is unknown or `state_folder` holds another call.
+      ImportError: if `progress` without `rich`.
+
+    References:
+      Mirzasoleiman et al., Distributed submodular maximization, NeurIPS 2013 (arXiv 1411.0541).
+      Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
+      Hübotter et al., ICLR 2025 (arXiv 2410.08020).
+
+    Examples:
+      >>> import numpy as np
+      >>> pool = np.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]], np.float16)
+      >>> chosen = select_from_pool(pool, 2, progress=False)
+      >>> chosen.indices.tolist(), chosen.weights.tolist()
+      ([2, 4], [3.0, 3.0])
+    """
+    check_choice("method", method, METHODS)
+    check_choice("metric", metric, METRICS)
+    check_count("chunk_rows", chunk_rows)
+    check_whole("seed", seed)
+    check_number("noise", noise, 0, open_low=True)
+    rows = _rows(pool, chunk_rows)
+    check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
+    call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
+    call |= {"dtype": str(rows.dtype), "chunk_rows": rows.chunk_rows, "ends": rows.ends()}
+    if method == "sift":
+        targets = _queries(queries, rows.width)
+        call |= {"noise": float(noise), "queries": targets.tolist()}
+        job = sift_job(rows, k, targets, float(noise), PoolSelection)
+    elif method == "k_center":
+        call |= {"unit": metric == "cosine"}
+        job = centers_job(rows, k, metric == "cosine", PoolSelection)
+    else:
+        check_count("part_rows", part_rows)
+        if 2 * k > part_rows:
+            raise ValueError(
+                f"part_rows is {part_rows}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
+            )
+        call |= {"metric": metric, "part_rows": part_rows, "seed": int(seed)}
+        job = medoids_job(rows, k, metric, part_rows, seed, PoolSelection)
+    with _bar(method, progress) as show:
+        return run(job, None if state_folder is None else Path(state_folder), call, show)
+
+
+def _rows(pool: Any, chunk_rows: int) -> Rows:
+    opened = np.load(pool, mmap_mode="r") if isinstance(pool, str | Path) else pool
+    check_shape("pool", opened, (None, None))
+    if not np.issubdtype(opened.dtype, np.floating):
+        raise TypeError(f"pool has dtype {opened.dtype}, wanted a floating-point dtype.")
+    return Rows(pool, chunk_rows)
+
+
+def _queries(queries: Any, width: int) -> np.ndarray:
+    if queries is None:
+        raise ValueError("queries is None, wanted [Q, D] for the method 'sift'.")
+    check_shape("queries", queries, (None, width))
+    queries = np.asarray(queries)
+    if not np.issubdtype(queries.dtype, np.floating):
+        raise TypeError(f"queries has dtype {queries.dtype}, wanted a floating-point dtype.")
+    return queries.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _bar(method: str, progress: bool) -> Iterator[Callable[[float], None]]:
+    if not progress or jax.process_index() > 0:
+        yield lambda share: None
+        return
+    try:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    except ImportError as error:
+        raise ImportError("the progress bar needs rich: pip install rich, or pass progress=False") from error
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns) as bar:
+        task = bar.add_task(f"select_from_pool, {method}", total=1.0)
+        yield lambda share: bar.update(task, completed=share)

@@ -1,0 +1,94 @@
+"""SIFT on a pool, exact: one pass over the rows for each choice.
+
+The kernel is an inner product, so what the choices left unknown is a matrix `[D, D]`, and a pass needs one product of
+every row with a vector. It keeps `Q + 1` numbers for every row, as `selection.sift_indices` does with `Q + k + D`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minibatch_jax.pool._rounds import Job, gather
+from minibatch_jax.pool._rows import Rows, usable
+
+
+def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -> Job:
+    """State: covariance of each own row with the queries and its variance, the choices so far and the next."""
+    finite = np.isfinite(queries).all(1)
+    norms = np.sqrt(np.sum(queries[finite].astype(np.float64) ** 2, 1, keepdims=True))
+    targets = queries[finite] / np.where(norms > 0, norms, 1)
+
+    def init():
+        found = [_start(rows.chunk(number), targets.astype(np.float32)) for number in rows.own]
+        cross, variance = (np.concatenate([np.asarray(f[i]) for f in found]) for i in range(2))
+        gains = np.concatenate([np.asarray(_gains(*f, np.float32(noise))) for f in found])
+        return {
+            "cross": cross,
+            "variance": variance,
+            "unknown": np.eye(rows.width),
+            "next": np.array(_best(rows, gains)),
+            "indices": np.zeros(0, np.int64),
+            "left": np.zeros(0),
+        }
+
+    def step(state):
+        following, unknown = int(state["next"]), state["unknown"]
+        row = rows.at(np.array([min(following, rows.size - 1)]))[0].astype(np.float64)
+        norm = np.sqrt(np.sum(row**2))
+        direction = unknown @ row / norm if following < rows.size and norm > 0 else np.zeros(rows.width)
+        direction /= np.sqrt(direction @ row / max(norm, 1e-300) + noise)
+        seen = targets @ direction
+        cross, variance = state["cross"].copy(), state["variance"].copy()
+        gains = np.empty_like(variance)
+        for number in rows.own:
+            places = rows.places(number)
+            inputs = cross[places], variance[places], direction.astype(np.float32), seen.astype(np.float32)
+            updated = _update(rows.chunk(number), *inputs, np.float32(noise))
+            cross[places], variance[places], gains[places] = map(np.asarray, updated)
+        before = state["left"][-1] if len(state["left"]) else np.sum(targets**2)
+        return {
+            "cross": cross,
+            "variance": variance,
+            "unknown": unknown - np.outer(direction, direction),
+            "next": np.array(_best(rows, gains)),
+            "indices": np.append(state["indices"], following),
+            "left": np.append(state["left"], max(before - np.sum(seen**2), 0)),
+        }
+
+    def result(state):
+        left, indices = state["left"].astype(np.float32), state["indices"]
+        return make(indices, np.where(indices < rows.size, 1, 0).astype(np.float32), left, float(left[-1]))
+
+    return Job(init, step, lambda state: len(state["indices"]) / k, result)
+
+
+def _best(rows: Rows, gains: np.ndarray) -> int:
+    """Row of the largest gain in the whole pool, ties to the lowest; N if no row may be chosen."""
+    place = int(np.argmax(gains)) if len(gains) else 0
+    gain = gains[place] if len(gains) else np.float32(-np.inf)
+    found = gather({"gain": np.array(gain), "row": np.array(rows.first + place)})
+    best = max(found, key=lambda f: (f["gain"], -f["row"]))
+    return int(best["row"]) if best["gain"] > -np.inf else rows.size
+
+
+@jax.jit
+def _start(chunk, targets):
+    points, finite = usable(chunk, unit=True)
+    return points @ targets.T, jnp.where(finite, jnp.sum(points**2, 1), -jnp.inf)
+
+
+@jax.jit
+def _update(chunk, cross, variance, direction, seen, noise):
+    points, finite = usable(chunk, unit=True)
+    new = points @ direction
+    cross = cross - new[:, None] * seen[None]
+    variance = jnp.where(finite, jnp.maximum(variance - new**2, 0), -jnp.inf)
+    return cross, variance, _gains(cross, variance, noise)
+
+
+@jax.jit
+def _gains(cross, variance, noise):
+    gains = jnp.sum(cross**2, 1) / (variance + noise)
+    return jnp.where(variance > -jnp.inf, gains, -jnp.inf)
