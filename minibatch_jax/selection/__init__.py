@@ -46,12 +46,14 @@ from minibatch_jax.selection._importance import (
     gradient_norm_bound,
     importance_counts,
     importance_probabilities,
+    select_by_gradient_norm,
     select_by_importance,
     variance_reduction,
 )
 from minibatch_jax.selection._information_gain import Sift, sift_indices
 from minibatch_jax.selection._jest import jest_indices, select_by_jest, softmax_jest_indices
 from minibatch_jax.selection._jest_embeddings import PairEmbeddings, jest_indices_from_embeddings, sigmoid_pair_losses
+from minibatch_jax.selection._k_center import Centers, k_center, select_centers
 from minibatch_jax.selection._list_decodable import (
     RegressionList,
     batch_gradients,
@@ -70,6 +72,7 @@ from minibatch_jax.selection._threshold import keep_below, running_threshold, se
 from minibatch_jax.selection._topk import keep_bottomk, keep_topk, topk_mask
 
 __all__ = [
+    "Centers",
     "Medoids",
     "PairEmbeddings",
     "QuadraticModel",
@@ -95,6 +98,7 @@ __all__ = [
     "importance_probabilities",
     "jest_indices",
     "jest_indices_from_embeddings",
+    "k_center",
     "kdpp_inclusion",
     "kdpp_indices",
     "keep_below",
@@ -117,10 +121,12 @@ __all__ = [
     "select_by_colm",
     "select_by_concept_balance",
     "select_by_concept_count",
+    "select_by_gradient_norm",
     "select_by_importance",
     "select_by_jest",
     "select_by_power",
     "select_by_reducible_loss",
+    "select_centers",
     "select_class_medoids",
     "select_diverse",
     "select_hard_batches",

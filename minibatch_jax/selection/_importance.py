@@ -5,6 +5,7 @@ References:
   (arXiv 1803.00942).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -167,6 +168,60 @@ def select_by_importance(
       >>> tx.update(weights, tx.init(weights), logits=logits, labels=labels)[0].tolist()
       [0.0, 0.5]
     """
+
+    def update(weights, state, params=None, *, logits, labels, **extra_args):
+        check_shape("logits", logits, (*weights.shape, None))
+        return sample(gradient_norm_bound(logits, labels), weights, state)
+
+    init, sample = _sampler(k, key, threshold, smoothing, decay, pass_cost=1)
+    return weight_transformation(init, update)
+
+
+def select_by_gradient_norm(
+    k: int, key: jax.Array | int, *, threshold: float | None = None, smoothing: float = 0.0, decay: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """Draw k examples with replacement by their gradient norms, whatever the loss. Signal: `gradient_norms` [B].
+
+    As `select_by_importance`, with norms in the place of a bound: no other probabilities give the weighted gradient a
+    smaller variance. `training.linen_gradient_norms` and `training.ghost_gradient_norms` compute them.
+
+    Args:
+      k: number of draws, static.
+      key: typed PRNG key or int seed.
+      threshold: (2 B + 3 k) / (3 k) by default, where sampling pays for the norms of B; 0 for always.
+      smoothing: this multiple of the mean norm is added to each, at least 0.
+      decay: of the moving average, in [0, 1].
+
+    Returns:
+      A transformation over `[B]` weights; their mass is kept in expectation only.
+
+    Raises:
+      TypeError: if k is not a static int or the key is a raw array.
+      ValueError: if a number is out of range or, in `update`, k > B.
+
+    References:
+      Katharopoulos & Fleuret, ICML 2018 (arXiv 1803.00942).
+
+    Examples:
+      >>> tx = select_by_gradient_norm(k=1, key=0, threshold=0.0)
+      >>> weights = jnp.array([0.5, 0.5])
+      >>> tx.update(weights, tx.init(weights), gradient_norms=jnp.array([0.0, 3.0]))[0].tolist()
+      [0.0, 0.5]
+    """
+
+    def update(weights, state, params=None, *, gradient_norms, **extra_args):
+        check_shape("gradient_norms", gradient_norms, weights.shape)
+        check_floating("gradient_norms", gradient_norms)
+        return sample(gradient_norms, weights, state)
+
+    init, sample = _sampler(k, key, threshold, smoothing, decay, pass_cost=2)
+    return weight_transformation(init, update, extra_signals=("gradient_norms",))
+
+
+def _sampler(
+    k: int, key: jax.Array | int, threshold: float | None, smoothing: float, decay: float, *, pass_cost: int
+) -> tuple[Callable, Callable]:
+    """Init, and the draw by scores; `pass_cost` is that of the scores of one example, in thirds of its gradient."""
     check_count("k", k)
     if threshold is not None:
         check_number("threshold", threshold, 0)
@@ -177,10 +232,8 @@ def select_by_importance(
     def init(weights):
         return ImportanceState(jnp.zeros((), weights.dtype), rng_key)
 
-    def update(weights, state, params=None, *, logits, labels, **extra_args):
-        check_shape("logits", logits, (*weights.shape, None))
+    def sample(scores, weights, state):
         check_count("k", k, weights.shape[0], "the number of weights")
-        scores = gradient_norm_bound(logits, labels)
         weights = jnp.where(jnp.isfinite(scores), weights, 0)
         probabilities = importance_probabilities(scores, weights, smoothing)
         now = variance_reduction(probabilities, weights)
@@ -188,11 +241,11 @@ def select_by_importance(
         next_key, draw_key = jax.random.split(state.rng_key)
         counts = importance_counts(draw_key, probabilities, k).astype(weights.dtype)
         drawn = counts * weights / (k * _nonzero(probabilities))
-        pays = gain > ((weights.shape[0] + 3 * k) / (3 * k) if threshold is None else threshold)
+        pays = gain > ((pass_cost * weights.shape[0] + 3 * k) / (3 * k) if threshold is None else threshold)
         kept = jnp.where(pays, drawn, _uniform_sample(draw_key, weights, k))
         return kept, ImportanceState(gain, next_key)
 
-    return weight_transformation(init, update)
+    return init, sample
 
 
 def _uniform_sample(key: jax.Array, weights: jax.Array, k: int) -> jax.Array:

@@ -24,6 +24,10 @@ def classified(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"logits": logits, "labels": rng.integers(0, 3, ROWS).astype(np.int32)}
 
 
+def norms(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"gradient_norms": rng.gamma(2.0, size=ROWS).astype(np.float32)}
+
+
 def surrogate(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"teacher_logits": rng.normal(size=(ROWS, 3)).astype(np.float32)}
 
@@ -58,10 +62,14 @@ CASES = {
     "select_by_reducible_loss": Case(lambda: selection.select_by_reducible_loss(5), loss_pairs),
     "select_by_jest": Case(lambda: selection.select_by_jest(6, 3, key=0), pair_losses),
     "select_medoids": Case(lambda: selection.select_medoids(4), features, uneven, lowers_mass=False, tolerance=1e-6),
+    "select_centers": Case(lambda: selection.select_centers(4), features, uneven, lowers_mass=False, tolerance=1e-6),
     "select_by_concept_balance": Case(lambda: selection.select_by_concept_balance(6, 5), concepts),
     "select_by_concept_count": Case(lambda: selection.select_by_concept_count(6), concepts),
     "select_by_importance": Case(
         lambda: selection.select_by_importance(4, key=0, threshold=0.1), classified, lowers_mass=None, tolerance=1e-5
+    ),
+    "select_by_gradient_norm": Case(
+        lambda: selection.select_by_gradient_norm(4, key=0, threshold=0.1), norms, lowers_mass=None, tolerance=1e-5
     ),
     "select_by_power": Case(lambda: selection.select_by_power(0.5, 0.5, key=0), surrogate),
     "select_diverse": Case(lambda: selection.select_diverse(4, key=0, bandwidth=1.0), features),

@@ -23,6 +23,7 @@ CALLS = {
     "jest_indices_from_embeddings": lambda **where: selection.jest_indices_from_embeddings(
         KEY, PAIRS, PAIRS, 2, 1, **where
     ),
+    "k_center": lambda **where: selection.k_center(EYE, 2, **where),
     "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
