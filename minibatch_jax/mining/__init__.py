@@ -1,18 +1,23 @@
 """Which pairs and triplets of a batch count: masks, weights and losses on distances or similarities `[A, M]`."""
 
+from minibatch_jax.mining._angular import angular_triplet_weights, mine_angular
 from minibatch_jax.mining._blocks import blockwise_losses
 from minibatch_jax.mining._class_losses import margin_softmax_loss, proxy_anchor_loss, soften_centers
 from minibatch_jax.mining._distances import (
     cosine_similarity,
+    dot_product_similarity,
     euclidean_distances,
     noise_ratio_distances,
     normalize_embeddings,
     squared_euclidean_distances,
 )
+from minibatch_jax.mining._dynamic_margin import DynamicMargin, dynamic_margin_loss, init_dynamic_margin
 from minibatch_jax.mining._hardest import (
     hardest_pair_masks,
     mine_hardest_pairs,
+    mine_ranks,
     mine_uniform_distances,
+    rank_pair_masks,
     uniform_distance_weights,
 )
 from minibatch_jax.mining._losses import (
@@ -23,6 +28,7 @@ from minibatch_jax.mining._losses import (
     supcon_loss,
     weigh_pairs,
 )
+from minibatch_jax.mining._manifold import manifold_loss, random_walk_similarity
 from minibatch_jax.mining._margin_losses import (
     intra_pair_variance_loss,
     margin_loss,
@@ -30,14 +36,24 @@ from minibatch_jax.mining._margin_losses import (
     threshold_consistent_loss,
 )
 from minibatch_jax.mining._memory import Memory, MemoryPairs, init_memory, memory_pairs, remember
-from minibatch_jax.mining._mine import mine_all, mine_easy_positive, mine_hard, mine_semihard, weighted_pair_loss
+from minibatch_jax.mining._mine import (
+    mine_all,
+    mine_easy_hard,
+    mine_easy_positive,
+    mine_hard,
+    mine_semihard,
+    weighted_pair_loss,
+)
+from minibatch_jax.mining._mined_triplets import mined_triplet_loss
 from minibatch_jax.mining._pairs import (
     margin_pair_masks,
     mine_multi_similarity,
     mine_pair_margin,
+    mine_ranges,
     multi_similarity_pair_masks,
     negative_mask,
     positive_mask,
+    range_pair_masks,
 )
 from minibatch_jax.mining._proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
 from minibatch_jax.mining._random import MineRandomState, mine_random, random_triplet_weights
@@ -70,6 +86,7 @@ from minibatch_jax.mining._triplets import Triplets, select_triplets
 __all__ = [
     "ClassIndex",
     "DistanceWeightedState",
+    "DynamicMargin",
     "Memory",
     "MemoryPairs",
     "MineRandomState",
@@ -77,12 +94,15 @@ __all__ = [
     "RetrievalScores",
     "Triplets",
     "angular_loss",
+    "angular_triplet_weights",
     "binomial_deviance_loss",
     "blockwise_losses",
     "circle_loss",
     "contrastive_loss",
     "cosine_similarity",
     "distance_weighted_logits",
+    "dot_product_similarity",
+    "dynamic_margin_loss",
     "euclidean_distances",
     "fast_ap_loss",
     "generalized_lifted_structure_loss",
@@ -91,24 +111,31 @@ __all__ = [
     "histogram_loss",
     "index_classes",
     "info_nce_loss",
+    "init_dynamic_margin",
     "init_memory",
     "init_proxies",
     "intra_pair_variance_loss",
     "lifted_structure_loss",
+    "manifold_loss",
     "margin_loss",
     "margin_pair_masks",
     "margin_softmax_loss",
     "memory_pairs",
     "mine_all",
+    "mine_angular",
     "mine_distance_weighted",
+    "mine_easy_hard",
     "mine_easy_positive",
     "mine_hard",
     "mine_hardest_pairs",
     "mine_multi_similarity",
     "mine_pair_margin",
     "mine_random",
+    "mine_ranges",
+    "mine_ranks",
     "mine_semihard",
     "mine_uniform_distances",
+    "mined_triplet_loss",
     "multi_similarity_loss",
     "multi_similarity_pair_masks",
     "nearest_positive_ranks",
@@ -123,6 +150,9 @@ __all__ = [
     "positive_mask",
     "proxy_anchor_loss",
     "random_triplet_weights",
+    "random_walk_similarity",
+    "range_pair_masks",
+    "rank_pair_masks",
     "ranked_list_loss",
     "recall_at_k",
     "reduce_losses",

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
 from minibatch_jax.mining._distances import cosine_similarity
+from minibatch_jax.mining._references import masks_of, references_of, rows_per_block
 
 
 def blockwise_losses(
@@ -18,21 +17,28 @@ def blockwise_losses(
     *,
     compare: Callable[[jax.Array, jax.Array], jax.Array] = cosine_similarity,
     block_size: int = 1024,
-    first_row: int | jax.Array = 0,
+    first_row: int | jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Loss of each anchor against all references, computed again in the backward pass.
 
+    A miner that looks at one anchor at a time may be part of the loss. Four losses are no sums over anchors and differ
+    in blocks: `histogram_loss`, `lifted_structure_loss`, `intra_pair_variance_loss` and `proxy_anchor_loss`.
+
     Args:
-      loss: of similarities or distances, positives, negatives, each `[block, M]`, to losses `[block]`, such as
-        `supcon_loss` with `reduction="none"`.
-      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block.
+      loss: of similarities or distances, positives, negatives, each `[block, M]`, to losses `[block]`: any loss of
+        pairs or triplets with `reduction="anchors"`.
+      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row of NaN is in
+        no pair.
       labels: `[B]` int.
-      references: `[M, D]`, such as the gathered embeddings of all devices; the embeddings by default.
+      references: `[M, D]`; the embeddings by default.
       reference_labels: `[M]` int, given if and only if the references are.
       compare: embeddings `[block, D]` and references `[M, D]` to similarities or distances `[block, M]`.
       block_size: anchors at once, static; memory is O(block_size M).
-      first_row: which reference is the first anchor, so that no anchor is its own positive; outside of [0, M) if the
-        anchors are not among the references.
+      first_row: which reference is the first anchor, so that no anchor is its own positive, if references are given and
+        the anchors are among them.
+      axis_name: of a `shard_map` or `pmap` over which embeddings and references are sharded: the anchors of a device
+        are compared with the references of all.
 
     Returns:
       `[B]`, to be reduced with `reduce_losses`.
@@ -45,33 +51,18 @@ def blockwise_losses(
       >>> from functools import partial
       >>> from minibatch_jax.mining import supcon_loss
       >>> x, labels = jnp.eye(4), jnp.array([0, 0, 1, 1])
-      >>> losses = blockwise_losses(partial(supcon_loss, reduction="none"), x, labels, block_size=2)
+      >>> losses = blockwise_losses(partial(supcon_loss, reduction="anchors"), x, labels, block_size=2)
       >>> round(float(losses.mean()), 4)  # log(3)
       1.0986
     """
-    check_shape("embeddings", embeddings, (None, None))
-    check_floating("embeddings", embeddings)
-    check_shape("labels", labels, embeddings.shape[:1])
-    check_integer("labels", labels)
-    check_count("block_size", block_size)
-    if (references is None) != (reference_labels is None):
-        missing = "references" if references is None else "reference_labels"
-        raise ValueError(f"{missing} is None, wanted both references and reference_labels or neither.")
-    others = embeddings if references is None else references
-    classes = labels if reference_labels is None else reference_labels
-    check_shape("references", others, (None, embeddings.shape[1]))
-    check_shape("reference_labels", classes, others.shape[:1])
-    rows = min(block_size, labels.shape[0])
-    if labels.shape[0] % rows:
-        raise ValueError(f"block_size is {block_size}, wanted a divisor of the number of embeddings {labels.shape[0]}.")
+    everyone = references_of(embeddings, labels, references, reference_labels, first_row, axis_name)
+    rows = rows_per_block(block_size, labels.shape[0])
 
     @jax.checkpoint
     def block(anchors, others):
-        vectors, own, numbers = anchors
-        same = own[:, None] == classes[None, :]
-        itself = numbers[:, None] == jnp.arange(classes.shape[0])[None, :]
-        return loss(compare(vectors, others), same & ~itself, ~same)
+        vectors, classes, own_rows = anchors
+        return loss(compare(vectors, others), *masks_of(classes, own_rows, everyone))
 
-    numbers = jnp.arange(labels.shape[0]) + first_row
-    anchors = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (embeddings, labels, numbers))
-    return jax.lax.map(lambda a: block(a, others), anchors).reshape(-1)
+    anchors = (embeddings, labels, everyone.own_rows)
+    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), anchors)
+    return jax.lax.map(lambda a: block(a, everyone.embeddings), blocks).reshape(-1)

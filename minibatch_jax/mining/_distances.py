@@ -83,6 +83,28 @@ def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None
     return _nan_outside(finite, cosines, embeddings.dtype)
 
 
+def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
+    """Inner product of each anchor and each reference.
+
+    Args:
+      embeddings: `[A, D]`, floating point.
+      references: `[M, D]`, same dtype; the embeddings themselves by default.
+
+    Returns:
+      `[A, M]`, in the dtype of the embeddings.
+
+    Raises:
+      TypeError: if an argument is not floating point.
+      ValueError: if an argument is empty, not a matrix, or the widths differ.
+
+    Examples:
+      >>> dot_product_similarity(jnp.array([[2.0, 1.0]]), jnp.array([[3.0, 0.0], [0.0, -1.0]])).tolist()
+      [[6.0, -1.0]]
+    """
+    x, y, finite = _pair(embeddings, references)
+    return _nan_outside(finite, jnp.matmul(x, y.T, precision="highest"), embeddings.dtype)
+
+
 def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
     """Variance of the difference over the variance of the anchor, an inverse signal-to-noise ratio; not symmetric.
 

@@ -1,4 +1,4 @@
-"""Pairs by their place among all pairs of the batch: the hardest share, or all distances alike.
+"""Pairs by their place among the pairs of the batch or of their anchor: the hardest, a band of ranks, all alike.
 
 References:
   Yuan et al., Hard-aware deeply cascaded embedding, 2017 (arXiv 1611.05720).
@@ -11,6 +11,8 @@ import optax
 from minibatch_jax._checks import check_count, check_number
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
+
+Ranks = tuple[int, int | None]
 
 
 def hardest_pair_masks(
@@ -40,7 +42,49 @@ def hardest_pair_masks(
     """
     check_pairs("distances", distances, positives, negatives)
     check_number("fraction", fraction, 0, 1, open_low=True)
-    return _largest(distances, positives, fraction), _largest(-distances, negatives, fraction)
+
+    def share(values, mask):
+        number = jnp.sum(mask.astype(jnp.int32))
+        return _largest(values, mask, jnp.ceil(fraction * number.astype(jnp.float32)).astype(jnp.int32))
+
+    return share(distances, positives), share(-distances, negatives)
+
+
+def rank_pair_masks(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive_ranks: Ranks = (0, None),
+    negative_ranks: Ranks = (0, None),
+) -> tuple[jax.Array, jax.Array]:
+    """Keep these places of each anchor's pairs, sorted from the hardest: (0, 1) is the hardest, (2, None) skips two.
+
+    Places count as in a slice of Python: (-1, None) is the easiest. Positives are the harder the farther, negatives the
+    nearer. Distances are compared in float32; pairs that tie have the place of the first of them.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_ranks: first place and the one after the last, static; all by default.
+      negative_ranks: likewise.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point, the masks not bool or the ranks not pairs of ints or None.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> distances, positives = jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([[True, False, False, False]])
+      >>> rank_pair_masks(distances, positives, ~positives, negative_ranks=(1, 3))[1].astype(int).tolist()
+      [[0, 0, 1, 1]]
+    """
+    check_pairs("distances", distances, positives, negatives)
+    _check_ranks("positive_ranks", positive_ranks)
+    _check_ranks("negative_ranks", negative_ranks)
+    return _band(distances, positives, positive_ranks), _band(-distances, negatives, negative_ranks)
 
 
 def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: int = 100) -> jax.Array:
@@ -114,17 +158,55 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def _largest(values, mask, fraction):
-    """The largest `fraction` of the masked values, by building the bits of the smallest one kept."""
+def mine_ranks(
+    positive_ranks: Ranks = (0, None), negative_ranks: Ranks = (0, None)
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `rank_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Put it before another miner to hide pairs from it: `optax.chain(mine_ranks(negative_ranks=(2, None)), mine_hard())`
+    takes the third nearest negative.
+
+    Examples:
+      >>> tx = mine_ranks(negative_ranks=(0, 1))
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 1, 2])
+      >>> distances = jnp.array([[0.0, 0.5, 0.4], [0.5, 0.0, 0.9], [0.4, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    _check_ranks("positive_ranks", positive_ranks)
+    _check_ranks("negative_ranks", negative_ranks)
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        kept = rank_pair_masks(*pairs_of_weights(weights, distances, labels), positive_ranks, negative_ranks)
+        return jnp.where(kept[0] | kept[1], weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _band(values, mask, ranks):
+    number = jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True)
+    first, end = (place if place is None or place >= 0 else jnp.maximum(number + place, 0) for place in ranks)
+    kept = mask if end is None else _largest(values, mask, end, axis=1)
+    return kept if ranks[0] == 0 else kept & ~_largest(values, mask, first, axis=1)
+
+
+def _check_ranks(name, ranks):
+    fits = isinstance(ranks, tuple) and len(ranks) == 2
+    if not fits or not isinstance(ranks[0], int) or not isinstance(ranks[1], int | None):
+        raise TypeError(f"{name} is {ranks!r}, wanted a pair of static ints, the second may be None.")
+
+
+def _largest(values, mask, wanted, axis=None):
+    """So many of the largest masked values, of all or along the axis, by building the bits of the smallest one kept."""
     keys = _sortable_bits(jnp.where(mask, values, 0).astype(jnp.float32))
-    wanted = jnp.ceil(fraction * jnp.sum(mask.astype(jnp.float32)))
 
     def set_bit(i, threshold):
         candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-        enough = jnp.sum((mask & (keys >= candidate)).astype(jnp.float32)) >= wanted
-        return jnp.where(enough, candidate, threshold)
+        number = jnp.sum((mask & (keys >= candidate)).astype(jnp.int32), axis=axis, keepdims=True)
+        return jnp.where(number >= wanted, candidate, threshold)
 
-    return mask & (keys >= jax.lax.fori_loop(0, 32, set_bit, jnp.min(keys) & jnp.uint32(0)))
+    nothing = jnp.min(keys, axis=axis, keepdims=True) & jnp.uint32(0)
+    return mask & (keys >= jax.lax.fori_loop(0, 32, set_bit, nothing))
 
 
 def _sortable_bits(values):

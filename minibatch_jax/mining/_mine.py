@@ -13,7 +13,8 @@ from minibatch_jax._checks import check_choice, check_number, check_shape
 from minibatch_jax.base import Weights, weight_transformation
 from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
 from minibatch_jax.mining._triplet_loss import triplet_pair_weights
-from minibatch_jax.mining._triplets import FALLBACKS
+from minibatch_jax.mining._triplet_sums import hinge, sum_selected
+from minibatch_jax.mining._triplets import FALLBACKS, check_kinds, select_triplets
 
 
 def weighted_pair_loss(weights: Weights, distances: jax.Array, positives: jax.Array) -> jax.Array:
@@ -124,6 +125,42 @@ def mine_easy_positive(margin: float = 0.2, *, fallback: str = "drop") -> optax.
       [0.0, 0.0, 1.0, 1.0]
     """
     return _mine("easy_positive", margin, fallback)
+
+
+def mine_easy_hard(
+    positive: str = "easy", negative: str = "semihard", *, margin: float = 0.2, fallback: str = "drop"
+) -> optax.GradientTransformationExtraArgs:
+    """Weigh the triplet of each anchor that `select_triplets` chooses. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Args:
+      positive: "hard", "easy" or "semihard", see `select_triplets`.
+      negative: likewise.
+      margin: of the hinge; infinite to let every anchor count.
+      fallback: where nothing is semi-hard: "drop" the anchor, or take the "easiest" or "hardest".
+
+    Returns:
+      A transformation of weights `[B, B]`.
+
+    Raises:
+      ValueError: if the margin is not a number or a choice unknown.
+
+    Examples:
+      >>> tx = mine_easy_hard("semihard", "hard", margin=jnp.inf)
+      >>> weights, labels = jnp.ones((4, 4)), jnp.array([0, 0, 0, 1])
+      >>> distances = jnp.where(jnp.eye(4) > 0, 0.0, 0.9).at[0].set(jnp.array([0.0, 0.5, 0.3, 0.4]))
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0][0].tolist()
+      [0.0, 0.0, 1.0, 1.0]
+    """
+    check_number("margin", margin)
+    check_kinds(positive, negative, fallback)
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        distances, positives, negatives = pairs_of_weights(weights, distances, labels)
+        triplets = select_triplets(distances, positives, negatives, positive, negative, fallback)
+        sums = sum_selected(distances, triplets, hinge(margin))
+        return weights * jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
 def _mine(mining: str, margin: float, fallback: str) -> optax.GradientTransformationExtraArgs:

@@ -4,12 +4,16 @@ References:
   Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_floating, check_integer, check_number, check_shape
 from minibatch_jax.base import weight_transformation
+
+Range = tuple[float | jax.Array, float | jax.Array]
 
 
 def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
@@ -131,6 +135,44 @@ def margin_pair_masks(
     return positives & (distances > positive_margin), negatives & (distances < negative_margin)
 
 
+def range_pair_masks(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive_range: Range = (-math.inf, math.inf),
+    negative_range: Range = (-math.inf, math.inf),
+) -> tuple[jax.Array, jax.Array]:
+    """Keep the pairs at allowed distances: not the positives too far to be true, nor the negatives too near.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_range: least and greatest distance of a positive that is kept.
+      negative_range: least and greatest distance of a negative that is kept.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point or an end of a range is not a number.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> distances, positives = jnp.array([[0.1, 0.2, 0.5]]), jnp.array([[True, False, False]])
+      >>> range_pair_masks(distances, positives, ~positives, negative_range=(0.3, jnp.inf))[1].tolist()
+      [[False, False, True]]
+    """
+    check_pairs("distances", distances, positives, negatives)
+    for name, limits in (("positive_range", positive_range), ("negative_range", negative_range)):
+        for limit in limits:
+            check_number(name, limit)
+    return (
+        positives & (distances >= positive_range[0]) & (distances <= positive_range[1]),
+        negatives & (distances >= negative_range[0]) & (distances <= negative_range[1]),
+    )
+
+
 def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationExtraArgs:
     """Keep the pairs that `multi_similarity_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
 
@@ -173,6 +215,31 @@ def mine_pair_margin(
         pairs = pairs_of_weights(weights, distances, labels)
         kept_positives, kept_negatives = margin_pair_masks(*pairs, positive_margin, negative_margin)
         return jnp.where(kept_positives | kept_negatives, weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def mine_ranges(
+    positive_range: Range = (-math.inf, math.inf), negative_range: Range = (-math.inf, math.inf)
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `range_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Put it before another miner to hide pairs from it.
+
+    Examples:
+      >>> tx = mine_ranges(negative_range=(0.6, 1.0))
+      >>> distances = jnp.array([[0.0, 0.5, 0.9], [0.5, 0.0, 0.7], [0.9, 0.7, 0.0]])
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 1, 2])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    """
+    for name, limits in (("positive_range", positive_range), ("negative_range", negative_range)):
+        for limit in limits:
+            check_number(name, limit)
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        kept = range_pair_masks(*pairs_of_weights(weights, distances, labels), positive_range, negative_range)
+        return jnp.where(kept[0] | kept[1], weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 

@@ -5,35 +5,48 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice
 
-REDUCTIONS = ("mean", "active_mean", "sum", "none")
+REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
 
 
-def reduce_losses(losses: jax.Array, valid: jax.Array, reduction: str = "mean") -> jax.Array:
+def reduce_losses(
+    losses: jax.Array, valid: jax.Array, reduction: str = "mean", axis_name: str | None = None
+) -> jax.Array:
     """Reduce the losses of the valid items; 0 where there are none.
 
     Args:
-      losses: any shape, floating point.
+      losses: `[A]` of anchors or `[A, M]` of pairs, floating point.
       valid: same shape, bool: padding and anchors without pairs are not valid.
       reduction: "mean" over valid items, "active_mean" over those with a positive loss (their number is a constant for
-        the gradient), "sum", or "none", which keeps the shape and puts 0 on the others.
+        the gradient), "anchor_mean" over the anchors of the means of their valid items, "sum", "anchors", which gives
+        the mean of each anchor, or "none", which keeps the shape; both put 0 where nothing is valid.
+      axis_name: of a `shard_map` or `pmap` over which the anchors are sharded: sums and numbers are added up over it.
 
     Returns:
-      `[]`, or the shape of the losses for "none".
+      `[]`, `[A]` for "anchors", or the shape of the losses for "none".
 
     Raises:
       ValueError: if the reduction is unknown.
 
     Examples:
-      >>> losses, valid = jnp.array([1.0, 0.0, 5.0]), jnp.array([True, True, False])
-      >>> [float(reduce_losses(losses, valid, name)) for name in ("mean", "active_mean", "sum")]
-      [0.5, 1.0, 1.0]
+      >>> losses, valid = jnp.array([[1.0, 0.0], [5.0, 9.0]]), jnp.array([[True, True], [True, False]])
+      >>> [float(reduce_losses(losses, valid, name)) for name in ("mean", "active_mean", "anchor_mean", "sum")]
+      [2.0, 3.0, 2.75, 6.0]
+      >>> reduce_losses(losses, valid, "anchors").tolist()
+      [0.5, 5.0]
     """
     check_choice("reduction", reduction, REDUCTIONS)
     kept = jnp.where(valid, losses, jnp.zeros_like(losses))
-    if reduction == "none":
+    if reduction in ("anchors", "anchor_mean") and kept.ndim > 1:
+        kept = jnp.sum(kept, axis=1) / jnp.maximum(jnp.sum(valid.astype(kept.dtype), axis=1), 1)
+        valid = jnp.any(valid, axis=1)
+    if reduction in ("anchors", "none"):
         return kept
-    total = jnp.sum(kept)
+    total = _over(axis_name, jnp.sum(kept))
     if reduction == "sum":
         return total
-    counted = valid if reduction == "mean" else kept > 0
-    return total / jnp.maximum(jnp.sum(counted.astype(total.dtype)), 1)
+    counted = kept > 0 if reduction == "active_mean" else valid
+    return total / jnp.maximum(_over(axis_name, jnp.sum(counted.astype(total.dtype))), 1)
+
+
+def _over(axis_name: str | None, number: jax.Array) -> jax.Array:
+    return number if axis_name is None else jax.lax.psum(number, axis_name)

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
+from minibatch_jax._checks import check_count
 from minibatch_jax.base import weight_dtype
+from minibatch_jax.mining._reductions import reduce_losses
+from minibatch_jax.mining._references import references_of
 
 
 def nearest_positive_ranks(
@@ -19,6 +21,7 @@ def nearest_positive_ranks(
     reference_labels: jax.Array | None = None,
     *,
     block_size: int = 1024,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """How many references of other classes are at least as similar to a query as its nearest positive.
 
@@ -30,6 +33,8 @@ def nearest_positive_ranks(
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
       reference_labels: `[M]` int, given if and only if the references are.
       block_size: queries compared at once; memory is O(block_size M).
+      axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
+        compared with the references of all.
 
     Returns:
       `[N]` int32: 0 if the nearest reference is a positive; M if the query has no positive.
@@ -42,18 +47,15 @@ def nearest_positive_ranks(
       >>> nearest_positive_ranks(jnp.array([[1.0], [0.8], [0.9]]), jnp.array([0, 0, 1])).tolist()
       [1, 0, 3]
     """
-    _check(embeddings, labels, references, reference_labels, block_size)
-    itself = references is None
-    embeddings, others = _precise(embeddings, embeddings if references is None else references)
-    classes = labels if reference_labels is None else reference_labels
-    queries = (embeddings, labels, jnp.arange(labels.shape[0]))
+    check_count("block_size", block_size)
+    others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)
+    embeddings, others = _precise(embeddings, others)
+    queries = (embeddings, labels, own_rows)
 
     def ranks(query):
         vector, label, index = query
         similarities = jnp.matmul(others, vector, precision="highest")
-        positive = classes == label
-        if itself:
-            positive &= jnp.arange(others.shape[0]) != index
+        positive = (classes == label) & (jnp.arange(others.shape[0], dtype=jnp.int32) != index)
         nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
         ahead = (classes != label) & ~(similarities < nearest)
         return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
@@ -70,8 +72,11 @@ def recall_at_k(
     reference_labels: jax.Array | None = None,
     *,
     block_size: int = 1024,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Share of the queries with a positive among their k nearest references; those without any positive are left out.
+
+    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
@@ -80,6 +85,8 @@ def recall_at_k(
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
       reference_labels: `[M]` int, given if and only if the references are.
       block_size: queries compared at once; memory is O(block_size M).
+      axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
+        compared with the references of all, and averaged over all.
 
     Returns:
       `[]` float32 in [0, 1]; 0 if no query has a positive. Ties count as misses.
@@ -94,11 +101,11 @@ def recall_at_k(
       >>> float(recall_at_k(embeddings, jnp.array([0, 0, 1, 1]), 1))
       0.5
     """
-    columns = embeddings.shape[0] if references is None else references.shape[0]
+    columns = (embeddings if references is None else references).shape[0] * _devices(axis_name)
     check_count("k", k, columns, "the number of references")
-    ranks = nearest_positive_ranks(embeddings, labels, references, reference_labels, block_size=block_size)
-    hits = jnp.sum((ranks < k).astype(jnp.float32))
-    return hits / jnp.maximum(jnp.sum((ranks < columns).astype(jnp.float32)), 1)
+    options = {"block_size": block_size, "axis_name": axis_name}
+    ranks = nearest_positive_ranks(embeddings, labels, references, reference_labels, **options)
+    return reduce_losses((ranks < k).astype(jnp.float32), ranks < columns, axis_name=axis_name)
 
 
 class RetrievalScores(NamedTuple):
@@ -116,8 +123,11 @@ def retrieval_scores(
     *,
     max_positives: int | None = None,
     block_size: int = 1024,
+    axis_name: str | None = None,
 ) -> RetrievalScores:
     """R-precision, the share of positives among the R nearest, and mAP@R, the mean of precision x relevance over them.
+
+    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
@@ -126,6 +136,8 @@ def retrieval_scores(
       reference_labels: `[M]` int, given if and only if the references are.
       max_positives: static bound on R, which saves sorting all references; larger R count as this.
       block_size: queries compared at once; memory is O(block_size M).
+      axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
+        compared with the references of all, and averaged over all.
 
     Returns:
       Both scores. A tie and NaN count against a positive.
@@ -142,10 +154,9 @@ def retrieval_scores(
     References:
       Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
     """
-    _check(embeddings, labels, references, reference_labels, block_size)
-    itself = references is None
-    embeddings, others = _precise(embeddings, embeddings if references is None else references)
-    classes = labels if reference_labels is None else reference_labels
+    check_count("block_size", block_size)
+    others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)
+    embeddings, others = _precise(embeddings, others)
     depth = others.shape[0] if max_positives is None else max_positives
     check_count("max_positives", depth, others.shape[0], "the number of references")
     places = jnp.arange(1, depth + 1, dtype=jnp.float32)
@@ -153,11 +164,9 @@ def retrieval_scores(
     def scores(query):
         vector, label, index = query
         similarities = jnp.matmul(others, vector, precision="highest")
-        positive = classes == label
-        if itself:
-            own = jnp.arange(others.shape[0]) == index
-            positive &= ~own
-            similarities = jnp.where(own, -jnp.inf, similarities)
+        itself = jnp.arange(others.shape[0], dtype=jnp.int32) == index
+        positive = (classes == label) & ~itself
+        similarities = jnp.where(itself, -jnp.inf, similarities)
         broken = jnp.where(positive, -jnp.inf, jnp.inf).astype(similarities.dtype)
         similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
         behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
@@ -167,28 +176,15 @@ def retrieval_scores(
         share = 1 / jnp.maximum(total, 1)
         return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
 
-    queries = (embeddings, labels, jnp.arange(labels.shape[0]))
+    queries = (embeddings, labels, own_rows)
     r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, labels.shape[0]))
-    number = jnp.maximum(jnp.sum(counted.astype(jnp.float32)), 1)
-    return RetrievalScores(jnp.sum(r_precision) / number, jnp.sum(map_at_r) / number)
+    return RetrievalScores(*(reduce_losses(x, counted, axis_name=axis_name) for x in (r_precision, map_at_r)))
+
+
+def _devices(axis_name: str | None) -> int:
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     dtype = weight_dtype(jnp.result_type(*(x.dtype for x in arrays)))
     return tuple(x.astype(dtype) for x in arrays)
-
-
-def _check(embeddings, labels, references, reference_labels, block_size):
-    check_shape("embeddings", embeddings, (None, None))
-    check_floating("embeddings", embeddings)
-    check_shape("labels", labels, embeddings.shape[:1])
-    check_integer("labels", labels)
-    check_count("block_size", block_size)
-    if (references is None) != (reference_labels is None):
-        missing = "references" if references is None else "reference_labels"
-        raise ValueError(f"{missing} is None, wanted both references and reference_labels or neither.")
-    if references is not None and reference_labels is not None:
-        check_shape("references", references, (None, embeddings.shape[1]))
-        check_floating("references", references)
-        check_shape("reference_labels", reference_labels, references.shape[:1])
-        check_integer("reference_labels", reference_labels)

@@ -15,6 +15,7 @@ from minibatch_jax._checks import check_choice
 from minibatch_jax.base import weight_dtype
 from minibatch_jax.mining._pairs import finite_pairs
 
+KINDS = ("hard", "easy", "semihard")
 FALLBACKS = ("drop", "easiest", "hardest")
 
 
@@ -40,10 +41,11 @@ def select_triplets(
       distances: `[A, M]`, floating point; pairs of non-finite distance are never chosen.
       positives: `[A, M]` bool.
       negatives: `[A, M]` bool.
-      positive: "hard" (farthest) or "easy" (nearest).
-      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive).
-      fallback: where no negative is farther than the positive, "drop" the anchor, or take the "easiest" (farthest) or
-        "hardest" (nearest) negative.
+      positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
+      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive); not both
+        are semi-hard.
+      fallback: where nothing is semi-hard, "drop" the anchor, or take the "easiest" (nearest positive, farthest
+        negative) or the "hardest".
 
     Returns:
       Columns and validity; the columns of an invalid anchor mean nothing.
@@ -60,17 +62,27 @@ def select_triplets(
       >>> select_triplets(distances, positives, negatives, negative="semihard").negative.tolist()
       [3]
     """
-    check_choice("positive", positive, ("hard", "easy"))
-    check_choice("negative", negative, ("hard", "easy", "semihard"))
-    check_choice("fallback", fallback, FALLBACKS)
+    check_kinds(positive, negative, fallback)
     distances, positives, negatives = prepare(distances, positives, negatives)
     pick_positive = farthest if positive == "hard" else nearest
-    reach, positive_column, has_positive = pick_positive(distances, positives)
-    if negative == "semihard":
-        _, negative_column, has_negative = nearest_beyond(distances, negatives, reach, fallback)
+    pick_negative = nearest if negative == "hard" else farthest
+    if positive == "semihard":
+        limit, negative_column, has_negative = pick_negative(distances, negatives)
+        _, positive_column, has_positive = nearest_beyond(-distances, positives, -limit, fallback)
+    elif negative == "semihard":
+        limit, positive_column, has_positive = pick_positive(distances, positives)
+        _, negative_column, has_negative = nearest_beyond(distances, negatives, limit, fallback)
     else:
-        _, negative_column, has_negative = (nearest if negative == "hard" else farthest)(distances, negatives)
+        _, positive_column, has_positive = pick_positive(distances, positives)
+        _, negative_column, has_negative = pick_negative(distances, negatives)
     return Triplets(positive_column, negative_column, has_positive & has_negative)
+
+
+def check_kinds(positive: str, negative: str, fallback: str) -> None:
+    """Raise unless these are choices of `select_triplets`."""
+    check_choice("positive", positive, KINDS)
+    check_choice("negative", negative, KINDS[:2] if positive == "semihard" else KINDS)
+    check_choice("fallback", fallback, FALLBACKS)
 
 
 def prepare(distances, positives, negatives):

@@ -23,6 +23,25 @@ def test_hardest_pairs_equal_sorting(fraction):
         assert actual.sum() == k
 
 
+@pytest.mark.parametrize("ranks", [(0, None), (0, 1), (1, 3), (2, None), (-1, None), (0, -2), (-3, -1), (9, None)])
+def test_ranks_equal_slices_of_sorted_lists(ranks):
+    d, p, n = pairs(2)
+    kept = jax.jit(mining.rank_pair_masks, static_argnums=(3, 4))(d, p, n, ranks, ranks)
+    for mask, actual, sign in ((p, kept[0], -1), (n, kept[1], 1)):
+        expected = np.zeros_like(mask)
+        for i in range(len(d)):
+            places = sorted(np.flatnonzero(mask[i]), key=lambda j: sign * d[i, j])
+            expected[i, places[slice(*ranks)]] = True
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_ties_share_the_place_of_their_first():
+    d, mask = jnp.array([[0.1, 0.2, 0.2, 0.3]]), jnp.ones((1, 4), bool)
+    for ranks, expected in (((1, 2), [0, 1, 1, 0]), ((2, None), [0, 0, 0, 1]), ((0, 2), [1, 1, 1, 0])):
+        _, kept = mining.rank_pair_masks(d, ~mask, mask, negative_ranks=ranks)
+        assert kept[0].astype(int).tolist() == expected
+
+
 def test_no_pairs_are_no_pairs():
     d, p, _ = pairs()
     nothing = np.zeros_like(p)
@@ -48,3 +67,7 @@ def test_bad_input_is_named():
         mining.mine_hardest_pairs(1.5)
     with pytest.raises(TypeError, match="num_bins is 2.0"):
         mining.mine_uniform_distances(2.0)
+    with pytest.raises(TypeError, match=r"negative_ranks is \(0, 1\.0\), wanted a pair of static ints"):
+        mining.rank_pair_masks(d, p, n, negative_ranks=(0, 1.0))
+    with pytest.raises(TypeError, match="positive_ranks is 3"):
+        mining.mine_ranks(3)

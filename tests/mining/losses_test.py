@@ -159,10 +159,18 @@ def test_temperature_is_differentiable():
         check_grads(loss, (jnp.asarray(0.3, jnp.float64),), order=1)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "active_mean", "sum", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "active_mean", "anchor_mean", "sum", "anchors", "none"])
 def test_reductions_equal_lists(reduction):
-    losses, valid = jnp.array([[1.0, 0.0, 3.0, jnp.nan]]), jnp.array([[True, True, True, False]])
-    expected = {"mean": 4 / 3, "active_mean": 2, "sum": 4, "none": [[1, 0, 3, 0]]}[reduction]
+    losses = jnp.array([[1.0, 0.0, 3.0, jnp.nan], [5.0, jnp.inf, jnp.nan, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    valid = jnp.array([[True, True, True, False], [True, False, False, False], [False] * 4])
+    expected = {
+        "mean": 9 / 4,
+        "active_mean": 3,
+        "anchor_mean": (4 / 3 + 5) / 2,
+        "sum": 9,
+        "anchors": [4 / 3, 5, 0],
+        "none": [[1, 0, 3, 0], [5, 0, 0, 0], [0, 0, 0, 0]],
+    }[reduction]
     np.testing.assert_allclose(mining.reduce_losses(losses, valid, reduction), expected, rtol=1e-6)
     assert np.all(np.isfinite(jax.grad(lambda x: mining.reduce_losses(x, valid, reduction).sum())(losses)))
 

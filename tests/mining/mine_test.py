@@ -57,6 +57,41 @@ def test_an_infinite_margin_weighs_every_anchor():
     np.testing.assert_allclose(weights.sum(axis=1), 2 / 12, rtol=1e-6)
 
 
+def test_easy_hard_miner_gives_the_gradient_through_the_chosen_pairs():
+    x, labels = batch(6)
+    for kinds in (("semihard", "hard"), ("hard", "easy"), ("easy", "semihard")):
+        weights = mine(mining.mine_easy_hard(*kinds, margin=0.4), jnp.ones((12, 12)), x, labels)
+        surrogate = lambda x: mining.weighted_pair_loss(  # noqa: E731
+            weights,  # noqa: B023
+            mining.euclidean_distances(x),
+            mining.positive_mask(labels),
+        )
+        loss = lambda x: mining.mined_triplet_loss(  # noqa: E731
+            x,
+            labels,
+            margin=0.4,
+            positive=kinds[0],  # noqa: B023
+            negative=kinds[1],  # noqa: B023
+        )
+        expected = jax.jit(jax.grad(loss))(x)
+        np.testing.assert_allclose(jax.jit(jax.grad(surrogate))(x), expected, rtol=1e-4, atol=1e-6)
+        assert np.abs(expected).max() > 0.05
+
+
+def test_filters_hide_pairs_from_the_miner_behind_them():
+    x, labels = batch(7)
+    d, ones = mining.euclidean_distances(x), jnp.ones((12, 12))
+    masks = mining.positive_mask(labels), mining.negative_mask(labels)
+    for tx, kept in (
+        (mining.mine_ranks(negative_ranks=(2, None)), mining.rank_pair_masks(d, *masks, negative_ranks=(2, None))),
+        (mining.mine_ranges((0, 2), (0.7, 2)), mining.range_pair_masks(d, *masks, (0, 2), (0.7, 2))),
+    ):
+        weights = mine(optax.chain(tx, mining.mine_hard(jnp.inf)), ones, x, labels)
+        expected = mining.triplet_pair_weights(d, *kept, margin=jnp.inf, mining="hard")[1]
+        np.testing.assert_allclose(weights, jnp.abs(expected), rtol=1e-6)
+        assert not np.array_equal(weights, mine(mining.mine_hard(jnp.inf), ones, x, labels))
+
+
 def test_miner_then_loss_is_the_loss_of_the_mined_pairs():
     x, labels = batch(4)
     loss = lambda d, p, n: mining.multi_similarity_loss(1 - d, p, n)  # noqa: E731

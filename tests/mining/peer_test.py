@@ -33,6 +33,20 @@ def one_positive_each(x):
     return mining.info_nce_loss(values, diagonal, ~diagonal, temperature=1.0)
 
 
+def to_one_column(x):
+    """The peer's instance loss: the class of rank r should be nearest to the r-th embedding of the batch."""
+    own = jnp.asarray(np.unique(np.sort(LABELS), return_inverse=True)[1])[:, None] == jnp.arange(len(x))[None]
+    return mining.info_nce_loss(mining.cosine_similarity(x), own, ~own, temperature=1 / 8)
+
+
+def margin_of_triplets(d, p, n):
+    """The peer's margin loss: each pair counts once for every triplet that it is in."""
+    terms = mining.margin_loss(d, p, n, margin=0.3, boundary=1.1, reduction="none")
+    times = jnp.where(p, n.sum(axis=1, keepdims=True), 0) + jnp.where(n, p.sum(axis=1, keepdims=True), 0)
+    times = times.astype(terms.dtype)
+    return jnp.sum(times * terms) / jnp.sum(jnp.where(terms > 0, times, 0))
+
+
 def with_self(loss):
     """The peer counts an anchor as its own positive in rank losses."""
     return lambda s, p, n: loss(s, p | jnp.eye(len(s), dtype=bool), n)
@@ -81,6 +95,7 @@ LOSSES = {
         ),
     ),
     "angular": (mining.cosine_similarity, functools.partial(mining.angular_loss, angle=np.radians(40))),
+    "margin": (euclidean, margin_of_triplets),
     "fast_ap": (squared, mining.fast_ap_loss),
     "histogram": (mining.cosine_similarity, functools.partial(mining.histogram_loss, num_bins=20)),
     "smooth_ap": (
@@ -100,7 +115,8 @@ LOSSES = {
 def check(step, expected, tolerance=1e-5):
     with jax.enable_x64(True):
         value, gradient = jax.jit(jax.value_and_grad(step))(jnp.asarray(X))
-    np.testing.assert_allclose(value, expected["value"], rtol=tolerance)
+    if expected["value"] is not None:
+        np.testing.assert_allclose(value, expected["value"], rtol=tolerance)
     peer = np.array(expected["gradient"])
     np.testing.assert_allclose(gradient, peer, atol=tolerance * np.abs(peer).max(), rtol=0)
     assert np.abs(peer).max() > 0
@@ -125,6 +141,11 @@ def test_n_pairs_is_info_nce_of_one_pair_per_class():
     check(lambda x: one_positive_each(x[order]), PEER["losses"]["n_pairs"])
 
 
+def test_instance_loss_is_info_nce_of_one_column():
+    order = np.argsort(LABELS, kind="stable")
+    check(lambda x: to_one_column(x[order]), PEER["losses"]["instance"])
+
+
 @pytest.mark.parametrize("name", PEER["with_references"])
 def test_loss_against_other_references(name):
     compare, loss = LOSSES[name]
@@ -147,6 +168,11 @@ def sphereface(x, p, n):
     return mining.margin_softmax_loss(mining.cosine_similarity(x, CENTERS), p, n, multiple=4, scale=norms)
 
 
+def large_margin_softmax(x, p, n):
+    norms = 0.5 * jnp.linalg.norm(x, axis=1, keepdims=True) * jnp.linalg.norm(CENTERS, axis=1)[None]
+    return mining.margin_softmax_loss(mining.cosine_similarity(x, CENTERS), p, n, multiple=3, scale=norms)
+
+
 def to_classes(loss, **options):
     return lambda x, p, n: loss(mining.cosine_similarity(x, CENTERS), p, n, **options)
 
@@ -157,6 +183,8 @@ CLASS_LOSSES = {
     "cosface": to_classes(mining.margin_softmax_loss, cosine=0.35, scale=8.0),
     "normalized_softmax": to_classes(mining.info_nce_loss, temperature=0.2),
     "sphereface": sphereface,
+    "large_margin_softmax": large_margin_softmax,
+    "p2s_grad": to_classes(mining.orthogonal_pair_loss),
     "sub_center_arcface": lambda x, p, n: mining.margin_softmax_loss(to_centers(x).max(axis=2), p, n, **arcface),
     "soft_triple": lambda x, p, n: mining.margin_softmax_loss(
         mining.soften_centers(to_centers(x)), p, n, cosine=0.01, scale=20.0
@@ -179,13 +207,14 @@ def test_vicreg():
     np.testing.assert_allclose(vicreg_loss(x, x[::-1] + 0.3), PEER["vicreg"]["value"], rtol=1e-5)
 
 
+def masks():
+    labels = jnp.asarray(LABELS)
+    return mining.positive_mask(labels), mining.negative_mask(labels)
+
+
 @pytest.mark.parametrize("name", ["hard", "easy_positive", "all", "semihard"])
 def test_mined_triplet_loss_and_gradient(name):
-    labels = jnp.asarray(LABELS)
-    check(
-        lambda x: triplet(euclidean(x), mining.positive_mask(labels), mining.negative_mask(labels), mining=name),
-        PEER["mined_triplet_margin"][name],
-    )
+    check(lambda x: triplet(euclidean(x), *masks(), mining=name), PEER["mined_triplet_margin"][name])
 
 
 @pytest.mark.parametrize(
@@ -195,13 +224,82 @@ def test_mined_triplet_loss_and_gradient(name):
         ("easy_positive", "easy", "semihard"),
         ("hard_easy", "hard", "easy"),
         ("hard_semihard", "hard", "semihard"),
+        ("semihard_hard", "semihard", "hard"),
+        ("semihard_easy", "semihard", "easy"),
+    ],
+)
+def test_loss_through_chosen_pairs_and_its_gradient(name, positive, negative):
+    kinds = {"positive": positive, "negative": negative, "margin": 0.3, "block_size": 4}
+    check(
+        lambda x: mining.mined_triplet_loss(mining.normalize_embeddings(x), jnp.asarray(LABELS), **kinds),
+        PEER["mined_triplet_margin"][name],
+    )
+
+
+def test_angular_miner():
+    x = mining.normalize_embeddings(jnp.asarray(X))
+    d, angle = mining.euclidean_distances(x), np.radians(30)
+    times = np.zeros(d.shape)
+    for a, p, n in PEER["angular_on_sphere"]:
+        times[a, p] += 1
+        times[a, n] += 1
+    every = mining.angular_triplet_weights(d, *masks(), angle=angle, margin=jnp.inf)
+    np.testing.assert_allclose(every, times / len(PEER["angular_on_sphere"]), rtol=1e-5)
+    check(
+        lambda x: mining.weighted_pair_loss(
+            mining.angular_triplet_weights(euclidean(x), *masks(), angle=angle, margin=0.3), euclidean(x), masks()[0]
+        ),
+        {"value": None, "gradient": PEER["mined_on_sphere"]["gradient"]},
+    )
+
+
+def test_dynamic_margin_over_two_batches():
+    with jax.enable_x64(True):
+        margin = mining.DynamicMargin(jnp.zeros(11, jnp.float64))
+    for rows, expected in zip((12, 9), PEER["dynamic_soft_margin"]):
+        labels = jnp.asarray(LABELS[:rows])
+        pairs = mining.positive_mask(labels), mining.negative_mask(labels)
+        triplets = int(jnp.sum(pairs[0].sum(axis=1) * pairs[1].sum(axis=1)))
+        share = 0.01 * triplets / (0.99 + 0.01 * triplets)  # the peer adds counts to its shares
+
+        def loss(x):
+            return mining.dynamic_margin_loss(margin, euclidean(x), *pairs, momentum=share)  # noqa: B023
+
+        with jax.enable_x64(True):
+            (value, margin), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.asarray(X[:rows]))
+        np.testing.assert_allclose(value, expected["value"], rtol=1e-6)
+        np.testing.assert_allclose(gradient, np.array(expected["gradient"])[:rows], atol=1e-7)
+
+
+def test_manifold_loss():
+    own = jnp.asarray(PEER["proxy_of"])[:, None] == jnp.arange(4)[None]
+    options = {"restart": 0.3, "margin": 0.01, "context": 0.5}
+
+    def loss(x):
+        return mining.manifold_loss(
+            mining.cosine_similarity(jnp.concatenate([x, jnp.asarray(CENTERS)])), own, ~own, **options
+        )
+
+    check(loss, PEER["manifold"], 3e-5)  # the peer inverts in float32
+
+
+@pytest.mark.parametrize(
+    "name,positive,negative",
+    [
+        ("hard", "hard", "hard"),
+        ("easy_positive", "easy", "semihard"),
+        ("hard_easy", "hard", "easy"),
+        ("hard_semihard", "hard", "semihard"),
+        ("semihard_hard", "semihard", "hard"),
+        ("semihard_easy", "semihard", "easy"),
+        ("easy_semihard_in_range", "easy", "semihard"),
     ],
 )
 def test_one_triplet_for_each_anchor(name, positive, negative):
-    labels = jnp.asarray(LABELS)
-    chosen = mining.select_triplets(
-        euclidean(jnp.asarray(X)), mining.positive_mask(labels), mining.negative_mask(labels), positive, negative
-    )
+    d, pairs = euclidean(jnp.asarray(X)), masks()
+    if name.endswith("in_range"):
+        pairs = mining.range_pair_masks(d, *pairs, (0.6, 1.2), (0.5, 1.3))
+    chosen = mining.select_triplets(d, *pairs, positive, negative)
     anchors = np.flatnonzero(chosen.valid)
     triplets = np.stack([anchors, chosen.positive[anchors], chosen.negative[anchors]], axis=1)
     np.testing.assert_array_equal(triplets, PEER["triplets"][name])
@@ -213,13 +311,20 @@ def tie_breaker():
 
 
 def test_pair_miners():
-    labels, x = jnp.asarray(LABELS), jnp.asarray(X)
-    masks = mining.positive_mask(labels), mining.negative_mask(labels)
-    actual = mining.multi_similarity_pair_masks(mining.cosine_similarity(x), *masks)
+    x, pairs = jnp.asarray(X), masks()
+    d = euclidean(x)
+    actual = mining.multi_similarity_pair_masks(mining.cosine_similarity(x), *pairs)
     np.testing.assert_array_equal(actual, PEER["pair_masks"]["multi_similarity"])
-    actual = mining.hardest_pair_masks(euclidean(x) + 1e-3 * tie_breaker(), *masks, 0.3)
+    actual = mining.hardest_pair_masks(d + 1e-3 * tie_breaker(), *pairs, 0.3)
     for ours, theirs in zip(actual, PEER["pair_masks"]["hdc"]):
         assert ours.sum() == np.sum(theirs)
         np.testing.assert_array_equal(ours | ours.T, np.array(theirs) | np.array(theirs).T)
-    actual = mining.margin_pair_masks(euclidean(x), *masks, 0.9, 1.1)
+    actual = mining.margin_pair_masks(d, *pairs, 0.9, 1.1)
     np.testing.assert_array_equal(actual, PEER["pair_masks"]["pair_margin"])
+    actual = mining.rank_pair_masks(d, *pairs, negative_ranks=(0, 1))
+    np.testing.assert_array_equal(actual, PEER["pair_masks"]["all_hard"])
+    actual = mining.rank_pair_masks(d, *pairs, positive_ranks=(-1, None))
+    np.testing.assert_array_equal(actual, PEER["pair_masks"]["easy_all"])
+    allowed = mining.range_pair_masks(d, *pairs, negative_range=(0.4, 1.3))
+    actual = mining.rank_pair_masks(d, *allowed, negative_ranks=(-1, None))
+    np.testing.assert_array_equal(actual, PEER["pair_masks"]["all_easy_in_range"])

@@ -43,14 +43,24 @@ def main():
         "histogram": losses.HistogramLoss(n_bins=20),
         "smooth_ap": losses.SmoothAPLoss(temperature=0.1),
         **{f"pnp_{v}": losses.PNPLoss(variant=v, anneal=0.1, alpha=2, b=3) for v in losses.PNPLoss.VARIANTS},
-        "dynamic_soft_margin": losses.DynamicSoftMarginLoss(),
+        "margin": losses.MarginLoss(margin=0.3, beta=1.1),
+        "instance": losses.InstanceLoss(gamma=8),
         "n_pairs": losses.NPairsLoss(),
     }
 
     weights = rng.normal(size=(WIDTH, 3 * CLASSES)).round(6)
 
+    class ConstantWeights(losses.DynamicSoftMarginLoss):
+        """The histogram is a constant for the gradient, as in the paper."""
+
+        def update_histogram(self, data):
+            super().update_histogram(data.detach())
+
+    dynamic = ConstantWeights()
+
     def with_weights(make, name, width=CLASSES, **options):
-        loss = make(num_classes=CLASSES, embedding_size=WIDTH, **options)
+        width_name = "descriptors_dim" if make is losses.P2SGradLoss else "embedding_size"
+        loss = make(num_classes=CLASSES, **{width_name: WIDTH}, **options)
         values = torch.tensor(weights[:, :width])
         getattr(loss, name).data = values.T.contiguous() if name == "proxies" else values
         return loss
@@ -65,6 +75,8 @@ def main():
         ),
         "soft_triple": with_weights(losses.SoftTripleLoss, "fc", 3 * CLASSES, centers_per_class=3),
         "proxy_anchor": with_weights(losses.ProxyAnchorLoss, "proxies", margin=0.1, alpha=8),
+        "large_margin_softmax": with_weights(losses.LargeMarginSoftmaxLoss, "W", margin=3, scale=0.5),
+        "p2s_grad": with_weights(losses.P2SGradLoss, "weight"),
         "proxy_nca": with_weights(losses.ProxyNCALoss, "proxies", softmax_scale=1),
     }
 
@@ -77,16 +89,27 @@ def main():
         found[rows.numpy(), columns.numpy()] = 1
         return found.tolist()
 
+    def easy_hard(positive, negative, **ranges):
+        return miners.BatchEasyHardMiner(pos_strategy=positive, neg_strategy=negative, **ranges)
+
     pair_miner_of = {
         "multi_similarity": miners.MultiSimilarityMiner(epsilon=0.1),
         "pair_margin": miners.PairMarginMiner(pos_margin=0.9, neg_margin=1.1),
+        "all_hard": easy_hard("all", "hard"),
+        "easy_all": easy_hard("easy", "all"),
+        "all_easy_in_range": easy_hard("all", "easy", allowed_neg_range=(0.4, 1.3)),
         "hdc": miners.HDCMiner(filter_percentage=0.3),
     }
     triplet_miner_of = {
         "hard": miners.BatchHardMiner(),
-        "easy_positive": miners.BatchEasyHardMiner(pos_strategy="easy", neg_strategy="semihard"),
-        "hard_easy": miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="easy"),
-        "hard_semihard": miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard"),
+        "easy_positive": easy_hard("easy", "semihard"),
+        "hard_easy": easy_hard("hard", "easy"),
+        "hard_semihard": easy_hard("hard", "semihard"),
+        "semihard_hard": easy_hard("semihard", "hard"),
+        "semihard_easy": easy_hard("semihard", "easy"),
+        "easy_semihard_in_range": easy_hard(
+            "easy", "semihard", allowed_pos_range=(0.6, 1.2), allowed_neg_range=(0.5, 1.3)
+        ),
         "all": miners.TripletMarginMiner(margin=0.3, type_of_triplets="all"),
         "semihard": miners.TripletMarginMiner(margin=0.3, type_of_triplets="semihard"),
         "angular": miners.AngularMiner(angle=30),
@@ -106,18 +129,34 @@ def main():
     pairs = first[0], first[1], first[0][:0], first[0][:0]
     in_order = x[order], y[order]
     on_sphere = torch.nn.functional.normalize(x), y  # AngularLoss does not normalize the negatives
+    sphere = torch.nn.functional.normalize(x.detach())
+    wide = miners.AngularMiner(angle=30)(sphere, y)  # AngularMiner takes the embeddings at their own length
+    chosen = torch.tensor(rng.permutation(np.arange(labels.size) % CLASSES))
+    manifold = losses.ManifoldLoss(l=WIDTH, K=CLASSES, lambdaC=0.5, alpha=0.7, margin=0.01).double()
+    manifold.proxies.data = torch.tensor(weights[:, :CLASSES].T.copy())
     result = {
         "origin": f"pytorch-metric-learning {pytorch_metric_learning.__version__}, torch {torch.__version__}, float64",
         "embeddings": embeddings.tolist(),
         "labels": labels.tolist(),
         "references": other.tolist(),
         "reference_labels": other_labels.tolist(),
+        "names": sorted(
+            name
+            for module in (losses, miners)
+            for name, thing in vars(module).items()
+            if isinstance(thing, type) and not name.startswith(("Base", "Generic")) and not name.endswith("Mixin")
+        ),
         "losses": {name: value_and_gradient(loss, *in_order) for name, loss in loss_of.items()}
         | {
             "angular": value_and_gradient(loss_of["angular"], *on_sphere),
             "smooth_ap": value_and_gradient(loss_of["smooth_ap"], x[three], y[three]),
             "n_pairs": value_and_gradient(loss_of["n_pairs"], x, y, pairs),
         },
+        "angular_on_sphere": sorted(map(list, zip(*(t.tolist() for t in wide)))),
+        "mined_on_sphere": value_and_gradient(mean_triplets, x, y, wide),
+        "dynamic_soft_margin": [value_and_gradient(dynamic, *batch) for batch in ((x, y), (x[:9], y[:9]))],
+        "proxy_of": chosen.tolist(),
+        "manifold": value_and_gradient(manifold, x, None, chosen),
         "weights": weights.tolist(),
         "class_losses": {name: value_and_gradient(loss, x, y) for name, loss in class_loss_of.items()},
         "with_references": {

@@ -31,6 +31,12 @@ def choose(d, p, n, positive, negative, fallback):
     ps, ns = np.flatnonzero(p), np.flatnonzero(n)
     if not ps.size or not ns.size:
         return None
+    if positive == "semihard":
+        limit = negative_for(d, None, ns, negative, fallback)
+        nearer = [j for j in ps if d[j] < d[limit]]
+        pick = {"drop": lambda *a, **k: None, "easiest": min, "hardest": max}[fallback]
+        best = (max if nearer else pick)(nearer or ps, key=lambda j: d[j])
+        return None if best is None else (best, limit)
     best = max(ps, key=lambda j: d[j]) if positive == "hard" else min(ps, key=lambda j: d[j])
     return best, negative_for(d, best, ns, negative, fallback)
 
@@ -89,8 +95,10 @@ def oracle(d, p, n, mining_name, fallback, smooth, reduction, margin=MARGIN):
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
 @pytest.mark.parametrize("negative", ["hard", "easy", "semihard"])
-@pytest.mark.parametrize("positive", ["hard", "easy"])
+@pytest.mark.parametrize("positive", ["hard", "easy", "semihard"])
 def test_selected_triplets_equal_loops(positive, negative, fallback):
+    if positive == negative == "semihard":
+        return
     d, p, n = batch(0)
     chosen = mining.select_triplets(*map(jnp.asarray, (d, p, n)), positive, negative, fallback)
     for i in range(d.shape[0]):
@@ -140,6 +148,21 @@ def test_gradients_by_distance_and_margin(name):
         d, p, n = (jnp.asarray(x) for x in batch(2))
         loss = jax.jit(lambda d, m: mining.triplet_loss(d, p, n, margin=m, mining=name, reduction="mean"))
         check_grads(loss, (d.astype(jnp.float64), jnp.asarray(0.3)), order=1, modes=["rev"], eps=1e-7)
+
+
+@pytest.mark.parametrize("name", MINING)
+def test_losses_of_each_anchor_average_to_the_anchor_mean(name):
+    d, p, n = (jnp.asarray(x) for x in batch(11))
+    each = jax.jit(functools.partial(mining.triplet_loss, mining=name, reduction="anchors"))(d, p, n)
+    _, weights = mining.triplet_pair_weights(d, p, n, mining=name, margin=jnp.inf, reduction="sum")
+    mined = jnp.any(weights > 0, axis=1)
+    assert each.shape == (9,) and np.all(each[~mined] == 0)
+    options = {"mining": name, "reduction": "anchor_mean"}
+    np.testing.assert_allclose(each[mined].mean(), mining.triplet_loss(d, p, n, **options), rtol=1e-6)
+    cotangent = jnp.arange(9.0)
+    (gradient,) = jax.vjp(lambda d: mining.triplet_loss(d, p, n, mining=name, reduction="anchors"), d)[1](cotangent)
+    rows = [jax.grad(mining.triplet_loss)(*(x[i : i + 1] for x in (d, p, n)), **options)[0] for i in range(9)]
+    np.testing.assert_allclose(gradient, cotangent[:, None] * jnp.stack(rows), rtol=1e-5, atol=1e-6)
 
 
 def dense_loss(embeddings, labels, margin):
@@ -282,6 +305,8 @@ def test_shards_of_anchors_add_up_to_the_whole():
 
 def test_bad_input_is_named():
     d, mask = jnp.ones((2, 3)), jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match="negative is 'semihard', wanted one of 'hard', 'easy'"):
+        mining.select_triplets(d, mask, mask, "semihard", "semihard")
     with pytest.raises(ValueError, match="mining is 'semi', wanted one of"):
         mining.triplet_loss(d, mask, mask, mining="semi")
     with pytest.raises(ValueError, match="reduction is 'none'"):

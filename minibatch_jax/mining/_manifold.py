@@ -1,0 +1,107 @@
+"""Similarity along the manifold of the batch: a random walk over embeddings and proxies, and the loss made of it.
+
+References:
+  Aziere and Todorovic, Ensemble deep manifold similarity learning using hard proxies, CVPR 2019.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_floating, check_number, check_shape
+from minibatch_jax.mining._distances import cosine_similarity
+from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax.mining._reductions import reduce_losses
+
+
+def random_walk_similarity(
+    similarities: jax.Array, *, restart: float | jax.Array = 0.2, temperature: float | jax.Array = 0.5
+) -> jax.Array:
+    """How much of a random walk from one item, over similar items, ends at another, symmetrized.
+
+    Args:
+      similarities: `[N, N]`, cosine, symmetric, floating point; a pair that is not finite is no step.
+      restart: in (0, 1], chance that the walk ends at each step.
+      temperature: > 0; steps have weights exp([s]_+ / temperature).
+
+    Returns:
+      `[N, N]`, at least 0 up to rounding, in the dtype of the similarities.
+
+    Raises:
+      TypeError: if the similarities are not floating point.
+      ValueError: if they are not square or a number is out of range.
+
+    Examples:
+      >>> [round(x, 3) for x in random_walk_similarity(jnp.ones((2, 2)), restart=0.5)[0].tolist()]
+      [0.667, 0.333]
+    """
+    check_shape("similarities", similarities, (None, jnp.shape(similarities)[0] if jnp.ndim(similarities) else None))
+    check_floating("similarities", similarities)
+    check_number("restart", restart, 0, 1, open_low=True)
+    check_number("temperature", temperature, 0, open_low=True)
+    itself = jnp.eye(similarities.shape[0], dtype=bool)
+    step = jnp.isfinite(similarities) & ~itself
+    weights = jnp.where(step, jnp.exp(jax.nn.relu(jnp.where(step, similarities, 0)) / temperature), 0)
+    degree = jnp.sum(weights, axis=1)
+    scale = jnp.where(degree > 0, jax.lax.rsqrt(jnp.where(degree > 0, degree, 1)), 0)
+    identity = itself.astype(weights.dtype)
+    rest = identity - (1 - restart) * scale[:, None] * weights * scale[None, :]
+    return restart * jnp.linalg.solve(rest, identity)
+
+
+def manifold_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    restart: float | jax.Array = 0.2,
+    temperature: float | jax.Array = 0.5,
+    margin: float | jax.Array = 5e-4,
+    context: float | jax.Array = 1.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Each anchor should be nearer to its proxy than to others, by random walks and by where the walks of both end.
+
+    Without labels, give the anchors to proxies at random: `jax.random.permutation(key, jnp.arange(A) % C)`.
+
+    Args:
+      similarities: `[A + C, A + C]`, `cosine_similarity(jnp.concatenate([embeddings, proxies]))`.
+      positives: `[A, C]` bool, the proxy of each anchor.
+      negatives: `[A, C]` bool, the other proxies; an anchor in neither mask is left out of the walk too.
+      restart: in (0, 1], chance that the walk ends at each step.
+      temperature: > 0, of the steps.
+      margin: by which the proxy should be nearer.
+      context: >= 0, weight of the comparison of whole walks.
+      reduction: of the losses of anchors with a proxy, see `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    Examples:
+      >>> similarities = cosine_similarity(jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+      >>> positives = jnp.array([[True, False]])  # one anchor on the first of two proxies
+      >>> float(manifold_loss(similarities, positives, ~positives))
+      0.0
+    """
+    check_shape("positives", positives, (None, None))
+    anchors, number = positives.shape[0], sum(positives.shape)
+    check_shape("similarities", similarities, (number, number))
+    check_number("context", context, 0)
+    used = jnp.concatenate([jnp.any(positives | negatives, axis=1), jnp.ones(number - anchors, bool)])
+    among = jnp.where(used[:, None] & used[None, :], similarities, jnp.nan)
+    walks = random_walk_similarity(among, restart=restart, temperature=temperature)
+    near = _excess_loss(walks[:anchors, anchors:], positives, negatives, margin)
+    alike = _excess_loss(cosine_similarity(walks[:anchors], walks[anchors:]), positives, negatives, margin)
+    return reduce_losses(near + context * alike, jnp.any(positives, axis=1), reduction)
+
+
+def _excess_loss(values, positives, negatives, margin):
+    """log(1 + sum exp(s_n - s_p + margin)) over the negatives whose exponent is not negative."""
+    values, positives, negatives = finite_pairs("similarities", values, positives, negatives)
+    own = jnp.sum(jnp.where(positives, values, 0), axis=1, keepdims=True)
+    excess = values - own + margin
+    active = negatives & (excess >= 0)
+    return jnp.log1p(jnp.sum(jnp.where(active, jnp.exp(jnp.where(active, excess, 0)), 0), axis=1))

@@ -1,0 +1,89 @@
+"""Loss of one mined triplet for each anchor, from embeddings: the gradient goes through two pairs of each, not all.
+
+References:
+  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number
+from minibatch_jax.mining._distances import euclidean_distances
+from minibatch_jax.mining._reductions import reduce_losses
+from minibatch_jax.mining._references import masks_of, references_of, rows_per_block
+from minibatch_jax.mining._triplets import Triplets, select_triplets
+
+
+def mined_triplet_loss(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    references: jax.Array | None = None,
+    reference_labels: jax.Array | None = None,
+    *,
+    compare: Callable[[jax.Array, jax.Array], jax.Array] = euclidean_distances,
+    margin: float | jax.Array = 0.2,
+    positive: str = "hard",
+    negative: str = "hard",
+    fallback: str = "drop",
+    smooth: bool = False,
+    reduction: str = "active_mean",
+    block_size: int = 1024,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Triplet margin loss of the triplets that `select_triplets` chooses, a block of anchors at a time.
+
+    It is `triplet_loss(..., mining="hard")`, and more choices, but differentiates the distances of the chosen pairs
+    only: faster, and without an array `[B, M]`.
+
+    Args:
+      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row of NaN is in
+        no triplet.
+      labels: `[B]` int.
+      references: `[M, D]`; the embeddings by default, and then no anchor is its own positive.
+      reference_labels: `[M]` int, given if and only if the references are.
+      compare: embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`, each of its own pair alone.
+      margin: finite; differentiable.
+      positive: see `select_triplets`.
+      negative: see `select_triplets`.
+      fallback: see `select_triplets`.
+      smooth: use log(1 + exp(.)) instead of max(., 0).
+      reduction: of the losses of anchors with a triplet, see `reduce_losses`.
+      block_size: anchors at once, static; memory is O(block_size M + B D).
+      axis_name: of a `shard_map` or `pmap` over which embeddings and references are sharded: the anchors of a device
+        are compared with the references of all, and reduced over all.
+
+    Returns:
+      `[]`, or `[B]` for "none".
+
+    Raises:
+      TypeError: if a dtype is wrong.
+      ValueError: if shapes do not match, a choice is unknown or the block size does not divide B.
+
+    Examples:
+      >>> x, labels = jnp.array([[0.0], [0.5], [0.6]]), jnp.array([0, 0, 1])
+      >>> loss, gradient = jax.value_and_grad(mined_triplet_loss)(x, labels)
+      >>> round(float(loss), 3), gradient[:, 0].round(3).tolist()  # (0.5 - 0.6 + 0.2 + 0.5 - 0.1 + 0.2) / 2
+      (0.35, [-0.5, 1.5, -1.0])
+    """
+    check_number("margin", margin)
+    everyone = references_of(embeddings, labels, references, reference_labels, None, axis_name)
+    rows = rows_per_block(block_size, labels.shape[0])
+    anchors, others = jax.lax.stop_gradient((embeddings, everyone.embeddings))
+
+    def choose(block):
+        vectors, classes, own_rows = block
+        masks = masks_of(classes, own_rows, everyone)
+        return select_triplets(compare(vectors, others), *masks, positive, negative, fallback)
+
+    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (anchors, labels, everyone.own_rows))
+    chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
+    one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
+    to_positive, to_negative = (
+        jnp.where(chosen.valid, one_pair(embeddings, everyone.embeddings[column]), 0)
+        for column in (chosen.positive, chosen.negative)
+    )
+    excess = to_positive - to_negative + margin
+    losses = jax.nn.softplus(excess) if smooth else jax.nn.relu(excess)
+    return reduce_losses(losses, chosen.valid, reduction, axis_name)

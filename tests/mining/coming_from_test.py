@@ -1,0 +1,32 @@
+"""The table for users of pytorch-metric-learning names all of its miners and losses, and only functions we have."""
+
+import json
+import re
+from pathlib import Path
+
+from minibatch_jax import mining, modules
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = (ROOT / "docs/pytorch_metric_learning.md").read_text()
+PEER = json.loads((Path(__file__).parent / "pml_reference.json").read_text())
+
+
+def test_every_miner_and_loss_of_the_peer_has_a_row():
+    theirs = {name for row in re.findall(r"^\| (.*?) \|", TEXT, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert len(PEER["names"]) > 45
+    assert set(PEER["names"]) <= theirs
+
+
+def test_every_function_named_exists():
+    columns = re.findall(r"^\| .*? \| (.*) \|$", TEXT, re.MULTILINE)
+    named = {name for column in columns for name in re.findall(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b", column)}
+    arguments = {"axis_name", "active_mean", "anchor_mean", "minibatch_jax", "vicreg_loss"}
+    assert named - arguments <= set(mining.__all__)
+    assert "vicreg_loss" in modules.__all__
+
+
+def test_the_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["loss"] > 0
