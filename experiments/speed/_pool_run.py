@@ -4,9 +4,9 @@
 """
 
 import json
-import resource
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -20,17 +20,22 @@ def queries(file: str) -> np.ndarray:
     return np.load(file, mmap_mode="r")[-QUERIES:].astype(np.float32)
 
 
+def peak_mib() -> float:
+    """Largest resident memory of this process; `getrusage` would count that of the process it was forked from."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
 def main(method: str, file: str, k: int, folder: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     targets = queries(file) if method == "sift" else None
     start = time.perf_counter()
     chosen = select_from_pool(
         file, k, method=method, queries=targets, state_folder=folder, progress=sys.stderr.isatty()
     )
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     distinct = len(set(chosen.indices.tolist()))
-    found = {"seconds": seconds, "peak_mib": peak / 1024, "start_mib": before / 1024, "cost": chosen.cost}
+    found = {"seconds": seconds, "peak_mib": peak_mib(), "start_mib": before, "cost": chosen.cost}
     print(json.dumps(found | {"distinct": distinct, "rows": chosen.indices.tolist()}))
 
 

@@ -101,7 +101,7 @@ def _tapped(tap: jax.Array, context: Any, own: dict[str, Any], args: tuple, kwar
     detached, method = module.clone(parent=None), context.method_name
     rest = {name: value for name, value in module.variables.items() if name != "params"}
 
-    def apply(params, x):
+    def apply(params, x) -> Any:
         own, rest = params
         return detached.apply({"params": own, **jax.lax.stop_gradient(rest)}, x, method=method, **kwargs)
 

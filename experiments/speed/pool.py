@@ -1,0 +1,116 @@
+"""A million embeddings of width 256 on disk: minutes, peak memory and loss of `select_from_pool`, method by method.
+
+The rows are augmented Fashion-MNIST images through a random layer, in float16 (0.5 GB on disk; 1 GB as float32). Each
+method runs in a process of its own. What facility location in parts loses is measured where the greedy on all rows can
+be run: on a random subset, with parts as small against it as on the whole; k-center and SIFT must choose what the
+functions on arrays choose. The folder keeps the state: a killed run goes on; it is deleted at the end unless `keep`.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.speed import _pool_run
+from experiments.speed._pool_data import write_pool
+from experiments.speed._timing import in_fresh_process
+from minibatch_jax.pool import select_from_pool
+from minibatch_jax.selection import facility_location_from_features, k_center, sift_indices
+
+SAMPLE = 20_000
+
+
+def distances_to_nearest(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Squared distance of each point to the nearest center, `[n]`."""
+    squares = (points**2).sum(1)[:, None] + (centers**2).sum(1) - 2 * points @ centers.T
+    return np.maximum(squares.min(1), 0)
+
+
+def costs(points: np.ndarray, centers: np.ndarray) -> str:
+    """Mean squared and largest distance to the nearest center, as text."""
+    squares = distances_to_nearest(points, centers)
+    return f"mean squared distance {squares.mean():8.4f}, largest distance {squares.max() ** 0.5:7.3f}"
+
+
+def time_method(method: str, file: Path, k: int, folder: Path) -> None:
+    """Run one method on the whole pool and print what it took and what it chose, on a sample of rows."""
+    found = in_fresh_process(_pool_run.__name__, method, file, k, folder / method)
+    pool = np.load(file, mmap_mode="r")
+    rng = np.random.default_rng(1)
+    sample = pool[np.sort(rng.choice(len(pool), min(SAMPLE, len(pool)), replace=False))].astype(np.float32)
+    print(
+        f"\n{method}, {len(pool)} x {pool.shape[1]} {pool.dtype} -> {k}: {found['seconds'] / 60:.1f} minutes, "
+        f"peak {found['peak_mib']:.0f} MiB (before the call {found['start_mib']:.0f}), cost {found['cost']:.4f}"
+    )
+    if method == "sift":
+        print(f"  distinct rows {found['distinct']}")
+        return
+    print(f"  chosen: {costs(sample, pool[np.sort(found['rows'])].astype(np.float32))}")
+    for seed in range(3):
+        rows = np.sort(np.random.default_rng(seed).choice(len(pool), k, replace=False))
+        print(f"  random: {costs(sample, pool[rows].astype(np.float32))}")
+
+
+def compare_with_exact(file: Path, size: int, parts: int, k: int, seed: int = 0) -> None:
+    """Loss against the functions on arrays, on a random subset."""
+    pool = np.load(file, mmap_mode="r")
+    rows = np.sort(np.random.default_rng(seed).choice(len(pool), size, replace=False))
+    subset: Any = pool[rows].astype(np.float32)
+    exact = np.asarray(jax.jit(lambda x: facility_location_from_features(x, k).indices)(subset))
+    chosen = select_from_pool(subset, k, part_rows=size // parts, progress=False).indices
+    random = np.random.default_rng(seed).choice(size, k, replace=False)
+    value = {
+        n: distances_to_nearest(subset, subset[i]).mean()
+        for n, i in (("exact", exact), ("parts", chosen), ("random", random))
+    }
+    print(f"\nSubset of {size} rows -> {k}, mean squared distance to the nearest chosen row")
+    print(
+        f"  facility location: on all rows {value['exact']:.4f}, in {parts} parts {value['parts']:.4f} "
+        f"(+{100 * (value['parts'] / value['exact'] - 1):.1f} %), random {value['random']:.4f} "
+        f"(+{100 * (value['random'] / value['exact'] - 1):.1f} %)"
+    )
+    centers = jax.jit(lambda x: k_center(x, k))(subset)
+    far = select_from_pool(subset, k, method="k_center", progress=False)
+    print(
+        f"  k-center: {np.sum(far.indices == np.asarray(centers.indices))} of {k} picks as on the array, "
+        f"radius {far.cost:.4f} and {float(centers.radius):.4f}"
+    )
+    queries = jnp.asarray(_pool_run.queries(str(file)))
+    most = select_from_pool(subset, k, method="sift", queries=np.asarray(queries), progress=False)
+    known = jax.jit(lambda x: sift_indices(x, queries, k))(subset)
+    print(
+        f"  SIFT: {np.sum(most.indices == np.asarray(known.indices))} of {k} picks as on the array, "
+        f"variance left {most.cost:.5f} and {float(known.variances[-1]):.5f}"
+    )
+
+
+def main(
+    rows: int = 1_000_000,
+    width: int = 256,
+    k: int = 500,
+    sift_k: int = 100,
+    subset: int = 16_384,
+    parts: int = 16,
+    folder: str = "/tmp/minibatch_jax_pool",
+    keep: bool = False,
+) -> None:
+    """Write the pool, choose from it by each method, compare with the exact choice on a subset, delete it."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / "pool.npy"
+    if not file.exists():
+        partial = place / "partial.npy"
+        write_pool(partial, rows, width)
+        partial.rename(file)
+    compare_with_exact(file, min(subset, rows), parts, min(subset, rows) // 100)
+    for method, count in (("k_center", k), ("sift", sift_k), ("facility_location", k)):
+        time_method(method, file, count, place)
+    if not keep:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
