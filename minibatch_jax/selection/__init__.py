@@ -40,6 +40,7 @@ from minibatch_jax.selection._facility_location import (
     medoid_weights,
     select_medoids,
 )
+from minibatch_jax.selection._flexi import embed_at_two_resolutions
 from minibatch_jax.selection._greedy import Medoids
 from minibatch_jax.selection._hard_batches import hard_batch_mask, select_hard_batches
 from minibatch_jax.selection._importance import (
@@ -87,6 +88,7 @@ __all__ = [
     "curvature_of",
     "dpp_map_indices",
     "drop_learned",
+    "embed_at_two_resolutions",
     "facility_location",
     "facility_location_from_features",
     "facility_location_value",
