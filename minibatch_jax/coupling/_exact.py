@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_floating, check_shape
+from minibatch_jax._checks import check_bool, check_choice, check_floating, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.coupling._auction import auction
 
 
 class Assignment(NamedTuple):
@@ -37,7 +38,7 @@ class Assignment(NamedTuple):
     column_potentials: jax.Array
 
 
-def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
+def assignment(cost: jax.Array, *, where: jax.Array | None = None, method: str = "paths") -> Assignment:
     """Cheapest one-to-one pairing of rows with columns.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
@@ -48,6 +49,9 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in
         float32) is forbidden.
       where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
+      method: both are exact. `'paths'`, sequential, is the faster by far on a CPU. `'auction'` begins with dense rounds
+        of bids of all rows at once and leaves few rows to the paths: a half to a fifth as many steps that wait for each
+        other (B = 256 to 512), which is what counts on a GPU or TPU. It was not timed on one.
 
     Returns:
       `Assignment(columns, rows, row_potentials, column_potentials)`; for a square cost without forbidden pairs
@@ -55,7 +59,7 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
 
     Raises:
       TypeError: if the cost is not floating point or `where` not bool.
-      ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+      ValueError: if the cost is not a matrix, is empty, or `where` has another shape, or the method is unknown.
 
     Examples:
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
@@ -67,9 +71,10 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
         check_shape("where", where, cost.shape)
         check_bool("where", where)
         allowed &= where
+    check_choice("method", method, ("paths", "auction"))
     if cost.shape[0] <= cost.shape[1]:
-        return _assign(cost, allowed)
-    found = _assign(cost.T, allowed.T)
+        return _assign(cost, allowed, method)
+    found = _assign(cost.T, allowed.T, method)
     return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
 
 
@@ -163,7 +168,7 @@ def in_weight_dtype(cost: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
 
 
-def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
+def _assign(cost: jax.Array, allowed: jax.Array, method: str) -> Assignment:
     """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
     n, m = cost.shape
     active = jnp.any(allowed, axis=1)
@@ -173,12 +178,23 @@ def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
     reach = jnp.max(cost - least, initial=0, where=allowed)
     forbidden = jnp.where(reach > 0, (n + 1) * reach, 1) - (low - least)
     reduced = jnp.where(allowed, cost - low[:, None], forbidden[:, None])
-    columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active)))
+    if method == "auction":
+        columns, v = _search_after_auction(reduced, reach / (8 * n))
+    else:
+        columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active)))
     index = lax.iota(jnp.int32, n)
     u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
-    columns = jnp.where((columns >= 0) & allowed[index, columns], columns, -1)
+    columns = jnp.where((columns >= 0) & active & allowed[index, columns], columns, -1)
     rows = jnp.full(m, -1, jnp.int32).at[jnp.where(columns < 0, m, columns)].set(index, mode="drop")
     return Assignment(columns, rows, u, v)
+
+
+def _search_after_auction(reduced: jax.Array, finest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Columns and column potentials of the cheapest pairing; rows of zeros make it square, as an auction needs."""
+    n, m = reduced.shape
+    square = jnp.concatenate([reduced, jnp.zeros((m - n, m), reduced.dtype) + 0 * reduced[:1, :1]])
+    columns, rows, v = _search(square, jnp.full(m, True), _Matching(*auction(square, finest)))
+    return columns[:n], jnp.where(rows < n, v - jnp.max(v), 0) if n < m else v
 
 
 def _start(reduced: jax.Array, active: jax.Array) -> _Matching:

@@ -27,6 +27,7 @@ from minibatch_jax.coupling import (
 )
 
 solve = jax.jit(assignment)
+SOLVERS = {"paths": solve, "auction": jax.jit(partial(assignment, method="auction"))}
 FORBIDDEN = 1e4
 
 
@@ -62,12 +63,14 @@ def assert_complementary_slackness(cost, found, atol=1e-4):
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (1, 4), (4, 1), (2, 2), (7, 7), (33, 33), (5, 9), (9, 5), (20, 33), (33, 20)]
+    ("shape", "method"),
+    [(s, "paths") for s in [(1, 1), (1, 4), (4, 1), (2, 2), (7, 7), (33, 33), (5, 9), (9, 5), (20, 33), (33, 20)]]
+    + [(s, "auction") for s in [(1, 1), (1, 4), (12, 12), (12, 20), (20, 12)]],
 )
-def test_cost_is_that_of_scipy_and_potentials_prove_it(shape):
+def test_cost_is_that_of_scipy_and_potentials_prove_it(shape, method):
     for seed in range(4):
         cost = clouds(seed, *shape) - 1.0
-        found = solve(cost)
+        found = SOLVERS[method](cost)
         assert_optimal(cost, found)
         assert_complementary_slackness(cost, found)
         loose = found.column_potentials if shape[0] < shape[1] else found.row_potentials
@@ -77,15 +80,18 @@ def test_cost_is_that_of_scipy_and_potentials_prove_it(shape):
 
 @pytest.mark.parametrize("shape", [(12, 12), (12, 20), (20, 12)])
 @pytest.mark.parametrize("levels", [1, 2, 4, 1000])
-def test_integer_costs_with_ties(shape, levels):
+@pytest.mark.parametrize("method", SOLVERS)
+def test_integer_costs_with_ties(shape, levels, method):
     for seed in range(4):
         cost = np.random.default_rng(seed).integers(0, levels, shape).astype(np.float32)
-        assert_optimal(cost, solve(cost))
+        assert_optimal(cost, SOLVERS[method](cost))
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (9, 14), (14, 9)])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_forbidden_pairs_give_the_cheapest_of_the_largest_pairings(shape, share):
+@pytest.mark.parametrize("method", SOLVERS)
+def test_forbidden_pairs_give_the_cheapest_of_the_largest_pairings(shape, share, method):
+    solve = SOLVERS[method]
     for seed in range(6):
         cost = clouds(seed, *shape)
         where = np.random.default_rng(seed).random(shape) > share
@@ -242,6 +248,11 @@ def test_bad_input_raises(cost, where, error, message):
         assignment(cost, where=where)
 
 
+def test_unknown_method_raises():
+    with pytest.raises(ValueError, match="method is 'hungarian', wanted one of 'paths', 'auction'"):
+        assignment(jnp.ones((2, 2)), method="hungarian")
+
+
 def test_cost_of_another_shape_raises():
     tx = couple_exact()
     with pytest.raises(ValueError, match="weights has shape"):
@@ -252,6 +263,7 @@ def test_cost_of_another_shape_raises():
     ("solver", "size"),
     [
         (assignment, 5),
+        (SOLVERS["auction"].__wrapped__, 5),
         (partial(sinkhorn, epsilon=0.1), 5),
         (partial(sinkhorn, epsilon=0.1, tolerance=None), 6),
         (transport, 7),
