@@ -22,6 +22,7 @@ from experiments.speed import _triplets_pml
 from experiments.speed._timing import in_fresh_process, milliseconds, print_ratios
 from minibatch_jax.mining import (
     euclidean_distances,
+    mined_triplet_loss,
     negative_mask,
     normalize_embeddings,
     positive_mask,
@@ -47,6 +48,8 @@ def distances_and_masks(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.A
 
 def loss(mining: str) -> Callable[..., Any]:
     """Loss and gradient by the embeddings."""
+    if mining == "hard":
+        return jax.value_and_grad(lambda x, y: mined_triplet_loss(normalize_embeddings(x), y, margin=MARGIN))
     return jax.value_and_grad(lambda x, y: triplet_loss(*distances_and_masks(x, y), margin=MARGIN, mining=mining))
 
 

@@ -108,8 +108,10 @@ def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None =
 def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
     """Variance of the difference over the variance of the anchor, an inverse signal-to-noise ratio; not symmetric.
 
+    An anchor whose entries are all alike has no variance: its distances are NaN, as if it were not finite.
+
     Args:
-      embeddings: `[A, D]`, floating point, no constant rows.
+      embeddings: `[A, D]`, floating point.
       references: `[M, D]`, same dtype; the embeddings themselves by default.
 
     Returns:
@@ -127,9 +129,12 @@ def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = 
       Yuan et al., Signal-to-noise ratio: a robust distance metric for deep metric learning, 2019 (arXiv 1904.02616).
     """
     x, y, finite = _pair(embeddings, references)
+    size = jnp.sum(x * x, axis=1)
     x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
-    variation = jnp.where(jnp.any(finite, axis=1), jnp.sum(x * x, axis=1), 1)
-    return _nan_outside(finite, _squared_distances(x, y) / variation[:, None], embeddings.dtype)
+    variation = jnp.sum(x * x, axis=1)
+    varies = variation > 16 * jnp.finfo(x.dtype).eps ** 2 * size
+    ratio = _squared_distances(x, y) / jnp.where(varies, variation, 1)[:, None]
+    return _nan_outside(finite & varies[:, None], ratio, embeddings.dtype)
 
 
 def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
