@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
 from minibatch_jax.mining._losses import info_nce_loss, log1p_sum_exp
-from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -90,7 +90,7 @@ def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 
     """
     check_shape("similarities", similarities, (None, None, None))
     check_floating("similarities", similarities)
-    check_number("temperature", temperature, 0, open_low=True)
+    check_positive(temperature=temperature)
     return jnp.sum(jax.nn.softmax(similarities / temperature, axis=2) * similarities, axis=2)
 
 
@@ -126,7 +126,7 @@ def proxy_anchor_loss(
       1.3863
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("scale", scale, 0, open_low=True)
+    check_positive(scale=scale)
     pull = log1p_sum_exp(-scale * (similarities - margin), positives)
     push = log1p_sum_exp(scale * (similarities + margin), negatives)
     used = jnp.any(positives | negatives, axis=1)

@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_number
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.mining._pairs import finite_pairs, pairs_of_weights
+from minibatch_jax.mining._pairs import check_positive, finite_pairs, pairs_of_weights
 from minibatch_jax.mining._reductions import reduce_losses
 
 PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -100,8 +99,7 @@ def multi_similarity_loss(
       0.3604
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("alpha", alpha, 0, open_low=True)
-    check_number("beta", beta, 0, open_low=True)
+    check_positive(alpha=alpha, beta=beta)
     shifted = similarities - base
     pull = log1p_sum_exp(-alpha * shifted, positives) / alpha
     push = log1p_sum_exp(beta * shifted, negatives) / beta
@@ -176,8 +174,7 @@ def ntxent_loss(
     logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
     contested = positives & jnp.any(negatives, axis=1, keepdims=True)
     excess = log_sum_exp(logits, negatives)[:, None] - logits
-    losses = jnp.where(contested, jax.nn.softplus(jnp.where(contested, excess, 0)), 0)
-    return reduce_losses(losses, positives, reduction)
+    return reduce_losses(softplus_where(contested, excess), positives, reduction)
 
 
 def supcon_loss(
@@ -210,9 +207,8 @@ def supcon_loss(
       1.0986
     """
     logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
-    count = jnp.sum(positives.astype(logits.dtype), axis=1)
-    mean = jnp.sum(jnp.where(positives, logits, 0), axis=1) / jnp.maximum(count, 1)
-    return reduce_losses(log_sum_exp(logits, positives | negatives) - mean, count > 0, reduction)
+    losses = log_sum_exp(logits, positives | negatives) - reduce_losses(logits, positives, "anchors")
+    return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
 
 def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
@@ -253,6 +249,11 @@ def log1p_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
     return _log_sum_exp(values, mask, plus_one=True)
 
 
+def softplus_where(mask: jax.Array, values: jax.Array) -> jax.Array:
+    """log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
+    return jnp.where(mask, jax.nn.softplus(jnp.where(mask, values, 0)), 0)
+
+
 def _log_sum_exp(values, mask, plus_one):
     lowest = 0.0 if plus_one else -jnp.inf
     largest = jnp.max(jax.lax.stop_gradient(values), axis=1, keepdims=True, where=mask, initial=lowest)
@@ -267,5 +268,5 @@ def _log_sum_exp(values, mask, plus_one):
 
 def _logits(similarities, positives, negatives, temperature):
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("temperature", temperature, 0, open_low=True)
+    check_positive(temperature=temperature)
     return similarities / temperature, positives, negatives

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax.mining._distances import cosine_similarity
-from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -37,7 +37,7 @@ def random_walk_similarity(
     check_shape("similarities", similarities, (None, jnp.shape(similarities)[0] if jnp.ndim(similarities) else None))
     check_floating("similarities", similarities)
     check_number("restart", restart, 0, 1, open_low=True)
-    check_number("temperature", temperature, 0, open_low=True)
+    check_positive(temperature=temperature)
     itself = jnp.eye(similarities.shape[0], dtype=bool)
     step = jnp.isfinite(similarities) & ~itself
     weights = jnp.where(step, jnp.exp(jax.nn.relu(jnp.where(step, similarities, 0)) / temperature), 0)

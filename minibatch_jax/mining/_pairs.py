@@ -269,6 +269,12 @@ def check_pairs(name: str, values: jax.Array, positives: jax.Array, negatives: j
         check_bool(mask_name, mask)
 
 
+def check_positive(**numbers: float | jax.Array) -> None:
+    """Raise unless each is a number above 0; arrays may be traced and pass."""
+    for name, number in numbers.items():
+        check_number(name, number, 0, open_low=True)
+
+
 def finite_pairs(
     name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,8 +11,8 @@ References:
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_choice, check_count, check_number
-from minibatch_jax.mining._pairs import check_pairs, finite_pairs
+from minibatch_jax._checks import check_choice, check_count
+from minibatch_jax.mining._pairs import check_pairs, check_positive, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
@@ -40,7 +40,7 @@ def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: floa
       [[2.0, 0.0, 1.0]]
     """
     check_pairs("similarities", similarities, counted, counted)
-    check_number("temperature", temperature, 0, open_low=True)
+    check_positive(temperature=temperature)
     others = ~jnp.eye(similarities.shape[1], dtype=bool)
 
     @jax.checkpoint
@@ -87,9 +87,8 @@ def smooth_ap_loss(
     values = jnp.where(used, similarities, 0)
     among_positives = 1 + soft_ranks(values, positives, temperature=temperature)
     among_all = 1 + soft_ranks(values, used, temperature=temperature)
-    count = jnp.sum(positives.astype(values.dtype), axis=1)
-    precision = jnp.sum(jnp.where(positives, among_positives / among_all, 0), axis=1) / jnp.maximum(count, 1)
-    return reduce_losses(1 - precision, count > 0, reduction)
+    precision = reduce_losses(among_positives / among_all, positives, "anchors")
+    return reduce_losses(1 - precision, jnp.any(positives, axis=1), reduction)
 
 
 def pnp_loss(
@@ -139,9 +138,8 @@ def pnp_loss(
         "entropy": lambda: (1 + r) * jnp.log1p(r),
         "bounded": lambda: (bound * r - jnp.log1p(bound * r)) / bound**2,
     }[penalty]()
-    count = jnp.sum(positives.astype(values.dtype), axis=1)
-    losses = jnp.sum(jnp.where(positives, penalized, 0), axis=1) / jnp.maximum(count, 1)
-    return reduce_losses(losses, count > 0, reduction)
+    losses = reduce_losses(penalized, positives, "anchors")
+    return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
 
 def fast_ap_loss(

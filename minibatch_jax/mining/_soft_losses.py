@@ -11,9 +11,9 @@ References:
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_number, check_shape
-from minibatch_jax.mining._losses import log_sum_exp
-from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax._checks import check_shape
+from minibatch_jax.mining._losses import log_sum_exp, softplus_where
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -51,11 +51,10 @@ def binomial_deviance_loss(
       1.3863
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("alpha", alpha, 0, open_low=True)
-    check_number("beta", beta, 0, open_low=True)
+    check_positive(alpha=alpha, beta=beta)
     shifted = jnp.where(positives | negatives, similarities - base, 0)
-    pull = _row_mean(jax.nn.softplus(-alpha * shifted), positives)
-    push = _row_mean(jax.nn.softplus(beta * shifted), negatives)
+    pull = reduce_losses(jax.nn.softplus(-alpha * shifted), positives, "anchors")
+    push = reduce_losses(jax.nn.softplus(beta * shifted), negatives, "anchors")
     return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
 
 
@@ -170,7 +169,7 @@ def circle_loss(
       0.6931
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("scale", scale, 0, open_low=True)
+    check_positive(scale=scale)
     similarities = jnp.where(positives | negatives, similarities, 0)
     fixed = jax.lax.stop_gradient(similarities)
     pull = -scale * jax.nn.relu(1 + margin - fixed) * (similarities - 1 + margin)
@@ -211,20 +210,14 @@ def tuplet_margin_loss(
       0.6931
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("scale", scale, 0, open_low=True)
+    check_positive(scale=scale)
     contested = positives & jnp.any(negatives, axis=1, keepdims=True)
     cosine = jnp.where(contested, similarities, 0)
     inside = 1 - cosine**2 > jnp.finfo(cosine.dtype).eps
     sine = jnp.where(inside, jnp.sqrt(jnp.where(inside, 1 - cosine**2, 1)), 0)
     relaxed = scale * (cosine * jnp.cos(margin) + sine * jnp.sin(margin))
     excess = log_sum_exp(scale * similarities, negatives)[:, None] - relaxed
-    losses = jnp.where(contested, jax.nn.softplus(jnp.where(contested, excess, 0)), 0)
-    return reduce_losses(losses, positives, reduction)
-
-
-def _row_mean(values, mask):
-    count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=1), 1)
-    return jnp.sum(jnp.where(mask, values, 0), axis=1) / count
+    return reduce_losses(softplus_where(contested, excess), positives, reduction)
 
 
 def _has_both(positives, negatives):

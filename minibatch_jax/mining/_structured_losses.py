@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
-from minibatch_jax.mining._losses import log_sum_exp
-from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax.mining._losses import log_sum_exp, softplus_where
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
 
 
@@ -64,7 +64,7 @@ def angular_loss(
     contested = positives & (both > 0)
     exponent = jnp.log(jnp.where(contested, both, 1)) + 8 * tangent
     exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
-    return reduce_losses(jnp.where(contested, jax.nn.softplus(exponent), 0), positives, reduction)
+    return reduce_losses(softplus_where(contested, exponent), positives, reduction)
 
 
 def hard_negative_loss(
@@ -105,7 +105,7 @@ def hard_negative_loss(
       1.0986
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_number("temperature", temperature, 0, open_low=True)
+    check_positive(temperature=temperature)
     check_number("concentration", concentration, 0)
     check_number("prior", prior, 0, 0.999)
     logits = (similarities - 1) / temperature
@@ -116,8 +116,7 @@ def hard_negative_loss(
     log_positive = jnp.where(contested, logits, 0)
     cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
     rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
-    losses = jnp.where(contested, jax.nn.softplus(jnp.log(rest) - log_positive), 0)
-    return reduce_losses(losses, positives, reduction)
+    return reduce_losses(softplus_where(contested, jnp.log(rest) - log_positive), positives, reduction)
 
 
 def orthogonal_pair_loss(
