@@ -6,6 +6,7 @@ be run: on a random subset, with parts as small against it as on the whole; k-ce
 functions on arrays choose. The folder keeps the state: a killed run goes on; it is deleted at the end unless `keep`.
 """
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def time_method(method: str, file: Path, k: int, folder: Path) -> None:
     rng = np.random.default_rng(1)
     sample = pool[np.sort(rng.choice(len(pool), min(SAMPLE, len(pool)), replace=False))].astype(np.float32)
     print(
-        f"\n{method}, {len(pool)} x {pool.shape[1]} {pool.dtype} -> {k}: {found['seconds'] / 60:.1f} minutes, "
+        f"\n{method}, {len(pool)} x {pool.shape[1]} {pool.dtype} -> {k}: {found['seconds'] / 60:.1f} minutes "
+        f"({found['cpu_seconds'] / 60:.1f} of all cores, load average {os.getloadavg()[0]:.1f}), "
         f"peak {found['peak_mib']:.0f} MiB (before the call {found['start_mib']:.0f}), cost {found['cost']:.4f}"
     )
     if method == "sift":

@@ -1,4 +1,8 @@
-"""Facility location on a pool: medoids of parts, then of these, level by level, until one part holds them all."""
+"""Facility location on a pool: medoids of parts, then of these, level by level, until one part holds them all.
+
+A part is represented by its own members. In the last stage that would lose most, as few medoids stand for all rows, so
+the last candidates represent the finer level before: all rows, or their weighted medoids.
+"""
 
 import functools
 from typing import Any
@@ -9,8 +13,11 @@ import numpy as np
 
 from minibatch_jax.pool._centers import nearest_center, points_at
 from minibatch_jax.pool._rounds import Job, State, gather
-from minibatch_jax.pool._rows import Rows, usable
+from minibatch_jax.pool._rows import Rows
 from minibatch_jax.selection import facility_location, medoid_weights, similarity_matrix
+from minibatch_jax.selection._similarity import similarity, usable_features
+
+ITEMS = 4  # how many times the rows of a part the last candidates represent at most
 
 
 def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make: Any) -> Job:
@@ -23,7 +30,8 @@ def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make
     unit = metric == "cosine"
 
     def init():
-        return _level(0, np.zeros(0, np.int64), np.zeros(0, np.float32), done=0)
+        nobody = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return _level(0, *nobody, *nobody, done=0)
 
     def step(state):
         level, part = int(state["level"]), int(state["part"])
@@ -32,7 +40,8 @@ def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make
         mine = part + jax.process_index()
         if mine < count:
             found = slice(len(members) * mine // count, len(members) * (mine + 1) // count)
-            state = _keep(state, mine, *_of_part(rows, members[found], weights[found], k, metric, part_rows))
+            items = (state["items"], state["item_weights"]) if count == 1 and level > 0 else None
+            state = _keep(state, mine, *_of_part(rows, members[found], weights[found], items, k, metric, part_rows))
         last = part + jax.process_count() >= count
         done = int(state["done"]) + min(jax.process_count(), count - part)
         if not last:
@@ -41,7 +50,9 @@ def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make
         kept = {name: np.concatenate([e[name] for e in everyone]) for name in everyone[0]}
         by_part = np.argsort(kept["kept_part"], kind="stable")
         survivors = {name: value[by_part] for name, value in kept.items()}
-        new = _level(level + 1, survivors["kept_rows"], survivors["kept_weights"], done)
+        items = np.sort(np.random.default_rng((seed, level)).permutation(len(members))[: ITEMS * part_rows])
+        survived = survivors["kept_rows"], survivors["kept_weights"]
+        new = _level(level + 1, *survived, members[items], weights[items], done)
         return new | {"gains": survivors["kept_gains"]}
 
     def result(state):
@@ -66,13 +77,17 @@ def _parts(size: int, part_rows: int) -> int:
     return -(-size // part_rows)
 
 
-def _level(level: int, members: np.ndarray, weights: np.ndarray, done: int) -> State:
+def _level(
+    level: int, members: np.ndarray, weights: np.ndarray, items: np.ndarray, item_weights: np.ndarray, done: int
+) -> State:
     return {
         "level": np.array(level),
         "part": np.array(0),
         "done": np.array(done),
         "rows": members,
         "weights": weights,
+        "items": items,
+        "item_weights": item_weights,
         "kept_rows": np.zeros(0, np.int64),
         "kept_weights": np.zeros(0, np.float32),
         "kept_gains": np.zeros(0, np.float32),
@@ -90,20 +105,42 @@ def _keep(state: State, part: int, members: np.ndarray, weights: np.ndarray, gai
     return state | {name: np.append(state[name], value) for name, value in new.items()}
 
 
-def _of_part(rows: Rows, members: np.ndarray, weights: np.ndarray, k: int, metric: str, part_rows: int) -> tuple:
-    """The medoids of some rows, what they weigh and what each gained."""
+def _of_part(
+    rows: Rows,
+    members: np.ndarray,
+    weights: np.ndarray,
+    items: tuple[np.ndarray, np.ndarray] | None,
+    k: int,
+    metric: str,
+    part_rows: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The medoids of some rows, what they weigh and what each gained; they represent the items, if any, or the rows."""
     missing = part_rows - len(members)
-    features = np.pad(rows.at(members), ((0, missing), (0, 0)))
-    indices, represented, gains = map(np.asarray, _medoids(features, np.pad(weights, (0, missing)), k, metric))
+    features, weights = np.pad(rows.at(members), ((0, missing), (0, 0))), np.pad(weights, (0, missing))
+    if items is None:
+        chosen = _medoids(features, weights, k, metric)
+    else:
+        chosen = _medoids_of_items(features, weights, rows.at(items[0]), items[1], k, metric)
+    indices, represented, gains = map(np.asarray, chosen)
     found = indices < len(members)
     return members[indices[found]], represented[found], gains[found]
 
 
 @functools.partial(jax.jit, static_argnames=("k", "metric"))
 def _medoids(features, weights, k, metric):
-    points, finite = usable(features, unit=False)
-    exists = finite & (weights > 0)
+    points, exists = usable_features(features, weights > 0)
     represented = jnp.where(exists, weights, 0)
     similarities = similarity_matrix(points, metric, where=exists)
     medoids = facility_location(similarities, k, item_weights=represented, where=exists)
     return medoids.indices, medoid_weights(medoids, item_weights=represented), medoids.gains
+
+
+@functools.partial(jax.jit, static_argnames=("k", "metric"))
+def _medoids_of_items(features, weights, item_features, item_weights, k, metric):
+    candidates = features.shape[0]
+    points, exists = usable_features(jnp.concatenate([features, item_features]))
+    exists &= jnp.concatenate([weights > 0, item_weights > 0])
+    represented = jnp.where(exists, jnp.concatenate([jnp.zeros_like(weights), item_weights]), 0)[candidates:]
+    similarities = similarity(points, exists, metric).rows(jnp.arange(candidates))[:, candidates:]
+    medoids = facility_location(similarities, k, item_weights=represented, where=exists[:candidates])
+    return medoids.indices, medoid_weights(medoids, item_weights=represented, own_self=False), medoids.gains

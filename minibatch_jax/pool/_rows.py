@@ -19,9 +19,8 @@ class Rows:
     """
 
     def __init__(self, pool: Any, chunk_rows: int):
-        self._pool = pool
-        opened = self._open()
-        (self.size, self.width), self.dtype = opened.shape, opened.dtype
+        self._pool = NpyFile(pool) if isinstance(pool, str | Path) else pool
+        (self.size, self.width), self.dtype = self._pool.shape, self._pool.dtype
         self.chunk_rows = min(chunk_rows, self.size)
         count = -(-self.size // self.chunk_rows)
         edges = [count * p // jax.process_count() for p in range(jax.process_count() + 1)]
@@ -30,21 +29,20 @@ class Rows:
     def chunk(self, number: int) -> np.ndarray:
         """Rows `[chunk_rows, D]` of a chunk."""
         start = number * self.chunk_rows
-        rows = np.asarray(self._open()[start : start + self.chunk_rows])
+        rows = np.asarray(self._pool[start : start + self.chunk_rows])
         missing = self.chunk_rows - len(rows)
-        return np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan) if missing else np.array(rows)
+        return np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan) if missing else rows
 
     def at(self, indices: np.ndarray) -> np.ndarray:
         """Rows `[n, D]`, float32, read in the order of the file."""
         order = np.argsort(indices, kind="stable")
         rows = np.empty((len(indices), self.width), np.float32)
-        rows[order] = self._open()[np.asarray(indices)[order]]
+        rows[order] = self._pool[np.asarray(indices)[order]]
         return rows
 
     def ends(self) -> str:
         """Digest of the first and the last row: another file of this shape has another."""
-        opened = self._open()
-        return hashlib.sha256(np.array([opened[0], opened[-1]]).tobytes()).hexdigest()
+        return hashlib.sha256(self.at(np.array([0, self.size - 1])).tobytes()).hexdigest()
 
     def places(self, number: int) -> slice:
         """Where a chunk of this process lies in an array of all rows of this process."""
@@ -61,9 +59,29 @@ class Rows:
         """Number of this process's first row."""
         return self.own.start * self.chunk_rows
 
-    def _open(self) -> Any:
-        """Opened anew for every read, so that the pages read before do not count as this process's memory."""
-        return np.load(self._pool, mmap_mode="r") if isinstance(self._pool, str | Path) else self._pool
+
+class NpyFile:
+    """Rows of a `.npy` file `[N, D]`, read and not mapped: mapped pages would count as memory of this process."""
+
+    def __init__(self, path: str | Path):
+        mapped = np.load(path, mmap_mode="r")
+        self.shape, self.dtype, self._path = mapped.shape, mapped.dtype, path
+        self._offset = mapped.offset
+        if not mapped.flags.c_contiguous:
+            raise ValueError(f"pool {str(path)!r} is in Fortran order, wanted rows one after the other (C order).")
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        width = self.shape[1]
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(self.shape[0])
+            place = self._offset + start * width * self.dtype.itemsize
+            return np.fromfile(self._path, self.dtype, (stop - start) * width, offset=place).reshape(-1, width)
+        found, length = np.empty((len(rows), width), self.dtype), width * self.dtype.itemsize
+        with open(self._path, "rb", buffering=0) as file:
+            for row, into in zip(rows.tolist(), found):
+                file.seek(self._offset + row * length)
+                file.readinto(into.data)
+        return found
 
 
 def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:

@@ -57,8 +57,9 @@ def select_from_pool(
     and all get the result that one process would. This is a driver for the host: do not call it inside `jit`.
 
     - "facility_location": greedy in parts of `part_rows` random rows, then in the union of their medoids, and so on
-      (GreeDi, as `selection.partitioned_medoids`). O(N part_rows D) time, O(part_rows^2 + N) memory. Its cost is a
-      little above that of the greedy on all rows at once, which takes O(N^2 D).
+      (GreeDi, as `selection.partitioned_medoids`); the last candidates represent the level before. O(N part_rows D)
+      time, O(part_rows^2 + N) memory. Its cost is a little above that of the greedy on all rows at once, which takes
+      O(N^2 D).
     - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(chunk_rows D + N) memory.
     - "sift": the same choice as `selection.sift_indices`, up to rounding; one pass over the file for each of k choices.
       O(N k D) time, O(chunk_rows D + N Q + D^2) memory.
@@ -83,7 +84,8 @@ def select_from_pool(
 
     Raises:
       TypeError: if the pool or the queries are not floating point or a count is not an int.
-      ValueError: if a shape or number does not fit, a name is unknown or `state_folder` holds another call.
+      ValueError: if a shape or number does not fit, a name is unknown, the file is in Fortran order or `state_folder`
+        holds another call.
       ImportError: if `progress` without `rich`.
 
     References:

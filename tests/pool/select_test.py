@@ -13,6 +13,7 @@ import pytest
 
 from minibatch_jax import selection
 from minibatch_jax.pool import _centers, _rounds, select_from_pool
+from minibatch_jax.pool._rows import Rows
 
 N, D, K = 300, 6, 12
 CALLS = {
@@ -107,6 +108,21 @@ def test_a_file_in_half_precision_gives_what_its_array_gives(method, tmp_path):
     assert len(set(chosen.indices.tolist()) & {5, 170}) == 0
     if method == "facility_location":
         assert chosen.weights.sum() == finite(x).sum()
+
+
+def test_a_file_by_columns_is_refused(tmp_path):
+    np.save(tmp_path / "pool.npy", np.asfortranarray(clusters()))
+    with pytest.raises(ValueError, match="is in Fortran order"):
+        select(tmp_path / "pool.npy", "k_center")
+
+
+def test_rows_of_a_file_are_read_as_they_are(tmp_path):
+    x = clusters().astype(np.float16)
+    np.save(tmp_path / "pool.npy", x)
+    rows = Rows(tmp_path / "pool.npy", 64)
+    np.testing.assert_array_equal(np.concatenate([rows.chunk(i) for i in rows.own])[:N], x)
+    order = np.random.default_rng(0).permutation(N)[:50]
+    np.testing.assert_array_equal(rows.at(order), x[order].astype(np.float32))
 
 
 class Killed(Exception):
