@@ -59,8 +59,8 @@ def angular_loss(
     check_shape("reference_similarities", others, (similarities.shape[1], similarities.shape[1]))
     tangent = jnp.tan(angle) ** 2
     to_anchor = jnp.where(negatives, jnp.exp(4 * tangent * (jnp.where(negatives, similarities, 0) - 1)), 0)
-    finite = jnp.where(jnp.isfinite(others), others, 0)
-    both = to_anchor @ jnp.exp(4 * tangent * (finite - 1)).T
+    compared = jnp.any(positives, axis=0)[:, None] & jnp.any(negatives, axis=0)[None, :] & jnp.isfinite(others)
+    both = to_anchor @ jnp.exp(4 * tangent * (jnp.where(compared, others, 0) - 1)).T
     contested = positives & (both > 0)
     exponent = jnp.log(jnp.where(contested, both, 1)) + 8 * tangent
     exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
