@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.pool._rounds import Job, gather
+from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows, usable
 
 CANDIDATES = 4096
@@ -20,53 +20,62 @@ BLOCK = 512
 
 def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
     """State: squared distance to the nearest center and its number for each own row, and the centers so far."""
-
-    def init():
-        mean = _mean(rows, unit)
-        distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
-        place = int(np.argmin(distances)) if len(distances) else 0
-        found = gather({"distance": distances[place : place + 1], "row": np.array([rows.first + place])})
-        best = min((f for f in found if len(f["distance"])), key=lambda f: (f["distance"][0], f["row"][0]))
-        nearest, owners = _nothing(rows)
-        first = best["row"] if np.isfinite(best["distance"][0]) else np.array([rows.size])
-        return {
-            "nearest": nearest,
-            "owners": owners,
-            "centers": first.astype(np.int64),
-            "radii": np.array([np.inf if first[0] < rows.size else 0], np.float32),
-            "passed": np.array(0),
-        }
-
-    def step(state):
-        centers, passed = state["centers"], int(state["passed"])
-        new = centers[passed:][centers[passed:] < rows.size]
-        points = points_at(rows, new, unit)
-        nearest, owners = _nearest_in_pool(rows, unit, points, state["nearest"], state["owners"], passed)
-        local = new[(new >= rows.first) & (new < rows.first + rows.own_rows)] - rows.first
-        nearest[local] = -np.inf
-        picked, radii = _pick(rows, nearest, k - len(centers), unit)
-        return state | {
-            "nearest": nearest,
-            "owners": owners,
-            "centers": np.append(centers, picked),
-            "radii": np.append(state["radii"], radii),
-            "passed": np.array(len(centers)),
-        }
-
-    def result(state):
-        counts, costs = np.zeros(k), [0.0]
-        for part in gather({"owners": state["owners"], "nearest": state["nearest"]}):
-            exists = np.isfinite(part["nearest"]) | (part["nearest"] == -np.inf)
-            counts += np.bincount(part["owners"][exists & (part["owners"] < k)], minlength=k)
-            costs.append(float(np.sqrt(max(part["nearest"][exists].max(initial=0), 0))))
-        return make(state["centers"], counts.astype(np.float32), state["radii"], max(costs))
-
-    return Job(init, step, lambda state: min(int(state["passed"]) / k, 1.0), result)
+    return Job(
+        init=lambda: _init(rows, unit),
+        step=lambda state: _choose(rows, k, unit, state),
+        progress=lambda state: min(int(state["passed"]) / k, 1.0),
+        result=lambda state: _result(k, state, make),
+    )
 
 
 def nearest_center(rows: Rows, unit: bool, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Squared distance `[own rows]` of each row to the nearest center, and its number; infinite if it is not finite."""
     return _nearest_in_pool(rows, unit, centers, *_nothing(rows))
+
+
+def _init(rows: Rows, unit: bool) -> State:
+    """The first center is the row nearest to the mean."""
+    mean = _mean(rows, unit)
+    distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
+    place = int(np.argmin(distances)) if len(distances) else 0
+    found = gather({"distance": distances[place : place + 1], "row": np.array([rows.first + place])})
+    best = min((f for f in found if len(f["distance"])), key=lambda f: (f["distance"][0], f["row"][0]))
+    nearest, owners = _nothing(rows)
+    first = best["row"] if np.isfinite(best["distance"][0]) else np.array([rows.size])
+    return {
+        "nearest": nearest,
+        "owners": owners,
+        "centers": first.astype(np.int64),
+        "radii": np.array([np.inf if first[0] < rows.size else 0], np.float32),
+        "passed": np.array(0),
+    }
+
+
+def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
+    """Pass over the pool with the new centers, and pick more."""
+    centers, passed = state["centers"], int(state["passed"])
+    new = centers[passed:][centers[passed:] < rows.size]
+    points = points_at(rows, new, unit)
+    nearest, owners = _nearest_in_pool(rows, unit, points, state["nearest"], state["owners"], passed)
+    local = new[(new >= rows.first) & (new < rows.first + rows.own_rows)] - rows.first
+    nearest[local] = -np.inf
+    picked, radii = _pick(rows, nearest, k - len(centers), unit)
+    return state | {
+        "nearest": nearest,
+        "owners": owners,
+        "centers": np.append(centers, picked),
+        "radii": np.append(state["radii"], radii),
+        "passed": np.array(len(centers)),
+    }
+
+
+def _result(k: int, state: State, make: Any) -> Any:
+    counts, costs = np.zeros(k), [0.0]
+    for part in gather({"owners": state["owners"], "nearest": state["nearest"]}):
+        exists = np.isfinite(part["nearest"]) | (part["nearest"] == -np.inf)
+        counts += np.bincount(part["owners"][exists & (part["owners"] < k)], minlength=k)
+        costs.append(float(np.sqrt(max(part["nearest"][exists].max(initial=0), 0))))
+    return make(state["centers"], counts.astype(np.float32), state["radii"], max(costs))
 
 
 def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ the last candidates represent the finer level before: all rows, or their weighte
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,57 +20,69 @@ from minibatch_jax.selection._similarity import similarity, usable_features
 ITEMS = 4  # how many times the rows of a part the last candidates represent at most
 
 
+class Plan(NamedTuple):
+    """What all rounds share: the arguments, the shuffle of the rows and how many rows each level has at most."""
+
+    k: int
+    metric: str
+    part_rows: int
+    seed: int
+    order: np.ndarray
+    level_sizes: list[int]
+
+
 def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make: Any) -> Job:
     """State: rows and weights of this level (level 0: all rows, shuffled), and the medoids of the parts done so far."""
-    level_sizes = [rows.size]
-    while level_sizes[-1] > part_rows:
-        level_sizes.append(_parts(level_sizes[-1], part_rows) * k)
-    total = sum(_parts(size, part_rows) for size in level_sizes)
-    order = np.random.default_rng(seed).permutation(rows.size)
-    unit = metric == "cosine"
+    sizes = [rows.size]
+    while sizes[-1] > part_rows:
+        sizes.append(_parts(sizes[-1], part_rows) * k)
+    total = sum(_parts(size, part_rows) for size in sizes)
+    plan = Plan(k, metric, part_rows, seed, np.random.default_rng(seed).permutation(rows.size), sizes)
+    nobody = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return Job(
+        init=lambda: _level(0, *nobody, *nobody, done=0),
+        step=lambda state: _choose(rows, plan, state),
+        progress=lambda state: int(state["done"]) / total,
+        result=lambda state: _result(rows, plan, state, make),
+    )
 
-    def init():
-        nobody = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        return _level(0, *nobody, *nobody, done=0)
 
-    def step(state):
-        level, part = int(state["level"]), int(state["part"])
-        members, weights = (order, np.ones(rows.size, np.float32)) if level == 0 else (state["rows"], state["weights"])
-        count = _parts(level_sizes[level], part_rows)
-        mine = part + jax.process_index()
-        if mine < count:
-            found = slice(len(members) * mine // count, len(members) * (mine + 1) // count)
-            items = (state["items"], state["item_weights"]) if count == 1 and level > 0 else None
-            state = _keep(state, mine, *_of_part(rows, members[found], weights[found], items, k, metric, part_rows))
-        last = part + jax.process_count() >= count
-        done = int(state["done"]) + min(jax.process_count(), count - part)
-        if not last:
-            return state | {"part": np.array(part + jax.process_count()), "done": np.array(done)}
-        everyone = gather({name: value for name, value in state.items() if name.startswith("kept")})
-        kept = {name: np.concatenate([e[name] for e in everyone]) for name in everyone[0]}
-        by_part = np.argsort(kept["kept_part"], kind="stable")
-        survivors = {name: value[by_part] for name, value in kept.items()}
-        items = np.sort(np.random.default_rng((seed, level)).permutation(len(members))[: ITEMS * part_rows])
-        survived = survivors["kept_rows"], survivors["kept_weights"]
-        new = _level(level + 1, *survived, members[items], weights[items], done)
-        return new | {"gains": survivors["kept_gains"]}
+def _choose(rows: Rows, plan: Plan, state: State) -> State:
+    """Every process does a part; after the last one the survivors are the next level."""
+    level, part = int(state["level"]), int(state["part"])
+    members, weights = state["rows"], state["weights"]
+    if level == 0:
+        members, weights = plan.order, np.ones(rows.size, np.float32)
+    count = _parts(plan.level_sizes[level], plan.part_rows)
+    mine = part + jax.process_index()
+    if mine < count:
+        found = slice(len(members) * mine // count, len(members) * (mine + 1) // count)
+        items = (state["items"], state["item_weights"]) if count == 1 and level > 0 else None
+        state = _keep(state, mine, *_of_part(rows, plan, members[found], weights[found], items))
+    done = int(state["done"]) + min(jax.process_count(), count - part)
+    if part + jax.process_count() < count:
+        return state | {"part": np.array(part + jax.process_count()), "done": np.array(done)}
+    everyone = gather({name: value for name, value in state.items() if name.startswith("kept")})
+    kept = {name: np.concatenate([e[name] for e in everyone]) for name in everyone[0]}
+    by_part = np.argsort(kept["kept_part"], kind="stable")
+    survivors, survived, gains = (kept[f"kept_{name}"][by_part] for name in ("rows", "weights", "gains"))
+    items = np.sort(np.random.default_rng((plan.seed, level)).permutation(len(members))[: ITEMS * plan.part_rows])
+    return _level(level + 1, survivors, survived, members[items], weights[items], done) | {"gains": gains}
 
-    def result(state):
-        chosen, missing = state["rows"], k - len(state["rows"])
-        squares, owners = nearest_center(rows, unit, points_at(rows, chosen, unit))
-        exists = np.isfinite(squares)
-        distances = squares[exists] if metric != "euclidean" else np.sqrt(squares[exists])
-        counts = np.bincount(owners[exists], minlength=k).astype(np.float64)
-        found = gather({"counts": counts, "cost": np.array(distances.sum(dtype=np.float64)), "rows": exists.sum()})
-        cost = sum(float(f["cost"]) for f in found) / max(sum(int(f["rows"]) for f in found), 1)
-        return make(
-            np.append(chosen, np.full(missing, rows.size)),
-            np.sum([f["counts"] for f in found], 0).astype(np.float32),
-            np.append(state["gains"], np.zeros(missing, np.float32)),
-            cost,
-        )
 
-    return Job(init, step, lambda state: int(state["done"]) / total, result)
+def _result(rows: Rows, plan: Plan, state: State, make: Any) -> Any:
+    chosen, missing, unit = state["rows"], plan.k - len(state["rows"]), plan.metric == "cosine"
+    squares, owners = nearest_center(rows, unit, points_at(rows, chosen, unit))
+    exists = np.isfinite(squares)
+    distances = np.sqrt(squares[exists]) if plan.metric == "euclidean" else squares[exists]
+    counts = np.bincount(owners[exists], minlength=plan.k).astype(np.float64)
+    found = gather({"counts": counts, "cost": np.array(distances.sum(dtype=np.float64)), "rows": exists.sum()})
+    return make(
+        np.append(chosen, np.full(missing, rows.size)),
+        np.sum([f["counts"] for f in found], 0).astype(np.float32),
+        np.append(state["gains"], np.zeros(missing, np.float32)),
+        sum(float(f["cost"]) for f in found) / max(sum(int(f["rows"]) for f in found), 1),
+    )
 
 
 def _parts(size: int, part_rows: int) -> int:
@@ -106,21 +118,15 @@ def _keep(state: State, part: int, members: np.ndarray, weights: np.ndarray, gai
 
 
 def _of_part(
-    rows: Rows,
-    members: np.ndarray,
-    weights: np.ndarray,
-    items: tuple[np.ndarray, np.ndarray] | None,
-    k: int,
-    metric: str,
-    part_rows: int,
+    rows: Rows, plan: Plan, members: np.ndarray, weights: np.ndarray, items: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The medoids of some rows, what they weigh and what each gained; they represent the items, if any, or the rows."""
-    missing = part_rows - len(members)
+    missing = plan.part_rows - len(members)
     features, weights = np.pad(rows.at(members), ((0, missing), (0, 0))), np.pad(weights, (0, missing))
     if items is None:
-        chosen = _medoids(features, weights, k, metric)
+        chosen = _medoids(features, weights, plan.k, plan.metric)
     else:
-        chosen = _medoids_of_items(features, weights, rows.at(items[0]), items[1], k, metric)
+        chosen = _medoids_of_items(features, weights, rows.at(items[0]), items[1], plan.k, plan.metric)
     indices, represented, gains = map(np.asarray, chosen)
     found = indices < len(members)
     return members[indices[found]], represented[found], gains[found]

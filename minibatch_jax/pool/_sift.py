@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.pool._rounds import Job, gather
+from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows, usable
 
 
@@ -20,48 +20,56 @@ def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -
     norms = np.sqrt(np.sum(queries[finite].astype(np.float64) ** 2, 1, keepdims=True))
     targets = queries[finite] / np.where(norms > 0, norms, 1)
 
-    def init():
-        found = [_start(rows.chunk(number), targets.astype(np.float32)) for number in rows.own]
-        cross, variance = (np.concatenate([np.asarray(f[i]) for f in found]) for i in range(2))
-        gains = np.concatenate([np.asarray(_gains(*f, np.float32(noise))) for f in found])
-        return {
-            "cross": cross,
-            "variance": variance,
-            "unknown": np.eye(rows.width),
-            "next": np.array(_best(rows, gains)),
-            "indices": np.zeros(0, np.int64),
-            "left": np.zeros(0),
-        }
-
-    def step(state):
-        following, unknown = int(state["next"]), state["unknown"]
-        row = rows.at(np.array([min(following, rows.size - 1)]))[0].astype(np.float64)
-        norm = np.sqrt(np.sum(row**2))
-        direction = unknown @ row / norm if following < rows.size and norm > 0 else np.zeros(rows.width)
-        direction /= np.sqrt(direction @ row / max(norm, 1e-300) + noise)
-        seen = targets @ direction
-        cross, variance = state["cross"].copy(), state["variance"].copy()
-        gains = np.empty_like(variance)
-        for number in rows.own:
-            places = rows.places(number)
-            inputs = cross[places], variance[places], direction.astype(np.float32), seen.astype(np.float32)
-            updated = _update(rows.chunk(number), *inputs, np.float32(noise))
-            cross[places], variance[places], gains[places] = map(np.asarray, updated)
-        before = state["left"][-1] if len(state["left"]) else np.sum(targets**2)
-        return {
-            "cross": cross,
-            "variance": variance,
-            "unknown": unknown - np.outer(direction, direction),
-            "next": np.array(_best(rows, gains)),
-            "indices": np.append(state["indices"], following),
-            "left": np.append(state["left"], max(before - np.sum(seen**2), 0)),
-        }
-
     def result(state):
         left, indices = state["left"].astype(np.float32), state["indices"]
         return make(indices, np.where(indices < rows.size, 1, 0).astype(np.float32), left, float(left[-1]))
 
-    return Job(init, step, lambda state: len(state["indices"]) / k, result)
+    return Job(
+        init=lambda: _init(rows, targets, noise),
+        step=lambda state: _choose(rows, targets, noise, state),
+        progress=lambda state: len(state["indices"]) / k,
+        result=result,
+    )
+
+
+def _init(rows: Rows, targets: np.ndarray, noise: float) -> State:
+    found = [_start(rows.chunk(number), targets.astype(np.float32)) for number in rows.own]
+    cross, variance = (np.concatenate([np.asarray(f[i]) for f in found]) for i in range(2))
+    gains = np.concatenate([np.asarray(_gains(*f, np.float32(noise))) for f in found])
+    return {
+        "cross": cross,
+        "variance": variance,
+        "unknown": np.eye(rows.width),
+        "next": np.array(_best(rows, gains)),
+        "indices": np.zeros(0, np.int64),
+        "left": np.zeros(0),
+    }
+
+
+def _choose(rows: Rows, targets: np.ndarray, noise: float, state: State) -> State:
+    """Take the next row, pass over the pool with what it tells, and find the one after it."""
+    following, unknown = int(state["next"]), state["unknown"]
+    row = rows.at(np.array([min(following, rows.size - 1)]))[0].astype(np.float64)
+    norm = np.sqrt(np.sum(row**2))
+    direction = unknown @ row / norm if following < rows.size and norm > 0 else np.zeros(rows.width)
+    direction /= np.sqrt(direction @ row / max(norm, 1e-300) + noise)
+    seen = targets @ direction
+    cross, variance = state["cross"].copy(), state["variance"].copy()
+    gains = np.empty_like(variance)
+    for number in rows.own:
+        places = rows.places(number)
+        inputs = cross[places], variance[places], direction.astype(np.float32), seen.astype(np.float32)
+        updated = _update(rows.chunk(number), *inputs, np.float32(noise))
+        cross[places], variance[places], gains[places] = map(np.asarray, updated)
+    before = state["left"][-1] if len(state["left"]) else np.sum(targets**2)
+    return {
+        "cross": cross,
+        "variance": variance,
+        "unknown": unknown - np.outer(direction, direction),
+        "next": np.array(_best(rows, gains)),
+        "indices": np.append(state["indices"], following),
+        "left": np.append(state["left"], max(before - np.sum(seen**2), 0)),
+    }
 
 
 def _best(rows: Rows, gains: np.ndarray) -> int:
