@@ -51,7 +51,8 @@ Expected: distance to the genuine regressor (bicycles: root mean square error on
   the line, and in bicycles with 16 too, as it begins with them and the list does not.
   With a share of 0.3 (clusters) the list needs n = 2 only (0.49 ± 0.45 for n = 1, 0.020 after, as the genuine sources);
   along the line there are wrong sources near the genuine ones, and the error falls slowly: 0.123, 0.060, 0.042, 0.033,
-  0.026 and 0.022 for n = 1 to 32 (genuine sources 0.017, OLS 1.44). No impostor here knows the method and acts against it.
+  0.026 and 0.022 for n = 1 to 32 (genuine sources 0.017, OLS 1.44).
+  No impostor here knows the method and acts against it.
 Tuning: none; the starts and the radius are the defaults of the library. The share of genuine sources is given.
 Reference: Das, Jain, Kong & Sen, Efficient list-decodable regression using batches, 2023 (arXiv 2211.12743).
 """
