@@ -109,6 +109,15 @@ def test_selected_triplets_equal_loops(positive, negative, fallback):
             assert (int(chosen.positive[i]), int(chosen.negative[i])) == expected
 
 
+def test_long_rows_are_searched_in_blocks():
+    d, p, n = batch(12, 5, 96)
+    d = np.round(d, 1)  # with ties
+    chosen = mining.select_triplets(*map(jnp.asarray, (d, p, n)), "easy", "hard")
+    for i in range(2, 5):
+        expected = [np.flatnonzero(m)[np.argmin(d[i][m])] for m in (p[i], n[i])]
+        assert [int(chosen.positive[i]), int(chosen.negative[i])] == expected
+
+
 def test_ties_go_to_the_lowest_column():
     d, mask = jnp.full((1, 6), 0.5), jnp.array([[False, True, True, False, False, False]])
     for positive, negative in itertools.product(["hard", "easy"], ["hard", "easy"]):
