@@ -33,9 +33,11 @@ def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -
 
 
 def _init(rows: Rows, targets: np.ndarray, noise: float) -> State:
-    found = [_start(rows.chunk(number), targets.astype(np.float32)) for number in rows.own]
-    cross, variance = (np.concatenate([np.asarray(f[i]) for f in found]) for i in range(2))
-    gains = np.concatenate([np.asarray(_gains(*f, np.float32(noise))) for f in found])
+    cross = np.zeros((rows.own_rows, len(targets)), np.float32)
+    variance, gains = (np.full(rows.own_rows, -np.inf, np.float32) for _ in range(2))
+    for number in rows.own:
+        places, found = rows.places(number), _start(rows.chunk(number), targets.astype(np.float32), np.float32(noise))
+        cross[places], variance[places], gains[places] = map(np.asarray, found)
     return {
         "cross": cross,
         "variance": variance,
@@ -82,9 +84,10 @@ def _best(rows: Rows, gains: np.ndarray) -> int:
 
 
 @jax.jit
-def _start(chunk, targets):
+def _start(chunk, targets, noise):
     points, finite = usable(chunk, unit=True)
-    return points @ targets.T, jnp.where(finite, jnp.sum(points**2, 1), -jnp.inf)
+    cross, variance = points @ targets.T, jnp.where(finite, jnp.sum(points**2, 1), -jnp.inf)
+    return cross, variance, _gains(cross, variance, noise)
 
 
 @jax.jit
@@ -96,7 +99,6 @@ def _update(chunk, cross, variance, direction, seen, noise):
     return cross, variance, _gains(cross, variance, noise)
 
 
-@jax.jit
 def _gains(cross, variance, noise):
     gains = jnp.sum(cross**2, 1) / (variance + noise)
     return jnp.where(variance > -jnp.inf, gains, -jnp.inf)

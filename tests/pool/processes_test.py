@@ -32,10 +32,10 @@ def test_two_processes_agree_with_one(rounds, tmp_path):
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
-    for method in CALLS:
-        expected = select(tmp_path, method)._asdict()
+    for call in CALLS:
+        expected = select(tmp_path, call)._asdict()
         for process in range(2):
-            found = dict(np.load(tmp_path / f"{method}-{process}.npz"))
+            found = dict(np.load(tmp_path / f"{call}-{process}.npz"))
             for name, value in found.items():  # exact but for the compiler flags of the suite
                 rtol = 1e-5 if name in ("cost", "values") else 0
-                np.testing.assert_allclose(value, expected[name], rtol=rtol, err_msg=f"{method}, {name}")
+                np.testing.assert_allclose(value, expected[name], rtol=rtol, err_msg=f"{call}, {name}")

@@ -8,18 +8,19 @@ import numpy as np
 
 from minibatch_jax.pool import _centers, _rounds, select_from_pool
 
+SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
 CALLS = {
-    "facility_location": {"part_rows": 64},
-    "k_center": {"metric": "cosine"},
-    "sift": {"queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)},
+    "facility location": {"method": "facility_location", "part_rows": 64, "chunk_rows": 64},
+    "k-center": {"method": "k_center", "metric": "cosine", "chunk_rows": 64},
+    "k-center, one chunk": {"method": "k_center", "chunk_rows": 512},
+    "SIFT": SIFT | {"chunk_rows": 64},
+    "SIFT, one chunk": SIFT | {"chunk_rows": 512},
 }
 
 
-def select(folder: Path, method: str, state_folder: Path | None = None):
+def select(folder: Path, name: str, state_folder: Path | None = None):
     _centers.CANDIDATES = 4
-    return select_from_pool(
-        folder / "pool.npy", 9, method=method, chunk_rows=64, progress=False, state_folder=state_folder, **CALLS[method]
-    )
+    return select_from_pool(folder / "pool.npy", 9, progress=False, state_folder=state_folder, **CALLS[name])
 
 
 class Stopped(Exception):
@@ -46,15 +47,15 @@ def stop_after(rounds: int, process: int) -> None:
 def main(port: str, process: int, folder: Path, rounds: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     save = _rounds._save
-    for method in CALLS:
+    for name in CALLS:
         if rounds:
             stop_after(rounds, process)
             try:
-                select(folder, method, folder / method)
+                select(folder, name, folder / name)
             except Stopped:
                 _rounds._save = save
-        chosen = select(folder, method, folder / method)
-        np.savez(folder / f"{method}-{process}.npz", **chosen._asdict())
+        chosen = select(folder, name, folder / name)
+        np.savez(folder / f"{name}-{process}.npz", **chosen._asdict())
     jax.distributed.shutdown()
 
 
