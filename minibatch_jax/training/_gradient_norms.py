@@ -65,7 +65,8 @@ def ghost_gradient_norms(loss_fn: Callable[[jax.Array], jax.Array], batch_size: 
 
     Every layer with parameters must be tapped once, by `tap_dense`, `tap_embedding` or `tap_layer`; one without a tap
     counts as constant. A layer used twice, as with tied weights, is out of reach: its gradient is a sum whose norm is
-    not that of its parts; use `gradient_norms`. flax linen modules need no taps: `linen_gradient_norms`.
+    not that of its parts; use `gradient_norms`. flax linen modules need no taps: `linen_gradient_norms`. In a flax nnx
+    module or plain JAX write `y = tap_dense(tap, x, layer(x))`.
 
     Args:
       loss_fn: `loss_fn(tap [B]) -> losses [B]`, where a loss depends on its own row alone.
