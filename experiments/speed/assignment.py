@@ -96,7 +96,8 @@ def unequal_masses(size: int, width: int, rounds: int, repeats: int) -> None:
         a, b = masses / masses.sum(1, keepdims=True)
         placed = jnp.asarray(cost), jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
         times[OURS_UNEQUAL] += milliseconds(lambda p=placed: solve_unequal(*p).block_until_ready(), repeats)
-        times["POT emd"] += milliseconds(lambda a=a, b=b, c=cost.astype(np.float64): ot.emd(a, b, c), repeats)
+        wide = cost.astype(np.float64)
+        times["POT emd"] += milliseconds(lambda a=a, b=b, c=wide: ot.emd(a, b, c), repeats)
     print_ratios(f"A. transport of unequal masses, d = {width}, B = {size}", times, OURS_UNEQUAL)
 
 
