@@ -1,4 +1,17 @@
-"""Which pairs and triplets of a batch count: masks, weights and losses on distances or similarities `[A, M]`."""
+"""Which pairs and triplets of a batch count: masks, weights and losses on distances or similarities `[A, M]`.
+
+Five kinds of functions, which compose freely:
+
+  distances   `euclidean_distances`, `cosine_similarity`, ...: embeddings to `[A, M]`
+  pairs       `positive_mask`, `negative_mask`: labels to bool `[A, M]`; with `memory_pairs` past batches too
+  miners      `..._pair_masks`: distances and masks to fewer pairs; `select_triplets`: to one triplet for each anchor;
+              `..._weights`: to how much each pair counts; `mine_...`: the same as transformations of weights
+  losses      `..._loss`: distances or similarities, and masks, to a number; `weigh_pairs` makes a transformation of one
+  reducers    the argument `reduction` of a loss: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none"
+
+`blockwise_losses`, `mined_triplet_loss` and the retrieval scores take embeddings instead, in blocks of rows and over
+devices. `docs/pytorch_metric_learning.md` in the repository translates the names of pytorch-metric-learning.
+"""
 
 from minibatch_jax.mining._angular import angular_triplet_weights, mine_angular
 from minibatch_jax.mining._blocks import blockwise_losses
@@ -39,7 +52,6 @@ from minibatch_jax.mining._memory import Memory, MemoryPairs, init_memory, memor
 from minibatch_jax.mining._mine import (
     mine_all,
     mine_easy_hard,
-    mine_easy_positive,
     mine_hard,
     mine_semihard,
     weighted_pair_loss,
@@ -125,7 +137,6 @@ __all__ = [
     "mine_angular",
     "mine_distance_weighted",
     "mine_easy_hard",
-    "mine_easy_positive",
     "mine_hard",
     "mine_hardest_pairs",
     "mine_multi_similarity",

@@ -64,7 +64,7 @@ def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
     """Weigh the farthest positive and nearest negative of each anchor. Weights `[B, B]`; signals `distances`, `labels`.
 
     With an infinite margin the triplet of every anchor is active. If all embeddings are equal, the loss is stuck at the
-    margin: start from `mine_semihard` or `mine_easy_positive`.
+    margin: start from `mine_semihard` or `mine_easy_hard`.
 
     Examples:
       >>> tx = mine_hard()
@@ -103,34 +103,12 @@ def mine_semihard(
     return _mine("nearest_semihard" if nearest else "semihard", margin, fallback)
 
 
-def mine_easy_positive(margin: float = 0.2, *, fallback: str = "drop") -> optax.GradientTransformationExtraArgs:
-    """Weigh the nearest positive and the nearest negative beyond it. Weights `[B, B]`; signals `distances`, `labels`.
-
-    Args:
-      margin: of the hinge; infinite to let every anchor count.
-      fallback: for a positive that no negative is farther than: "drop" the anchor, or take the "easiest" (farthest) or
-        "hardest" (nearest) negative.
-
-    Returns:
-      A transformation of weights `[B, B]`.
-
-    Raises:
-      ValueError: if the margin is not a number or the fallback unknown.
-
-    Examples:
-      >>> tx = mine_easy_positive()
-      >>> weights, labels = jnp.ones((4, 4)), jnp.array([0, 0, 0, 1])
-      >>> distances = jnp.where(jnp.eye(4) > 0, 0.0, 0.9).at[0].set(jnp.array([0.0, 0.5, 0.3, 0.4]))
-      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0][0].tolist()
-      [0.0, 0.0, 1.0, 1.0]
-    """
-    return _mine("easy_positive", margin, fallback)
-
-
 def mine_easy_hard(
     positive: str = "easy", negative: str = "semihard", *, margin: float = 0.2, fallback: str = "drop"
 ) -> optax.GradientTransformationExtraArgs:
     """Weigh the triplet of each anchor that `select_triplets` chooses. Weights `[B, B]`; signals `distances`, `labels`.
+
+    By default it is easy-positive mining: the nearest positive and the nearest negative beyond it.
 
     Args:
       positive: "hard", "easy" or "semihard", see `select_triplets`.

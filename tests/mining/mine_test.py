@@ -11,7 +11,7 @@ FACTORIES = {
     "semihard": mining.mine_semihard,
     "nearest_semihard": lambda margin: mining.mine_semihard(margin, nearest=True),
     "hard": mining.mine_hard,
-    "easy_positive": mining.mine_easy_positive,
+    "easy_positive": lambda margin: mining.mine_easy_hard(margin=margin),
 }
 
 
@@ -118,7 +118,7 @@ def test_margin_may_follow_a_schedule():
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="fallback is 'none', wanted one of"):
-        mining.mine_easy_positive(fallback="none")
+        mining.mine_easy_hard(fallback="none")
     with pytest.raises(ValueError, match="margin is nan"):
         mining.mine_all(float("nan"))
     with pytest.raises(ValueError, match=r"weights has shape \[2, 3\], wanted \[2, 2\]"):
