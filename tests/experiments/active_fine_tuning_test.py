@@ -107,7 +107,7 @@ def test_copies_fill_the_nearest_but_not_sifts_choice(numbered):
 
 
 def test_each_query_stops_for_itself(numbered):
-    config = Config(queries=8, passages=6, stops=(2.0,))
+    config = Config(queries=8, passages=6, noise=0.1, stops=(2.0,))
     bits = np.random.default_rng(0).normal(size=(8, 7))
     measured = experiment.stopping_arm(config, lambda name, seed: Outcome(bits, np.ones(8)), "SIFT")(0)[2.0]
     variances = np.asarray(experiment.sift(experiment.problem(config, False, 0), 6, config.noise, None).variances)
