@@ -29,7 +29,7 @@ def margin_loss(
     Args:
       distances: `[A, M]`, floating point.
       positives: `[A, M]` bool.
-      negatives: `[A, M]` bool, usually those that `sample_negatives` draws.
+      negatives: `[A, M]` bool, usually those that `sample_negative_counts` draws.
       margin: half-width of the gap.
       boundary: distance between the kinds; differentiable, and `[A, 1]` for a boundary of each class.
       reduction: of the losses of pairs, see `reduce_losses`.

@@ -156,3 +156,24 @@ def test_retrieval_over_devices():
     np.testing.assert_array_equal(jax.jit(ranks)(x, labels), mining.nearest_positive_ranks(x, labels))
     with pytest.raises(ValueError, match=r"k is 33, wanted at most 32 \(the number of references\)"):
         over_devices(functools.partial(mining.recall_at_k, k=33, axis_name="data"))(x, labels)
+
+
+def test_a_device_reserves_one_block_row():
+    batch, width, rows = 4096, 8, 16
+    options = {"block_size": rows, "axis_name": "data"}
+
+    def loss(x, y):
+        losses = mining.blockwise_losses(functools.partial(mining.supcon_loss, reduction="anchors"), x, y, **options)
+        return mining.reduce_losses(losses, losses > 0, "mean", "data") + mining.mined_triplet_loss(x, y, **options)
+
+    rule = NamedSharding(MESH, P("data"))
+    shapes = (
+        jax.ShapeDtypeStruct((batch, width), "float32", sharding=rule),
+        jax.ShapeDtypeStruct((batch,), "int32", sharding=rule),
+    )
+    for step in (
+        jax.value_and_grad(over_devices(loss)),
+        over_devices(functools.partial(mining.recall_at_k, **options)),
+    ):
+        used = jax.jit(step).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+        assert used < 8 * 4 * rows * batch + 16 * 4 * batch * width < 4 * batch * batch // 8
