@@ -21,7 +21,7 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
     Taps every module as `ghost_gradient_norms` asks for, by a method interceptor: `nn.Dense` and `nn.Embed` by their
     closed form, any other module with parameters (convolutions, layer normalization, `DenseGeneral`) by the gradients
     of this module alone, 16 examples at a time. What it cannot do exactly raises: then use `gradient_norms`. The batch
-    must be the first axis of what every module takes; of positions `[T]` it cannot tell, if T = B, that they are shared.
+    must be the first axis of what every module takes: it cannot tell shared positions `[T]` from a batch if T = B.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses [B]`, which calls `module.apply` itself (not by way of an inner `jit`);
