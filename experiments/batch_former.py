@@ -21,8 +21,8 @@ Expected: mean ± standard error over 5 seeds
   cross-entropy and +0.1 ± 1.0 with balanced softmax, the layer without the batch by +0.3 ± 0.9. What balanced softmax
   gains, 21 points on the rare classes, is not in doubt. The paper's networks are deep and trained on photographs; this
   one is an MLP of three layers.
-  Reproduced: a prediction costs the same, 135 thousand operations (cost.md), and is the plain network's bit for bit; a
-  training step costs 1.74 times as much, 1.39 times with the layer alone.
+  Reproduced: a prediction costs the same, 135 thousand operations an image (cost.md), and is the plain network's bit
+  for bit; a training step costs 1.74 times as much, 1.39 times with the layer alone.
 Tuning: learning rate in {3e-4, 1e-3, 3e-3} for each arm, by balanced accuracy with --validate and seeds 10 and 11.
   There BatchFormer was ahead by 0.5 points with balanced softmax and behind by 0.4 with cross-entropy, whose best rate
   is the largest. Heads 4 and dropout 0.5, the paper's, were not tuned.
