@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import _passages as data
 from experiments import active_fine_tuning as experiment
 from experiments.active_fine_tuning import Config, Outcome
 from experiments.common import init_mlp
@@ -27,19 +28,20 @@ def numbered(monkeypatch):
     windows = [f"{n:04d} " + " ".join(f"w{m:04d}" for m in range(n, n + 12)) for n in range(400)]
     tokens = np.stack([np.frombuffer(f"{text:256.256s}".encode(), np.uint8) for text in windows])
     tokens = np.concatenate([np.full((20, 256), 32, np.uint8), tokens])
-    label = np.repeat([0, experiment.PYTHON], [20, 400])
+    label = np.repeat([0, data.PYTHON], [20, 400])
     test = np.arange(420) % 5 == 4
     splits = {"train": ~test, "test": test}
     monkeypatch.setattr(
-        experiment, "arrays", lambda name, split: {"tokens": tokens[splits[split]], "label": label[splits[split]]}
+        data, "arrays", lambda name, split: {"tokens": tokens[splits[split]], "label": label[splits[split]]}
     )
     for name, size in {"POOL": 100, "DIMENSIONS": 20}.items():
-        monkeypatch.setattr(experiment, name, size)
-    experiment._drawn.cache_clear()
-    experiment.base_model.cache_clear()
+        monkeypatch.setattr(data, name, size)
+    caches = data.draw_problem, experiment.base_model
+    for function in caches:
+        function.cache_clear()
     yield
-    experiment._drawn.cache_clear()
-    experiment.base_model.cache_clear()
+    for function in caches:
+        function.cache_clear()
 
 
 def numbers(windows):
@@ -78,18 +80,18 @@ def test_bits_are_of_the_second_half_after_each_step_of_adam(params):
 def test_queries_lie_among_the_pool_and_tuning_sees_others(numbered):
     seen = {}
     for validate in (False, True):
-        found = experiment.problem(Config(queries=8, validate=validate), False, 0)
+        found = data.draw_problem(8, validate, "single", 0)
         pool, seen[validate] = numbers(found.passages), set(numbers(found.windows))
         assert len(pool) == 100 and min(pool) >= 150 and not seen[validate] & set(pool)
         assert all(min(pool) - 5 <= number <= max(pool) + 5 for number in seen[validate])
         assert max(numbers(found.passages)) - min(pool) <= 125
     assert len(seen[False]) == 8 and not seen[False] & seen[True]
-    before = [row for row in experiment.windows_before() if row[0] != 32]
+    before = [row for row in data.windows_before() if row[0] != 32]
     assert not set(numbers(before)) & (set(pool) | seen[False] | seen[True])
 
 
 def test_copies_fill_the_nearest_but_not_sifts_choice(numbered):
-    pool, copies = (experiment.problem(Config(queries=8), duplicates, 0) for duplicates in (False, True))
+    pool, copies = (data.draw_problem(8, False, pool, 0) for pool in ("single", "duplicates"))
     assert len(copies.passages) == 100 + 15 * 25
     assert numbers(copies.passages)[:17] == [numbers(pool.passages)[0]] * 16 + numbers(pool.passages)[1:2]
     nearest = experiment.choose(pool, "nearest", 3, 0.1, 0)
@@ -106,27 +108,43 @@ def test_copies_fill_the_nearest_but_not_sifts_choice(numbered):
     assert distinct(copies, "SIFT") == distinct(pool, "SIFT") > distinct(copies, "nearest")
 
 
+def test_near_copies_have_a_few_other_bytes(numbered):
+    exact, near = (data.draw_problem(8, False, pool, 0) for pool in ("duplicates", "near copies"))
+    other = np.asarray(exact.passages) != np.asarray(near.passages)
+    first = np.unique(near.original, return_index=True)[1]
+    assert not other[first].any()
+    assert np.delete(other, first, axis=0).mean() == pytest.approx(0.02, rel=0.7)  # many of the others are blanks too
+    np.testing.assert_array_equal(exact.windows, near.windows)
+    cosines = np.sum(np.asarray(exact.features) * np.asarray(near.features), axis=1)
+    assert cosines[first] == pytest.approx(1, abs=1e-5) and 0.5 < cosines.min() < 0.999
+
+
 def test_each_query_stops_for_itself(numbered):
-    config = Config(queries=8, passages=6, noise=0.1, stops=(2.0,))
-    bits = np.random.default_rng(0).normal(size=(8, 7))
-    measured = experiment.stopping_arm(config, lambda name, seed: Outcome(bits, np.ones(8)), "SIFT")(0)[2.0]
-    variances = np.asarray(experiment.sift(experiment.problem(config, False, 0), 6, config.noise, None).variances)
-    used = []
-    for row in variances:
+    config = Config(queries=8, passages=6, noise=0.1, stops=(2.0,), steps_before=1)
+    used = experiment.fine_tuned(config, "SIFT", 0).used[2.0]
+    problem = data.draw_problem(8, False, "single", 0)
+    expected = []
+    for row in np.asarray(experiment.sift(problem, 6, 0.1, None).variances):
         n = 0
         while n < 6 and np.sqrt(row[n]) <= 1 / (2.0 * (n + 1)):
             n += 1
-        used.append(n)
-    assert measured["passages"] == np.mean(used) and 0 < np.mean(used) < 6
-    assert measured["bits_per_byte"] == pytest.approx(np.mean([bits[q, n] for q, n in enumerate(used)]))
-    low, share = int(np.mean(used)), np.mean(used) % 1
-    expected = (1 - share) * bits[:, low].mean() + share * bits[:, low + 1].mean()
-    assert measured["same_number_for_all"] == pytest.approx(expected)
+        expected.append(n)
+    np.testing.assert_array_equal(used, expected)
+    assert 0 < np.mean(expected) < 6
+
+
+def test_stopping_is_compared_with_the_same_mean_number_for_all():
+    bits = np.random.default_rng(0).normal(size=(3, 7))
+    outcome = Outcome(bits, np.ones(3), {0.5: np.array([1, 0, 4])})
+    measured = experiment.stopped(lambda name, seed: outcome, "SIFT", 0)[0.5]
+    assert measured["passages"] == pytest.approx(5 / 3)
+    assert measured["bits_per_byte"] == pytest.approx((bits[0, 1] + bits[1, 0] + bits[2, 4]) / 3)
+    assert measured["same_number_for_all"] == pytest.approx(bits[:, 1].mean() / 3 + bits[:, 2].mean() * 2 / 3)
 
 
 def test_a_tiny_run_leaves_tables_and_plots(numbered, tmp_path):
     config = Config(seeds=(0,), out=str(tmp_path), queries=2, passages=2, stops=(0.5,), steps_before=2)
     records = experiment.main(config)
     start = [r["metrics"]["bits_per_byte"] for r in records if r["step"] == 0]
-    assert len(start) == 5 and len(set(start)) == 1
+    assert len(start) == 7 and len(set(start)) == 1
     assert (tmp_path / "curves.png").exists() and (tmp_path / "stopping" / "table.md").exists()
