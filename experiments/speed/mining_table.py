@@ -5,7 +5,10 @@ arrays of more than all pairs run at the smaller size only. The peer runs in a p
 see `triplets` for where it is looked for. Six values differ by definition: the peer's margin loss counts a pair once
 for each triplet, its angular loss takes the negatives at their own length, its ranked list loss adds 1e-5 to each
 weight that it divides by, its N-pairs are drawn, and so are its proxies of the manifold loss, and its memory holds the
-calls before.
+calls before, but not the batch: ours compares twice as many pairs there.
+
+Measured in CPU time on one core, B = 1024: every miner 0.01 to 0.51 of the peer, hard triplets 0.12 (target 0.15), all
+and semi-hard triplets below 0.03 (target 0.05), other losses 0.01 to 0.72, but instance 1.16 and memory 1.55.
 """
 
 import functools
