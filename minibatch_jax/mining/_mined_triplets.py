@@ -64,7 +64,7 @@ def mined_triplet_loss(
     Examples:
       >>> x, labels = jnp.array([[0.0], [0.5], [0.6]]), jnp.array([0, 0, 1])
       >>> loss, gradient = jax.value_and_grad(mined_triplet_loss)(x, labels)
-      >>> round(float(loss), 3), [round(g, 3) for g in gradient[:, 0].tolist()]  # (0.5 - 0.6 + 0.2 + 0.5 - 0.1 + 0.2) / 2
+      >>> round(float(loss), 3), [round(g, 3) for g in gradient[:, 0].tolist()]  # (0.1 + 0.6) / 2
       (0.35, [-0.5, 1.5, -1.0])
     """
     check_number("margin", margin)
