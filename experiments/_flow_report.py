@@ -21,10 +21,16 @@ LABELS = {
 }
 
 
-def print_few_steps(records: list[Record], euler_steps: tuple[int, ...], floors: dict[str, float], path: Path) -> None:
+def print_few_steps(
+    records: list[Record],
+    euler_steps: tuple[int, ...],
+    floors: dict[str, float],
+    path: Path,
+    labels: dict[str, str] = LABELS,
+) -> None:
     """Print each distance of the final models by number of Euler steps, with the floor of training images."""
     texts = []
-    for metric, label in LABELS.items():
+    for metric, label in labels.items():
         rows = [["arm", *(f"{n} steps" for n in euler_steps)]]
         for arm, finals in _finals(records).items():
             stats = [mean_and_error(m[f"{metric}_at_{n}"] for m in finals) for n in euler_steps]
@@ -37,10 +43,16 @@ def print_few_steps(records: list[Record], euler_steps: tuple[int, ...], floors:
     write_text(path, "\n".join(texts))
 
 
-def draw_few_steps(records: list[Record], euler_steps: tuple[int, ...], floors: dict[str, float], path: Path) -> None:
+def draw_few_steps(
+    records: list[Record],
+    euler_steps: tuple[int, ...],
+    floors: dict[str, float],
+    path: Path,
+    labels: dict[str, str] = LABELS,
+) -> None:
     """Draw each distance of the final models against the number of Euler steps, with the floor of training images."""
-    figure = _figure(figsize=(12, 4))
-    for axes, (metric, label) in zip(figure.subplots(1, len(LABELS)), LABELS.items()):
+    figure = _figure(figsize=(4 * len(labels) + 2, 4))
+    for axes, (metric, label) in zip(figure.subplots(1, len(labels)), labels.items()):
         for arm, finals in _finals(records).items():
             stats = [mean_and_error(m[f"{metric}_at_{n}"] for m in finals) for n in euler_steps]
             means, errors = (np.array(values) for values in zip(*stats))
@@ -54,7 +66,7 @@ def draw_few_steps(records: list[Record], euler_steps: tuple[int, ...], floors: 
         axes.title.set_size(10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.axes[0].legend(frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
 
 
