@@ -14,7 +14,7 @@ Curve = Mapping[int | float, Metrics]
 
 def compare(
     config: Any,
-    arms: dict[str, Callable[[int], Metrics | Curve]],
+    arms: Mapping[str, Callable[[int], Metrics | Curve]],
     *,
     xlabel: str | None = None,
     summary: Summary = last_record,

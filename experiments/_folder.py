@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def open_folder(config: Any) -> Iterator[Records]:
         yield Records(out / "records.jsonl")
 
 
-def chosen_arms(config: Any, arms: dict[str, Any]) -> dict[str, Any]:
+def chosen_arms(config: Any, arms: Mapping[str, Any]) -> dict[str, Any]:
     """The arms that `config.arms` names, all if the config has no such field or it is empty."""
     names = getattr(config, "arms", ()) or tuple(arms)
     unknown = [name for name in names if name not in arms]
