@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.mining._pairs import pairs_of_weights
 from minibatch_jax.mining._triplet_sums import hinge, sum_triplets
@@ -55,9 +55,10 @@ def angular_triplet_weights(
     check_number("angle", angle, 0, 1.57)
     check_number("margin", margin)
     others = distances if reference_distances is None else reference_distances
-    check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
     distances, positives, negatives = prepare(distances, positives, negatives)
-    squared = jnp.where(jnp.isfinite(others), others, 0).astype(distances.dtype) ** 2
+    check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
+    check_floating("reference_distances", others)
+    squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # no triplet is wide
     tangent = jnp.asarray(jnp.tan(angle) ** 2, distances.dtype)
 
     def is_wide(reach, column):
@@ -83,6 +84,7 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
 
     def update(weights, state, params=None, *, distances, labels, **extra_args):
         pairs = pairs_of_weights(weights, distances, labels)
-        return weights * angular_triplet_weights(*pairs, angle=angle, margin=margin), state
+        options = {"reference_distances": distances, "angle": angle, "margin": margin}
+        return weights * angular_triplet_weights(*pairs, **options), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

@@ -10,7 +10,7 @@ import optax
 
 from minibatch_jax._checks import check_count, check_number
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
+from minibatch_jax.mining._pairs import finite_pairs, pairs_of_weights
 
 Ranks = tuple[int, int | None]
 
@@ -20,7 +20,8 @@ def hardest_pair_masks(
 ) -> tuple[jax.Array, jax.Array]:
     """Keep this share of the positives, the farthest, and this share of the negatives, the nearest.
 
-    Distances are compared in float32; pairs that tie with the last one kept are kept as well.
+    Distances are compared in float32; pairs that tie with the last one kept are kept as well, and pairs of non-finite
+    distance are none.
 
     Args:
       distances: `[A, M]`, floating point.
@@ -40,7 +41,7 @@ def hardest_pair_masks(
       >>> [mask.astype(int).tolist() for mask in hardest_pair_masks(distances, positives, ~positives)]
       [[[0, 1, 0, 0]], [[0, 0, 1, 0]]]
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_number("fraction", fraction, 0, 1, open_low=True)
 
     def share(values, mask):
@@ -60,7 +61,8 @@ def rank_pair_masks(
     """Keep these places of each anchor's pairs, sorted from the hardest: (0, 1) is the hardest, (2, None) skips two.
 
     Places count as in a slice of Python: (-1, None) is the easiest. Positives are the harder the farther, negatives the
-    nearer. Distances are compared in float32; pairs that tie have the place of the first of them.
+    nearer. Distances are compared in float32; pairs that tie have the place of the first of them, and pairs of
+    non-finite distance have none.
 
     Args:
       distances: `[A, M]`, floating point.
@@ -81,7 +83,7 @@ def rank_pair_masks(
       >>> rank_pair_masks(distances, positives, ~positives, negative_ranks=(1, 3))[1].astype(int).tolist()
       [[0, 0, 1, 1]]
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     _check_ranks("positive_ranks", positive_ranks)
     _check_ranks("negative_ranks", negative_ranks)
     return _band(distances, positives, positive_ranks), _band(-distances, negatives, negative_ranks)
@@ -89,6 +91,8 @@ def rank_pair_masks(
 
 def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: int = 100) -> jax.Array:
     """One over the number of masked pairs with about the same distance, so that every distance counts alike.
+
+    Pairs of non-finite distance get 0.
 
     Args:
       distances: `[A, M]`, floating point.
@@ -107,7 +111,7 @@ def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: in
       >>> uniform_distance_weights(distances, distances >= 0, num_bins=2).tolist()
       [[0.5, 0.5, 1.0]]
     """
-    check_pairs("distances", distances, mask, mask)
+    distances, mask, _ = finite_pairs("distances", distances, mask, mask)
     check_count("num_bins", num_bins)
     low = jnp.min(distances, where=mask, initial=jnp.inf)
     width = jnp.max(distances, where=mask, initial=-jnp.inf) - low

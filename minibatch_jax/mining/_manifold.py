@@ -7,7 +7,8 @@ References:
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_floating, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_floating, check_number, check_shape
+from minibatch_jax.base import weight_dtype
 from minibatch_jax.mining._distances import cosine_similarity
 from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining._reductions import reduce_losses
@@ -40,12 +41,12 @@ def random_walk_similarity(
     check_positive(temperature=temperature)
     itself = jnp.eye(similarities.shape[0], dtype=bool)
     step = jnp.isfinite(similarities) & ~itself
-    weights = jnp.where(step, jnp.exp(jax.nn.relu(jnp.where(step, similarities, 0)) / temperature), 0)
-    degree = jnp.sum(weights, axis=1)
-    scale = jnp.where(degree > 0, jax.lax.rsqrt(jnp.where(degree > 0, degree, 1)), 0)
-    identity = itself.astype(weights.dtype)
-    rest = identity - (1 - restart) * scale[:, None] * weights * scale[None, :]
-    return restart * jnp.linalg.solve(rest, identity)
+    gains = jax.nn.relu(jnp.where(step, similarities, 0).astype(weight_dtype(similarities.dtype))) / temperature
+    linked = jnp.any(step, axis=1)
+    degree = jax.nn.logsumexp(jnp.where(linked[:, None], gains, 0), axis=1, where=step | ~linked[:, None]) / 2
+    steps = jnp.where(step, jnp.exp(jnp.where(step, gains - degree[:, None] - degree[None, :], 0)), 0)
+    identity = itself.astype(steps.dtype)
+    return (restart * jnp.linalg.solve(identity - (1 - restart) * steps, identity)).astype(similarities.dtype)
 
 
 def manifold_loss(
@@ -87,6 +88,9 @@ def manifold_loss(
       0.0
     """
     check_shape("positives", positives, (None, None))
+    check_shape("negatives", negatives, positives.shape)
+    for name, mask in (("positives", positives), ("negatives", negatives)):
+        check_bool(name, mask)
     anchors, number = positives.shape[0], sum(positives.shape)
     check_shape("similarities", similarities, (number, number))
     check_number("context", context, 0)

@@ -42,6 +42,19 @@ def test_angles_against_other_references_equal_loops():
     np.testing.assert_allclose(actual, times / number, rtol=1e-5)
 
 
+def test_a_hidden_pair_still_says_how_wide_the_angle_is():
+    """Only anchors 0 and positives 1 with the negative 2: hiding the pair (1, 2) from the miner changes no angle."""
+    d, labels = jnp.array([[0.0, 1.0, 3.0], [1.0, 0.0, 3.0], [3.0, 3.0, 0.0]]), jnp.array([0, 0, 1])
+    weights = jnp.zeros((3, 3)).at[0, 1:].set(1)
+    for angle, expected in ((0.16, 1.0), (0.2, 0.0)):  # the angle is 0.167
+        tx = mining.mine_angular(angle, margin=5.0)
+        found = tx.update(weights, tx.init(weights), distances=d, labels=labels)[0]
+        np.testing.assert_array_equal(found, expected * weights)
+    tx = mining.mine_angular(0.16, margin=5.0)
+    unknown = tx.update(weights, tx.init(weights), distances=d.at[1, 2].set(jnp.nan), labels=labels)[0]
+    np.testing.assert_array_equal(unknown, jnp.zeros((3, 3)))
+
+
 def differences(d, labels):
     same, number = labels[:, None] == labels[None], len(labels)
     return [
@@ -119,6 +132,19 @@ def test_random_walks_equal_their_power_series():
     np.testing.assert_allclose(actual, series, rtol=1e-4)
 
 
+def test_random_walks_at_any_temperature_and_precision():
+    x, _ = batch(6)
+    s = jnp.asarray(x @ x.T, jnp.float32)
+    cold = np.asarray(mining.random_walk_similarity(s, temperature=0.01))
+    with jax.enable_x64(True):
+        exact = mining.random_walk_similarity(jnp.asarray(s, jnp.float64), temperature=0.01)
+    np.testing.assert_allclose(cold, exact, rtol=1e-3, atol=1e-5)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        half = mining.random_walk_similarity(s.astype(dtype))
+        assert half.dtype == dtype
+        np.testing.assert_allclose(half.astype(jnp.float32), mining.random_walk_similarity(s), atol=0.01)
+
+
 def test_manifold_loss_pads_and_differentiates():
     x, proxies = batch(7)[0], batch(8, 3)[0]
     own = jnp.arange(9)[:, None] % 3 == jnp.arange(3)[None]
@@ -151,5 +177,9 @@ def test_bad_input_is_named():
         mining.init_dynamic_margin(2.0)
     with pytest.raises(ValueError, match=r"similarities has shape \[2, 3\], wanted \[5, 5\]"):
         mining.manifold_loss(d, mask, mask)
+    with pytest.raises(ValueError, match=r"negatives has shape \[2, 2\], wanted \[2, 3\]"):
+        mining.manifold_loss(jnp.ones((5, 5)), mask, mask[:, :2])
+    with pytest.raises(ValueError, match=r"distances has shape \[3\]"):
+        mining.angular_triplet_weights(d[0], mask[0], mask[0])
     with pytest.raises(ValueError, match="restart is 0"):
         mining.random_walk_similarity(jnp.ones((3, 3)), restart=0)

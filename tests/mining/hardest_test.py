@@ -23,6 +23,17 @@ def test_hardest_pairs_equal_sorting(fraction):
         assert actual.sum() == k
 
 
+def test_pairs_of_no_distance_are_as_if_not_there():
+    d, p, n = pairs(3)
+    broken = np.random.default_rng(4).random(d.shape) < 0.2
+    unknown = np.where(broken, np.nan, d)
+    for choose in (mining.hardest_pair_masks, lambda *a: mining.rank_pair_masks(*a, (0, 2), (1, 3))):
+        for found, expected in zip(choose(unknown, p, n), choose(d, p & ~broken, n & ~broken)):
+            np.testing.assert_array_equal(found, expected)
+    found, expected = mining.uniform_distance_weights(unknown, p), mining.uniform_distance_weights(d, p & ~broken)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("ranks", [(0, None), (0, 1), (1, 3), (2, None), (-1, None), (0, -2), (-3, -1), (9, None)])
 def test_ranks_equal_slices_of_sorted_lists(ranks):
     d, p, n = pairs(2)
