@@ -103,7 +103,8 @@ def _nearer(chunk, nearest, owners, centers, count, offset, *, unit):
     points, finite = usable(chunk, unit)
     origin = centers[0]
     points, others = points - origin[None], centers - origin[None]
-    squares = jnp.sum(points**2, 1)[:, None] + (jnp.sum(others**2, 1)[None] - 2 * points @ others.T)
+    products = jnp.matmul(points, others.T, precision="highest")
+    squares = jnp.sum(points**2, 1)[:, None] + (jnp.sum(others**2, 1)[None] - 2 * products)
     numbers = jnp.arange(centers.shape[0], dtype=jnp.int32)
     squares = jnp.where((numbers < count)[None], jnp.maximum(squares, 0), jnp.inf)
     least = jnp.min(squares, 1)

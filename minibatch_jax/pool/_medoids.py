@@ -57,7 +57,7 @@ def _choose(rows: Rows, plan: Plan, state: State) -> State:
     mine = part + jax.process_index()
     if mine < count:
         found = slice(len(members) * mine // count, len(members) * (mine + 1) // count)
-        items = (state["items"], state["item_weights"]) if count == 1 and level > 0 else None
+        items = (state["items"], state["item_weights"]) if count == 1 and len(state["items"]) else None
         state = _keep(state, mine, *_of_part(rows, plan, members[found], weights[found], items))
     done = int(state["done"]) + min(jax.process_count(), count - part)
     if part + jax.process_count() < count:

@@ -1,6 +1,7 @@
 """One call: k rows of a pool on disk by facility location, k-center or SIFT, with a progress bar."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,11 +108,12 @@ def select_from_pool(
     check_number("noise", noise, 0, open_low=True)
     rows = _rows(pool, chunk_rows)
     check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
+    k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
     call |= {"dtype": str(rows.dtype), "chunk_rows": rows.chunk_rows, "ends": rows.ends()}
     if method == "sift":
         targets = _queries(queries, rows.width)
-        call |= {"noise": float(noise), "queries": targets.tolist()}
+        call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
         job = sift_job(rows, k, targets, float(noise), PoolSelection)
     elif method == "k_center":
         call |= {"unit": metric == "cosine"}
@@ -122,18 +124,19 @@ def select_from_pool(
             raise ValueError(
                 f"part_rows is {part_rows}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
             )
-        call |= {"metric": metric, "part_rows": part_rows, "seed": int(seed)}
-        job = medoids_job(rows, k, metric, part_rows, seed, PoolSelection)
+        call |= {"metric": metric, "part_rows": int(part_rows), "seed": int(seed)}
+        job = medoids_job(rows, k, metric, int(part_rows), int(seed), PoolSelection)
     with _bar(method, progress) as show:
         return run(job, None if state_folder is None else Path(state_folder), call, show)
 
 
 def _rows(pool: Any, chunk_rows: int) -> Rows:
     opened = np.load(pool, mmap_mode="r") if isinstance(pool, str | Path) else pool
+    dtype = np.dtype(getattr(opened, "dtype", object))
+    if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
+        raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
     check_shape("pool", opened, (None, None))
-    if not np.issubdtype(opened.dtype, np.floating):
-        raise TypeError(f"pool has dtype {opened.dtype}, wanted a floating-point dtype.")
-    return Rows(pool, chunk_rows)
+    return Rows(pool, int(chunk_rows))
 
 
 def _queries(queries: Any, width: int) -> np.ndarray:

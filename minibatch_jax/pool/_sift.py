@@ -86,14 +86,15 @@ def _best(rows: Rows, gains: np.ndarray) -> int:
 @jax.jit
 def _start(chunk, targets, noise):
     points, finite = usable(chunk, unit=True)
-    cross, variance = points @ targets.T, jnp.where(finite, jnp.sum(points**2, 1), -jnp.inf)
+    cross = jnp.matmul(points, targets.T, precision="highest")
+    variance = jnp.where(finite, jnp.sum(points**2, 1), -jnp.inf)
     return cross, variance, _gains(cross, variance, noise)
 
 
 @jax.jit
 def _update(chunk, cross, variance, direction, seen, noise):
     points, finite = usable(chunk, unit=True)
-    new = points @ direction
+    new = jnp.matmul(points, direction, precision="highest")
     cross = cross - new[:, None] * seen[None]
     variance = jnp.where(finite, jnp.maximum(variance - new**2, 0), -jnp.inf)
     return cross, variance, _gains(cross, variance, noise)

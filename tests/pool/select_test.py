@@ -187,6 +187,31 @@ def test_state_of_another_call_is_refused(tmp_path):
         select(clusters(1), "k_center", state_folder=tmp_path)
 
 
+def test_queries_and_counts_of_any_kind_can_be_resumed(tmp_path):
+    """Queries that are not finite do not count, and a count may be a numpy integer."""
+    queries = np.append(CALLS["sift"]["queries"], np.full((1, D), np.nan, np.float32), 0)
+    options = {"method": "sift", "queries": queries, "progress": False, "state_folder": tmp_path}
+    first = select_from_pool(clusters(), np.int64(K), chunk_rows=np.int64(64), **options)
+    assert_same(first, select(clusters(), "sift"))
+    assert_same(select_from_pool(clusters(), K, chunk_rows=64, **options), first)
+    with pytest.raises(ValueError, match=r"state_folder .* = {'queries'"):
+        select_from_pool(clusters(), K, chunk_rows=64, **options | {"queries": queries + 1})
+
+
+@pytest.mark.parametrize("method", ["k_center", "sift"])
+def test_products_are_of_full_precision(method, monkeypatch):
+    """On a GPU or TPU the default precision is about 3 digits, too few for the differences that decide."""
+    seen, matmul = [], jnp.matmul
+
+    def record(*args, **options):
+        seen.append(options.get("precision"))
+        return matmul(*args, **options)
+
+    monkeypatch.setattr(jnp, "matmul", record)
+    select(np.ones((41, D), np.float32), method, chunk_rows=41)
+    assert seen and set(seen) == {"highest"}
+
+
 @each_method
 def test_fewer_rows_than_asked_for(method):
     x = np.where(np.arange(N)[:, None] % 100 == 0, clusters(), np.nan).astype(np.float32)
@@ -194,8 +219,9 @@ def test_fewer_rows_than_asked_for(method):
     expected = {0, 100, 200} if method == "sift" else {0, 100, 200, N}
     assert set(chosen.indices.tolist()) == expected and np.isfinite(chosen.cost)
     assert chosen.weights.sum() == (K if method == "sift" else 3)
-    nothing = select(np.full((N, D), np.nan, np.float32), method)
-    assert set(nothing.indices.tolist()) == {N} and nothing.weights.sum() == 0
+    for parts in ({"part_rows": 64}, {"part_rows": 24}) if method == "facility_location" else ({},):
+        nothing = select(np.full((N, D), np.nan, np.float32), method, **parts)
+        assert set(nothing.indices.tolist()) == {N} and nothing.weights.sum() == 0
 
 
 def test_progress_bar(capsys):
@@ -211,6 +237,8 @@ BAD = {
     "queries": ({"method": "sift"}, ValueError, r"queries is None, wanted \[Q, D\]"),
     "width": ({"method": "sift", "queries": np.ones((2, 3))}, ValueError, r"queries has shape \[2, 3\]"),
     "dtype": ({"pool": np.ones((4, 2), int)}, TypeError, "pool has dtype int64"),
+    "list": ({"pool": [[1.0], [2.0]], "k": 1}, TypeError, "pool has dtype object"),
+    "bytes": ({"pool": np.ones((4, 2), ">f4"), "k": 1}, TypeError, "pool has dtype >f4"),
     "noise": ({"noise": 0.0}, ValueError, "noise is 0.0"),
 }
 
