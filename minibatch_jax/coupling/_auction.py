@@ -44,8 +44,9 @@ def auction(reduced: jax.Array, finest: jax.Array) -> tuple[jax.Array, jax.Array
     n = reduced.shape[0]
     zero = 0 * reduced[0, 0]
     none = jnp.full(n, -1, jnp.int32) + zero.astype(jnp.int32)
-    finest = jnp.maximum(finest, 16 * jnp.finfo(reduced.dtype).eps * jnp.max(reduced))
-    start = jnp.maximum(jnp.max(reduced) / 2, finest)
+    highest = jnp.max(reduced)
+    finest = jnp.where(highest > 0, jnp.maximum(finest, 16 * jnp.finfo(reduced.dtype).eps * highest), 1)
+    start = jnp.maximum(highest / 2, finest)
     state = _Auction(reduced, finest, start, none, none, jnp.zeros(n, reduced.dtype) + zero, zero.astype(jnp.int32))
     state = lax.while_loop(_is_running, _round, state)
     return _tight(state)

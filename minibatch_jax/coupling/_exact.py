@@ -29,7 +29,7 @@ class Assignment(NamedTuple):
       columns: `[B0]` int32, the column paired with each row; -1 where it has none.
       rows: `[B1]` int32, the row paired with each column; -1 where it has none.
       row_potentials: `[B0]`, u with `u_i + v_j <= cost_ij` on allowed pairs, equal on pairs of the assignment.
-      column_potentials: `[B1]`, v, at most 0 on every column, or of any sign if all rows and columns are paired.
+      column_potentials: `[B1]`, v, at most 0 if there are more columns than rows (u if there are more rows).
     """
 
     columns: jax.Array

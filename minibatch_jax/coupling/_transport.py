@@ -60,8 +60,8 @@ def transport(
 
     Returns:
       `Transport(plan, row_potentials, column_potentials)`. If forbidden pairs leave no plan of all the mass, as much is
-      moved as they permit; so it is with a traced a and b of unequal mass, which cannot raise. The square uniform case
-      is faster by `assignment`.
+      moved as they permit, not always in the cheapest way; so it is with a traced a and b of unequal mass. The
+      square uniform case is faster by `assignment`.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from minibatch_jax.coupling import (
+    _auction,
     assignment,
     couple_exact,
     exact_plan,
@@ -246,6 +247,15 @@ def test_a_selection_and_a_class_mask_come_before():
 def test_bad_input_raises(cost, where, error, message):
     with pytest.raises(error, match=message):
         assignment(cost, where=where)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5])
+def test_equal_costs_need_no_more_rounds_than_rows(value, monkeypatch):
+    """Bids of 0 raise no price: all rows would ask for the first column to the last round."""
+    rounds, tight = [], _auction._tight
+    monkeypatch.setattr(_auction, "_tight", lambda s: (rounds.append(s.rounds), tight(s))[1])
+    found = assignment(jnp.full((9, 9), value), method="auction")
+    assert sorted(found.columns.tolist()) == list(range(9)) and int(rounds[0]) <= 9
 
 
 def test_unknown_method_raises():
