@@ -45,7 +45,7 @@ def hardest_pair_masks(
     check_number("fraction", fraction, 0, 1, open_low=True)
 
     def share(values, mask):
-        number = jnp.sum(mask.astype(jnp.int32))
+        number = jnp.sum(mask, dtype=jnp.int32)
         return _largest(values, mask, jnp.ceil(fraction * number.astype(jnp.float32)).astype(jnp.int32))
 
     return share(distances, positives), share(-distances, negatives)
@@ -188,7 +188,7 @@ def mine_ranks(
 
 
 def _band(values, mask, ranks):
-    number = jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True)
+    number = jnp.sum(mask, axis=1, keepdims=True, dtype=jnp.int32)
     first, end = (place if place is None or place >= 0 else jnp.maximum(number + place, 0) for place in ranks)
     kept = mask if end is None else _largest(values, mask, end, axis=1)
     return kept if ranks[0] == 0 else kept & ~_largest(values, mask, first, axis=1)
@@ -206,7 +206,7 @@ def _largest(values, mask, wanted, axis=None):
 
     def set_bit(i, threshold):
         candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-        number = jnp.sum((mask & (keys >= candidate)).astype(jnp.int32), axis=axis, keepdims=True)
+        number = jnp.sum(mask & (keys >= candidate), axis=axis, keepdims=True, dtype=jnp.int32)
         return jnp.where(number >= wanted, candidate, threshold)
 
     nothing = jnp.min(keys, axis=axis, keepdims=True) & jnp.uint32(0)
