@@ -53,7 +53,7 @@ from experiments._folder import chosen_arms
 from experiments._image_quality import frechet_to, train_classifier
 from experiments._step_costs import print_step_costs
 from experiments.common import Arm, State, init_mlp, run
-from experiments.ot_flow_matching import EULER_STEPS, TIME_FEATURES, images, squared_norm
+from experiments.ot_flow_matching import EULER_STEPS, TIME_FEATURES, images, sliced_distance, squared_norm, trajectory
 from experiments.ot_flow_matching import velocity as network
 from minibatch_jax import effective_sample_size
 from minibatch_jax.coupling import (
@@ -205,12 +205,7 @@ def velocity(params, x: jax.Array, t: jax.Array) -> jax.Array:
 
 def samples_of(params, noise: jax.Array) -> dict[str, jax.Array]:
     """Samples by number of Euler steps; the noise is the same for all models."""
-
-    def euler(n):
-        times = jnp.arange(n, dtype=jnp.float32) / n
-        return jax.lax.scan(lambda x, t: (x + velocity(params, x, jnp.full(len(x), t)) / n, None), noise, times)[0]
-
-    return {str(n): euler(n) for n in EULER_STEPS}
+    return {str(n): trajectory(params, noise, n, velocity)[0] for n in EULER_STEPS}
 
 
 def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Callable[[jax.Array], float]]]:
@@ -230,12 +225,6 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Callable[[jax.Arr
     }
     sliced = partial(jax.jit(sliced_distance), items=jnp.asarray(test[:NUM_SAMPLES]), directions=directions)
     return splits, {"frechet": frechet_to(classifier, test), "sliced_w2": sliced}
-
-
-def sliced_distance(x: jax.Array, items: jax.Array, directions: jax.Array) -> jax.Array:
-    """Root mean square over directions `[D, L]` of the 2-Wasserstein distance of two sets `[N, D]` along them."""
-    gaps = jnp.sort(x @ directions, axis=0) - jnp.sort(items @ directions, axis=0)
-    return jnp.sqrt(jnp.mean(gaps**2))
 
 
 def summary(records) -> dict[str, float]:

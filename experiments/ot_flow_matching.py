@@ -37,6 +37,7 @@ Reference: Tong et al., Improving and generalizing flow-based generative models 
   (arXiv 2302.00482).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,11 +160,14 @@ def velocity(params, x: jax.Array, t: jax.Array) -> jax.Array:
     return mlp(params, jnp.concatenate([x, t[:, None], jnp.sin(angles), jnp.cos(angles)], axis=1))
 
 
-def trajectory(params, noise: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """Where Euler steps from `noise` [N, D] arrive, and the velocities `[num_steps, N, D]` on the way."""
+def trajectory(params, noise: jax.Array, num_steps: int, field: Callable | None = None) -> tuple[jax.Array, jax.Array]:
+    """Where Euler steps from `noise` [N, D] arrive, and the velocities `[num_steps, N, D]` of the field on the way.
+
+    The field is `velocity` by default.
+    """
 
     def move(x, t):
-        v = velocity(params, x, jnp.full(len(x), t))
+        v = (field or velocity)(params, x, jnp.full(len(x), t))
         return x + v / num_steps, v
 
     return jax.lax.scan(move, noise, jnp.arange(num_steps, dtype=jnp.float32) / num_steps)
@@ -195,13 +199,18 @@ def distances_to(test: jax.Array, x: jax.Array, directions: jax.Array) -> dict[s
     of the two finite sets. In many dimensions the exact one rewards samples that shrink to the mean; so `spread` is
     the total variance of the samples over that of the test set.
     """
-    sliced = jnp.sort(x @ directions, axis=0) - jnp.sort(test @ directions, axis=0)
     partner = test[assignment(squared_euclidean_cost(x, test)).columns]
     return {
-        "sliced_w2": jnp.sqrt(jnp.mean(sliced**2)),
+        "sliced_w2": sliced_distance(x, test, directions),
         "w2": jnp.sqrt(jnp.mean(squared_norm(x - partner))),
         "spread": jnp.sum(jnp.var(x, axis=0)) / jnp.sum(jnp.var(test, axis=0)),
     }
+
+
+def sliced_distance(x: jax.Array, items: jax.Array, directions: jax.Array) -> jax.Array:
+    """Root mean square over directions `[D, L]` of the 2-Wasserstein distance of two sets `[N, D]` along them."""
+    gaps = jnp.sort(x @ directions, axis=0) - jnp.sort(items @ directions, axis=0)
+    return jnp.sqrt(jnp.mean(gaps**2))
 
 
 def squared_norm(x: jax.Array) -> jax.Array:

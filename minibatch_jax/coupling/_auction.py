@@ -66,7 +66,7 @@ def _round(s: _Auction) -> _Auction:
     columns = jnp.where(free, -1, s.columns)
     rows = jnp.where(jnp.all(free), -1, s.rows)
     slack = s.reduced - s.v[None, :]
-    best, wanted = _row_minima(slack)
+    best, wanted = row_minima(slack)
     second = jnp.min(jnp.where(lax.broadcasted_iota(jnp.int32, (n, n), 1) == wanted[:, None], jnp.inf, slack), axis=1)
     bid = jnp.where(free, jnp.where(jnp.isfinite(second), second - best, 0) + epsilon, -1)
     highest = jnp.full(n, -1, bid.dtype).at[wanted].max(bid)
@@ -86,7 +86,7 @@ def _tight(s: _Auction) -> tuple[jax.Array, jax.Array, jax.Array]:
     index = lax.iota(jnp.int32, n)
     v = s.v - jnp.max(s.v)
     slack = s.reduced - v[None, :]
-    best, wanted = _row_minima(slack)
+    best, wanted = row_minima(slack)
     kept = (s.columns >= 0) & (slack[index, s.columns] == best)
     taken = jnp.zeros(n, bool).at[jnp.where(kept, s.columns, n)].set(True, mode="drop")
     first = jnp.full(n, n, jnp.int32).at[jnp.where(kept, n, wanted)].min(index, mode="drop")
@@ -96,7 +96,7 @@ def _tight(s: _Auction) -> tuple[jax.Array, jax.Array, jax.Array]:
     return columns, rows, v
 
 
-def _row_minima(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def row_minima(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Minimum of each row and its first column."""
     low = jnp.min(x, axis=1)
     column = lax.broadcasted_iota(jnp.int32, x.shape, 1)

@@ -19,7 +19,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_bool, check_choice, check_floating, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
-from minibatch_jax.coupling._auction import auction
+from minibatch_jax.coupling._auction import auction, row_minima
 
 
 class Assignment(NamedTuple):
@@ -66,11 +66,7 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None, method: str =
       [1, 0, 2]
     """
     cost = in_weight_dtype(cost)
-    allowed = is_price(cost)
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
-        allowed &= where
+    allowed = allowed_pairs(cost, where)
     check_choice("method", method, ("paths", "auction"))
     if cost.shape[0] <= cost.shape[1]:
         return _assign(cost, allowed, method)
@@ -201,9 +197,7 @@ def _start(reduced: jax.Array, active: jax.Array) -> _Matching:
     """Let each row take its best column; the first row wins. Column minima are valid potentials if all get paired."""
     n, m = reduced.shape
     v = jnp.where(jnp.all(active) & (n == m), jnp.min(reduced, axis=0), 0)
-    slack = reduced - v[None, :]
-    best = jnp.min(slack, axis=1, keepdims=True)
-    wanted = jnp.min(jnp.where(slack == best, lax.broadcasted_iota(jnp.int32, (n, m), 1), m - 1), axis=1)
+    _, wanted = row_minima(reduced - v[None, :])
     index = lax.iota(jnp.int32, n)
     first = jnp.full(m, n, jnp.int32).at[jnp.where(active, wanted, m)].min(index, mode="drop")
     won = active & (first[wanted] == index)
@@ -295,6 +289,15 @@ def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
     """`x` with one entry replaced, none if the index is out of range; under `vmap` far faster than a CPU scatter."""
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
+
+
+def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Pairs of a usable cost that `where`, if it is given, allows."""
+    if where is None:
+        return is_price(cost)
+    check_shape("where", where, cost.shape)
+    check_bool("where", where)
+    return is_price(cost) & where
 
 
 def is_price(cost: jax.Array) -> jax.Array:

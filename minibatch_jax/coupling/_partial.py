@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_number, check_shape
+from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._exact import augment, first_min, in_weight_dtype, is_price
+from minibatch_jax.coupling._exact import allowed_pairs, augment, first_min, in_weight_dtype, is_price
 
 
 class PartialAssignments(NamedTuple):
@@ -55,11 +55,7 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
       ([[-1, -1], [0, -1], [0, 1]], [0.0, 1.0, 5.0])
     """
     cost = in_weight_dtype(cost)
-    allowed = is_price(cost)
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
-        allowed &= where
+    allowed = allowed_pairs(cost, where)
     sizes = min(cost.shape)
     found = _grow(cost, allowed, jnp.int32(sizes))
     size = jnp.arange(sizes + 1, dtype=jnp.int32)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
 from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal, marginals_of
@@ -74,9 +74,6 @@ def partial_sinkhorn(
     check_number("mass", mass, 0, 1, open_low=True)
     check_loop(epsilon, relative_to, tolerance, max_iterations)
     rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
     return _alternate(problem, jnp.asarray(mass, least.dtype) * least, tolerance, max_iterations)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from minibatch_jax._checks import check_bool, check_shape
+
 _UNROLL = 5
 _SAFE = 1e10
 _LEAST_EPSILON = 16
@@ -151,6 +153,9 @@ def make_problem(
     where: jax.Array | None,
 ) -> Problem:
     """Costs with infinity on forbidden pairs, and no mass on rows and columns that have no pair; all are constants."""
+    if where is not None:
+        check_shape("where", where, cost.shape)
+        check_bool("where", where)
     cost, a, b = lax.stop_gradient(cost), lax.stop_gradient(a), lax.stop_gradient(b)
     allowed = jnp.isfinite(cost) & (a > 0)[:, None] & (b > 0)[None, :]
     allowed = allowed if where is None else allowed & where

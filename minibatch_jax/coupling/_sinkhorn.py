@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
 
@@ -87,9 +87,6 @@ def sinkhorn(
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
     _check_numbers(epsilon, relative_to, tolerance, max_iterations)
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
     live_a, live_b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     check_equal_mass(live_a, live_b)
     live = cost.astype(live_a.dtype), live_a, live_b

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._exact import first_min, in_weight_dtype, is_price, put
+from minibatch_jax.coupling._exact import allowed_pairs, first_min, in_weight_dtype, is_price, put
 from minibatch_jax.coupling._scaling import log_where, make_problem, scale_to_marginals
 from minibatch_jax.coupling._sinkhorn import check_equal_mass, marginal, marginals_of
 
@@ -72,11 +71,7 @@ def transport(
       [[0.5, 0.25], [0.0, 0.25]]
     """
     cost = in_weight_dtype(cost)
-    allowed = is_price(cost)
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
-        allowed &= where
+    allowed = allowed_pairs(cost, where)
     a, b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     check_equal_mass(a, b)
     return _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_choice, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, check_loop
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
@@ -69,9 +69,6 @@ def unbalanced_sinkhorn(
     check_choice("reference", reference, _REFERENCES)
     check_loop(epsilon, relative_to, tolerance, max_iterations)
     rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     return _alternate(problem, jnp.asarray(rho, rows.dtype), reference, tolerance, max_iterations)
 
