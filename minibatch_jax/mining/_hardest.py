@@ -13,6 +13,8 @@ from minibatch_jax.base import weight_transformation
 from minibatch_jax.mining._pairs import finite_pairs, pairs_of_weights
 
 Ranks = tuple[int, int | None]
+_BELOW_ONE = 1 - 2**-22
+"""so that .15 of 100, which is 15.000001 in float32, is not rounded up"""
 
 
 def hardest_pair_masks(
@@ -45,8 +47,8 @@ def hardest_pair_masks(
     check_number("fraction", fraction, 0, 1, open_low=True)
 
     def share(values, mask):
-        number = jnp.sum(mask, dtype=jnp.int32)
-        return _largest(values, mask, jnp.ceil(fraction * number.astype(jnp.float32)).astype(jnp.int32))
+        number = fraction * jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
+        return _largest(values, mask, jnp.ceil(number * _BELOW_ONE).astype(jnp.int32))
 
     return share(distances, positives), share(-distances, negatives)
 

@@ -16,7 +16,6 @@ import optax
 from minibatch_jax._checks import check_choice, check_count, check_integer, check_number, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.selection import _greedy
-from minibatch_jax.selection._facility_location import medoid_weights
 from minibatch_jax.selection._similarity import METRICS, similarity_matrix
 
 DECAYS = (0.9, 0.999)
@@ -62,7 +61,7 @@ def select_class_medoids(
       metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
 
     Returns:
-      A transformation over `[B]` weights. O(k B^2) time and O(B^2) memory.
+      A transformation over `[B]` weights. O(k / num_classes B^2) time and O(B^2) memory.
 
     Raises:
       TypeError: if a count is not a static int or the labels are not integer.
@@ -88,18 +87,13 @@ def select_class_medoids(
         check_shape("labels", labels, weights.shape)
         check_integer("labels", labels)
         check_count("k", each, weights.shape[0], "the number of weights, for one class")
-        exists = (weights != 0) & jnp.isfinite(features).all(1)
+        exists = (weights != 0) & jnp.isfinite(features).all(1) & (labels >= 0) & (labels < num_classes)
+        classes = jnp.where(exists, labels, 0)
         similarities = similarity_matrix(features, metric, where=exists).astype(weights.dtype)
+        similarities = jnp.where(classes[:, None] == classes[None], similarities, 0)
         represented = jnp.where(exists, weights, 0)
-
-        def of_class(c):
-            own = jnp.where(labels == c, represented, 0)
-            start = _greedy.start(jnp.zeros(weights.shape, weights.dtype), each)
-            medoids = _greedy.naive(start, similarities, own, own != 0)
-            moved = medoid_weights(medoids, item_weights=own)
-            return jnp.zeros_like(weights).at[medoids.indices].set(moved, mode="drop")
-
-        return jnp.sum(jax.lax.map(of_class, jnp.arange(num_classes, dtype=labels.dtype)), 0), state
+        owners = _greedy.of_each_group(similarities, represented, exists, classes, num_classes, each)
+        return jnp.zeros_like(weights).at[owners].add(represented), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 

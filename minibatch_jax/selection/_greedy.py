@@ -60,6 +60,31 @@ def naive(greedy: Greedy, rows: jax.Array, item_weights: jax.Array, allowed: jax
     return jax.lax.fori_loop(0, k, step, (greedy, allowed))[0].chosen
 
 
+def of_each_group(
+    similarities: jax.Array, item_weights: jax.Array, allowed: jax.Array, groups: jax.Array, num_groups: int, k: int
+) -> jax.Array:
+    """Choose k in each group, one of every group in each step, from similarities `[N, N]` that are 0 across groups.
+
+    Returns:
+      `[N]` int32, the chosen item that represents each item best.
+    """
+    size = groups.shape[0]
+    items = jnp.arange(size, dtype=jnp.int32)
+
+    def step(t, state):
+        owners, best, free = state
+        gains = jnp.where(free, gains_of(similarities, best[None], item_weights[None]), -jnp.inf)
+        top = jax.ops.segment_max(gains, groups, num_groups)[groups]
+        first = jnp.where(free & (gains == top), items, size - 1)
+        chosen = jax.ops.segment_min(first, groups, num_groups)[groups]
+        row = similarities[chosen, items]
+        closer = (top > -jnp.inf) & ((row > best) | (t == 0))
+        return jnp.where(closer, chosen, owners), jnp.where(closer, row, best), free & (items != chosen)
+
+    state = jnp.zeros(size, jnp.int32), jnp.zeros(size, similarities.dtype), allowed
+    return jax.lax.fori_loop(0, k, step, state)[0]
+
+
 def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array) -> Medoids:
     """Keep old gains as upper bounds and evaluate a candidate only while it is on top: the same choice as `naive`."""
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]

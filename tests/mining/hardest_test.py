@@ -1,3 +1,6 @@
+import math
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +20,16 @@ def test_hardest_pairs_equal_sorting(fraction):
     d, p, n = pairs()
     kept = jax.jit(mining.hardest_pair_masks)(d, p, n, fraction)
     for mask, actual, sign in ((p, kept[0], 1), (n, kept[1], -1)):
-        k = int(np.ceil(np.float32(fraction) * np.float32(mask.sum())))
+        k = math.ceil(Fraction(str(fraction)) * int(mask.sum()))
         expected = mask & (sign * d >= np.sort(sign * d[mask])[-k])
         np.testing.assert_array_equal(actual, expected)
         assert actual.sum() == k
+
+
+def test_a_fraction_is_rounded_up_only_if_it_has_to_be():
+    distances, positives = jnp.arange(100.0)[None], jnp.ones((1, 100), bool)
+    kept = jax.jit(lambda fraction: mining.hardest_pair_masks(distances, positives, ~positives, fraction)[0])
+    assert [int(kept(k / 100).sum()) for k in range(1, 101)] == list(range(1, 101))
 
 
 def test_pairs_of_no_distance_are_as_if_not_there():
