@@ -37,6 +37,15 @@ def check_bool(name: str, array: jax.Array) -> None:
         raise TypeError(f"{name} has dtype {dtype}, wanted bool.")
 
 
+def mask_or_all(name: str, mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    """The mask, all True if it is None; raise unless it holds bools and has this shape."""
+    if mask is None:
+        return jnp.ones(shape, bool)
+    check_shape(name, mask, shape)
+    check_bool(name, mask)
+    return mask
+
+
 def check_count(name: str, value: Any, upper: int | None = None, of: str = "the number of items") -> None:
     """Raise unless `value` is a static int in [1, upper]; `of` says in words what `upper` counts."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

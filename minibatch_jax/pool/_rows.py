@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minibatch_jax.selection._similarity import unit_rows
+
 
 class Rows:
     """A pool `[N, D]` in chunks of one shape, so that every process runs the same programs on the same data.
@@ -89,7 +91,4 @@ def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
     rows = rows.astype(jnp.float32)
     finite = jnp.isfinite(rows).all(1)
     rows = jnp.where(finite[:, None], rows, 0)
-    if unit:
-        norms = jnp.sqrt(jnp.sum(rows**2, 1))
-        rows = rows / jnp.where(norms > 0, norms, 1)[:, None]
-    return rows, finite
+    return unit_rows(rows) if unit else rows, finite

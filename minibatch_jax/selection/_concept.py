@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_bool, check_count, check_integer, check_shape
+from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.selection._greedy import first_max
 from minibatch_jax.selection._topk import topk_mask
@@ -190,10 +190,7 @@ def _concepts(concepts: jax.Array, num_concepts: int, where: jax.Array | None) -
     check_shape("concepts", concepts, (None, None))
     check_integer("concepts", concepts)
     check_count("num_concepts", num_concepts)
-    if where is None:
-        where = jnp.ones(concepts.shape[0], bool)
-    check_shape("where", where, concepts.shape[:1])
-    check_bool("where", where)
+    where = mask_or_all("where", where, concepts.shape[:1])
     present = _first_of_each(concepts) & (concepts < num_concepts) & where[:, None]
     ids = jnp.where(present, concepts, 0)
     counted = jnp.where(present, concepts, num_concepts)

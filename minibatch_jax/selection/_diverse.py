@@ -16,15 +16,16 @@ import optax
 
 from minibatch_jax._checks import (
     as_key,
-    check_bool,
     check_choice,
     check_count,
     check_floating,
     check_number,
     check_shape,
+    mask_or_all,
 )
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.selection._greedy import first_max
+from minibatch_jax.selection._similarity import product
 
 WEIGHTINGS = ("plain", "unbiased")
 JITTER = 1e-6
@@ -156,7 +157,7 @@ def dpp_map_indices(kernel: jax.Array, k: int, *, where: jax.Array | None = None
     def step(t, state):
         variances, factors, free, indices = state
         variance, j = first_max(jnp.where(free, variances, -jnp.inf))
-        new = (kernel[j] - factors @ factors[j]) / jnp.sqrt(jnp.maximum(variance, jnp.finfo(kernel.dtype).tiny))
+        new = (kernel[j] - product(factors, factors[j])) / jnp.sqrt(jnp.maximum(variance, jnp.finfo(kernel.dtype).tiny))
         new = jnp.where(variance > 0, new, 0)
         indices = indices.at[t].set(jnp.where(variance > -jnp.inf, j, size))
         return variances - new**2, factors.at[:, t].set(new), free.at[j].set(False), indices
@@ -190,9 +191,9 @@ def feature_kernel(features: jax.Array, bandwidth: float | None = None) -> jax.A
         check_number("bandwidth", bandwidth, 0, open_low=True)
     features = features.astype(weight_dtype(features.dtype))
     if bandwidth is None:
-        return features @ features.T + JITTER * jnp.eye(features.shape[0], dtype=features.dtype)
+        return product(features, features.T) + JITTER * jnp.eye(features.shape[0], dtype=features.dtype)
     squares = jnp.sum(features**2, 1)
-    distances = squares[:, None] + squares[None] - 2 * features @ features.T
+    distances = squares[:, None] + squares[None] - 2 * product(features, features.T)
     return jnp.exp(-jnp.maximum(distances, 0) / (2 * bandwidth**2))
 
 
@@ -282,9 +283,6 @@ def _usable(kernel: jax.Array, k: int, where: jax.Array | None) -> tuple[jax.Arr
     check_count("k", k, kernel.shape[0], "the number of items")
     kernel = kernel.astype(weight_dtype(kernel.dtype))
     allowed = jnp.isfinite(jnp.diagonal(kernel))
-    if where is not None:
-        check_shape("where", where, kernel.shape[:1])
-        check_bool("where", where)
-        allowed &= where
+    allowed &= mask_or_all("where", where, kernel.shape[:1])
     usable = jnp.isfinite(kernel) & allowed[:, None] & allowed[None]
     return jnp.where(usable, kernel, 0), allowed

@@ -14,12 +14,12 @@ import optax
 
 from minibatch_jax._checks import (
     as_key,
-    check_bool,
     check_choice,
     check_count,
     check_floating,
     check_number,
     check_shape,
+    mask_or_all,
 )
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.selection import _greedy
@@ -99,10 +99,7 @@ def facility_location(
     check_count("k", k, size, "the number of candidates")
     allowed = jnp.ones(size, bool)
     best = jnp.zeros(items, similarities.dtype)
-    if where is not None:
-        check_shape("where", where, (size,))
-        check_bool("where", where)
-        allowed &= where
+    allowed &= mask_or_all("where", where, (size,))
     if chosen is not None:
         check_shape("chosen", chosen, (size,))
         allowed &= ~chosen

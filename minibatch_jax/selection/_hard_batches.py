@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_bool, check_floating, check_number, check_shape, check_whole
+from minibatch_jax._checks import check_floating, check_number, check_shape, check_whole, mask_or_all
 from minibatch_jax.base import weight_transformation
 
 
@@ -50,10 +50,7 @@ def hard_batch_mask(last_losses: jax.Array, delta: float, *, where: jax.Array | 
     check_shape("last_losses", last_losses, (None,))
     check_floating("last_losses", last_losses)
     check_number("delta", delta, 0, 1, open_low=True)
-    if where is None:
-        where = jnp.ones(last_losses.shape, bool)
-    check_shape("where", where, last_losses.shape)
-    check_bool("where", where)
+    where = mask_or_all("where", where, last_losses.shape)
     usable = where & jnp.isfinite(last_losses)
     _, order = jax.lax.top_k(jnp.where(usable, last_losses, -jnp.inf), last_losses.shape[0])
     rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32))

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_bool, check_count, check_floating, check_number, check_shape
-from minibatch_jax.base import weight_dtype
+from minibatch_jax._checks import check_count, check_number, check_shape
 from minibatch_jax.selection._greedy import first_max
+from minibatch_jax.selection._similarity import product, unit_rows, usable_features
 
 
 class Sift(NamedTuple):
@@ -70,14 +70,10 @@ def sift_indices(
     check_number("noise", noise, 0, open_low=True)
     if stop is not None:
         check_number("stop", stop, 0, open_low=True)
-    pool, allowed = _unit("features", features)
-    targets, _ = _unit("queries", queries)
+    pool, allowed = usable_features(features, where)
+    targets, _ = usable_features(queries, name="queries")
     check_shape("queries", queries, (None, features.shape[1]))
-    targets = targets.astype(pool.dtype)
-    if where is not None:
-        check_shape("where", where, features.shape[:1])
-        check_bool("where", where)
-        allowed &= where
+    pool, targets = unit_rows(pool), unit_rows(targets).astype(pool.dtype)
     size = pool.shape[0]
 
     def step(state, t):
@@ -86,27 +82,16 @@ def sift_indices(
         gain, j = first_max(jnp.where(allowed, gains, -jnp.inf))
         valid = gain > -jnp.inf
         scale = jnp.where(valid, 1 / jnp.sqrt(diagonal[j] + noise), 0)
-        new = (pool @ pool[j] - whitened @ whitened[j]) * scale
+        new = (product(pool, pool[j]) - product(whitened, whitened[j])) * scale
         seen = cross[j] * scale
         cross = cross - new[:, None] * seen[None]
         diagonal = jnp.maximum(diagonal - new**2, 0)
         left = jnp.maximum(left - jnp.sum(seen**2), 0)
         return (cross, diagonal, whitened.at[:, t].set(new), left), (jnp.where(valid, j, size), left)
 
-    start = pool @ targets.T, jnp.sum(pool**2, 1), jnp.zeros((size, k), pool.dtype), jnp.sum(targets**2)
+    start = product(pool, targets.T), jnp.sum(pool**2, 1), jnp.zeros((size, k), pool.dtype), jnp.sum(targets**2)
     _, (indices, variances) = jax.lax.scan(step, start, jnp.arange(k))
     if stop is None:
         return Sift(indices, variances, jnp.ones(k, bool))
     pays = jnp.sqrt(variances) <= 1 / (stop * jnp.arange(1, k + 1, dtype=pool.dtype))
     return Sift(indices, variances, jnp.cumsum(~pays) == 0)
-
-
-def _unit(name: str, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows of unit length, 0 where a row is not finite, and which rows are."""
-    check_shape(name, vectors, (None, None))
-    check_floating(name, vectors)
-    vectors = vectors.astype(weight_dtype(vectors.dtype))
-    finite = jnp.isfinite(vectors).all(1)
-    vectors = jnp.where(finite[:, None], vectors, 0)
-    norms = jnp.sqrt(jnp.sum(vectors**2, 1))
-    return vectors / jnp.where(norms > 0, norms, 1)[:, None], finite

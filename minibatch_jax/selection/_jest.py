@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import as_key, check_bool, check_choice, check_floating, check_shape
+from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape, mask_or_all
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
 
@@ -234,8 +234,5 @@ def _scores(name: str, scores: jax.Array, where: jax.Array | None) -> tuple[jax.
     scores = scores.astype(weight_dtype(scores.dtype))
     finite = jnp.isfinite(scores)
     allowed = jnp.diagonal(finite)
-    if where is not None:
-        check_shape("where", where, scores.shape[:1])
-        check_bool("where", where)
-        allowed &= where
+    allowed &= mask_or_all("where", where, scores.shape[:1])
     return jnp.where(finite, scores, 0), allowed

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_bool, check_floating, check_shape
+from minibatch_jax._checks import check_floating, check_shape, mask_or_all
 from minibatch_jax.base import weight_dtype
 from minibatch_jax.selection._chunked_draw import chunked_draw
 
@@ -94,10 +94,7 @@ def jest_indices_from_embeddings(
     models = [_cast("learner", learner), _cast("reference", reference)]
     check_shape("reference.first", models[1].first, (models[0].first.shape[0], None))
     finite = [jnp.isfinite(x).all(1) for m in models for x in (m.first, m.second)]
-    if where is not None:
-        check_shape("where", where, learner.first.shape[:1])
-        check_bool("where", where)
-        finite.append(where)
+    finite.append(mask_or_all("where", where, learner.first.shape[:1]))
     allowed = jnp.stack(finite).all(0)
     models = [
         m._replace(first=jnp.where(allowed[:, None], m.first, 0), second=jnp.where(allowed[:, None], m.second, 0))

@@ -17,7 +17,7 @@ import optax
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.selection._greedy import first_max
-from minibatch_jax.selection._similarity import usable_features
+from minibatch_jax.selection._similarity import unit_rows, usable_features
 
 CENTER_METRICS = ("euclidean", "cosine")
 
@@ -156,10 +156,7 @@ def distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
 def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     check_choice("metric", metric, CENTER_METRICS)
     points, exists = usable_features(features, where)
-    if metric == "euclidean":
-        return points, exists
-    norms = jnp.sqrt(jnp.sum(points**2, 1))
-    return points / jnp.where(norms > 0, norms, 1)[:, None], exists
+    return unit_rows(points) if metric == "cosine" else points, exists
 
 
 def _distances_to_mean(points: jax.Array, exists: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ References:
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_bool, check_floating, check_shape
+from minibatch_jax._checks import check_floating, check_shape, mask_or_all
 from minibatch_jax.base import weight_dtype
 from minibatch_jax.coupling import sinkhorn
 
@@ -34,10 +34,7 @@ def calibrated_gradient(potentials: jax.Array, *, where: jax.Array | None = None
     """
     check_shape("potentials", potentials, (None,))
     check_floating("potentials", potentials)
-    if where is None:
-        where = jnp.ones(potentials.shape, bool)
-    check_shape("where", where, potentials.shape)
-    check_bool("where", where)
+    where = mask_or_all("where", where, potentials.shape)
     count = jnp.sum(where, dtype=potentials.dtype)
     total = jnp.sum(jnp.where(where, potentials, 0))
     return jnp.where(where, potentials - (total - potentials) / jnp.maximum(count - 1, 1), 0)

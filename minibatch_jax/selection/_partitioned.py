@@ -7,7 +7,7 @@ References:
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_bool, check_count, check_shape
+from minibatch_jax._checks import check_count, check_shape, mask_or_all
 from minibatch_jax.selection._facility_location import facility_location_from_features, medoid_weights
 
 
@@ -45,10 +45,7 @@ def partitioned_medoids(
     if size % num_parts:
         raise ValueError(f"features has {size} rows, wanted a multiple of num_parts = {num_parts}.")
     check_count("k", k, size // num_parts, "the number of rows of a part")
-    if where is None:
-        where = jnp.ones(size, bool)
-    check_shape("where", where, (size,))
-    check_bool("where", where)
+    where = mask_or_all("where", where, (size,))
     exists = (where & jnp.isfinite(features).all(1)).reshape(num_parts, -1)
 
     def of_part(inputs):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import as_key, check_bool, check_floating, check_number, check_shape
+from minibatch_jax._checks import as_key, check_floating, check_number, check_shape, mask_or_all
 from minibatch_jax.base import weight_dtype, weight_transformation
 
 CLIP = 1e-6
@@ -71,10 +71,7 @@ def power_inclusion(uncertainty: jax.Array, share: float, alpha: float, *, where
     check_number("share", share, 0, 1, open_low=True)
     check_number("alpha", alpha)
     usable = jnp.isfinite(uncertainty) & (uncertainty > 0)
-    if where is not None:
-        check_shape("where", where, uncertainty.shape)
-        check_bool("where", where)
-        usable &= where
+    usable &= mask_or_all("where", where, uncertainty.shape)
     logs = jnp.where(usable, alpha * jnp.log(jnp.where(usable, uncertainty, 1)), -jnp.inf)
     largest = jnp.max(logs)
     powers = jnp.exp(logs - jnp.where(jnp.isfinite(largest), largest, 0))

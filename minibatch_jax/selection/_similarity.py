@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_bool, check_choice, check_floating, check_shape
+from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
 from minibatch_jax.base import weight_dtype
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
@@ -49,17 +49,22 @@ def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where
     return jnp.where(exists[:, None] & exists[None], jnp.maximum(rows, 0), 0)
 
 
-def usable_features(features: jax.Array, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+def usable_features(
+    features: jax.Array, where: jax.Array | None = None, name: str = "features"
+) -> tuple[jax.Array, jax.Array]:
     """Features with 0 in rows that do not exist or are not finite, and which rows are left."""
-    check_shape("features", features, (None, None))
-    check_floating("features", features)
+    check_shape(name, features, (None, None))
+    check_floating(name, features)
     exists = jnp.isfinite(features).all(1)
-    if where is not None:
-        check_shape("where", where, features.shape[:1])
-        check_bool("where", where)
-        exists &= where
+    exists &= mask_or_all("where", where, features.shape[:1])
     features = features.astype(weight_dtype(features.dtype))
     return jnp.where(exists[:, None], features, 0), exists
+
+
+def unit_rows(features: jax.Array) -> jax.Array:
+    """Rows of unit length; rows of zeros stay."""
+    norms = jnp.sqrt(jnp.sum(features**2, 1))
+    return features / jnp.where(norms > 0, norms, 1)[:, None]
 
 
 def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
@@ -72,12 +77,16 @@ def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarit
     return {"sqeuclidean": _sqeuclidean, "euclidean": _euclidean, "l1": _l1}[metric](centered)
 
 
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """In full precision on accelerators too: what is compared are small differences."""
+    return jnp.matmul(a, b, precision="highest")
+
+
 def _cosine(x: jax.Array) -> Similarity:
-    norms = jnp.sqrt(jnp.sum(x**2, 1))
-    unit = x / jnp.where(norms == 0, 1, norms)[:, None]
+    unit = unit_rows(x)
     return Similarity(
-        lambda j: jnp.maximum((1 + unit[j] @ unit.T) / 2, 0),
-        lambda u: (jnp.sum(u) + unit @ (u @ unit)) / 2,
+        lambda j: jnp.maximum((1 + product(unit[j], unit.T)) / 2, 0),
+        lambda u: (jnp.sum(u) + product(unit, product(u, unit))) / 2,
     )
 
 
@@ -86,10 +95,10 @@ def _sqeuclidean(x: jax.Array) -> Similarity:
     bound = 4 * jnp.max(squares)
 
     def rows(j):
-        return jnp.minimum((bound - squares[j])[..., None] + (2 * x[j] @ x.T - _like(squares, j)), bound)
+        return jnp.minimum((bound - squares[j])[..., None] + (2 * product(x[j], x.T) - _like(squares, j)), bound)
 
     def sums(u):
-        return jnp.sum(u) * (bound - squares) - jnp.sum(u * squares) + 2 * x @ (u @ x)
+        return jnp.sum(u) * (bound - squares) - jnp.sum(u * squares) + 2 * product(x, product(u, x))
 
     return Similarity(rows, sums)
 
@@ -99,7 +108,7 @@ def _euclidean(x: jax.Array) -> Similarity:
     bound = 2 * jnp.sqrt(jnp.max(squares))
 
     def rows(j):
-        return bound - jnp.sqrt(jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * x[j] @ x.T), 0))
+        return bound - jnp.sqrt(jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * product(x[j], x.T)), 0))
 
     return Similarity(rows, lambda u: _sums_by_rows(rows, u))
 

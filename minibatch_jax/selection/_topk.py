@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_bool, check_count, check_floating, check_shape
+from minibatch_jax._checks import check_count, check_floating, check_shape, mask_or_all
 from minibatch_jax.base import weight_transformation
 
 
@@ -35,10 +35,7 @@ def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> j
     check_floating("scores", scores)
     check_count("k", k, scores.shape[0], "the number of scores")
     allowed = jnp.isfinite(scores)
-    if where is not None:
-        check_shape("where", where, scores.shape)
-        check_bool("where", where)
-        allowed &= where
+    allowed &= mask_or_all("where", where, scores.shape)
     _, indices = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), k)
     return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed
 
