@@ -1,7 +1,8 @@
-"""Entropic partial coupling: a smooth plan that moves only a part of the mass, in the log domain.
+"""Entropic partial coupling: a smooth plan that moves only a part of the mass, stable at every epsilon.
 
 With `P = exp((shift - cost - alpha - beta) / epsilon)` and alpha, beta >= 0, each dual variable in turn is set to its
-optimum: alpha and beta cut rows and columns down to their marginals, the shift fixes the mass. Nothing underflows.
+optimum: alpha and beta cut rows and columns down to their marginals, the shift fixes the mass. As in `_scaling`, what
+is iterated are factors of a kernel, and they are absorbed into the dual variables when they leave [1e-10, 1e10].
 (A dummy row and column in plain Sinkhorn regularizes what is left out too and gives another plan.)
 
 References:
@@ -9,6 +10,9 @@ References:
   Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 """
 
+import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,7 +22,17 @@ from jax import lax
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
+from minibatch_jax.coupling._scaling import (
+    SAFE,
+    UNROLL,
+    Problem,
+    divide,
+    dot,
+    extreme_scaling,
+    log_where,
+    logsumexp_where,
+    make_problem,
+)
 from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal, marginals_of
 
 
@@ -140,8 +154,17 @@ class _Dual(NamedTuple):
     alpha: jax.Array
     beta: jax.Array
     shift: jax.Array
+
+
+class _Scaling(NamedTuple):
+    """Factors of the rows, of the columns and of all of the kernel; they start at 1."""
+
+    u: jax.Array
+    v: jax.Array
+    total: jax.Array
     error: jax.Array
     iterations: jax.Array
+    unsafe: jax.Array
 
 
 class _Run(NamedTuple):
@@ -152,35 +175,78 @@ class _Run(NamedTuple):
     tolerance: jax.Array
     max_iterations: jax.Array
     dual: _Dual
+    kernel: jax.Array
+    scaling: _Scaling
 
 
 def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> EntropicPlan:
     cost, a, b, epsilon = problem
     zero = 0 * epsilon
     lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
-    start = _Dual(jnp.zeros_like(a), jnp.zeros_like(b), lowest, zero + jnp.inf, zero.astype(jnp.int32))
+    dual = _Dual(jnp.zeros_like(a), jnp.zeros_like(b), lowest)
+    ones = jnp.ones_like(a), jnp.ones_like(b), zero + 1
+    scaling = _Scaling(*ones, zero + jnp.inf, zero.astype(jnp.int32), zero > 0)
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
-    run = _Run(problem, mass, limit, jnp.int32(max_iterations), start)
-    final = lax.while_loop(_is_unfinished, _step, run).dual
-    plan = jnp.where(jnp.isfinite(cost), jnp.exp(_exponent(problem, final)), 0)
-    return EntropicPlan(plan, final.error, final.iterations)
+    run = _Run(problem, mass, limit, jnp.int32(max_iterations), dual, _kernel(problem, dual), scaling)
+    final = lax.while_loop(_is_unfinished, _scale_by(math.gcd(UNROLL, max_iterations)), run)
+    u, v, total = final.scaling[:3]
+    return EntropicPlan(final.kernel * (total * u)[:, None] * v[None], final.scaling.error, final.scaling.iterations)
 
 
 def _is_unfinished(r: _Run) -> jax.Array:
-    return (r.dual.iterations < r.max_iterations) & (r.dual.error > r.tolerance)
+    return (r.scaling.iterations < r.max_iterations) & (r.scaling.error > r.tolerance)
 
 
-def _step(r: _Run) -> _Run:
-    d, (_, a, b, epsilon) = r.dual, r.problem
-    alpha = _cut(logsumexp_where(_exponent(r.problem, d._replace(alpha=jnp.zeros_like(a))), 1, a), a, epsilon)
-    half = d._replace(alpha=alpha, beta=jnp.zeros_like(b))
-    columns = logsumexp_where(_exponent(r.problem, half), 0, b)
+@functools.cache
+def _scale_by(steps: int) -> Callable[[_Run], _Run]:
+    def scale(r):
+        def goes_on(t):
+            return _is_unfinished(r._replace(scaling=t)) & ~t.unsafe
+
+        r = r._replace(scaling=lax.while_loop(goes_on, lambda t: _scale_block(r, t, steps), r.scaling))
+        return lax.cond(_is_unfinished(r), _absorb, lambda x: x, r)
+
+    return scale
+
+
+def _scale_block(r: _Run, t: _Scaling, steps: int) -> _Scaling:
+    """So many iterations on one kernel, and what the last one moved."""
+    _, a, b, epsilon = r.problem
+    most_u, most_v = jnp.exp(r.dual.alpha / epsilon), jnp.exp(r.dual.beta / epsilon)
+    old, new, columns = t, t, b
+    for _ in range(steps):
+        old = new
+        u = jnp.where(a > 0, jnp.minimum(most_u, a / (old.total * dot(r.kernel, old.v))), 1)
+        columns = dot(u, r.kernel)
+        v = jnp.where(b > 0, jnp.minimum(most_v, b / (old.total * columns)), 1)
+        new = old._replace(u=u, v=v, total=divide(r.mass, jnp.sum(v * columns)))
+    change = jnp.sum(columns * jnp.abs(new.total * new.v - old.total * old.v)) / r.mass
+    moved = jnp.sum(jnp.abs(new.u - old.u) / most_u * a) / r.mass
+    extreme = jnp.maximum(
+        jnp.maximum(extreme_scaling(new.u, a), extreme_scaling(new.v, b)), extreme_scaling(new.total, r.mass)
+    )
+    usable = extreme < SAFE**3
+    error = jnp.where(usable, change + moved, jnp.inf)
+    new = jax.tree.map(lambda x, y: jnp.where(usable, x, y), new, t)
+    return new._replace(error=error, iterations=t.iterations + steps, unsafe=~(extreme < SAFE))
+
+
+def _absorb(r: _Run) -> _Run:
+    """Move the scalings into the dual variables by one iteration in the log domain, which no epsilon can underflow."""
+    (_, a, b, epsilon), (u, v, total, *_) = r.problem, r.scaling
+    beta = r.dual.beta - epsilon * jnp.log(v)
+    shift = r.dual.shift + epsilon * jnp.log(total)
+    alpha = _cut(logsumexp_where(_exponent(r.problem, _Dual(jnp.zeros_like(a), beta, shift)), 1, a), a, epsilon)
+    columns = logsumexp_where(_exponent(r.problem, _Dual(alpha, jnp.zeros_like(b), shift)), 0, b)
     beta = _cut(columns, b, epsilon)
     kept = jnp.where(b > 0, columns - beta / epsilon, -jnp.inf)
-    shift = d.shift + epsilon * (jnp.log(r.mass) - jax.nn.logsumexp(kept))
-    change = jnp.sum(jnp.exp(kept) * jnp.abs(jnp.expm1((d.beta - beta + shift - d.shift) / epsilon))) / r.mass
-    moved = jnp.sum(jnp.abs(jnp.exp(-alpha / epsilon) - jnp.exp(-d.alpha / epsilon)) * a) / r.mass
-    return r._replace(dual=_Dual(alpha, beta, shift, change + moved, d.iterations + 1))
+    dual = _Dual(alpha, beta, shift + epsilon * (jnp.log(r.mass) - jax.nn.logsumexp(kept)))
+    scaling = r.scaling._replace(u=jnp.ones_like(u), v=jnp.ones_like(v), total=jnp.ones_like(total), unsafe=total < 0)
+    return r._replace(dual=dual, kernel=_kernel(r.problem, dual), scaling=scaling)
+
+
+def _kernel(problem: Problem, dual: _Dual) -> jax.Array:
+    return jnp.exp(_exponent(problem, dual))
 
 
 def _exponent(problem: Problem, d: _Dual) -> jax.Array:

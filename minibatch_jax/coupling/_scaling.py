@@ -15,8 +15,8 @@ from jax import lax
 
 from minibatch_jax._checks import check_bool, check_shape
 
-_UNROLL = 5
-_SAFE = 1e10
+UNROLL = 5
+SAFE = 1e10
 _LEAST_EPSILON = 16
 
 
@@ -57,7 +57,7 @@ def scale_to_marginals(problem: Problem, tolerance: float | None, max_iterations
     """Iterate to the tolerance: an inner loop of scalings on one kernel, an outer loop that absorbs them."""
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, problem.epsilon.dtype)
     run = _Run(problem, limit, jnp.int32(max_iterations), _start(problem))
-    return lax.while_loop(_is_unfinished, _scale_by(math.gcd(_UNROLL, max_iterations)), run).scaled
+    return lax.while_loop(_is_unfinished, _scale_by(math.gcd(UNROLL, max_iterations)), run).scaled
 
 
 def _is_unfinished(s: _Run) -> jax.Array:
@@ -94,15 +94,15 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     _, a, b, _ = problem
     u, v = t.u, t.v
     for _ in range(steps):
-        u = divide(a, _dot(kernel, v))
-        v = divide(b, _dot(u, kernel))
-    extreme = jnp.maximum(_extreme(u, a), _extreme(v, b))
-    usable = extreme < _SAFE**3
+        u = divide(a, dot(kernel, v))
+        v = divide(b, dot(u, kernel))
+    extreme = jnp.maximum(extreme_scaling(u, a), extreme_scaling(v, b))
+    usable = extreme < SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
     mass = jnp.sum(a)
-    error = jnp.sum(jnp.abs(u * _dot(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
+    error = jnp.sum(jnp.abs(u * dot(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
     error = jnp.where(usable, error, jnp.inf)
-    return Scaling(u, v, error, t.iterations + steps, ~(extreme < _SAFE))
+    return Scaling(u, v, error, t.iterations + steps, ~(extreme < SAFE))
 
 
 def _absorb(problem: Problem, s: Scaled) -> Scaled:
@@ -119,7 +119,7 @@ def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.exp((f[:, None] + g[None, :] - problem.cost) / problem.epsilon)
 
 
-def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+def dot(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(x, y, precision="highest")
 
 
@@ -139,7 +139,8 @@ def logsumexp_where(x: jax.Array, axis: int, where: jax.Array) -> jax.Array:
     return top + log_where(jnp.sum(jnp.exp(x - jnp.expand_dims(top, axis)), axis=axis), where)
 
 
-def _extreme(scaling: jax.Array, mass: jax.Array) -> jax.Array:
+def extreme_scaling(scaling: jax.Array, mass: jax.Array) -> jax.Array:
+    """The largest factor or its inverse, where there is mass."""
     scaling = jnp.where(mass > 0, scaling, 1)
     return jnp.maximum(jnp.max(scaling), 1 / jnp.min(scaling))
 

@@ -4,6 +4,7 @@ import numpy as np
 import ot
 import pytest
 from scipy.optimize import linear_sum_assignment, linprog
+from scipy.special import logsumexp
 
 from minibatch_jax.coupling import (
     couple_partial,
@@ -130,6 +131,26 @@ def test_entropic_plan_at_small_epsilon_nears_the_exact_one():
     exact = np.sum(np.asarray(partial_plan(cost, 0.7, weights)) * cost)
     np.testing.assert_allclose(np.sum(np.asarray(found.plan) * cost), exact, rtol=2e-2)
     np.testing.assert_allclose(np.sum(found.plan), 0.7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mass, epsilon, iterations", [(0.3, 0.3, 60), (0.7, 0.02, 300), (1.0, 0.05, 2000)])
+def test_factors_that_are_absorbed_give_the_plan_of_the_log_domain(mass, epsilon, iterations):
+    """An absolute cost so large that no kernel of it could be stored, and factors over many powers of ten."""
+    cost, (a, b) = clouds(8, 9, 7).astype(np.float64) + 10, marginals(9, 9, 7)
+    alpha, beta, shift = np.zeros((9, 1)), np.zeros((1, 7)), 0.0
+    moved, scale = mass * min(a.sum(), b.sum()), epsilon * cost.std()
+    for _ in range(iterations):
+        rows = logsumexp((shift - beta - cost) / scale, axis=1)
+        alpha = np.maximum(0, scale * (rows - np.log(a)))[:, None]
+        columns = logsumexp((shift - alpha - cost) / scale, axis=0)
+        beta = np.maximum(0, scale * (columns - np.log(b)))[None]
+        shift += scale * (np.log(moved) - logsumexp((shift - alpha - beta - cost) / scale))
+    expected = np.exp((shift - alpha - beta - cost) / scale)
+    options = {"epsilon": epsilon, "relative_to": "std", "tolerance": None, "max_iterations": iterations}
+    found = jax.jit(lambda c, a, b: partial_sinkhorn(c, mass, a, b, **options).plan)
+    np.testing.assert_allclose(found(*(jnp.asarray(x, jnp.float32) for x in (cost, a, b))), expected, atol=2e-4)
+    batched = jax.vmap(found)(*(jnp.asarray(np.stack([x, x]), jnp.float32) for x in (cost, a, b)))
+    np.testing.assert_allclose(batched[1], expected, atol=2e-4)
 
 
 @pytest.mark.filterwarnings("ignore:If reg_type = entropy:UserWarning")
