@@ -124,10 +124,10 @@ def stochastic(
         t, step_key = inputs
         left = count - t
         places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
-        candidates = rows(pool[places])
-        gain, best = first_max(gains_of(candidates, greedy.best[None], item_weights[None]))
-        gain = jnp.where(left > 0, gain, -jnp.inf)
-        greedy = take(greedy, t, pool[places[best]], gain, candidates[best], size)
+        added = jnp.maximum(rows(pool[places]) - greedy.best[None], 0)
+        gain, best = first_max(jnp.matmul(added, item_weights, precision="highest"))
+        gain, j = jnp.where(left > 0, gain, -jnp.inf), pool[places[best]]
+        greedy = take(greedy, t, j, gain, rows(j), size)
         last = jnp.maximum(left - 1, 0)
         return (greedy, pool.at[places[best]].set(pool[last])), None
 

@@ -33,6 +33,7 @@ def test_the_path_has_the_equations_of_the_two_levels():
     )
 
 
+@pytest.mark.slow
 def test_larger_data_groups_narrow_the_velocities_and_a_free_velocity_coupling_biases_the_noise():
     x1 = jnp.sign(jax.random.normal(jax.random.key(2), (256, 1))) * 3
     spread = [float(jnp.mean((x1 - hierarchical_path(0, x1, data_group=group).x0) ** 2)) for group in (1, 4, 64)]

@@ -80,6 +80,7 @@ def test_partial_inner_plans_move_less():
     np.testing.assert_allclose(jnp.sum(found.plans), 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_passes_give_the_gradient_of_one():
     x0, x1 = batches()
 

@@ -60,6 +60,7 @@ def test_a_byte_is_predicted_from_the_twelve_before_it(params):
     np.testing.assert_allclose(experiment.losses(params, jnp.asarray(window)), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bits_are_of_the_second_half_after_each_step_of_adam(params):
     rng = np.random.default_rng(0)
     passages, windows = (jnp.asarray(rng.integers(256, size=shape), jnp.uint8) for shape in ((2, 2, 256), (2, 256)))
@@ -142,6 +143,7 @@ def test_stopping_is_compared_with_the_same_mean_number_for_all():
     assert measured["same_number_for_all"] == pytest.approx(bits[:, 1].mean() / 3 + bits[:, 2].mean() * 2 / 3)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_tables_and_plots(numbered, tmp_path):
     config = Config(seeds=(0,), out=str(tmp_path), queries=2, passages=2, stops=(0.5,), steps_before=2)
     records = experiment.main(config)

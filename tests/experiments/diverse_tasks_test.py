@@ -73,6 +73,7 @@ def test_training_on_all_tasks_is_gradient_descent_on_the_mean_loss(tasks, param
     np.testing.assert_array_equal(found[0][0][0], params[0][0])
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_a_table_and_a_plot(tmp_path):
     config = experiment.Config(
         seeds=(0,), out=str(tmp_path), steps=(0, 3), draws=20, arms=("uniform", "k-DPP, unbiased")

@@ -63,6 +63,7 @@ def test_sliced_distance_of_a_shift_is_its_length_along_the_directions():
     assert float(found) == pytest.approx((9 / 2) ** 0.5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_tables_and_pictures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     monkeypatch.setattr(experiment, "images", lambda name, split: rng.uniform(-1, 1, (160, 196)).astype(np.float32))

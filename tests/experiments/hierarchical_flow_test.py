@@ -91,6 +91,7 @@ def test_the_target_of_one_level_is_the_velocity_of_the_pairs(monkeypatch):
     assert float(experiment.loss_fn((), jax.random.key(3), x1, method)) == 0
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_tables_and_pictures(tmp_path, small):
     config = experiment.Config(seeds=(0,), out=str(tmp_path), batch_size=10, hidden=8, arms=("CFM", "HRF2"))
     config = dataclasses.replace(config, task="two_modes", steps=100, evaluate_every=100, checkpoint_every=100)
