@@ -2,7 +2,8 @@
 
 Moving only a part of the mass leaves out pairs that exist because two mini-batches happen to differ, not because the
 data do. The pairing grows by one pair at a time along a shortest augmenting path that may start at any free row; each
-pairing on the way is the cheapest of its size. A fraction between two sizes is the mixture of the two.
+pairing on the way is the cheapest of its size. The paths form a forest, of which a new pair fells only one tree, so
+that what was searched for one pair serves the next. A fraction between two sizes is the mixture of the two.
 
 References:
   Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
@@ -17,7 +18,15 @@ from jax import lax
 
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._exact import allowed_pairs, augment, first_min, in_weight_dtype, is_price
+from minibatch_jax.coupling._exact import (
+    allowed_pairs,
+    augment,
+    first_min,
+    in_weight_dtype,
+    is_price,
+    nearest,
+    put,
+)
 
 
 class PartialAssignments(NamedTuple):
@@ -57,12 +66,11 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
     cost = in_weight_dtype(cost)
     allowed = allowed_pairs(cost, where)
     sizes = min(cost.shape)
-    found = _grow(cost, allowed, jnp.int32(sizes))
-    size = jnp.arange(sizes + 1, dtype=jnp.int32)
-    columns = found.history[jnp.minimum(size, found.size)]
+    history, largest = _grow(cost, allowed, jnp.int32(sizes))
+    columns = history[jnp.minimum(jnp.arange(sizes + 1, dtype=jnp.int32), largest)]
     rows = lax.broadcasted_iota(jnp.int32, columns.shape, 1)
     costs = jnp.sum(jnp.where(columns >= 0, cost[rows, columns], 0), axis=1)
-    return PartialAssignments(columns, costs, found.size)
+    return PartialAssignments(columns, costs, largest)
 
 
 def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -> jax.Array:
@@ -94,8 +102,8 @@ def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -
     whole = jnp.floor(target * (1 + 4 * jnp.finfo(weights.dtype).eps))
     share = jnp.maximum(target - whole, 0)
     pairs = (whole + jnp.ceil(share)).astype(jnp.int32)
-    found = _grow(cost.astype(weights.dtype), allowed, pairs)
-    low, high = (found.history[jnp.minimum(k, found.size)] for k in (whole.astype(jnp.int32), pairs))
+    history, largest = _grow(cost.astype(weights.dtype), allowed, pairs)
+    low, high = (history[jnp.minimum(k, largest)] for k in (whole.astype(jnp.int32), pairs))
     column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     low, high = ((c[:, None] == column).astype(weights.dtype) for c in (low, high))
     each = jnp.sum(jnp.where(allowed, weights, 0)) / jnp.maximum(count, 1)
@@ -125,25 +133,31 @@ def couple_partial(mass: float | jax.Array) -> optax.GradientTransformationExtra
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-class _Growth(NamedTuple):
-    """A pairing that grows, in the midst of a search for the next path.
+class _Forest(NamedTuple):
+    """Shortest paths from all free rows at once, as trees.
 
-    `dist`, `pred`, `fixed` and `w` are those of a search of `_exact`, `v` the column potentials. `nearest` and `price`
-    hold for each column its cheapest free row and that cost (infinity for none), `history` the pairing of every size.
+    A row of the forest reaches column j at distance `cost_ij + key_i - v_j`; `key` is infinity on other rows. For each
+    column, `dist` is its distance, `pred` the row before it and `root` the free row that this hangs from. A column that
+    was scanned, and its row with it, belongs to the forest: `fixed` is its distance (infinity on others), and `dist` is
+    infinity. Where `pred` is -1, `dist` is only a lower bound.
     """
+
+    dist: jax.Array
+    pred: jax.Array
+    root: jax.Array
+    fixed: jax.Array
+    key: jax.Array
+
+
+class _Growth(NamedTuple):
+    """A pairing that grows: column of each row and row of each column (-1 for none), and the column potentials."""
 
     size: jax.Array
     exhausted: jax.Array
-    dist: jax.Array
-    pred: jax.Array
-    fixed: jax.Array
-    w: jax.Array
+    forest: _Forest
     v: jax.Array
     columns: jax.Array
     rows: jax.Array
-    nearest: jax.Array
-    price: jax.Array
-    history: jax.Array
 
 
 class _Run(NamedTuple):
@@ -152,79 +166,97 @@ class _Run(NamedTuple):
     cost: jax.Array
     transposed: jax.Array
     pairs: jax.Array
+    history: jax.Array
     growth: _Growth
 
 
-def _grow(cost: jax.Array, allowed: jax.Array, pairs: jax.Array) -> _Growth:
-    """Add the cheapest pair by pair until there are `pairs` of them or none can be added."""
-    low = jnp.min(cost, initial=jnp.inf, where=allowed)
-    cost = jnp.where(allowed, cost - low, jnp.inf)
-    return lax.while_loop(_is_growing, _step, _Run(cost, cost.T, pairs, _begin(_empty(cost)))).growth
+class _Search(NamedTuple):
+    """The search for the nearest free column: column j, at the least distance, is next."""
+
+    low: jax.Array
+    j: jax.Array
+    run: _Run
+
+
+def _grow(cost: jax.Array, allowed: jax.Array, pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add pair by pair until there are `pairs` of them or none can be added: all pairings, and the largest size."""
+    n, m = cost.shape
+    least = jnp.min(cost, initial=jnp.inf, where=allowed)
+    cost = jnp.where(allowed, cost - least, jnp.inf)
+    growth = _plant(cost)
+    history = jnp.full((min(n, m) + 1, n), -1, jnp.int32) + growth.size
+    run = lax.while_loop(_is_growing, _add_pair, _Run(cost, cost.T, pairs, history, growth))
+    return run.history, run.growth.size
+
+
+def _plant(cost: jax.Array) -> _Growth:
+    """No pairs: every row is free, a tree of its own."""
+    n, m = cost.shape
+    dist = jnp.min(cost, axis=0)
+    row = lax.broadcasted_iota(jnp.int32, (n, m), 0)
+    pred = jnp.min(jnp.where(cost == dist[None, :], row, n - 1), axis=0)
+    zero = 0 * pred[0]
+    columns, rows = jnp.full(n, -1, jnp.int32) + zero, jnp.full(m, -1, jnp.int32) + zero
+    v, key = (0 * x.astype(cost.dtype) for x in (rows, columns))
+    return _Growth(zero, zero > 0, _Forest(dist, pred, pred, v + jnp.inf, key), v, columns, rows)
 
 
 def _is_growing(r: _Run) -> jax.Array:
     return (r.growth.size < r.pairs) & ~r.growth.exhausted
 
 
-def _step(r: _Run) -> _Run:
-    s = r.growth
-    best, j = first_min(s.dist)
-    owner = s.rows[j]
-
-    def end(s):
-        found = _is_growing(r) & (owner < 0) & jnp.isfinite(best)
-        columns, rows = augment(jnp.where(found, j, -1), s.pred, s.columns, s.rows)
-        size = s.size + found.astype(jnp.int32)
-        nearest, price = _repair(r.transposed, columns, s.nearest, s.price)
-        history = s.history.at[size].set(columns)
-        v = s.v + jnp.minimum(s.fixed, best)
-        s = s._replace(size=size, v=v, columns=columns, rows=rows, nearest=nearest, price=price, history=history)
-        return _begin(s)
-
-    def scan(s):
-        h = best + s.v[j] - r.cost[owner, j]
-        fixed, w = s.fixed.at[j].set(best), s.w.at[j].set(-jnp.inf)
-        reached, left = (r.cost[owner] - w) + h, s.dist.at[j].set(jnp.inf)
-        pred = jnp.where(reached < left, owner, s.pred)
-        return s._replace(dist=jnp.minimum(left, reached), pred=pred, fixed=fixed, w=w)
-
-    grown = lax.cond(owner < 0, end, scan, s)._replace(exhausted=jnp.isinf(best))
-    return r._replace(growth=grown)
+def _add_pair(r: _Run) -> _Run:
+    found = lax.while_loop(_is_searching, _search_on, _look(r))
+    growth = _pair(found)
+    return r._replace(growth=growth, history=r.history.at[growth.size].set(growth.columns))
 
 
-def _begin(s: _Growth) -> _Growth:
-    """Start a search from all free rows at once: each column is reached from its nearest."""
-    far = jnp.full_like(s.v, jnp.inf)
-    return s._replace(dist=s.price - s.v, pred=s.nearest, fixed=far, w=s.v)
+def _look(r: _Run) -> _Search:
+    return _Search(*nearest(r.growth.forest.dist, r.growth.rows), r)
 
 
-def _empty(cost: jax.Array) -> _Growth:
-    n, m = cost.shape
-    price = jnp.min(cost, axis=0)
-    row = lax.broadcasted_iota(jnp.int32, (n, m), 0)
-    nearest = jnp.min(jnp.where(cost == price[None, :], row, n - 1), axis=0)
-    zero = 0 * nearest[0]
-    columns, rows = jnp.full(n, -1, jnp.int32) + zero, jnp.full(m, -1, jnp.int32) + zero
-    v = jnp.zeros(m, cost.dtype) + zero.astype(cost.dtype)
-    history = jnp.full((min(n, m) + 1, n), -1, jnp.int32) + zero
-    return _Growth(zero, zero > 0, v, nearest, v, v, v, columns, rows, nearest, price, history)
+def _is_searching(s: _Search) -> jax.Array:
+    growth = s.run.growth
+    return jnp.isfinite(s.low) & ((growth.forest.pred[s.j] < 0) | (growth.rows[s.j] >= 0))
 
 
-def _repair(
-    transposed: jax.Array, columns: jax.Array, nearest: jax.Array, price: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Look again for the nearest free row of the columns whose nearest row is no longer free."""
-    m = nearest.shape[0]
-    index = lax.iota(jnp.int32, m)
+def _search_on(s: _Search) -> _Search:
+    """Measure the distance of a column that has only a bound, or scan the row of one that is not free."""
+    r, g, j = s.run, s.run.growth, s.j
 
-    def first_after(j, stale):
-        return jnp.min(jnp.where(stale & (index > j), index, m))
+    def measure(f):
+        low, i = first_min(r.transposed[j] + f.key)
+        root = jnp.where(g.columns[i] < 0, i, f.root[g.columns[i]])
+        return f._replace(dist=put(f.dist, j, low - g.v[j]), pred=put(f.pred, j, i), root=put(f.root, j, root))
 
-    stale = columns[nearest] >= 0
+    def scan(f):
+        owner = g.rows[j]
+        key = s.low + g.v[j] - r.cost[owner, j]
+        fixed, left = put(f.fixed, j, s.low), put(f.dist, j, jnp.inf)
+        reached = jnp.where(fixed < jnp.inf, jnp.inf, (r.cost[owner] + key) - g.v)
+        nearer = reached < left
+        pred, root = jnp.where(nearer, owner, f.pred), jnp.where(nearer, f.root[j], f.root)
+        return _Forest(jnp.minimum(left, reached), pred, root, fixed, put(f.key, owner, key))
 
-    def look(state):
-        j, nearest, price = state
-        low, i = first_min(jnp.where(columns < 0, transposed[j], jnp.inf))
-        return first_after(j, stale), nearest.at[j].set(i), price.at[j].set(low)
+    forest = lax.cond(g.forest.pred[j] < 0, measure, scan, g.forest)
+    return _look(r._replace(growth=g._replace(forest=forest)))
 
-    return lax.while_loop(lambda s: s[0] < m, look, (first_after(jnp.int32(-1), stale), nearest, price))[1:]
+
+def _pair(s: _Search) -> _Growth:
+    """Pair the free column that was found; its tree leaves the forest, what that reached is to be measured again."""
+    g, f = s.run.growth, s.run.growth.forest
+    found = _is_growing(s.run) & jnp.isfinite(s.low)
+    columns, rows = augment(jnp.where(found, s.j, -1), f.pred, g.columns, g.rows)
+    free = f.root[s.j]
+    reached = (f.root == free) & found
+    felled = reached & (f.fixed < jnp.inf)
+    own = jnp.where(g.columns < 0, lax.iota(jnp.int32, g.columns.shape[0]) == free, felled[g.columns]) & found
+    forest = _Forest(
+        dist=jnp.where(felled, s.low, f.dist),
+        pred=jnp.where(reached, -1, f.pred),
+        root=jnp.where(reached, -1, f.root),
+        fixed=jnp.where(felled, jnp.inf, f.fixed),
+        key=jnp.where(own, jnp.inf, f.key),
+    )
+    v = jnp.where(felled, g.v + jnp.minimum(f.fixed - s.low, 0), g.v)
+    return _Growth(g.size + found.astype(jnp.int32), ~found, forest, v, columns, rows)

@@ -45,11 +45,13 @@ def cheapest(cost, where, count):
     return padded[rows, columns][real].sum()
 
 
-@pytest.mark.parametrize("shape", [(7, 7), (6, 9), (9, 6)])
+@pytest.mark.parametrize("shape", [(7, 7), (6, 9), (9, 6), (24, 24)])
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_every_size_is_the_cheapest_of_its_size(shape, share):
+@pytest.mark.parametrize("ties", [False, True])
+def test_every_size_is_the_cheapest_of_its_size(shape, share, ties):
     for seed in range(3):
         cost = clouds(seed, *shape) - 2
+        cost = np.floor(cost) if ties else cost
         where = np.random.default_rng(seed).random(shape) >= share
         found = path(cost, where=where)
         best = [cheapest(cost, where, k) for k in range(min(shape) + 1)]
