@@ -108,8 +108,9 @@ def _tilt(
     check_shape("cost", cost, weights.shape)
     cost = lax.stop_gradient(cost).astype(weights.dtype)
     allowed = (weights > 0) & jnp.isfinite(cost)
-    width = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, allowed, relative_to)
-    scaled = jnp.where(allowed, cost, jnp.inf) / width
+    cost = jnp.where(allowed, cost, jnp.inf)
+    width = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
+    scaled = cost / width
     low = jnp.where(jnp.any(allowed), jnp.min(scaled), 0)
     kept = jnp.where(allowed, weights, 0)
     return kept * jnp.exp(low - scaled), low, kept

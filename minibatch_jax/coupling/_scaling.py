@@ -160,19 +160,28 @@ def make_problem(
     cost, a, b = lax.stop_gradient(cost), lax.stop_gradient(a), lax.stop_gradient(b)
     allowed = jnp.isfinite(cost) & (a > 0)[:, None] & (b > 0)[None, :]
     allowed = allowed if where is None else allowed & where
-    epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, allowed, relative_to)
-    least = _LEAST_EPSILON * jnp.finfo(cost.dtype).eps
-    epsilon = jnp.maximum(epsilon, least * statistic(cost, allowed, "max"))
     cost = jnp.where(allowed, cost, jnp.inf)
+    epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
+    least = _LEAST_EPSILON * jnp.finfo(cost.dtype).eps
+    epsilon = jnp.maximum(epsilon, least * statistic(cost, "max"))
     # a minimum of floats is several times faster on a CPU than `any` of booleans
     a, b = (jnp.where(jnp.min(cost, axis=axis) < jnp.inf, mass, 0) for axis, mass in ((1, a), (0, b)))
     return Problem(cost, a, b, epsilon)
 
 
-def statistic(cost: jax.Array, allowed: jax.Array, relative_to: str | None) -> jax.Array:
-    """What epsilon is a fraction of: 1, or a statistic of the cost over allowed pairs (1 if that is 0)."""
+def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
+    """What epsilon is a fraction of: 1, or a statistic of the finite costs (1 if that is 0); infinity is forbidden."""
     if relative_to is None:
         return jnp.ones((), cost.dtype)
+    if relative_to == "std":
+        return _general_statistic(relative_to, cost)
+    largest = jnp.max(cost)
+    plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (largest < jnp.finfo(cost.dtype).max / cost.size) & (largest > 0)
+    return lax.cond(plain, _PLAIN[relative_to], _GENERAL[relative_to], cost)
+
+
+def _general_statistic(relative_to: str, cost: jax.Array) -> jax.Array:
+    allowed = cost < jnp.inf
     largest = jnp.max(jnp.abs(cost), where=allowed, initial=0)
     if relative_to == "max":
         return jnp.where(largest > 0, largest, 1)
@@ -183,3 +192,8 @@ def statistic(cost: jax.Array, allowed: jax.Array, relative_to: str | None) -> j
     else:
         scale = largest * jnp.sqrt(jnp.sum(jnp.where(allowed, (unit - jnp.sum(unit) / count) ** 2, 0)) / count)
     return jnp.where(scale > 0, scale, 1)
+
+
+# where no cost is forbidden or negative, one reduction does: what goes into a reduction is stored first on a CPU
+_PLAIN = {"mean": jnp.mean, "max": jnp.max}
+_GENERAL = {name: functools.partial(_general_statistic, name) for name in _PLAIN}
