@@ -1,8 +1,9 @@
 """Case C: partial transport of 0.7 of the mass, exact and entropic, against POT and scipy.
 
 Targets: exact at most 1.0 of the best peer at B = 256 and 0.6 at B = 1024; entropic at least 50 times faster than POT
-at a matched distance to the converged plan. The entropic peer stops by another rule, so the table states the L1
-distance of both plans to the one that ours reaches in 3000 iterations; ours stops at 1e-5, which comes as near as POT.
+at a matched distance to the converged plan. The entropic peer stops by another rule, so ours takes the largest of some
+tolerances at which its plans come as near, in L1, to those that it reaches in 3000 iterations. Both distances are
+printed.
 """
 
 from collections import defaultdict
@@ -20,7 +21,9 @@ from experiments.speed._timing import milliseconds, print_ratios
 from minibatch_jax.coupling import partial_plan, partial_sinkhorn
 
 EXACT, ENTROPIC = "minibatch_jax.coupling.partial_plan", "minibatch_jax.coupling.partial_sinkhorn"
+POT_ENTROPIC = "POT entropic_partial_wasserstein"
 MASS, EPSILON = 0.7, 0.05
+TOLERANCES = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 
 
 @jax.jit
@@ -60,30 +63,41 @@ def pot_entropic(cost: np.ndarray) -> Any:
     return ot.partial.entropic_partial_wasserstein(uniform, uniform, wide, epsilon, m=MASS, stopThr=1e-6)
 
 
-def compare(size: int, width: int, rounds: int, repeats: int) -> None:
-    """Print both tables at one size."""
-    exact_times, entropic_times = defaultdict(list), defaultdict(list)
-    weights, fast, converged = jnp.full((size, size), 1 / size**2), entropic(1e-5, 1000), entropic(None, 3000)
-    distances = defaultdict(float)
-    gap = 0.0
-    for seed in range(rounds):
-        cost = costs(1, size, width, seed)[0]
+def compare_exact(problems: Sequence[np.ndarray], title: str, repeats: int) -> None:
+    """Print the ratios, and how far our cost is from the optimum."""
+    times, gap = defaultdict(list), 0.0
+    weights = jnp.full(problems[0].shape, 1 / problems[0].size)
+    for cost in problems:
         placed = jnp.asarray(cost)
-        exact_times[EXACT] += milliseconds(lambda c=placed: exact(c, weights).block_until_ready(), repeats)
-        exact_times["POT partial_wasserstein"] += milliseconds(lambda c=cost: pot_exact(c), repeats)
-        exact_times["scipy, padded"] += milliseconds(lambda c=cost: scipy_padded(c), repeats)
-        entropic_times[ENTROPIC] += milliseconds(lambda c=placed: fast(c).block_until_ready(), repeats)
-        entropic_times["POT entropic_partial_wasserstein"] += milliseconds(lambda c=cost: pot_entropic(c), repeats)
+        times[EXACT] += milliseconds(lambda c=placed: exact(c, weights).block_until_ready(), repeats)
+        times["POT partial_wasserstein"] += milliseconds(lambda c=cost: pot_exact(c), repeats)
+        times["scipy, padded"] += milliseconds(lambda c=cost: scipy_padded(c), repeats)
         best = np.sum(pot_exact(cost) * cost)
         gap = max(gap, abs(float(np.sum(np.asarray(exact(placed, weights), np.float64) * cost)) / best - 1))
-        target = np.asarray(converged(placed))
-        for name, plan in ((ENTROPIC, fast(placed)), ("POT entropic_partial_wasserstein", pot_entropic(cost))):
-            distances[name] = max(distances[name], float(np.abs(np.asarray(plan) - target).sum()))
-    print_ratios(f"C. partial transport, exact, d = {width}, B = {size}", exact_times, EXACT)
+    print_ratios(f"C. partial transport, exact, {title}", times, EXACT)
     print(f"  largest relative gap to POT's cost: {gap:.1e}")
-    print_ratios(f"C. partial transport, entropic, d = {width}, B = {size}", entropic_times, ENTROPIC)
-    for name, distance in distances.items():
-        print(f"  L1 distance to the converged plan: {distance:.1e}  {name}")
+
+
+def compare_entropic(problems: Sequence[np.ndarray], title: str, repeats: int) -> None:
+    """Print the ratio, ours at the tolerance that matches the peer, and both distances to the converged plans."""
+    targets = [np.asarray(entropic(None, 3000)(cost)) for cost in problems]
+
+    def distance(solve):
+        return max(float(np.abs(np.asarray(solve(c)) - plan).sum()) for c, plan in zip(problems, targets))
+
+    peer = distance(pot_entropic)
+    for tolerance in TOLERANCES:
+        ours = entropic(tolerance, 1000)
+        nearness = distance(ours)
+        if nearness <= peer:
+            break
+    times = defaultdict(list)
+    for cost in problems:
+        placed = jnp.asarray(cost)
+        times[ENTROPIC] += milliseconds(lambda c=placed: ours(c).block_until_ready(), repeats)
+        times[POT_ENTROPIC] += milliseconds(lambda c=cost: pot_entropic(c), repeats)
+    print_ratios(f"C. partial transport, entropic, {title}", times, ENTROPIC)
+    print(f"  L1 distance to the converged plan: {nearness:.1e} (tolerance {tolerance:.0e}), POT {peer:.1e}")
 
 
 def main(
@@ -92,7 +106,9 @@ def main(
     """Print the ratios of every size and width."""
     for width in widths:
         for size in sizes:
-            compare(size, width, rounds, repeats)
+            problems, title = [costs(1, size, width, seed)[0] for seed in range(rounds)], f"d = {width}, B = {size}"
+            compare_exact(problems, title, repeats)
+            compare_entropic(problems, title, repeats)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_bool, check_floating, check_shape
+from minibatch_jax._vector import vector_min
 from minibatch_jax.base import weight_dtype, weight_transformation
 
 _ITERATIONS = 20
 _BLUR = 0.01  # epsilon of these iterations, relative to the mean cost after row reduction
 _RELAXATION = 1.7
-_SHORT = 16
 _FARTHEST = 40.0  # bound of the logs of their factors, so that no float32 overflows
 
 
@@ -51,7 +51,7 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
     row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. For a stack of problems on a CPU
-    take `lax.map`: `vmap` is as fast at best, and half as fast if cores are busy.
+    `lax.map` is a little faster than `vmap`.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in
@@ -327,25 +327,11 @@ def is_price(cost: jax.Array) -> jax.Array:
     return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
 
 
-def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Minimum and its first index."""
-    low, size = vector_min(x), x.shape[0]
-    return low, vector_min(jnp.where(x == low, lax.iota(jnp.int32, size), size - 1))
-
-
 def nearest(x: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Minimum over the columns and its first index, of equal ones a free column before those that have a row."""
     low, size = vector_min(x), x.shape[0]
     order = lax.iota(jnp.int32, size) + jnp.where(rows < 0, 0, size)
     return low, vector_min(jnp.where(x == low, order, 2 * size - 1)) % size
-
-
-def vector_min(x: jax.Array) -> jax.Array:
-    """Minimum by halves that may overlap: several times faster on a CPU than XLA's reduction of a short vector."""
-    while x.shape[0] > _SHORT:
-        half = (x.shape[0] + 1) // 2
-        x = jnp.minimum(x[:half], x[-half:])
-    return jnp.min(x)
 
 
 def row_minima(x: jax.Array) -> tuple[jax.Array, jax.Array]:

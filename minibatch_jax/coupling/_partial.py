@@ -17,11 +17,11 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax._vector import first_min
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._exact import (
     allowed_pairs,
     augment,
-    first_min,
     in_weight_dtype,
     is_price,
     nearest,

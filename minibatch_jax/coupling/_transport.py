@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from minibatch_jax._vector import first_min
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._exact import allowed_pairs, first_min, in_weight_dtype, is_price, put
+from minibatch_jax.coupling._exact import allowed_pairs, in_weight_dtype, is_price, put
 from minibatch_jax.coupling._scaling import log_where, make_problem, scale_to_marginals
 from minibatch_jax.coupling._sinkhorn import check_equal_mass, marginal, marginals_of
 

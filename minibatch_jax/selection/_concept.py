@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
+from minibatch_jax._vector import first_max
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.selection._greedy import first_max
 from minibatch_jax.selection._topk import topk_mask
 
 

@@ -23,8 +23,8 @@ from minibatch_jax._checks import (
     check_shape,
     mask_or_all,
 )
+from minibatch_jax._vector import first_max
 from minibatch_jax.base import weight_dtype, weight_transformation
-from minibatch_jax.selection._greedy import first_max
 from minibatch_jax.selection._similarity import product
 
 WEIGHTINGS = ("plain", "unbiased")

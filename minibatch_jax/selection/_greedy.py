@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._vector import first_max
+
 Rows = Callable[[jax.Array], jax.Array]
 
 
@@ -146,10 +148,3 @@ def take(greedy: Greedy, t: jax.Array, j: jax.Array, gain: jax.Array, row: jax.A
         jnp.where(closer, t, owners),
     )
     return Greedy(chosen, jnp.where(closer, row, best))
-
-
-def first_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maximum and its lowest index; faster on CPU than argmax."""
-    top = jnp.max(x)
-    size = x.shape[0]
-    return top, jnp.min(jnp.where(x == top, jnp.arange(size, dtype=jnp.int32), size - 1))

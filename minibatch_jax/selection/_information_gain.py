@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_number, check_shape
-from minibatch_jax.selection._greedy import first_max
+from minibatch_jax._vector import first_max
 from minibatch_jax.selection._similarity import product, unit_rows, usable_features
 
 

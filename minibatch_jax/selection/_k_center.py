@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
+from minibatch_jax._vector import first_max
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.selection._greedy import first_max
 from minibatch_jax.selection._similarity import unit_rows, usable_features
 
 CENTER_METRICS = ("euclidean", "cosine")
