@@ -23,7 +23,7 @@ from minibatch_jax.coupling import partial_plan, partial_sinkhorn
 EXACT, ENTROPIC = "minibatch_jax.coupling.partial_plan", "minibatch_jax.coupling.partial_sinkhorn"
 POT_ENTROPIC = "POT entropic_partial_wasserstein"
 MASS, EPSILON = 0.7, 0.05
-TOLERANCES = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
+TOLERANCES = (3e-4, 1e-4, 5e-5, 2e-5, 1e-5, 3e-6)
 
 
 @jax.jit
@@ -85,19 +85,17 @@ def compare_entropic(problems: Sequence[np.ndarray], title: str, repeats: int) -
     def distance(solve):
         return max(float(np.abs(np.asarray(solve(c)) - plan).sum()) for c, plan in zip(problems, targets))
 
-    peer = distance(pot_entropic)
-    for tolerance in TOLERANCES:
-        ours = entropic(tolerance, 1000)
-        nearness = distance(ours)
-        if nearness <= peer:
-            break
+    peer, wanted = distance(pot_entropic), list(TOLERANCES)
+    while distance(entropic(wanted[0], 1000)) > peer and len(wanted) > 1:
+        wanted.pop(0)
+    ours = entropic(wanted[0], 1000)
     times = defaultdict(list)
     for cost in problems:
         placed = jnp.asarray(cost)
         times[ENTROPIC] += milliseconds(lambda c=placed: ours(c).block_until_ready(), repeats)
         times[POT_ENTROPIC] += milliseconds(lambda c=cost: pot_entropic(c), repeats)
     print_ratios(f"C. partial transport, entropic, {title}", times, ENTROPIC)
-    print(f"  L1 distance to the converged plan: {nearness:.1e} (tolerance {tolerance:.0e}), POT {peer:.1e}")
+    print(f"  L1 distance to the converged plan: {distance(ours):.1e} (tolerance {wanted[0]:.0e}), POT {peer:.1e}")
 
 
 def main(
