@@ -110,7 +110,7 @@ def _tilt(
     allowed = (weights > 0) & jnp.isfinite(cost)
     cost = jnp.where(allowed, cost, jnp.inf)
     width = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
-    scaled = cost / width
-    low = jnp.where(jnp.any(allowed), jnp.min(scaled), 0)
+    width = jnp.clip(width, jnp.finfo(cost.dtype).tiny, jnp.finfo(cost.dtype).max)
+    least = jnp.where(jnp.any(allowed), jnp.min(cost), 0)
     kept = jnp.where(allowed, weights, 0)
-    return kept * jnp.exp(low - scaled), low, kept
+    return kept * jnp.exp((least - cost) / width), least / width, kept

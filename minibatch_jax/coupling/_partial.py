@@ -97,16 +97,17 @@ def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -
     check_shape("weights", weights, cost.shape)
     check_number("mass", mass, 0, 1, open_low=True)
     allowed = (weights > 0) & is_price(cost)
-    count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(weights.dtype)
-    target = jnp.asarray(mass, weights.dtype) * count
-    whole = jnp.floor(target * (1 + 4 * jnp.finfo(weights.dtype).eps))
+    count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(cost.dtype)
+    target = jnp.asarray(mass, cost.dtype) * count
+    whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
     share = jnp.maximum(target - whole, 0)
     pairs = (whole + jnp.ceil(share)).astype(jnp.int32)
-    history, largest = _grow(cost.astype(weights.dtype), allowed, pairs)
+    history, largest = _grow(cost, allowed, pairs)
     low, high = (history[jnp.minimum(k, largest)] for k in (whole.astype(jnp.int32), pairs))
     column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     low, high = ((c[:, None] == column).astype(weights.dtype) for c in (low, high))
-    each = jnp.sum(jnp.where(allowed, weights, 0)) / jnp.maximum(count, 1)
+    each = jnp.sum(jnp.where(allowed, weights, 0)) / jnp.maximum(count, 1).astype(weights.dtype)
+    share = share.astype(weights.dtype)
     return each * ((1 - share) * low + share * high)
 
 

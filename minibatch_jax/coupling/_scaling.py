@@ -162,8 +162,8 @@ def make_problem(
     allowed = allowed if where is None else allowed & where
     cost = jnp.where(allowed, cost, jnp.inf)
     epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
-    least = _LEAST_EPSILON * jnp.finfo(cost.dtype).eps
-    epsilon = jnp.maximum(epsilon, least * statistic(cost, "max"))
+    numbers = jnp.finfo(cost.dtype)
+    epsilon = jnp.maximum(epsilon, jnp.maximum(_LEAST_EPSILON * numbers.eps * statistic(cost, "max"), numbers.tiny))
     # a minimum of floats is several times faster on a CPU than `any` of booleans
     a, b = (jnp.where(jnp.min(cost, axis=axis) < jnp.inf, mass, 0) for axis, mass in ((1, a), (0, b)))
     return Problem(cost, a, b, epsilon)
@@ -174,26 +174,33 @@ def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
     if relative_to is None:
         return jnp.ones((), cost.dtype)
     if relative_to == "std":
-        return _general_statistic(relative_to, cost)
-    largest = jnp.max(cost)
-    plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (largest < jnp.finfo(cost.dtype).max / cost.size) & (largest > 0)
-    return lax.cond(plain, _PLAIN[relative_to], _GENERAL[relative_to], cost)
-
-
-def _general_statistic(relative_to: str, cost: jax.Array) -> jax.Array:
-    allowed = cost < jnp.inf
-    largest = jnp.max(jnp.abs(cost), where=allowed, initial=0)
-    if relative_to == "max":
-        return jnp.where(largest > 0, largest, 1)
-    count = jnp.maximum(jnp.sum(allowed.astype(cost.dtype)), 1)
-    unit = jnp.where(allowed, cost / jnp.where(largest > 0, largest, 1), 0)
-    if relative_to == "mean":
-        scale = largest * (jnp.sum(jnp.abs(unit)) / count)
+        scale = _deviation(cost)
     else:
-        scale = largest * jnp.sqrt(jnp.sum(jnp.where(allowed, (unit - jnp.sum(unit) / count) ** 2, 0)) / count)
+        # what goes into a reduction is stored first on a CPU: one of the cost itself does, if it is as costs mostly are
+        plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
+        scale = lax.cond(plain, *_STATISTICS[relative_to], cost)
     return jnp.where(scale > 0, scale, 1)
 
 
-# where no cost is forbidden or negative, one reduction does: what goes into a reduction is stored first on a CPU
-_PLAIN = {"mean": jnp.mean, "max": jnp.max}
-_GENERAL = {name: functools.partial(_general_statistic, name) for name in _PLAIN}
+def _largest(cost: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(cost), where=cost < jnp.inf, initial=0)
+
+
+def _mean(cost: jax.Array) -> jax.Array:
+    largest, unit, _, count = _in_units(cost)
+    return largest * (jnp.sum(jnp.abs(unit)) / count)
+
+
+def _deviation(cost: jax.Array) -> jax.Array:
+    largest, unit, allowed, count = _in_units(cost)
+    return largest * jnp.sqrt(jnp.sum(jnp.where(allowed, (unit - jnp.sum(unit) / count) ** 2, 0)) / count)
+
+
+def _in_units(cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The largest cost, the costs as fractions of it (0 where forbidden), which are allowed and how many."""
+    largest, allowed = _largest(cost), cost < jnp.inf
+    unit = jnp.where(allowed, cost / jnp.where(largest > 0, largest, 1), 0)
+    return largest, unit, allowed, jnp.maximum(jnp.sum(allowed.astype(cost.dtype)), 1)
+
+
+_STATISTICS = {"mean": (jnp.mean, _mean), "max": (jnp.max, _largest)}

@@ -136,3 +136,18 @@ def test_bad_input_raises():
         couple_by_kernel(0.0)
     with pytest.raises(ValueError, match=r"cost has shape \[3\]"):
         gibbs_weights(jnp.ones(3), jnp.ones(4), epsilon=1.0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "options", "expected"),
+    [
+        ([3e38, 2.9e38], {"epsilon": 0.5}, [0, 1]),
+        ([3e38, np.inf], {"epsilon": 1.5, "relative_to": "max"}, [1, 0]),
+        ([1e10, 2e10], {"epsilon": 1e-35}, [1, 0]),
+        ([1e-37, 2e-37], {"epsilon": 0.01, "relative_to": "mean"}, [1, 0]),
+    ],
+)
+def test_kernels_at_the_edges_of_float32_give_weights(cost, options, expected):
+    weights = jnp.ones(2) / 2
+    mass = np.sum(np.isfinite(cost)) / 2
+    np.testing.assert_allclose(gibbs_weights(jnp.array(cost), weights, **options), mass * np.array(expected))

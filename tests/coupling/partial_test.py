@@ -222,3 +222,12 @@ def test_bad_input_raises():
         partial_sinkhorn(jnp.ones((2, 2)), 0.5, epsilon=-1)
     with pytest.raises(ValueError, match=r"weights has shape \[2, 3\]"):
         partial_plan(jnp.ones((2, 2)), 0.5, jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_weights_of_half_precision_do_not_round_the_costs(dtype):
+    cost = (1e5 + 10 * np.random.default_rng(0).uniform(size=(8, 8))).astype(np.float32)
+    weights = jnp.ones((8, 8), dtype) / 64
+    np.testing.assert_array_equal(plan_of(cost, 1.0, weights), exact_plan(cost, weights))
+    half, found = plan_of(cost, 0.5, weights), path(cost)
+    np.testing.assert_array_equal(np.argmax(half, 1)[np.max(half, 1) > 0], found.columns[4][found.columns[4] >= 0])

@@ -276,3 +276,24 @@ def test_traced_marginals_of_unequal_mass_keep_the_columns_and_show_the_error():
     found = jax.jit(lambda a, b: sinkhorn(cost, a, b, epsilon=0.5, max_iterations=50))(a, b)
     np.testing.assert_allclose(np.asarray(found.plan).sum(0), b, rtol=1e-5)
     np.testing.assert_allclose(found.error, 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("relative_to", ["mean", "max", "std", None])
+def test_costs_at_the_edge_of_float32_give_plans(relative_to):
+    """A mean that underflows, and an epsilon that does."""
+    for cost in (jnp.zeros((512, 512)).at[0, 0].set(1e-35), jnp.full((2, 2), 1e-37)):
+        found = sinkhorn(cost, epsilon=0.05, relative_to=relative_to, max_iterations=20)
+        np.testing.assert_allclose(jnp.sum(found.plan, axis=0), 1 / cost.shape[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_epsilon_is_a_fraction_of_a_statistic_of_the_allowed_costs(sign):
+    """Costs of one sign and all allowed take a shorter way than others; both against numpy."""
+    cost = np.random.default_rng(0).uniform(1, 3, (6, 7)).astype(np.float32)
+    where = np.random.default_rng(1).random((6, 7)) < 0.8
+    for allowed in (np.ones((6, 7), bool), where):
+        kept = cost[allowed]
+        for name, value in (("mean", kept.mean()), ("max", kept.max()), ("std", kept.std())):
+            found = sinkhorn(sign * cost, epsilon=0.3, relative_to=name, where=allowed, max_iterations=50)
+            absolute = sinkhorn(sign * cost, epsilon=0.3 * value, where=allowed, max_iterations=50)
+            np.testing.assert_allclose(found.plan, absolute.plan, rtol=1e-4, atol=1e-6)
