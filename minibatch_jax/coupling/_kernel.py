@@ -110,7 +110,8 @@ def _tilt(
     allowed = (weights > 0) & jnp.isfinite(cost)
     cost = jnp.where(allowed, cost, jnp.inf)
     width = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
-    width = jnp.clip(width, jnp.finfo(cost.dtype).tiny, jnp.finfo(cost.dtype).max)
+    numbers = jnp.finfo(cost.dtype)
+    width = jnp.clip(width, numbers.tiny, numbers.max / 8)  # of which the inverse is normal too
     least = jnp.where(jnp.any(allowed), jnp.min(cost), 0)
     kept = jnp.where(allowed, weights, 0)
     return kept * jnp.exp((least - cost) / width), least / width, kept

@@ -150,4 +150,5 @@ def test_bad_input_raises():
 def test_kernels_at_the_edges_of_float32_give_weights(cost, options, expected):
     weights = jnp.ones(2) / 2
     mass = np.sum(np.isfinite(cost)) / 2
-    np.testing.assert_allclose(gibbs_weights(jnp.array(cost), weights, **options), mass * np.array(expected))
+    actual = gibbs_weights(jnp.array(cost), weights, **options)
+    np.testing.assert_allclose(actual, mass * np.array(expected), atol=1e-3)
