@@ -3,8 +3,6 @@
 XLA's own reduction of a short vector takes a CPU up to ten times as long as minima of halves, which it vectorizes.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,24 +19,14 @@ def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def first_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maximum and its first index."""
-    top, size = vector_max(x), x.shape[0]
-    return top, vector_min(jnp.where(x == top, lax.iota(jnp.int32, size), size - 1))
+    low, index = first_min(-x)
+    return -low, index
 
 
 def vector_min(x: jax.Array) -> jax.Array:
-    """Minimum of `[N]`."""
-    return jnp.min(_halve(jnp.minimum, x))
-
-
-def vector_max(x: jax.Array) -> jax.Array:
-    """Maximum of `[N]`."""
-    return jnp.max(_halve(jnp.maximum, x))
-
-
-def _halve(extreme: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Combine both halves, which may overlap, until few are left; at most six times, for the compiler's sake."""
+    """Minimum of `[N]`: of both halves, which may overlap, at most six times, for the compiler's sake."""
     for _ in range(6 if x.shape[0] <= _LONG else 0):
         if x.shape[0] > _SHORT:
             half = (x.shape[0] + 1) // 2
-            x = extreme(x[:half], x[-half:])
-    return x
+            x = jnp.minimum(x[:half], x[-half:])
+    return jnp.min(x)

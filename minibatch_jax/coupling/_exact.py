@@ -178,15 +178,19 @@ def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
     reach = jnp.max(cost - least, initial=0, where=allowed)
     forbidden = jnp.where(reach > 0, (n + 1) * reach, 1) - (low - least)
     reduced = jnp.where(allowed, cost - low[:, None], forbidden[:, None])
-    potentials = jnp.zeros(m, cost.dtype)
+    potentials = _no_potentials(reduced, allowed)
     if n == m:
-        potentials = jnp.where(jnp.all(active), _potentials(reduced, allowed), 0)
+        potentials = lax.cond(jnp.all(active), _potentials, _no_potentials, reduced, allowed)
     columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active, potentials)))
     index = lax.iota(jnp.int32, n)
     u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
     columns = jnp.where((columns >= 0) & active & allowed[index, columns], columns, -1)
     rows = jnp.full(m, -1, jnp.int32).at[jnp.where(columns < 0, m, columns)].set(index, mode="drop")
     return Assignment(columns, rows, u, v)
+
+
+def _no_potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
+    return 0 * reduced[0]
 
 
 class _Factors(NamedTuple):
@@ -221,7 +225,7 @@ def _relax(_: jax.Array, s: _Factors) -> _Factors:
 def _start(reduced: jax.Array, active: jax.Array, v: jax.Array) -> _Matching:
     """Let each row take its best column; the first row wins."""
     n, m = reduced.shape
-    _, wanted = row_minima(reduced - v[None, :])
+    _, wanted = first_minima(reduced - v[None, :], axis=1)
     index = lax.iota(jnp.int32, n)
     first = jnp.full(m, n, jnp.int32).at[jnp.where(active, wanted, m)].min(index, mode="drop")
     won = active & (first[wanted] == index)
@@ -334,11 +338,11 @@ def nearest(x: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return low, vector_min(jnp.where(x == low, order, 2 * size - 1)) % size
 
 
-def row_minima(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Minimum of each row and its first column."""
-    low = jnp.min(x, axis=1)
-    column = lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    return low, jnp.min(jnp.where(x == low[:, None], column, x.shape[1] - 1), axis=1)
+def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Minima of a matrix along an axis, and the first index of each."""
+    low = jnp.min(x, axis=axis)
+    index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    return low, jnp.min(jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1), axis=axis)
 
 
 def _next_free(columns: jax.Array, active: jax.Array, after: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._exact import (
     allowed_pairs,
     augment,
+    first_minima,
     in_weight_dtype,
     is_price,
     nearest,
@@ -193,9 +194,7 @@ def _grow(cost: jax.Array, allowed: jax.Array, pairs: jax.Array) -> tuple[jax.Ar
 def _plant(cost: jax.Array) -> _Growth:
     """No pairs: every row is free, a tree of its own."""
     n, m = cost.shape
-    dist = jnp.min(cost, axis=0)
-    row = lax.broadcasted_iota(jnp.int32, (n, m), 0)
-    pred = jnp.min(jnp.where(cost == dist[None, :], row, n - 1), axis=0)
+    dist, pred = first_minima(cost, axis=0)
     zero = 0 * pred[0]
     columns, rows = jnp.full(n, -1, jnp.int32) + zero, jnp.full(m, -1, jnp.int32) + zero
     v, key = (0 * x.astype(cost.dtype) for x in (rows, columns))

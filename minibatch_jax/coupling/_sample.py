@@ -11,6 +11,7 @@ from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax.base import Weights
+from minibatch_jax.coupling._exact import first_minima
 
 MODES = ("joint", "rows", "columns", "permutation")
 
@@ -71,7 +72,7 @@ def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = No
     if mode == "columns":
         target, source, weights = _rows(as_key(key), plan.T)
         return _without_holes(source, target, weights)
-    return _without_holes(lax.iota(jnp.int32, size), _first_max(plan), jnp.sum(plan, axis=1))
+    return _without_holes(lax.iota(jnp.int32, size), first_minima(-plan, axis=1)[1], jnp.sum(plan, axis=1))
 
 
 def _joint(key: jax.Array, plan: jax.Array, num_pairs: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -89,12 +90,7 @@ def _rows(key: jax.Array, plan: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
 
 def _draw(key: jax.Array, mass: jax.Array) -> jax.Array:
     """One column index a row, with probability proportional to its mass, by the Gumbel trick."""
-    return _first_max(jnp.log(mass) + jax.random.gumbel(key, mass.shape, mass.dtype))
-
-
-def _first_max(x: jax.Array) -> jax.Array:
-    column = lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    return jnp.min(jnp.where(x == jnp.max(x, axis=1, keepdims=True), column, x.shape[1] - 1), axis=1)
+    return first_minima(-jnp.log(mass) - jax.random.gumbel(key, mass.shape, mass.dtype), axis=1)[1]
 
 
 def _without_holes(source: jax.Array, target: jax.Array, weights: jax.Array) -> Pairs:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._vector import first_max
 from minibatch_jax.base import weight_dtype, weight_transformation
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._facility_location import medoid_weights
@@ -220,7 +221,7 @@ def _medoids_by_source(
     def step(t, state):
         greedy, free, budgets = state
         gains = _greedy.gains_of(similarities, greedy.best[None], weights[None])
-        gain, j = _greedy.first_max(jnp.where(free & (budgets[domains] > 0), gains, -jnp.inf))
+        gain, j = first_max(jnp.where(free & (budgets[domains] > 0), gains, -jnp.inf))
         greedy = _greedy.take(greedy, t, j, gain, similarities[j], weights.shape[0])
         used = (gain > -jnp.inf).astype(jnp.int32)
         return greedy, free.at[j].set(False), budgets.at[domains[j]].add(-used)
