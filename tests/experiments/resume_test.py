@@ -46,8 +46,9 @@ def final(out: Path) -> dict[str, list[np.ndarray]]:
 
 
 def records(out: Path) -> list[dict]:
-    """The lines of records.jsonl without the wall-clock seconds."""
-    lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    """The lines of records.jsonl without the wall-clock seconds; none before the first evaluation."""
+    path = out / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
@@ -71,17 +72,27 @@ def start(out: Path, *args: object) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, code: int) -> None:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == code, output
 
 
 def test_killed_at_a_random_step_and_started_again(tmp_path):
-    at = random.Random().randrange(1, 4 * RUN)
+    check_killed_at(tmp_path, random.randrange(1, 4 * RUN))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 7, 8, RUN, 4 * RUN - 1])
+def test_killed_before_and_after_a_record(tmp_path, at):
+    check_killed_at(tmp_path, at)
+
+
+def check_killed_at(tmp_path, at):
     print(f"killed before step {at} of {4 * RUN}")
     reference, killed = start(tmp_path / "reference"), start(tmp_path / "killed", at)
     finish(reference, 0)
     finish(killed, -signal.SIGKILL)
-    assert len(records(tmp_path / "killed")) < 20
+    finished, step = divmod(at, RUN)
+    assert len(records(tmp_path / "killed")) == finished * 5 + step // Config("").evaluate_every
     finish(start(tmp_path / "killed"), 0)
     assert_same(tmp_path / "killed", tmp_path / "reference", runs=4)
 

@@ -20,6 +20,22 @@ def gaussian_codes(rows: int, width: int, shared: float = 0.0) -> experiment.Cod
     return experiment.Codes(x[:rows], y[:rows], x[rows:], y[rows:])
 
 
+@pytest.fixture
+def digit_views(monkeypatch):
+    """Two views of as many digits as the data set holds, each a noisy mean of the digit's class, in other units."""
+    rng = np.random.default_rng(0)
+    means = {"fou": rng.normal(size=(10, 76)), "pix": rng.normal(size=(10, 240))}
+
+    def split(each: int) -> dict[str, np.ndarray]:
+        label = np.repeat(np.arange(10, dtype=np.int32), each)
+        noisy = {name: mean[label] + rng.normal(size=(10 * each, mean.shape[1])) for name, mean in means.items()}
+        return {name: (50 + 7 * view).astype(np.float32) for name, view in noisy.items()} | {"label": label}
+
+    sets = {("digit_views", "train"): split(160), ("digit_views", "test"): split(40)}
+    for module in (_two_view_scores, experiment):
+        monkeypatch.setattr(module, "arrays", lambda name, split: sets[name, split])
+
+
 def test_batches_of_independent_views_show_the_closed_form(monkeypatch):
     monkeypatch.setattr(experiment, "ESTIMATE_SIZES", (12, 400))
     found = experiment.batch_estimates(gaussian_codes(4000, 10), shuffled=True, seed=0)
@@ -65,7 +81,7 @@ def test_clustering_accuracy_is_the_best_renaming(monkeypatch):
 
 
 @pytest.mark.parametrize("validate", [False, True])
-def test_views_stay_in_step_and_use_training_statistics(validate):
+def test_views_stay_in_step_and_use_training_statistics(digit_views, validate):
     train, test = experiment.two_views(("fou", "pix"), validate)
     assert len(train.label) == (1280 if validate else 1600) and len(test.label) == (320 if validate else 400)
     np.testing.assert_allclose(train.second.mean(0), 0, atol=1e-4)
@@ -89,7 +105,7 @@ def test_fit_of_a_linear_objective_finds_the_minimum():
 
 
 @pytest.mark.slow
-def test_the_whole_experiment_in_little(tmp_path, monkeypatch):
+def test_the_whole_experiment_in_little(tmp_path, monkeypatch, digit_views):
     monkeypatch.setattr(_folder, "plot", lambda *args: [])
     monkeypatch.setattr(experiment, "ESTIMATE_SIZES", (20, 1600))
     monkeypatch.setattr(experiment, "NUM_ESTIMATES", 4)
