@@ -1,4 +1,4 @@
-"""What holds for all tests: an empty home, eight CPU devices, strict dtypes, one compilation cache for all processes."""
+"""What holds for every test: an empty home, eight CPU devices, strict dtypes, one compilation cache for all workers."""
 
 import os
 import tempfile

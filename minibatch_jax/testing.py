@@ -1,0 +1,544 @@
+"""Check that a weight transformation of your own keeps the laws that every transformation of this library keeps.
+
+`check_transformation` runs all checks on one transformation. `CHECKS` holds them by name, so that a test runner can
+show each as a test of its own. Most checks compare exactly what two programs return: eager and compiled, one device and
+many, a batch with garbage in its padding and one without.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from minibatch_jax.base import REPLICATED_SIGNALS, across
+
+ROWS = 16
+"""Rows of a batch that neither signals nor weights determine."""
+PAIRWISE = frozenset({"pair_losses", "reference_pair_losses", "cost", "distances"})
+"""Signals with one row and one column for each item."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A transformation and data to run it on.
+
+    Attributes:
+      make: returns the transformation, with arguments that keep some of the items and drop others.
+      signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row for each item.
+      weights: `weights(rng)` draws the incoming weights, `[B]` or `[B, B]`, float32, without zeros; None for 1/B each,
+        where B is the number of rows of the signals, or `ROWS` without signals.
+      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None if
+        it stays in expectation only (unbiased samples).
+      tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality.
+      pairwise: names of the signals that have a column, too, for each item.
+    """
+
+    make: Callable[[], optax.GradientTransformationExtraArgs]
+    signals: Callable[[np.random.Generator], Mapping[str, np.ndarray]]
+    weights: Callable[[np.random.Generator], np.ndarray] | None = None
+    lowers_mass: bool | None = True
+    tolerance: float = 0.0
+    pairwise: frozenset[str] = PAIRWISE
+
+
+def draw(case: Case, seed: int = 0) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return weights and signals of one batch of a case.
+
+    Args:
+      case: the transformation and its data.
+      seed: of the random generator that the case draws from.
+
+    Returns:
+      The weights, `[B]` or `[B, B]`, and name -> signal.
+    """
+    rng = np.random.default_rng(seed)
+    weights = None if case.weights is None else case.weights(rng)
+    signals = {name: jnp.asarray(value) for name, value in case.signals(rng).items()}
+    if weights is None:
+        rows = next((len(value) for name, value in signals.items() if name not in REPLICATED_SIGNALS), ROWS)
+        weights = np.full(rows, 1 / rows, np.float32)
+    return jnp.asarray(weights), signals
+
+
+def run(case: Case, weights: jax.Array, signals: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
+    """Initialize and update once, compiled; one case compiles once in a process.
+
+    Args:
+      case: the transformation and its data.
+      weights: `[B]` or `[B, B]`, as `draw` returns them.
+      signals: name -> signal, as `draw` returns them.
+
+    Returns:
+      The new weights and the new state.
+    """
+    init, update = _compiled(case)
+    return update(weights, init(weights), dict(signals))
+
+
+@functools.cache
+def _compiled(case: Case) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    tx = case.make()
+    return jax.jit(tx.init), jax.jit(lambda w, s, x: tx.update(w, s, **x))
+
+
+def _law(sentence: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let every failure of a check name the law that is broken."""
+
+    def decorate(check):
+        @functools.wraps(check)
+        def checked(*args, **kwargs):
+            try:
+                check(*args, **kwargs)
+            except Exception as error:
+                raise AssertionError(f"{sentence}\n{type(error).__name__}: {error}") from error
+
+        return checked
+
+    return decorate
+
+
+def _require(condition: Any, wanted: str) -> None:
+    if not condition:
+        raise AssertionError(wanted)
+
+
+def _require_same(actual: Any, desired: Any, tolerance: float = 0.0) -> None:
+    structures = jax.tree.structure(actual), jax.tree.structure(desired)
+    _require(structures[0] == structures[1], f"got the structure {structures[0]}, wanted {structures[1]}")
+    for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired)):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, d = jax.random.key_data(a), jax.random.key_data(d)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(d), rtol=tolerance, atol=tolerance / ROWS)
+
+
+def _require_same_shapes(actual: Any, desired: Any) -> None:
+    def shapes(tree):
+        return jax.tree.map(lambda x: (jnp.shape(x), jax.dtypes.result_type(x)), tree)
+
+    _require(shapes(actual) == shapes(desired), f"got {shapes(actual)}, wanted {shapes(desired)}")
+
+
+def _padding(weights: jax.Array) -> np.ndarray:
+    return np.arange(len(weights)) >= len(weights) * 3 // 4
+
+
+def _bad(weights: jax.Array) -> np.ndarray:
+    return np.isin(np.arange(len(weights)), [1, len(weights) * 3 // 8])
+
+
+def _outside(weights: jax.Array, rows: np.ndarray) -> np.ndarray:
+    mask = ~rows
+    for _ in range(1, weights.ndim):
+        mask = mask[..., None] & ~rows
+    return mask
+
+
+def _zero(weights: jax.Array, rows: np.ndarray) -> jax.Array:
+    return jnp.asarray(np.where(_outside(weights, rows), np.asarray(weights), 0).astype(weights.dtype))
+
+
+def _replace(case: Case, signals: Mapping[str, jax.Array], rows: np.ndarray, fill: float) -> dict[str, jax.Array]:
+    """Overwrite those rows (and columns) of every float signal, and scramble those of the others."""
+
+    def overwrite(name, value):
+        value = np.array(value)
+        if name in REPLICATED_SIGNALS:
+            return jnp.asarray(value)
+        new = fill if np.issubdtype(value.dtype, np.floating) else value.flat[0]
+        value[rows] = new
+        if name in case.pairwise:
+            value[:, rows] = new
+        return jnp.asarray(value)
+
+    return {name: overwrite(name, value) for name, value in signals.items()}
+
+
+def _is_float(value: jax.Array) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _stack(*trees: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _mesh(rows: int, axis_type: AxisType) -> jax.sharding.Mesh:
+    """As many devices as there are and divide the rows."""
+    devices = jax.devices()[: math.gcd(jax.device_count(), rows)]
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(axis_type,), devices=devices)
+
+
+@_law("Compiled, a transformation gives what it gives eagerly, and compiles once for all batches of one shape.")
+def check_jit(case: Case) -> None:
+    """Check that `jit` gives what eager execution gives, in one trace for four batches.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if the results differ or the update is traced again.
+    """
+    tx, traces = case.make(), []
+
+    @jax.jit
+    def step(weights, state, signals):
+        traces.append(None)
+        return tx.update(weights, state, **signals)
+
+    weights, signals = draw(case)
+    state = tx.init(weights)
+    eager = tx.update(weights, state, **signals)
+    for seed in range(4):
+        weights, signals = draw(case, seed)
+        kept, state = step(weights, state, signals)
+        if seed == 0:
+            _require_same((kept, state), eager, max(case.tolerance, 1e-6))
+    _require(len(traces) == 1, f"traced {len(traces)} times, wanted once")
+
+
+@_law("The weights keep their shape and dtype, and the state keeps structure, shapes and dtypes from init on.")
+def check_structure(case: Case) -> None:
+    """Check shapes and dtypes of the weights and of the state, before and after an update.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if a structure, shape or dtype changes.
+    """
+    tx = case.make()
+    weights, signals = draw(case)
+    shapes = jax.eval_shape(tx.init, weights)
+    kept, state = run(case, weights, signals)
+    _require_same_shapes(kept, weights)
+    _require_same_shapes(tx.init(weights), shapes)
+    _require_same_shapes(state, shapes)
+
+
+@_law("Weights are not negative, something is kept, and the sum of the weights changes only as declared.")
+def check_mass(case: Case) -> None:
+    """Check the sign and the sum of the new weights.
+
+    Args:
+      case: the transformation and its data; `lowers_mass` says what the sum may do.
+
+    Raises:
+      AssertionError: if a weight is negative, all are zero, or the sum grows, or changes though it must not.
+    """
+    weights, signals = draw(case)
+    kept = np.asarray(run(case, weights, signals)[0])
+    _require(np.all(kept >= 0), f"got the weight {kept.min()}")
+    _require(kept.sum() > 0, "got only zeros")
+    if case.lowers_mass:
+        _require(kept.sum() <= weights.sum() * (1 + 1e-5), f"got the sum {kept.sum()}, more than {weights.sum()}")
+    elif case.lowers_mass is False:
+        np.testing.assert_allclose(kept.sum(), weights.sum(), rtol=1e-4)
+
+
+@_law("Under vmap, every batch gets what it gets alone, with its own state and random numbers.")
+def check_vmap(case: Case) -> None:
+    """Check `vmap` over three batches, each with a key of its own if the state has a field `rng_key`.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if a batch gets other weights or another state than alone.
+    """
+
+    def seeded(state, seed):
+        has_key = optax.tree.get_all_with_path(state, "rng_key")
+        return optax.tree.set(state, rng_key=jax.random.key(seed)) if has_key else state
+
+    tx = case.make()
+    batches = [draw(case, seed) for seed in range(3)]
+    states = [seeded(tx.init(weights), seed) for seed, (weights, _) in enumerate(batches)]
+    expected = [_compiled(case)[1](w, s, x) for (w, x), s in zip(batches, states)]
+    weights, signals = _stack(*batches)
+    actual = jax.vmap(lambda w, s, x: tx.update(w, s, **x))(weights, _stack(*states), signals)
+    _require_same(actual, _stack(*expected), max(case.tolerance, 1e-6))
+
+
+@_law("Inside lax.scan, a transformation does what it does in a Python loop.")
+def check_scan(case: Case) -> None:
+    """Check `lax.scan` over three batches against a loop.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if weights or the last state differ.
+    """
+    tx = case.make()
+    batches = [draw(case, seed) for seed in range(3)]
+    state = start = tx.init(batches[0][0])
+    expected = []
+    for weights, signals in batches:
+        kept, state = _compiled(case)[1](weights, state, signals)
+        expected.append(kept)
+
+    def step(carry, batch):
+        kept, carry = tx.update(batch[0], carry, **batch[1])
+        return carry, kept
+
+    actual = jax.lax.scan(step, start, _stack(*batches))
+    _require_same(actual, (state, jnp.stack(expected)), max(case.tolerance, 1e-6))
+
+
+@_law("Weights are constants for the backward pass.")
+def check_gradient(case: Case) -> None:
+    """Check that the gradients for the signals and for the incoming weights are zero.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if a gradient is not zero.
+    """
+    tx = case.make()
+    weights, signals = draw(case)
+    floats = {k: v for k, v in signals.items() if _is_float(v)}
+
+    def total(floats, weights):
+        kept = tx.update(weights, tx.init(weights), **(signals | floats))[0]
+        return jnp.sum(kept * jnp.cos(jnp.arange(kept.size, dtype=kept.dtype)).reshape(kept.shape))
+
+    for gradient in jax.tree.leaves(jax.jit(jax.grad(total, argnums=(0, 1)))(floats, weights)):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@_law("An item that enters with weight 0 leaves with weight 0, and its signals change nothing for the others.")
+def check_padding(case: Case, fill: float) -> None:
+    """Check that the last quarter of the items, with weight 0, is nothing, whatever its signals are.
+
+    Args:
+      case: the transformation and its data.
+      fill: what overwrites the float signals of these items; may be NaN or infinite.
+
+    Raises:
+      AssertionError: if such an item gets weight, or the signals of such items change weights or state.
+    """
+    weights, signals = draw(case)
+    padding = _padding(weights)
+    weights = _zero(weights, padding)
+    expected = run(case, weights, signals)
+    kept, state = run(case, weights, _replace(case, signals, padding, fill))
+    np.testing.assert_array_equal(np.asarray(kept)[~_outside(weights, padding)], 0)
+    _require_same((kept, state), expected, case.tolerance)
+
+
+@_law("An item with a signal that is not finite is never kept, and spoils neither the other weights nor the state.")
+def check_non_finite_signals(case: Case, fill: float) -> None:
+    """Check a batch in which two items have signals that are not finite, and a clean batch after it.
+
+    Args:
+      case: the transformation and its data.
+      fill: NaN or an infinity, which overwrites the float signals of two items.
+
+    Raises:
+      AssertionError: if a weight is not finite, such an item is kept, or all weights are zero.
+    """
+    weights, signals = draw(case)
+    bad = _bad(weights)
+    kept, state = run(case, weights, _replace(case, signals, bad, fill))
+    _require(np.all(np.isfinite(kept)), "got a weight that is not finite")
+    if any(_is_float(v) and k not in REPLICATED_SIGNALS for k, v in signals.items()):
+        np.testing.assert_array_equal(np.asarray(kept)[~_outside(weights, bad)], 0)
+        _require(np.asarray(kept).sum() > 0, "got only zeros")
+    again, _ = _compiled(case)[1](weights, state, signals)
+    _require(np.all(np.isfinite(again)), "got a weight that is not finite in the next batch")
+    _require(np.asarray(again).sum() > 0, "got only zeros in the next batch")
+
+
+@_law("An incoming weight that is not finite counts as 0.")
+def check_non_finite_weights(case: Case) -> None:
+    """Check that NaN weights give what zeros in their places give.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if weights or state differ.
+    """
+    weights, signals = draw(case)
+    bad = _bad(weights)
+    spoilt = jnp.where(jnp.asarray(_outside(weights, bad)), weights, jnp.nan)
+    _require_same(run(case, spoilt, signals), run(case, _zero(weights, bad), signals), case.tolerance)
+
+
+@_law("Signals may be bfloat16 or float64; the weights keep their own dtype and stay finite.")
+def check_dtype(case: Case, dtype: str) -> None:
+    """Check signals of another floating-point dtype.
+
+    Args:
+      case: the transformation and its data.
+      dtype: `bfloat16`, with float32 weights, or `float64`, with float64 weights and x64 enabled.
+
+    Raises:
+      AssertionError: if the dtype of the weights changes, a weight is not finite, or all are zero.
+    """
+    with jax.enable_x64(dtype == "float64"):
+        tx = case.make()
+        weights, signals = draw(case)
+        weights = weights.astype("float64" if dtype == "float64" else "float32")
+        cast = {k: v.astype(dtype) if _is_float(v) else v for k, v in signals.items()}
+        kept, _ = jax.jit(lambda w, x: tx.update(w, tx.init(w), **x))(weights, cast)
+        _require(kept.dtype == weights.dtype, f"got weights of dtype {kept.dtype}, wanted {weights.dtype}")
+        _require(np.all(np.isfinite(kept)), "got a weight that is not finite")
+        _require(np.asarray(kept).sum() > 0, "got only zeros")
+
+
+@_law("With `across`, under shard_map and pmap, all devices together select what one device selects.")
+def check_shard_map_and_pmap(case: Case) -> None:
+    """Check `shard_map` and `pmap` over as many devices as divide the rows, against one device.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if weights or state differ.
+    """
+    weights, signals = draw(case)
+    expected = run(case, weights, signals)
+    sharded = across("data", case.make())
+    state = sharded.init(weights)
+
+    def step(w, s, x):
+        return sharded.update(w, s, **x)
+
+    mesh = _mesh(len(weights), AxisType.Auto)
+    specs = {name: P() if name in REPLICATED_SIGNALS else P("data") for name in signals}
+    shard = jax.shard_map(step, mesh=mesh, in_specs=(P("data"), P(), specs), out_specs=(P("data"), P()))
+    _require_same(jax.jit(shard)(weights, state, signals), expected, case.tolerance)
+
+    def split(x):
+        return x.reshape(mesh.size, -1, *x.shape[1:])
+
+    axes = {name: None if name in REPLICATED_SIGNALS else 0 for name in signals}
+    rows = {name: x if axes[name] is None else split(x) for name, x in signals.items()}
+    mapped = jax.pmap(
+        step, axis_name="data", in_axes=(0, None, axes), out_axes=(0, None), devices=list(mesh.devices.flat)
+    )
+    kept, new_state = mapped(split(weights), state, rows)
+    _require_same((kept.reshape(weights.shape), new_state), expected, case.tolerance)
+
+
+@_law("Under jit, a batch that is sharded over devices is selected from as on one device.")
+def check_sharded_jit(case: Case, axis_type: AxisType) -> None:
+    """Check `jit` of a batch sharded by rows over as many devices as divide the rows, against one device.
+
+    Args:
+      case: the transformation and its data.
+      axis_type: of the mesh axis, `Auto` or `Explicit`; with `Explicit` the new weights must be sharded by rows, too.
+
+    Raises:
+      AssertionError: if weights or state differ, or the weights lose their sharding.
+    """
+    tx = case.make()
+    weights, signals = draw(case)
+    expected = run(case, weights, signals)
+    mesh = _mesh(len(weights), axis_type)
+    rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    placed = {k: jax.device_put(v, whole if k in REPLICATED_SIGNALS else rows) for k, v in signals.items()}
+    sharded_weights, state = jax.device_put(weights, rows), jax.device_put(tx.init(weights), whole)
+    kept, new_state = jax.jit(lambda w, s, x: tx.update(w, s, **x))(sharded_weights, state, placed)
+    _require_same((kept, new_state), expected, case.tolerance)
+    if axis_type is AxisType.Explicit:
+        spec = jax.typeof(kept).sharding.spec
+        _require(spec[0] == "data", f"got weights with the sharding {spec}, wanted rows over 'data'")
+
+
+@_law("A transformation lowers for TPU, CUDA and ROCm, without callbacks to the host.")
+def check_lowering(case: Case) -> None:
+    """Check that init and update are exported for TPU, CUDA and ROCm; none of them needs to be there.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if the program cannot be exported for one of them.
+    """
+    tx = case.make()
+    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), draw(case))
+    select = jax.jit(lambda w, x: tx.update(w, tx.init(w), **x)[0])
+    jax.export.export(select, platforms=["tpu", "cuda", "rocm"])(*arguments)
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "structure": check_structure,
+    "jit": check_jit,
+    "mass": check_mass,
+    "vmap": check_vmap,
+    "scan": check_scan,
+    "gradient": check_gradient,
+    **{
+        f"padding {fill:g}": functools.partial(check_padding, fill=fill)
+        for fill in (0.0, 1e6, -1e6, math.nan, math.inf, -math.inf)
+    },
+    **{
+        f"signals {fill:g}": functools.partial(check_non_finite_signals, fill=fill)
+        for fill in (math.nan, math.inf, -math.inf)
+    },
+    "weights nan": check_non_finite_weights,
+    **{dtype: functools.partial(check_dtype, dtype=dtype) for dtype in ("bfloat16", "float64")},
+    "shard_map and pmap": check_shard_map_and_pmap,
+    **{
+        f"sharded jit, {axis_type.name}": functools.partial(check_sharded_jit, axis_type=axis_type)
+        for axis_type in (AxisType.Auto, AxisType.Explicit)
+    },
+    "lowering": check_lowering,
+}
+"""Name -> check of a `Case`, in the order in which `check_transformation` runs them."""
+
+
+def check_transformation(
+    make: Callable[[], optax.GradientTransformationExtraArgs],
+    signals: Callable[[np.random.Generator], Mapping[str, np.ndarray]],
+    *,
+    weights: Callable[[np.random.Generator], np.ndarray] | None = None,
+    lowers_mass: bool | None = True,
+    tolerance: float = 0.0,
+    pairwise: frozenset[str] = PAIRWISE,
+) -> None:
+    """Run every check of `CHECKS` on a transformation and stop at the first law that is broken.
+
+    The checks use as many devices as there are and divide the number of rows. On a CPU, call
+    `jax.config.update("jax_num_cpu_devices", 8)` first, so that one device is compared with eight.
+
+    Args:
+      make: returns the transformation, with arguments that keep some of the items and drop others.
+      signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row for each item;
+        16 rows are a good number, fewer than 8 too few.
+      weights: `weights(rng)` draws the incoming weights, `[B]` or `[B, B]`, float32, without zeros; None for 1/B each,
+        where B is the number of rows of the signals, or `ROWS` without signals.
+      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None if
+        it stays in expectation only (unbiased samples).
+      tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality.
+      pairwise: names of the signals that have a column, too, for each item.
+
+    Returns:
+      None.
+
+    Raises:
+      AssertionError: if a law is broken; the first sentence of the message is the law.
+
+    Examples:
+      >>> from minibatch_jax import weight_transformation
+      >>> def update(weights, state, params=None, *, losses, **extra_args):
+      ...   return jnp.where(losses < 2.0, weights, 0), state
+      >>> check_transformation(
+      ...   lambda: weight_transformation(lambda weights: optax.EmptyState(), update),
+      ...   lambda rng: {"losses": rng.gamma(2.0, size=16).astype(np.float32)},
+      ... )
+    """
+    case = Case(make, signals, weights, lowers_mass, tolerance, pairwise)
+    for check in CHECKS.values():
+        check(case)
