@@ -33,11 +33,11 @@ class Case:
 
     Attributes:
       make: returns the transformation, with arguments that keep some of the items and drop others.
-      signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row for each item.
+      signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row per item.
       weights: `weights(rng)` draws the incoming weights, `[B]` or `[B, B]`, float32, without zeros; None for 1/B each,
         where B is the number of rows of the signals, or `ROWS` without signals.
-      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None if
-        it stays in expectation only (unbiased samples).
+      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None
+        if it stays in expectation only (unbiased samples).
       tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality.
       pairwise: names of the signals that have a column, too, for each item.
     """
@@ -515,12 +515,12 @@ def check_transformation(
 
     Args:
       make: returns the transformation, with arguments that keep some of the items and drop others.
-      signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row for each item;
+      signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row per item;
         16 rows are a good number, fewer than 8 too few.
       weights: `weights(rng)` draws the incoming weights, `[B]` or `[B, B]`, float32, without zeros; None for 1/B each,
         where B is the number of rows of the signals, or `ROWS` without signals.
-      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None if
-        it stays in expectation only (unbiased samples).
+      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None
+        if it stays in expectation only (unbiased samples).
       tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality.
       pairwise: names of the signals that have a column, too, for each item.
 
@@ -531,9 +531,10 @@ def check_transformation(
       AssertionError: if a law is broken; the first sentence of the message is the law.
 
     Examples:
+      >>> import numpy as np
       >>> from minibatch_jax import weight_transformation
       >>> def update(weights, state, params=None, *, losses, **extra_args):
-      ...   return jnp.where(losses < 2.0, weights, 0), state
+      ...   return jnp.where(jnp.isfinite(losses) & (losses < 2), weights, 0), state
       >>> check_transformation(
       ...   lambda: weight_transformation(lambda weights: optax.EmptyState(), update),
       ...   lambda rng: {"losses": rng.gamma(2.0, size=16).astype(np.float32)},

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from minibatch_jax import across, normalize, value_and_grad
 from minibatch_jax.base import REPLICATED_SIGNALS
 from minibatch_jax.selection import keep_topk
-from tests.case import ROWS
-from tests.conformance_test import CASES, draw, run
+from minibatch_jax.testing import ROWS, draw, run
+from tests.conformance_test import CASES
 
 
 def place(mesh, tree, spec):
