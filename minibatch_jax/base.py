@@ -14,7 +14,7 @@ updates are weights, so `optax.chain` composes it. `weight_transformation` build
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,16 @@ SIGNALS = {
     "domain_counts": "[K] int, examples seen of each domain",
 }
 REPLICATED_SIGNALS = frozenset({"domain_losses", "domain_counts"})
+
+
+class KeyState(NamedTuple):
+    """State of a transformation that draws at random.
+
+    Attributes:
+      rng_key: `[]`, typed PRNG key of the next draw.
+    """
+
+    rng_key: jax.Array
 
 
 def uniform_like(losses: jax.Array) -> jax.Array:

@@ -8,8 +8,6 @@ References:
   Chen, Zhang & Zhou, Fast greedy MAP inference for determinantal point process, NeurIPS 2018 (arXiv 1709.05135).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -24,17 +22,11 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._vector import first_max
-from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.base import KeyState, weight_dtype, weight_transformation
 from minibatch_jax.selection._similarity import product
 
 WEIGHTINGS = ("plain", "unbiased")
 JITTER = 1e-6
-
-
-class DiverseState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
 
 
 def log_symmetric_sums(log_values: jax.Array, k: int) -> jax.Array:
@@ -244,9 +236,9 @@ def select_diverse(
         if weighting == "unbiased":
             inclusion = kdpp_inclusion(kernel, k, where=exists)
             weights = weights / jnp.where(inclusion > 0, inclusion, 1)
-        return jnp.where(mask, weights, 0), DiverseState(next_key)
+        return jnp.where(mask, weights, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: DiverseState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
 def _draw_projection(key: jax.Array, vectors: jax.Array, size: int) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._vector import nonzero
 from minibatch_jax.base import weight_dtype, weight_transformation
 
 FLOOR = 1e-12
@@ -82,9 +83,9 @@ def importance_probabilities(scores: jax.Array, weights: jax.Array, smoothing: f
     check_number("smoothing", smoothing, 0)
     weights = jnp.where(jnp.isfinite(scores), weights, 0)
     scores = jnp.maximum(jnp.where(weights != 0, scores.astype(weights.dtype), 0), 0)
-    mean = jnp.sum(weights * scores) / _nonzero(jnp.sum(weights))
-    raw = weights * jnp.maximum(scores / _nonzero(mean) + smoothing, FLOOR)
-    return raw / _nonzero(jnp.sum(raw))
+    mean = jnp.sum(weights * scores) / nonzero(jnp.sum(weights))
+    raw = weights * jnp.maximum(scores / nonzero(mean) + smoothing, FLOOR)
+    return raw / nonzero(jnp.sum(raw))
 
 
 def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Array:
@@ -106,7 +107,7 @@ def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Arra
     """
     check_shape("probabilities", probabilities, (None,))
     check_shape("weights", weights, probabilities.shape)
-    return jnp.sqrt(jnp.sum(weights) * jnp.sum(probabilities**2 / _nonzero(weights)))
+    return jnp.sqrt(jnp.sum(weights) * jnp.sum(probabilities**2 / nonzero(weights)))
 
 
 def importance_counts(key: jax.Array, probabilities: jax.Array, k: int) -> jax.Array:
@@ -240,7 +241,7 @@ def _sampler(
         gain = jnp.where(now > 0, decay * state.gain + (1 - decay) * now, state.gain)
         next_key, draw_key = jax.random.split(state.rng_key)
         counts = importance_counts(draw_key, probabilities, k).astype(weights.dtype)
-        drawn = counts * weights / (k * _nonzero(probabilities))
+        drawn = counts * weights / (k * nonzero(probabilities))
         pays = gain > ((pass_cost * weights.shape[0] + 3 * k) / (3 * k) if threshold is None else threshold)
         kept = jnp.where(pays, drawn, _uniform_sample(draw_key, weights, k))
         return kept, ImportanceState(gain, next_key)
@@ -255,7 +256,3 @@ def _uniform_sample(key: jax.Array, weights: jax.Array, k: int) -> jax.Array:
     count = jnp.sum(present, dtype=weights.dtype)
     kept = jnp.zeros_like(weights).at[indices].set(weights[indices])
     return kept * jnp.maximum(count / k, 1)
-
-
-def _nonzero(x: jax.Array) -> jax.Array:
-    return jnp.where(x == 0, 1, x)

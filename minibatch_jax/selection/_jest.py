@@ -10,23 +10,15 @@ References:
   Kool et al., Stochastic beams and where to find them, ICML 2019 (arXiv 1903.06059).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape, mask_or_all
-from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.base import KeyState, weight_dtype, weight_transformation
 from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
 
 OBJECTIVES = ("sigmoid", "softmax")
-
-
-class JestState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
 
 
 def jest_indices(
@@ -221,9 +213,9 @@ def select_by_jest(
         else:
             chosen = jest_indices(draw_key, pair_losses - reference, k, num_chunks, **options)
         mask = jnp.zeros(weights.shape, bool).at[chosen].set(True, mode="drop")
-        return jnp.where(mask, weights, 0), JestState(next_key)
+        return jnp.where(mask, weights, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: JestState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
 def _scores(name: str, scores: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:

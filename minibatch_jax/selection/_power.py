@@ -5,22 +5,15 @@ References:
   (arXiv 2309.14563).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_floating, check_number, check_shape, mask_or_all
-from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax._vector import nonzero
+from minibatch_jax.base import KeyState, weight_dtype, weight_transformation
 
 CLIP = 1e-6
-
-
-class PowerState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
 
 
 def surrogate_uncertainty(logits: jax.Array) -> jax.Array:
@@ -78,7 +71,7 @@ def power_inclusion(uncertainty: jax.Array, share: float, alpha: float, *, where
     wanted = share * jnp.sum(usable, dtype=powers.dtype)
     descending = -jnp.sort(-powers)
     below = jnp.cumsum(descending[::-1])[::-1]
-    scales = (wanted - jnp.arange(powers.shape[0], dtype=powers.dtype)) / jnp.where(below > 0, below, 1)
+    scales = (wanted - jnp.arange(powers.shape[0], dtype=powers.dtype)) / nonzero(below)
     fits = (scales * descending <= 1) & (below > 0)
     scale = jnp.max(jnp.where(jnp.cumsum(fits) == 1, jnp.where(fits, scales, 0), 0))
     return jnp.where(fits.any(), jnp.minimum(1, scale * powers), usable.astype(powers.dtype))
@@ -126,6 +119,6 @@ def select_by_power(
         next_key, draw_key = jax.random.split(state.rng_key)
         kept = jax.random.uniform(draw_key, weights.shape, weights.dtype) < inclusion
         scale = jnp.where(kept, inclusion, 1) if unbiased else 1.0
-        return jnp.where(kept, weights / scale, 0), PowerState(next_key)
+        return jnp.where(kept, weights / scale, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: PowerState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
+from minibatch_jax._vector import nonzero
 from minibatch_jax.base import weight_dtype
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
@@ -64,7 +65,7 @@ def usable_features(
 def unit_rows(features: jax.Array) -> jax.Array:
     """Rows of unit length; rows of zeros stay."""
     norms = jnp.sqrt(jnp.sum(features**2, 1))
-    return features / jnp.where(norms > 0, norms, 1)[:, None]
+    return features / nonzero(norms)[:, None]
 
 
 def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
