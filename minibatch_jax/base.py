@@ -46,16 +46,6 @@ SIGNALS = {
 REPLICATED_SIGNALS = frozenset({"domain_losses", "domain_counts"})
 
 
-class KeyState(NamedTuple):
-    """State of a transformation that draws at random.
-
-    Attributes:
-      rng_key: `[]`, typed PRNG key of the next draw.
-    """
-
-    rng_key: jax.Array
-
-
 def uniform_like(losses: jax.Array) -> jax.Array:
     """Weights 1/B for B losses, where every selection starts.
 
@@ -72,6 +62,16 @@ def uniform_like(losses: jax.Array) -> jax.Array:
     check_shape("losses", losses, (None,))
     check_floating("losses", losses)
     return jnp.full_like(losses, 1 / losses.shape[0], dtype=jnp.zeros(()).dtype)
+
+
+class KeyState(NamedTuple):
+    """State of a transformation that draws at random.
+
+    Attributes:
+      rng_key: `[]`, typed PRNG key of the next draw.
+    """
+
+    rng_key: jax.Array
 
 
 def weight_dtype(dtype: Any) -> Any:
