@@ -1,4 +1,7 @@
-"""Keep k examples at random: the baseline of every selection, at an equal number of gradient rows."""
+"""Keep k examples at random: the baseline of every selection, at an equal number of gradient rows.
+
+Method: random subset, the uninformed baseline
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +15,11 @@ from minibatch_jax.selection._topk import topk_mask
 def keep_random(k: int, key: jax.Array | int) -> optax.GradientTransformationExtraArgs:
     """Keep k examples drawn uniformly without replacement, weights unchanged; the others get 0. No signal.
 
-    Only examples with a weight are drawn; all of them are kept where there are fewer than k. Chain with `normalize()`
-    for the mean loss over the kept examples.
+    Only examples with a nonzero weight are drawn; if there are fewer than k, all of them are kept. Chain with
+    `normalize()` for the mean loss over the kept examples.
 
     Args:
-      k: how many to keep, at most B, static.
+      k: how many to keep, 1 <= k <= B, static.
       key: typed PRNG key or int seed.
 
     Returns:
