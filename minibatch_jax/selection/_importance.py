@@ -163,8 +163,8 @@ def select_by_importance(
     The expected weighted gradient is that of the incoming weights: an example drawn c times gets
     `c * weight / (k * probability)`. So do not normalize afterwards. While the moving average of `variance_reduction`
     is at most `threshold`, importance sampling does not pay; k examples are then drawn uniformly without replacement,
-    also without bias. An example with a non-finite logit is never drawn. The bound does not hold with label smoothing,
-    another loss or batch statistics.
+    also without bias. An example whose bound is not finite is never drawn. The bound does not hold with label
+    smoothing, another loss or batch statistics.
 
     Args:
       k: number of draws, 1 <= k <= B, static.

@@ -29,7 +29,7 @@ def surrogate_uncertainty(logits: jax.Array) -> jax.Array:
 
     Returns:
       `[B]`, float32 (float64 if the logits are); a variance below 2e-6 is raised to 2e-6, so that powers of it are
-      finite. NaN where a logit is NaN or +inf.
+      finite. NaN where the softmax of the logits is NaN.
 
     Raises:
       TypeError: if the logits are not floating point.

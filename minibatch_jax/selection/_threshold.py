@@ -146,7 +146,8 @@ def select_by_adaptive_k(
       scale: keep losses up to `scale` times the threshold, positive.
 
     Returns:
-      A transformation over `[B]` weights that keeps a varying number of examples; chain with `normalize()` for their mean loss.
+      A transformation over `[B]` weights that keeps a varying number of examples; chain with `normalize()` for their
+      mean loss.
 
     Raises:
       TypeError: if `warmup_steps` is not an int or, in `update`, the losses are not floating point.

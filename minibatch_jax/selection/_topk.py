@@ -47,8 +47,8 @@ def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> j
 def keep_topk(k: int) -> optax.GradientTransformationExtraArgs:
     """Keep the k examples with the highest losses, weights unchanged; the others get 0. Signal: `losses` [B].
 
-    Ties go to the lowest index. Padding and examples with a non-finite loss are never kept. Chain with `normalize()` for
-    the mean loss over the kept examples.
+    Ties go to the lowest index. Padding and examples with a non-finite loss are never kept. Chain with `normalize()`
+    for the mean loss over the kept examples.
 
     Args:
       k: how many to keep, 1 <= k <= B, static.
