@@ -156,7 +156,8 @@ def facility_location_from_features(
 
     Raises:
       TypeError: if the features are not floating point, k is not a static int or a key is missing.
-      ValueError: if shapes do not match, k is not in [1, N], the metric or method is unknown or epsilon is out of range.
+      ValueError: if shapes do not match, k is not in [1, N], the metric or method is unknown or epsilon
+        is out of range.
 
     References:
       Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).

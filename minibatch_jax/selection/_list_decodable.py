@@ -1,7 +1,7 @@
 """Linear regression when only a fraction of the sources is genuine: a short list of candidates, one of which is right.
 
-Each source gives a batch of n samples, and a batch is genuine as a whole or not at all; so the fraction may be below one
-half. `list_regressions` simplifies the paper's algorithm: it fits a trimmed Huber loss from many starts instead of
+Each source gives a batch of n samples, and a batch is genuine as a whole or not at all; so the fraction may be below
+one half. `list_regressions` simplifies the paper's algorithm: it fits a trimmed Huber loss from many starts instead of
 running a multifilter with worst-case guarantees. Its tests use clusters of impostors, not adversaries.
 `batch_gradients`, `top_direction` and `soft_filter` are the steps of the paper's filter.
 
@@ -102,7 +102,7 @@ def soft_filter(weights: jax.Array, scores: jax.Array) -> jax.Array:
         not finite the weight becomes 0.
 
     Returns:
-      `[M]`, at most the weights; the finite part of the weights if all scores are 0.
+      `[M]`, at most the weights; the weights themselves if all scores are 0.
 
     Raises:
       ValueError: if shapes do not match.
