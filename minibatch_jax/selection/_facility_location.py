@@ -184,8 +184,8 @@ def medoid_weights(medoids: Medoids, *, item_weights: jax.Array | None = None, o
     Args:
       medoids: k medoids and the owners of N items.
       item_weights: `[N]`, at least 0, weight of each item; 1 by default.
-      own_self: whether a medoid always represents itself, even if an equal medoid was chosen before it, in whose
-        favor it would otherwise weigh 0. Set it to False where candidates and items are not the same.
+      own_self: whether a medoid always represents itself; if False, a medoid equal to one chosen before it weighs 0.
+        Must be False if the candidates are not the items.
 
     Returns:
       `[k]`, summing to the sum of the item weights; 0 where no candidate was left to choose.

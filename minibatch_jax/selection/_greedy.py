@@ -97,7 +97,7 @@ def of_each_group(
 def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array) -> Medoids:
     """Choose the candidates of `naive` with fewer evaluations.
 
-    Gains only fall, so an old gain is an upper bound. A candidate is evaluated again only when its bound is the largest.
+    Gains only fall, so an old gain is an upper bound. A candidate is evaluated again only if its bound is the largest.
     """
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
 

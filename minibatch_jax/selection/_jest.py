@@ -1,8 +1,8 @@
 """Choose a sub-batch jointly: in a contrastive loss the value of an example depends on the others chosen (JEST).
 
-The score of a pair is its learnability: its loss under the learner minus its loss under a reference. A batch is drawn in
-chunks. Each chunk is drawn without replacement from a softmax, whose logit for an example is what the example would add
-to the sum of scores within the batch so far. Draws are Gumbel-top-k, in log space.
+The score of a pair is its learnability: its loss under the learner minus its loss under a reference. A batch is drawn
+in chunks. Each chunk is drawn without replacement from a softmax, whose logit for an example is what the example would
+add to the sum of scores within the batch so far. Draws are Gumbel-top-k, in log space.
 
 References:
   Evans et al., Data curation via joint example selection further accelerates multimodal learning, NeurIPS 2024

@@ -31,8 +31,8 @@ class Centers(NamedTuple):
 
     Attributes:
       indices: `[k]` int32, distinct; N, one past the end, where no item was left.
-      radii: `[k]`, distance of each center to the centers before it, falling; infinite for the first, 0 where no item
-        was left.
+      radii: `[k]`, distance of each center to the centers before it, falling; infinite for the first unless items were
+        chosen earlier, 0 where no item was left.
       owners: `[N]` int32, place in `indices` of the nearest center of each item.
       radius: `[]`, largest distance of an item to its center: the cost.
     """

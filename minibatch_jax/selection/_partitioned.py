@@ -32,8 +32,8 @@ def partitioned_medoids(
 
     Raises:
       TypeError: if the features are not floating point or a count is not a static int.
-      ValueError: if N is not a multiple of `num_parts`, k is not in [1, N / num_parts], `where` is not `[N]` or the metric is
-        unknown.
+      ValueError: if N is not a multiple of `num_parts`, k is not in [1, N / num_parts], `where` is not `[N]` or the
+        metric is unknown.
 
     References:
       Mirzasoleiman et al., NeurIPS 2013 (arXiv 1411.0541).
