@@ -67,7 +67,7 @@ def select_class_medoids(
     Args:
       k: how many to keep of all classes, static: `ceil(k / num_classes)` of each class, or all of a smaller class.
       num_classes: number of classes, static.
-      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
+      metric: similarity of two examples, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
 
     Returns:
       A transformation over `[B]` weights. O(k / num_classes * B^2) time and O(B^2) memory.
