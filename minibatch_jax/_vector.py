@@ -1,6 +1,7 @@
-"""Extremes of a vector and where they are, in loops whose steps do little else.
+"""Safe divisors, and extremes of a vector with their first index.
 
-XLA's own reduction of a short vector takes a CPU up to ten times as long as minima of halves, which it vectorizes.
+The extremes are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up to ten
+times as long as minima of halves, which XLA vectorizes.
 """
 
 import jax
@@ -11,20 +12,29 @@ _SHORT = 16
 _LONG = 16_384
 
 
+def nonzero(x: jax.Array) -> jax.Array:
+    """Return `x` with 1 in place of 0, as a divisor."""
+    return jnp.where(x == 0, 1, x)
+
+
 def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Minimum and its first index."""
+    """Return the minimum of `[N]` and its first index."""
     low, size = vector_min(x), x.shape[0]
     return low, vector_min(jnp.where(x == low, lax.iota(jnp.int32, size), size - 1))
 
 
 def first_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maximum and its first index."""
+    """Return the maximum of `[N]` and its first index."""
     low, index = first_min(-x)
     return -low, index
 
 
 def vector_min(x: jax.Array) -> jax.Array:
-    """Minimum of `[N]`: of both halves, which may overlap, at most six times, for the compiler's sake."""
+    """Return the minimum of `[N]`.
+
+    Fold the vector into the elementwise minimum of its two halves, which may overlap, at most six times: more folds
+    only take longer to compile.
+    """
     for _ in range(6 if x.shape[0] <= _LONG else 0):
         if x.shape[0] > _SHORT:
             half = (x.shape[0] + 1) // 2

@@ -14,7 +14,7 @@ updates are weights, so `optax.chain` composes it. `weight_transformation` build
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,16 @@ def uniform_like(losses: jax.Array) -> jax.Array:
     check_shape("losses", losses, (None,))
     check_floating("losses", losses)
     return jnp.full_like(losses, 1 / losses.shape[0], dtype=jnp.zeros(()).dtype)
+
+
+class KeyState(NamedTuple):
+    """State of a transformation that draws at random.
+
+    Attributes:
+      rng_key: `[]`, typed PRNG key of the next draw.
+    """
+
+    rng_key: jax.Array
 
 
 def weight_dtype(dtype: Any) -> Any:

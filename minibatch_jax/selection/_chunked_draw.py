@@ -1,4 +1,4 @@
-"""Draw items in chunks, each given the chunks before it: Gumbel-top-k with logits that the choice changes."""
+"""Draw items in chunks, each by Gumbel-top-k with logits that depend on the chunks before it."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,16 +29,21 @@ def chunked_draw(
     Args:
       key: typed PRNG key or int seed.
       allowed: `[B]` bool, which items may be drawn.
-      carry: what the logits depend on, before anything is drawn.
+      carry: state that the logits depend on, before the first draw.
       logits_of: `logits_of(carry) -> [B]`.
-      absorb: `absorb(carry, chosen, valid) -> carry` adds a chunk, `[k / num_chunks]` indices and bools.
-      k: how many to draw, a multiple of `num_chunks`.
-      num_chunks: draws in sequence.
+      absorb: `absorb(carry, chosen, valid) -> carry` adds a chunk of `[k / num_chunks]` indices; `valid` is False for
+        places where no item was left.
+      k: how many to draw, 1 <= k <= B, a multiple of `num_chunks`.
+      num_chunks: number of draws in sequence.
       first_chunk: "learnability" for the logits of the first carry, "uniform" for zeros.
-      temperature: divides the logits.
+      temperature: divides the logits, positive.
 
     Returns:
       `[k]` int32, in order of the draws; B where no item was left.
+
+    Raises:
+      TypeError: if a count is not a static int or the key is a raw array.
+      ValueError: if k is not in [1, B] or not a multiple of `num_chunks`, or an option is unknown.
     """
     check_chunks(k, num_chunks, first_chunk, temperature)
     size = allowed.shape[0]

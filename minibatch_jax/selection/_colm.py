@@ -1,9 +1,13 @@
-"""CoLM: a smaller batch from a mixture of sources, small sources whole and medoids of the large ones.
+"""CoLM: a smaller batch from a mixture of sources, with small sources whole and medoids of large ones.
 
 References:
   Nguyen et al., Mini-batch coresets for memory-efficient language model training on data mixtures, ICLR 2025
   (arXiv 2407.19580).
   Malladi et al., Fine-tuning language models with just forward passes, NeurIPS 2023 (arXiv 2305.17333).
+
+Method: CoLM
+Paper: 2407.19580
+Experiment: mixture_coreset
 """
 
 from collections.abc import Sequence
@@ -21,21 +25,25 @@ from minibatch_jax.selection._similarity import METRICS, similarity_matrix
 
 
 def zeroth_order_scale(losses_plus: jax.Array, losses_minus: jax.Array, step: float = 1e-3) -> jax.Array:
-    """Derivative of each loss along a probe z from two forward passes: its gradient estimate is this times z.
+    """Return the derivative of each loss along a probe z, from two forward passes: `(plus - minus) / (2 * step)`.
 
-    As all examples share z, estimates from one probe lie on one line; stack several probes for a real sketch.
+    The derivative times z estimates the gradient of an example. All examples share z, so the estimates from one probe
+    lie on one line: use several probes as features.
 
     Args:
-      losses_plus: `[B]` or `[B, Q]`, floating point, losses at the parameters plus `step * z`.
-      losses_minus: the same at minus.
+      losses_plus: `[B]`, or `[B, Q]` for Q probes, floating point, losses at the parameters plus `step * z`.
+      losses_minus: like `losses_plus`, losses at the parameters minus `step * z`.
       step: length of the probe, positive.
 
     Returns:
-      Like the losses, float32 (float64 if they are).
+      The shape of the losses, float32 (float64 if the losses are).
 
     Raises:
       TypeError: if the losses are not floating point.
       ValueError: if the shapes differ or the step is not positive.
+
+    References:
+      Malladi et al., NeurIPS 2023 (arXiv 2305.17333).
 
     Examples:
       >>> zeroth_order_scale(jnp.array([1.5]), jnp.array([0.5]), step=0.25).tolist()
@@ -58,22 +66,25 @@ def adam_features(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> jax.Array:
-    """Update that Adam would make from each example's gradient alone.
+    """Return the update that Adam would make from the gradient of each example alone, without the learning rate.
 
     Args:
-      gradients: `[B, D]`, floating point.
-      mean: `[D]`, first moment.
-      variance: `[D]`, second moment.
-      count: `[]` int, updates made so far.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root.
+      gradients: `[B, D]`, floating point, gradient of each example.
+      mean: `[D]`, floating point, Adam's first moment.
+      variance: `[D]`, floating point, at least 0, Adam's second moment.
+      count: `[]` int, number of updates so far.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the square root of the second moment, positive.
 
     Returns:
-      `[B, D]`.
+      `[B, D]`, the updates.
 
     Raises:
       ValueError: if shapes do not match.
+
+    References:
+      Nguyen et al., ICLR 2025 (arXiv 2407.19580).
 
     Examples:
       >>> adam_features(jnp.array([[3.0, -0.5]]), jnp.zeros(2), jnp.zeros(2), jnp.array(0)).round(3).tolist()
@@ -89,20 +100,23 @@ def adam_features(
 
 
 def largest_features_by_source(features: jax.Array, domains: jax.Array, num_domains: int, size: int) -> jax.Array:
-    """Of each source's examples, the coordinates whose mean over the source is largest in size.
+    """Return, for each example, the coordinates that are largest in absolute mean over the source of the example.
 
     Args:
       features: `[B, D]`, floating point.
-      domains: `[B]` int, in [0, num_domains).
-      num_domains: static.
-      size: coordinates to keep, at most D, static.
+      domains: `[B]` int, in [0, num_domains), the source of each example.
+      num_domains: number of sources, at least 1, static.
+      size: number of coordinates to keep, 1 <= size <= D, static.
 
     Returns:
-      `[B, size]`, comparable within a source only.
+      `[B, size]`. The coordinates differ between sources, so compare rows of one source only.
 
     Raises:
       TypeError: if the domains are not integer or a count is not a static int.
-      ValueError: if shapes do not match or size is not in [1, D].
+      ValueError: if shapes do not match, `num_domains` < 1 or size is not in [1, D].
+
+    References:
+      Nguyen et al., ICLR 2025 (arXiv 2407.19580).
 
     Examples:
       >>> features = jnp.array([[1.0, 5.0], [2.0, 7.0], [9.0, 0.0]])
@@ -120,18 +134,24 @@ def largest_features_by_source(features: jax.Array, domains: jax.Array, num_doma
 
 
 def source_budgets(counts: jax.Array, budget: jax.Array | int) -> jax.Array:
-    """How many to keep of each source: its share rounded down, and the rest to the smallest sources.
+    """Return how many examples to keep of each source, in proportion to its size.
+
+    The proportional shares are rounded down. The places left go to the smallest sources that have examples left, one
+    each; of equal sources the first comes first.
 
     Args:
-      counts: `[K]` int, examples of each source.
-      budget: number to keep in all, at most the sum of the counts.
+      counts: `[K]` int, at least 0, number of examples of each source.
+      budget: number to keep in all, int or `[]` int, at least 0; more than the sum of the counts means all.
 
     Returns:
       `[K]` int32, at most the counts, summing to the budget.
 
     Raises:
       TypeError: if the counts are not integer.
-      ValueError: if they are not `[K]`.
+      ValueError: if the counts are not `[K]`.
+
+    References:
+      Nguyen et al., ICLR 2025 (arXiv 2407.19580).
 
     Examples:
       >>> source_budgets(jnp.array([10, 3, 0, 1]), 6).tolist()
@@ -153,22 +173,26 @@ def select_by_colm(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep k examples of a mixture: some sources whole, medoids of others. Signals: `features` [B, D], `domains` [B].
 
-    Name the sources that are small in `keep_domains`: a proportional share of them may be none. If these alone are more
-    than k, the first k are kept. At a half of the batch the gain over plain medoids is weak; it shows at an eighth.
+    List the small sources in `keep_domains`: their proportional share could round down to 0. If their examples alone
+    are more than k, the first k of them are kept. The other sources share the remaining places in proportion to their
+    size. Examples with a feature that is not finite are dropped. With k at half of the batch the gain over plain
+    medoids is small; at an eighth it is clear.
 
     Args:
-      k: how many to keep, static; fewer if fewer exist.
-      num_domains: domains lie in [0, num_domains), static; examples of others are dropped.
-      keep_domains: sources that are kept whole, static.
-      metric: "l1", "sqeuclidean", "euclidean" or "cosine", as `similarity_matrix` has them.
-      weighted: whether a medoid takes over the weights of those it represents; published: False.
+      k: how many to keep, 1 <= k <= B, static; fewer are kept if fewer exist.
+      num_domains: domains lie in [0, num_domains), static; examples of other domains are dropped.
+      keep_domains: domains that are kept whole, static.
+      metric: similarity of two examples, "l1", "sqeuclidean", "euclidean" or "cosine", defined by `similarity_matrix`.
+      weighted: whether a medoid takes over the weights of the examples it represents; False, as published, keeps its
+        own.
 
     Returns:
       A transformation over `[B]` weights. O(k B^2) time and O(B^2) memory.
 
     Raises:
-      TypeError: if a count is not a static int or the domains are not integer.
-      ValueError: if a count is below 1, a kept domain or the metric is unknown or, in `update`, k > B.
+      TypeError: if a count is not a static int or, in `update`, the domains are not integer.
+      ValueError: if a count is below 1, a kept domain is not in [0, num_domains), the metric is unknown or, in
+        `update`, k > B or shapes do not match.
 
     References:
       Nguyen et al., ICLR 2025 (arXiv 2407.19580).
@@ -214,7 +238,9 @@ def _medoids_by_source(
     k: int,
     metric: str,
 ) -> _greedy.Medoids:
-    """Greedy within the sources at once: an example represents its own source only, while that has a budget."""
+    """Choose medoids of all sources in one greedy: an example represents its own source, and only sources with a budget
+    left are open.
+    """
     similarities = similarity_matrix(features, metric, where=exists).astype(weights.dtype)
     similarities = jnp.where(domains[:, None] == domains[None], similarities, 0)
 

@@ -2,6 +2,10 @@
 
 References:
   Concept-aware batch sampling improves language-image pretraining, CVPR 2026 (arXiv 2511.20643).
+
+Method: CABS-DM, CABS-FM
+Paper: 2511.20643
+Experiment: concept_batches
 """
 
 from typing import NamedTuple
@@ -17,7 +21,13 @@ from minibatch_jax.selection._topk import topk_mask
 
 
 class Concepts(NamedTuple):
-    """Concepts of a batch: ids `[B, C]`, which of them count `[B, C]`, and examples having each concept `[V]`."""
+    """Concepts of a batch.
+
+    Attributes:
+      ids: `[B, C]` int, concept ids, 0 where `present` is False.
+      present: `[B, C]` bool, which ids count: False for repeats in a row, unknown ids and examples left out.
+      frequencies: `[V]` int32, how many examples have each concept.
+    """
 
     ids: jax.Array
     present: jax.Array
@@ -25,20 +35,23 @@ class Concepts(NamedTuple):
 
 
 def concept_targets(frequencies: jax.Array, k: int, cap: int) -> jax.Array:
-    """How often each concept should come among k examples: equal shares, at least 1, at most the cap.
+    """Return how often each concept should occur among k examples: equal shares, at least 1, at most the cap.
 
     Args:
-      frequencies: `[V]` int, how many examples of the super-batch have each concept; those with 0 get 0.
-      k: how many examples are kept, static.
-      cap: at most this often, static.
+      frequencies: `[V]` int, how many examples of the super-batch have each concept; a concept without any gets 0.
+      k: how many examples are kept, at least 1, static.
+      cap: upper limit of each target, at least 1, static.
 
     Returns:
-      `[V]` int32. If equal shares sum to more than k they are scaled down and rounded down, but not below 1, so the sum
-      may still be larger than k.
+      `[V]` int32. If the equal shares sum to more than k they are scaled down and rounded down, but not below 1, so
+      their sum may still be larger than k.
 
     Raises:
-      TypeError: if a count is not a static int.
-      ValueError: if a count is below 1.
+      TypeError: if the frequencies are not integer or `k` or `cap` is not a static int.
+      ValueError: if the frequencies are not `[V]` or `k` or `cap` is below 1.
+
+    References:
+      CABS, CVPR 2026 (arXiv 2511.20643).
 
     Examples:
       >>> concept_targets(jnp.array([9, 0, 5, 2]), k=8, cap=10).tolist()
@@ -61,26 +74,29 @@ def concept_targets(frequencies: jax.Array, k: int, cap: int) -> jax.Array:
 def concept_balanced_indices(
     concepts: jax.Array, k: int, num_concepts: int, cap: int = 10, *, where: jax.Array | None = None
 ) -> jax.Array:
-    """Choose k examples greedily so that concepts come equally often (CABS-DM).
+    """Choose k examples greedily so that concepts occur equally often (CABS-DM).
 
-    The gain of an example is the mean over its concepts of `(target - count) / target + 1 / frequency` where the count
-    is below the target, -0.5 elsewhere. An example with a concept at the cap, or with none, is out. If all are out, the
-    rest is filled by the mean of `(target - count) / target`, examples without concepts last. Ties go to the lowest
-    index.
+    The gain of an example is a mean over its concepts: `(target - count) / target + 1 / frequency` for a concept whose
+    count is below its target, -0.5 for any other. An example with a concept at the cap, or without concepts, cannot be
+    chosen. Once that holds for all examples left, the remaining places are filled by the largest mean of
+    `(target - count) / target`, examples without concepts last. Ties go to the lowest index.
 
     Args:
-      concepts: `[B, C]` int, concept ids in [0, num_concepts), -1 for none; repeats count once.
-      k: how many to choose, static.
-      num_concepts: V, static.
-      cap: how often a concept may come, static.
+      concepts: `[B, C]` int, concept ids in [0, num_concepts), -1 for none; repeats in a row count once.
+      k: how many to choose, 1 <= k <= B, static.
+      num_concepts: V, the number of concepts, at least 1, static.
+      cap: how often a concept may occur among the chosen, at least 1, static.
       where: `[B]` bool, which examples may be chosen; all by default.
 
     Returns:
       `[k]` int32, in order of the choice; B where no example was left.
 
     Raises:
-      TypeError: if the concepts are not integer or a count is not a static int.
-      ValueError: if shapes do not match or k is not in [1, B].
+      TypeError: if the concepts are not integer or `k`, `num_concepts` or `cap` is not a static int.
+      ValueError: if shapes do not match, k is not in [1, B] or `num_concepts` or `cap` is below 1.
+
+    References:
+      CABS, CVPR 2026 (arXiv 2511.20643).
 
     Examples:
       >>> concepts = jnp.array([[0, -1], [0, -1], [0, 1], [1, -1]])
@@ -105,22 +121,23 @@ def concept_balanced_indices(
 
 
 def select_by_concept_balance(k: int, num_concepts: int, cap: int = 10) -> optax.GradientTransformationExtraArgs:
-    """Keep k examples whose concepts come equally often (CABS-DM). Signal: `concepts` [B, C] int, -1 for none.
+    """Keep k examples whose concepts occur equally often (CABS-DM). Signal: `concepts` [B, C] int, -1 for none.
 
-    Costs k passes over the super-batch: meant for B up to a few thousand. It favors examples with one rare concept, and
-    never repeats one, so where the concepts are just the labels a class-balanced sampler with replacement does better.
+    The weights of the kept examples are unchanged, the others become 0. The choice takes k passes over the super-batch,
+    so it suits B up to a few thousand. It favors examples with one rare concept and keeps no example twice; if the
+    concepts are just the labels, a class-balanced sampler with replacement does better.
 
     Args:
-      k: how many to keep, static.
+      k: how many to keep, 1 <= k <= B, static.
       num_concepts: ids lie in [0, num_concepts), static.
-      cap: how often a concept may come, static; the published value is 10 for each device.
+      cap: how often a concept may occur among the kept, static; the published value is 10 for each device.
 
     Returns:
       A transformation over `[B]` weights; it needs no losses and has no state.
 
     Raises:
-      TypeError: if a count is not a static int.
-      ValueError: if a count is below 1 or, in `update`, k > B.
+      TypeError: if a count is not a static int or, in `update`, the concepts are not integer.
+      ValueError: if a count is below 1 or, in `update`, k > B or the concepts are not `[B, C]`.
 
     References:
       CABS, CVPR 2026 (arXiv 2511.20643).
@@ -146,6 +163,22 @@ def select_by_concept_balance(k: int, num_concepts: int, cap: int = 10) -> optax
 
 def select_by_concept_count(k: int) -> optax.GradientTransformationExtraArgs:
     """Keep the k examples with the most concepts (CABS-FM). Signal: `concepts` [B, C] int, -1 for none.
+
+    Repeats of an id in a row count once. The weights of the kept examples are unchanged, the others become 0. Ties go
+    to the lowest index, and padding is never kept.
+
+    Args:
+      k: how many to keep, 1 <= k <= B, static.
+
+    Returns:
+      A transformation over `[B]` weights; it needs no losses and has no state.
+
+    Raises:
+      TypeError: if k is not a static int or, in `update`, the concepts are not integer.
+      ValueError: if k < 1 or, in `update`, k > B or the concepts are not `[B, C]`.
+
+    References:
+      CABS, CVPR 2026 (arXiv 2511.20643).
 
     Examples:
       >>> tx = select_by_concept_count(1)
@@ -179,7 +212,7 @@ def _mean(values: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def _first_of_each(concepts: jax.Array) -> jax.Array:
-    """Which entries are ids that did not come before in their row."""
+    """Return `[B, C]` bool, True for the first occurrence of each id in its row."""
     width = concepts.shape[1]
     earlier = jnp.tril(jnp.ones((width, width), bool), -1)
     repeated = ((concepts[:, :, None] == concepts[:, None, :]) & earlier[None]).any(2)

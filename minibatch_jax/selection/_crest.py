@@ -1,9 +1,13 @@
-"""CREST: a weighted coreset of each batch per class, when to choose anew, and which examples are learned.
+"""CREST: a weighted coreset of each class of a batch, when to choose a new one, and which examples are learned.
 
 References:
   Yang, Kang & Mirzasoleiman, Towards sustainable learning: coresets for data-efficient deep learning, ICML 2023
   (arXiv 2306.01244).
   Yao et al., AdaHessian, AAAI 2021 (arXiv 2006.00719), for the curvature.
+
+Method: CREST
+Paper: 2306.01244
+Experiment: crest
 """
 
 from collections.abc import Callable
@@ -23,14 +27,14 @@ DAMPING = 1e-4
 
 
 class QuadraticModel(NamedTuple):
-    """Loss around the parameters where the coreset was chosen.
+    """Quadratic model of the loss around the parameters at which the coreset was chosen.
 
     Attributes:
-      params: the parameters then.
-      loss: `[]`, the loss there.
-      gradient: moving average of gradients, like the parameters, started at 0.
-      curvature: moving average of squared diagonal curvatures, started at 0.
-      num_updates: `[]` int32, how many were averaged.
+      params: pytree of arrays, the parameters at which the coreset was chosen.
+      loss: `[]`, the loss at `params`.
+      gradient: pytree like the parameters, moving average of the gradients, started at 0.
+      curvature: pytree like the parameters, moving average of the squared probes of the diagonal, started at 0.
+      num_updates: `[]` int32, how many gradients and probes were averaged.
     """
 
     params: Any
@@ -41,7 +45,11 @@ class QuadraticModel(NamedTuple):
 
 
 class LearnedState(NamedTuple):
-    """Low losses in a row of each example of the data set, `[N]` int32."""
+    """How long each example of the data set has had a low loss.
+
+    Attributes:
+      streaks: `[N]` int32, number of consecutive low losses of each example, up to its last visit.
+    """
 
     streaks: jax.Array
 
@@ -51,21 +59,23 @@ def select_class_medoids(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep about k weighted medoids, equally many of each class (CREST). Signals: `features` [B, D], `labels` [B].
 
-    Within each class the medoids take over the weights of the examples they represent, so the mass is kept. As features
-    take the last-layer gradients `softmax(logits) - onehot(labels)` at the same parameters. The published setting keeps
+    Each medoid takes over the weights of the examples of its class that it represents, so the mass of every class is
+    kept. Examples with a feature that is not finite or a label outside [0, num_classes) get weight 0. As features use
+    the last-layer gradients `softmax(logits) - onehot(labels)` at the current parameters. The published setting keeps
     128 of a random hundredth of the data.
 
     Args:
-      k: `ceil(k / num_classes)` are kept of each class, or all if it has fewer; static.
-      num_classes: labels lie in [0, num_classes), static; others get weight 0.
-      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
+      k: how many to keep of all classes, static: `ceil(k / num_classes)` of each class, or all of a smaller class.
+      num_classes: number of classes, static.
+      metric: similarity of two examples, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
 
     Returns:
-      A transformation over `[B]` weights. O(k / num_classes B^2) time and O(B^2) memory.
+      A transformation over `[B]` weights. O(k / num_classes * B^2) time and O(B^2) memory.
 
     Raises:
-      TypeError: if a count is not a static int or the labels are not integer.
-      ValueError: if a count is below 1, the metric is unknown or, in `update`, a class needs more than B.
+      TypeError: if a count is not a static int or, in `update`, the labels are not integer.
+      ValueError: if a count is below 1, the metric is unknown or, in `update`, shapes do not match or
+        `ceil(k / num_classes)` is more than B.
 
     References:
       Yang, Kang & Mirzasoleiman, ICML 2023 (arXiv 2306.01244).
@@ -101,19 +111,20 @@ def select_class_medoids(
 def drop_learned(num_examples: int, threshold: float = 0.1, patience: int = 5) -> optax.GradientTransformationExtraArgs:
     """Drop examples whose last `patience` losses were all at most `threshold`. Signals: `losses`, `example_ids` [B].
 
-    A dropped example that comes with a higher loss is back at once. The state is `[N]`, by example id.
+    A dropped example returns as soon as it comes with a loss above the threshold. An example with a non-finite loss
+    gets weight 0 and keeps its state.
 
     Args:
-      num_examples: N, size of the data set, static.
-      threshold: a loss of at most this counts as learned.
-      patience: so many in a row, static.
+      num_examples: N, size of the data set, static; ids lie in [0, N).
+      threshold: largest loss that counts as learned.
+      patience: number of consecutive learned losses after which an example is dropped, at least 1, static.
 
     Returns:
-      A transformation over `[B]` weights.
+      A transformation over `[B]` weights, with an `[N]` counter in its state.
 
     Raises:
-      TypeError: if a count is not a static int or the ids are not integer.
-      ValueError: if a count is below 1.
+      TypeError: if a count is not a static int, the threshold is not a number or, in `update`, the ids are not integer.
+      ValueError: if a count is below 1, the threshold is NaN or, in `update`, shapes do not match.
 
     References:
       Yang, Kang & Mirzasoleiman, ICML 2023 (arXiv 2306.01244).
@@ -142,15 +153,18 @@ def drop_learned(num_examples: int, threshold: float = 0.1, patience: int = 5) -
 
 
 def hutchinson_diagonal(key: jax.Array, loss_fn: Callable[[Any], jax.Array], params: Any) -> tuple[jax.Array, Any, Any]:
-    """Loss, gradient and one unbiased probe of the Hessian's diagonal, `v * (H v)` with random signs v.
+    """Return loss, gradient and one unbiased probe of the Hessian's diagonal, `v * (H v)` with random signs v.
 
     Args:
-      key: PRNG key.
-      loss_fn: `loss_fn(params) -> []`.
-      params: pytree of arrays.
+      key: typed or legacy PRNG key.
+      loss_fn: `loss_fn(params) -> []`, twice differentiable.
+      params: pytree of floating-point arrays.
 
     Returns:
-      The loss `[]`, and gradient and probe like the parameters.
+      The loss `[]`, and the gradient and the probe as pytrees like the parameters.
+
+    References:
+      Yao et al., AdaHessian, AAAI 2021 (arXiv 2006.00719).
 
     Examples:
       >>> loss, gradient, diagonal = hutchinson_diagonal(jax.random.key(0), lambda x: jnp.sum(x**2), jnp.ones(2))
@@ -165,13 +179,40 @@ def hutchinson_diagonal(key: jax.Array, loss_fn: Callable[[Any], jax.Array], par
 
 
 def quadratic_model(params: Any, loss: jax.Array) -> QuadraticModel:
-    """A model around these parameters that has seen no gradient yet."""
+    """Return a quadratic model of the loss around `params` that has not averaged any gradient yet.
+
+    Args:
+      params: pytree of floating-point arrays.
+      loss: `[]`, floating point, the loss at `params`.
+
+    Returns:
+      A model with gradient and curvature 0.
+
+    Examples:
+      >>> model = quadratic_model(jnp.ones(2), jnp.array(3.0))
+      >>> model.gradient.tolist(), int(model.num_updates)
+      ([0.0, 0.0], 0)
+    """
     zeros = jax.tree.map(jnp.zeros_like, params)
     return QuadraticModel(params, loss, zeros, zeros, jnp.zeros((), jnp.int32))
 
 
 def update_quadratic_model(model: QuadraticModel, gradient: Any, diagonal: Any) -> QuadraticModel:
-    """Average in a gradient and a probe of the diagonal, with decays 0.9 and 0.999."""
+    """Return the model with a gradient and a probe added to its moving averages, with decays 0.9 and 0.999.
+
+    Args:
+      model: the quadratic model to update.
+      gradient: pytree like the parameters, gradient of the loss at the current parameters.
+      diagonal: pytree like the parameters, probe of the Hessian's diagonal, such as `hutchinson_diagonal` returns.
+
+    Returns:
+      The updated model, around the same parameters.
+
+    Examples:
+      >>> model = update_quadratic_model(quadratic_model(jnp.zeros(1), jnp.array(3.0)), jnp.ones(1), jnp.ones(1))
+      >>> round(float(model.gradient[0]), 3), int(model.num_updates)
+      (0.1, 1)
+    """
     b1, b2 = DECAYS
     return model._replace(
         gradient=jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, model.gradient, gradient),
@@ -181,13 +222,37 @@ def update_quadratic_model(model: QuadraticModel, gradient: Any, diagonal: Any) 
 
 
 def curvature_of(model: QuadraticModel) -> Any:
-    """Root mean square of the probes, bias-corrected: never negative, so hills look like valleys."""
+    """Return the bias-corrected root mean square of the probes, plus a damping of 1e-4.
+
+    It is never negative: a direction of negative curvature counts as one of positive curvature.
+
+    Args:
+      model: quadratic model of the loss.
+
+    Returns:
+      A pytree like the parameters, each entry at least 1e-4.
+
+    Examples:
+      >>> model = update_quadratic_model(quadratic_model(jnp.zeros(1), jnp.array(3.0)), jnp.ones(1), jnp.array([-2.0]))
+      >>> round(float(curvature_of(model)[0]), 3)
+      2.0
+    """
     correction = 1 - DECAYS[1] ** jnp.maximum(model.num_updates, 1).astype(jnp.float32)
     return jax.tree.map(lambda v: jnp.sqrt(v / correction.astype(v.dtype)) + DAMPING, model.curvature)
 
 
 def predicted_loss(model: QuadraticModel, params: Any) -> jax.Array:
-    """Loss the model expects at these parameters: `loss + <g, d> + <h d, d> / 2` with d the way since its own.
+    """Return the loss that the model predicts at these parameters.
+
+    It is `loss + <g, d> + <h d, d> / 2`, where g is the bias-corrected gradient, h the curvature and d the move from
+    the parameters of the model.
+
+    Args:
+      model: quadratic model of the loss.
+      params: pytree like `model.params`, the current parameters.
+
+    Returns:
+      `[]`, the predicted loss.
 
     Examples:
       >>> model = update_quadratic_model(quadratic_model(jnp.zeros(1), jnp.array(3.0)), jnp.ones(1), jnp.ones(1))
@@ -206,7 +271,23 @@ def predicted_loss(model: QuadraticModel, params: Any) -> jax.Array:
 
 
 def needs_reselection(model: QuadraticModel, params: Any, loss: jax.Array, threshold: float = 0.1) -> jax.Array:
-    """Whether the loss is off the model's by more than this share of it, `[]` bool: then choose a new coreset.
+    """Return whether the model's prediction is off by more than `threshold * |loss|`: then choose a new coreset.
+
+    Args:
+      model: quadratic model of the loss.
+      params: pytree like `model.params`, the current parameters.
+      loss: `[]`, floating point, the measured loss at `params`.
+      threshold: largest relative error for which the coreset is kept, at least 0.
+
+    Returns:
+      `[]` bool; False if the loss or the prediction is NaN.
+
+    Raises:
+      TypeError: if the threshold is not a number.
+      ValueError: if the threshold is negative.
+
+    References:
+      Yang, Kang & Mirzasoleiman, ICML 2023 (arXiv 2306.01244).
 
     Examples:
       >>> model = quadratic_model(jnp.zeros(1), jnp.array(2.0))
@@ -218,7 +299,22 @@ def needs_reselection(model: QuadraticModel, params: Any, loss: jax.Array, thres
 
 
 def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier: float = 1.0) -> jax.Array:
-    """Steps until the next check, `[]` int32: longer as the curvature falls below that of the first model.
+    """Return the number of steps until the next check: more steps as the curvature falls below that of `first`.
+
+    Args:
+      first: quadratic model from the start of training.
+      now: current quadratic model.
+      multiplier: factor on the ratio of the norms of both curvatures, positive.
+
+    Returns:
+      `[]` int32, `max(1, ceil(multiplier * |curvature of first| / |curvature of now|))`.
+
+    Raises:
+      TypeError: if the multiplier is not a number.
+      ValueError: if the multiplier is not positive.
+
+    References:
+      Yang, Kang & Mirzasoleiman, ICML 2023 (arXiv 2306.01244).
 
     Examples:
       >>> first = update_quadratic_model(quadratic_model(jnp.zeros(1), jnp.array(1.0)), jnp.ones(1), jnp.array([6.0]))

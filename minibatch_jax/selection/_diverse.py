@@ -1,14 +1,16 @@
 """Diverse subsets: exact draws from a k-DPP, their inclusion probabilities, and the greedy most likely set.
 
-A k-DPP draws each set A of size k with probability in proportion to `det(kernel[A, A])`. All sums of products of
-eigenvalues are kept as logarithms.
+A k-DPP draws each set A of size k with probability in proportion to `det(kernel[A, A])`. Sums of products of
+eigenvalues are computed as logarithms, which do not overflow.
 
 References:
   Kulesza & Taskar, Determinantal point processes for machine learning, 2012 (arXiv 1207.6083).
   Chen, Zhang & Zhou, Fast greedy MAP inference for determinantal point process, NeurIPS 2018 (arXiv 1709.05135).
-"""
 
-from typing import NamedTuple
+Method: k-DPP, greedy MAP
+Paper: 1207.6083
+Experiment: diverse_tasks
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,28 +26,32 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._vector import first_max
-from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.base import KeyState, weight_dtype, weight_transformation
 from minibatch_jax.selection._similarity import product
 
 WEIGHTINGS = ("plain", "unbiased")
 JITTER = 1e-6
 
 
-class DiverseState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
-
-
 def log_symmetric_sums(log_values: jax.Array, k: int) -> jax.Array:
-    """Logarithms of the elementary symmetric polynomials of every prefix.
+    """Return the logarithms of the elementary symmetric polynomials of every prefix of T values.
+
+    Entry [n, j] is the logarithm of e_j of the first n values: the sum, over all sets of j of these values, of the
+    product of the set.
 
     Args:
-      log_values: `[T]`, logarithms of values at least 0.
-      k: highest degree, static.
+      log_values: `[T]`, floating point, logarithms of values that are at least 0; -inf for 0.
+      k: highest degree, at least 1, static.
 
     Returns:
-      `[T + 1, k + 1]`; entry [n, j] is the log of the sum over all sets of j of the first n values of their product.
+      `[T + 1, k + 1]`; -inf where the polynomial is 0.
+
+    Raises:
+      TypeError: if k is not a static int.
+      ValueError: if the values are not `[T]` or k < 1.
+
+    References:
+      Kulesza & Taskar, 2012 (arXiv 1207.6083).
 
     Examples:
       >>> sums = log_symmetric_sums(jnp.log(jnp.array([1.0, 2.0, 3.0])), 2)[-1]
@@ -67,18 +73,21 @@ def kdpp_indices(key: jax.Array, kernel: jax.Array, k: int, *, where: jax.Array 
     """Draw a set of k of T items with probability in proportion to the determinant of their kernel.
 
     Args:
-      key: PRNG key.
+      key: typed or legacy PRNG key.
       kernel: `[T, T]`, floating point, symmetric, positive semidefinite; an item whose diagonal entry is not finite is
-        never drawn, other entries that are not finite count 0.
+        never drawn, other entries that are not finite count as 0.
       k: how many to draw, 1 <= k <= T, static; the kernel should have at least this rank.
       where: `[T]` bool, which items may be drawn; all by default.
 
     Returns:
-      `[k]` int32, distinct; T where the rank left no item to draw.
+      `[k]` int32, distinct; T where the rank of the kernel left no item to draw.
 
     Raises:
       TypeError: if the kernel is not floating point or k is not a static int.
       ValueError: if shapes do not match or k is not in [1, T].
+
+    References:
+      Kulesza & Taskar, 2012 (arXiv 1207.6083).
 
     Examples:
       >>> kernel = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -104,11 +113,12 @@ def kdpp_indices(key: jax.Array, kernel: jax.Array, k: int, *, where: jax.Array 
 
 
 def kdpp_inclusion(kernel: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
-    """Probability of each item to be in a draw of `kdpp_indices`.
+    """Return the probability of each item to be in a draw of `kdpp_indices`.
 
     Args:
-      kernel: `[T, T]`, as for `kdpp_indices`.
-      k: how many are drawn, static.
+      kernel: `[T, T]`, floating point, symmetric, positive semidefinite; an item whose diagonal entry is not finite is
+        never drawn, other entries that are not finite count as 0.
+      k: how many are drawn, 1 <= k <= T, static.
       where: `[T]` bool, which items may be drawn; all by default.
 
     Returns:
@@ -117,6 +127,9 @@ def kdpp_inclusion(kernel: jax.Array, k: int, *, where: jax.Array | None = None)
     Raises:
       TypeError: if the kernel is not floating point or k is not a static int.
       ValueError: if shapes do not match or k is not in [1, T].
+
+    References:
+      Kulesza & Taskar, 2012 (arXiv 1207.6083).
 
     Examples:
       >>> inclusion = kdpp_inclusion(jnp.diag(jnp.array([1.0, 1.0, 2.0])), 1)
@@ -136,8 +149,9 @@ def dpp_map_indices(kernel: jax.Array, k: int, *, where: jax.Array | None = None
     """Choose k items greedily so that the determinant of their kernel is large; ties go to the lowest index.
 
     Args:
-      kernel: `[T, T]`, as for `kdpp_indices`.
-      k: how many to choose, static.
+      kernel: `[T, T]`, floating point, symmetric, positive semidefinite; an item whose diagonal entry is not finite is
+        never chosen, other entries that are not finite count as 0.
+      k: how many to choose, 1 <= k <= T, static.
       where: `[T]` bool, which items may be chosen; all by default.
 
     Returns:
@@ -146,6 +160,9 @@ def dpp_map_indices(kernel: jax.Array, k: int, *, where: jax.Array | None = None
     Raises:
       TypeError: if the kernel is not floating point or k is not a static int.
       ValueError: if shapes do not match or k is not in [1, T].
+
+    References:
+      Chen, Zhang & Zhou, NeurIPS 2018 (arXiv 1709.05135).
 
     Examples:
       >>> dpp_map_indices(jnp.array([[1.0, 0.9, 0.0], [0.9, 1.1, 0.0], [0.0, 0.0, 0.5]]), 2).tolist()
@@ -167,7 +184,7 @@ def dpp_map_indices(kernel: jax.Array, k: int, *, where: jax.Array | None = None
 
 
 def feature_kernel(features: jax.Array, bandwidth: float | None = None) -> jax.Array:
-    """Kernel of features: their inner products plus a small jitter, or a Gaussian of their distance.
+    """Return a kernel of features: inner products plus a small jitter, or a Gaussian of the distances.
 
     Args:
       features: `[T, D]`, floating point.
@@ -177,8 +194,8 @@ def feature_kernel(features: jax.Array, bandwidth: float | None = None) -> jax.A
       `[T, T]`, float32 (float64 if the features are). NaN where a row is not finite.
 
     Raises:
-      TypeError: if the features are not floating point.
-      ValueError: if they are not `[T, D]` or the bandwidth is not positive.
+      TypeError: if the features are not floating point or the bandwidth is not a number.
+      ValueError: if the features are not `[T, D]` or the bandwidth is not positive.
 
     Examples:
       >>> kernel = feature_kernel(jnp.array([[0.0], [2.0]]), bandwidth=1.0)
@@ -202,21 +219,23 @@ def select_diverse(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep k examples, or tasks, drawn from a k-DPP. Signal: `features` [B, D].
 
-    Without a correction the drawn set over-represents what is rare. "unbiased" divides each weight by its probability
-    to be drawn; only so did the error of a gradient fall at small scale, by about a seventh. O(B^3) for each draw.
+    A draw over-represents rare examples. The weighting "unbiased" divides each weight by the probability to be drawn.
+    At small scale the error of the gradient fell with this correction only, by about a seventh. An example with a
+    non-finite feature is never drawn. A draw takes O(B^3) time.
 
     Args:
-      k: how many to draw, static.
+      k: how many to draw, 1 <= k <= B, static; fewer are kept if the kernel has a lower rank.
       key: typed PRNG key or int seed.
-      bandwidth: None for the kernel of inner products, else of a Gaussian.
-      weighting: "plain" keeps the weights; "unbiased" divides them, do not normalize then.
+      bandwidth: None for the kernel of inner products, else the standard deviation of a Gaussian kernel, positive.
+      weighting: "plain" keeps the weights of the drawn examples; "unbiased" divides them by their probabilities to be
+        drawn, do not normalize afterwards then.
 
     Returns:
-      A transformation over `[B]` weights; if unbiased their mass is kept in expectation only.
+      A transformation over `[B]` weights; with "unbiased" their mass is kept in expectation only.
 
     Raises:
-      TypeError: if k is not a static int or the key is a raw array.
-      ValueError: if an option is out of range or, in `update`, k > B.
+      TypeError: if k is not a static int, the key is a raw array or, in `update`, the features are not floating point.
+      ValueError: if an option is out of range or, in `update`, k > B or the features are not `[B, D]`.
 
     References:
       Exploring intra-task relations to improve meta-learning algorithms, 2023, for the hypothesis; Kulesza & Taskar,
@@ -244,9 +263,9 @@ def select_diverse(
         if weighting == "unbiased":
             inclusion = kdpp_inclusion(kernel, k, where=exists)
             weights = weights / jnp.where(inclusion > 0, inclusion, 1)
-        return jnp.where(mask, weights, 0), DiverseState(next_key)
+        return jnp.where(mask, weights, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: DiverseState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
 def _draw_projection(key: jax.Array, vectors: jax.Array, size: int) -> jax.Array:
@@ -269,7 +288,10 @@ def _draw_projection(key: jax.Array, vectors: jax.Array, size: int) -> jax.Array
 
 
 def _eigen(kernel: jax.Array, k: int, where: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Logarithms of the eigenvalues, with -inf at 0 up to rounding, and eigenvectors of the usable part."""
+    """Return log eigenvalues and eigenvectors of the usable kernel, and the usable items.
+
+    Eigenvalues that are 0 up to rounding get the logarithm -inf.
+    """
     kernel, allowed = _usable(kernel, k, where)
     values, vectors = jnp.linalg.eigh(kernel)
     floor = jnp.max(values) * jnp.finfo(kernel.dtype).eps

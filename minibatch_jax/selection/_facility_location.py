@@ -1,11 +1,15 @@
-"""Which k items represent all best: greedy facility location, its weights, and a batch of medoids.
+"""Which k items represent all items best: greedy facility location, and the weights of the chosen.
 
-The value of a set A is the sum over items i of `u_i * max(0, max over j in A of S_ji)`; it is monotone and submodular,
-so greedy reaches at least 1 - 1/e of the optimum.
+The value of a set A is the sum over items i of `u_i * max(0, max over j in A of S_ji)`. The value is monotone and
+submodular, so the greedy choice reaches at least 1 - 1/e of the optimum.
 
 References:
   Nemhauser et al., An analysis of approximations for maximizing submodular set functions, 1978.
   Mirzasoleiman et al., Coresets for data-efficient training of machine learning models, ICML 2020 (arXiv 1906.01827).
+
+Method: facility location, CRAIG
+Paper: 1906.01827
+Experiment: speed facility_location
 """
 
 import jax
@@ -32,12 +36,14 @@ METHODS = ("naive", "lazy", "stochastic")
 def facility_location_value(
     similarities: jax.Array, chosen: jax.Array, *, item_weights: jax.Array | None = None
 ) -> jax.Array:
-    """Value of a set of candidates: how well it represents the items.
+    """Return the value of a set of candidates: how well the set represents the items.
+
+    It is the sum over items of the item's weight times its largest similarity to a chosen candidate.
 
     Args:
-      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count 0.
-      chosen: `[M]` bool, which candidates.
-      item_weights: `[N]`, at least 0; 1 by default.
+      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count as 0.
+      chosen: `[M]` bool, which candidates are in the set.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
 
     Returns:
       `[]`, at least 0; 0 for the empty set.
@@ -70,23 +76,26 @@ def facility_location(
     """Choose k of M candidates greedily to represent N items; ties go to the lowest index.
 
     Args:
-      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count 0.
+      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count as 0.
       k: how many to choose, 1 <= k <= M, static.
-      method: "naive" evaluates all candidates in each step, O(k N M), and is the one for vmap and for accelerators;
-        "lazy" makes the same choice with far fewer evaluations, one at a time; "stochastic" evaluates
-        M / k * log(1 / epsilon) random candidates in each step and reaches 1 - 1/e - epsilon in expectation.
-      item_weights: `[N]`, at least 0; 1 by default.
+      method: "naive" evaluates all candidates in each step, O(k N M): use it under vmap and on accelerators. "lazy"
+        makes the same choice with far fewer evaluations, one at a time. "stochastic" evaluates M / k * log(1 / epsilon)
+        random candidates in each step and reaches 1 - 1/e - epsilon of the optimum in expectation.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
       where: `[M]` bool, which candidates may be chosen; all by default.
-      chosen: `[M]` bool, candidates chosen before, which are not chosen again; none by default.
-      key: PRNG key, for "stochastic" only.
+      chosen: `[M]` bool, candidates chosen earlier, which count in the value and are not chosen again; none by default.
+      key: typed PRNG key or int seed, required for "stochastic", unused otherwise.
       epsilon: in (0, 1), static, for "stochastic" only.
 
     Returns:
-      Indices `[k]`, gains `[k]` and owners `[N]`; the gains sum to the value (above that of `chosen`).
+      Indices `[k]`, gains `[k]` and owners `[N]`. The gains sum to the value of the result, less that of `chosen`.
 
     Raises:
       TypeError: if the similarities are not floating point, k is not a static int or a key is missing.
-      ValueError: if shapes do not match, k is not in [1, M] or the method is unknown.
+      ValueError: if shapes do not match, k is not in [1, M], the method is unknown or epsilon is out of range.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
 
     Examples:
       >>> similarities = jnp.array([[3.0, 0.0], [1.0, 2.0], [2.5, 2.5]])
@@ -126,18 +135,20 @@ def facility_location_from_features(
     key: jax.Array | int | None = None,
     epsilon: float = 0.01,
 ) -> Medoids:
-    """Choose k of N items as `facility_location` on `similarity_matrix` does, without that matrix.
+    """Choose k of N items greedily to represent all N, with similarities computed from features on demand.
 
-    Memory is O(N D) for "lazy" and O(N D + N^2 / k log(1 / epsilon)) for "stochastic".
+    The choice is that of `facility_location` on `similarity_matrix`, without that matrix in memory: O(N D) for "lazy"
+    and O(N D + N^2 / k log(1 / epsilon)) for "stochastic". Ties go to the lowest index.
 
     Args:
-      features: `[N, D]`, floating point; a row that is not finite neither counts nor is chosen.
+      features: `[N, D]`, floating point; a row that is not finite is never chosen and need not be represented.
       k: how many to choose, 1 <= k <= N, static.
-      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
-      method: "lazy" or "stochastic".
-      item_weights: `[N]`, at least 0; 1 by default.
+      metric: similarity of two rows, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
+      method: "lazy" evaluates candidates one at a time; "stochastic" evaluates N / k * log(1 / epsilon) random
+        candidates in each step and reaches 1 - 1/e - epsilon of the optimum in expectation.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
       where: `[N]` bool, which rows exist; all by default.
-      key: PRNG key, for "stochastic" only.
+      key: typed PRNG key or int seed, required for "stochastic", unused otherwise.
       epsilon: in (0, 1), static, for "stochastic" only.
 
     Returns:
@@ -145,7 +156,11 @@ def facility_location_from_features(
 
     Raises:
       TypeError: if the features are not floating point, k is not a static int or a key is missing.
-      ValueError: if shapes do not match, k is not in [1, N] or the metric or method is unknown.
+      ValueError: if shapes do not match, k is not in [1, N], the metric or method is unknown or epsilon
+        is out of range.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
 
     Examples:
       >>> features = jnp.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]])
@@ -164,19 +179,22 @@ def facility_location_from_features(
 
 
 def medoid_weights(medoids: Medoids, *, item_weights: jax.Array | None = None, own_self: bool = True) -> jax.Array:
-    """Weight of each medoid: the sum of the weights of the items it represents.
+    """Return the weight of each medoid: the sum of the weights of the items it represents.
 
     Args:
-      medoids: of N items.
-      item_weights: `[N]`, at least 0; 1 by default.
-      own_self: whether a medoid owns itself, even if it repeats an earlier one; only where candidates and
-        items are the same. Without it such a medoid weighs 0.
+      medoids: k medoids and the owners of N items.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
+      own_self: whether a medoid always represents itself; if False, a medoid equal to one chosen before it weighs 0.
+        Must be False if the candidates are not the items.
 
     Returns:
-      `[k]`, summing to the sum of the item weights; 0 for the place of a candidate that was not there.
+      `[k]`, summing to the sum of the item weights; 0 where no candidate was left to choose.
 
     Raises:
       ValueError: if shapes do not match.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
 
     Examples:
       >>> medoids = facility_location_from_features(jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]]), 2)
@@ -196,22 +214,22 @@ def select_medoids(
     """Keep the k examples that represent the batch best (a CRAIG coreset). Signal: `features` [B, D].
 
     With the last-layer gradients `softmax(logits) - onehot(labels)` as features, the weighted gradient of the kept
-    examples is close to that of the batch. Without the weights it is not: medoids alone over-represent outliers, and
-    can be worse than a random sample.
+    examples is close to that of the batch. The weights are essential: medoids alone over-represent outliers and can be
+    worse than a random sample. Examples with a feature that is not finite get weight 0.
 
     Args:
-      k: how many to keep, static.
-      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
-      method: "lazy", in O(B D) memory, or "naive", in O(B^2) memory: the one for vmap and for accelerators.
-      weighted: whether a kept example takes over the weights of those it represents, which keeps the mass of the batch;
-        if False it keeps its own.
+      k: how many to keep, 1 <= k <= B, static.
+      metric: similarity of two examples, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
+      method: "lazy" takes O(B D) memory; "naive" takes O(B^2): use it under vmap and on accelerators.
+      weighted: whether a kept example takes over the weights of the examples it represents, which keeps the mass of the
+        batch; if False it keeps its own weight.
 
     Returns:
       A transformation over `[B]` weights.
 
     Raises:
-      TypeError: if k is not a static int.
-      ValueError: if the metric or method is unknown or, in `update`, k > B.
+      TypeError: if k is not a static int or, in `update`, the features are not floating point.
+      ValueError: if the metric or method is unknown or, in `update`, k > B or the features are not `[B, D]`.
 
     References:
       Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).

@@ -1,12 +1,15 @@
-"""Embed a part of a batch cheaply: how Flexi-JEST keeps a learner good at the resolution that scores the super-batch.
+"""Embed some rows of a batch cheaply, so that a learner stays good at the resolution that scores (Flexi-JEST).
 
-Score the super-batch with a cheap pass, such as larger patches, choose by `jest_indices_from_embeddings`, and train on
-the chosen with a random share of them at the cheap resolution.
+Score the super-batch with a cheap pass, such as larger patches. Choose rows by `jest_indices_from_embeddings`. Train on
+the chosen rows, a random part of them at the cheap resolution.
 
 References:
   Evans et al., Data curation via joint example selection further accelerates multimodal learning, NeurIPS 2024
     (arXiv 2406.17711).
   Beyer et al., FlexiViT: one model for all patch sizes, 2022 (arXiv 2212.08013).
+
+Method: Flexi-JEST
+Paper: 2406.17711
 """
 
 from collections.abc import Callable
@@ -26,24 +29,29 @@ def embed_at_two_resolutions(
     *,
     num_cheap: int,
 ) -> Any:
-    """Embed a random `num_cheap` of B rows by `cheap` and the others by `full`, for one loss over all.
+    """Embed `num_cheap` random rows of B by `cheap` and the others by `full`, for one loss over all rows.
 
-    The rows are drawn at random as the first that JEST chooses are unlike the last. Each function sees its own rows
-    only, so the cost is that of `num_cheap` cheap rows and `B - num_cheap` full ones; gradients flow to both.
+    JEST returns rows in order of choice, and early rows differ from late ones; so the cheap rows are drawn at random
+    instead of taken from one end. Each function sees its own rows only: the cost is that of `num_cheap` cheap rows and
+    `B - num_cheap` full rows. Gradients flow through both functions.
 
     Args:
-      key: PRNG key.
+      key: typed or legacy PRNG key.
       batch: pytree of arrays `[B, ...]`.
-      cheap: of a batch with `num_cheap` rows; gives a pytree of arrays `[num_cheap, ...]`.
-      full: the same for the other rows, with the same trailing shapes and dtypes.
-      num_cheap: static, 1 <= num_cheap < B; B / 2 in the paper.
+      cheap: function of a batch of `num_cheap` rows that returns a pytree of arrays `[num_cheap, ...]`.
+      full: function of a batch of the other rows that returns a pytree of arrays `[B - num_cheap, ...]`, with the
+        trailing shapes and dtypes of `cheap`.
+      num_cheap: how many rows are cheap, 1 <= num_cheap < B, static; B / 2 in the paper.
 
     Returns:
-      What the functions gave, `[B, ...]`, in the order of the rows.
+      The pytree of `cheap` and `full` with arrays `[B, ...]`, in the order of the rows of the batch.
 
     Raises:
       TypeError: if `num_cheap` is not a static int.
-      ValueError: if `num_cheap` is not in [1, B), leading axes differ, or the two functions give different shapes.
+      ValueError: if `num_cheap` is not in [1, B), leading axes differ, or the two functions return different shapes.
+
+    References:
+      Evans et al., NeurIPS 2024 (arXiv 2406.17711).
 
     Examples:
       >>> x = jnp.arange(4.0)

@@ -1,4 +1,4 @@
-"""Greedy maximization of a facility-location value over rows of similarities that are read or made on demand.
+"""Greedy maximization of a facility-location value, with rows of similarities read or computed on demand.
 
 References:
   Minoux, Accelerated greedy algorithms for maximizing submodular set functions, 1978.
@@ -22,7 +22,7 @@ class Medoids(NamedTuple):
 
     Attributes:
       indices: `[k]` int32, distinct; M, one past the end, where no candidate was left.
-      gains: `[k]`, what each added to the value.
+      gains: `[k]`, what each candidate added to the value; 0 where no candidate was left.
       owners: `[N]` int32, place in `indices` of the candidate that represents each item best; 0 if none does.
     """
 
@@ -32,25 +32,30 @@ class Medoids(NamedTuple):
 
 
 class Greedy(NamedTuple):
-    """Where the greedy stands: the choice so far and the best similarity `[N]` of each item to it."""
+    """State of the greedy choice.
+
+    Attributes:
+      chosen: the choice so far.
+      best: `[N]`, largest similarity of each item to the choice so far.
+    """
 
     chosen: Medoids
     best: jax.Array
 
 
 def start(best: jax.Array, k: int) -> Greedy:
-    """Nothing chosen yet; `best` is the similarity to what was chosen before, zeros if nothing was."""
+    """Return the state before k choices; `best` is the similarity to earlier choices, zeros if there were none."""
     nothing = Medoids(jnp.zeros(k, jnp.int32), jnp.zeros(k, best.dtype), jnp.zeros(best.shape, jnp.int32))
     return Greedy(nothing, best)
 
 
 def gains_of(similarities: jax.Array, best: jax.Array, item_weights: jax.Array) -> jax.Array:
-    """What each of the candidates with similarities `[..., N]` would add: `[...]`."""
+    """Return the gain `[...]` of each candidate, given the similarities `[..., N]` of the candidates to the items."""
     return jnp.sum(item_weights * jnp.maximum(similarities - best, 0), axis=-1)
 
 
 def naive(greedy: Greedy, rows: jax.Array, item_weights: jax.Array, allowed: jax.Array) -> Medoids:
-    """Evaluate all candidates, similarities `[M, N]`, in every step."""
+    """Choose by evaluating all candidates, with similarities `[M, N]`, in every step."""
 
     def step(t, state):
         greedy, free = state
@@ -65,7 +70,9 @@ def naive(greedy: Greedy, rows: jax.Array, item_weights: jax.Array, allowed: jax
 def of_each_group(
     similarities: jax.Array, item_weights: jax.Array, allowed: jax.Array, groups: jax.Array, num_groups: int, k: int
 ) -> jax.Array:
-    """Choose k in each group, one of every group in each step, from similarities `[N, N]` that are 0 across groups.
+    """Choose k items of each group, one of every group in each step.
+
+    The similarities `[N, N]` must be 0 between items of different groups.
 
     Returns:
       `[N]` int32, the chosen item that represents each item best.
@@ -88,7 +95,10 @@ def of_each_group(
 
 
 def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array) -> Medoids:
-    """Keep old gains as upper bounds and evaluate a candidate only while it is on top: the same choice as `naive`."""
+    """Choose the candidates of `naive` with fewer evaluations.
+
+    Gains only fall, so an old gain is an upper bound. A candidate is evaluated again only if its bound is the largest.
+    """
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
 
     def evaluate(state):
@@ -115,7 +125,7 @@ def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array,
 def stochastic(
     key: jax.Array, greedy: Greedy, rows: Rows, item_weights: jax.Array, allowed: jax.Array, epsilon: float
 ) -> Medoids:
-    """Evaluate a few random candidates that are left in every step: `rows([r]) -> [r, N]`."""
+    """Choose the best of a few random candidates in every step, with similarities `rows([r]) -> [r, N]`."""
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
     tries = min(size, math.ceil(size / k * math.log(1 / epsilon)))
     count = jnp.sum(allowed, dtype=jnp.int32)
@@ -138,7 +148,7 @@ def stochastic(
 
 
 def take(greedy: Greedy, t: jax.Array, j: jax.Array, gain: jax.Array, row: jax.Array, size: int) -> Greedy:
-    """Add candidate j as the t-th, or nothing if its gain is -inf."""
+    """Return the state with candidate j as the t-th choice; a gain of -inf means that no candidate was left."""
     (indices, gains, owners), best = greedy
     valid = gain > -jnp.inf
     closer = valid & (row > best)

@@ -2,6 +2,9 @@
 
 References:
   Zakkam et al., Can we learn better with hard samples?, 2023 (arXiv 2304.03486).
+
+Method: hard mini-batches
+Paper: 2304.03486
 """
 
 from typing import NamedTuple
@@ -15,10 +18,10 @@ from minibatch_jax.base import weight_transformation
 
 
 class HardBatchesState(NamedTuple):
-    """What is known of each batch, and what is left of the round.
+    """Last losses of the batches, and the batches that the round still has to visit.
 
     Attributes:
-      last_losses: `[P]`, last finite loss of each batch, -inf before there is one.
+      last_losses: `[P]`, last finite loss of each batch, -inf if there was none yet.
       pending: `[P]` bool, batches that this round still has to visit.
       round: `[]` int32, rounds begun; 0 is the first, over all batches.
     """
@@ -29,12 +32,12 @@ class HardBatchesState(NamedTuple):
 
 
 def hard_batch_mask(last_losses: jax.Array, delta: float, *, where: jax.Array | None = None) -> jax.Array:
-    """Mask of the `floor(delta * P)` largest losses, at least one; ties go to the lowest index.
+    """Return the mask of the `floor(delta * P)` largest losses, at least one; ties go to the lowest index.
 
     Args:
       last_losses: `[P]`, floating point; non-finite ones are never chosen.
-      delta: share of the batches, 0 < delta <= 1.
-      where: `[P]` bool, which batches exist (P counts these); all by default.
+      delta: fraction of the batches, 0 < delta <= 1.
+      where: `[P]` bool, which batches exist; P in `floor(delta * P)` counts these; all by default.
 
     Returns:
       `[P]` bool.
@@ -62,24 +65,24 @@ def hard_batch_mask(last_losses: jax.Array, delta: float, *, where: jax.Array | 
 def select_hard_batches(delta: float = 0.5, full_round_every: int = 0) -> optax.GradientTransformationExtraArgs:
     """Keep one batch, the next to visit, of a fixed partition into P; the others get 0. Signal: `losses` [P].
 
-    The first round visits all batches in order. Each later round takes the `floor(delta * P)` batches (at least one)
-    with the largest last-seen loss and visits them in order of their index. The signal carries what was measured since
-    the last update: an entry that is not finite means "not measured", and the last value is kept. A batch that never
-    had a finite loss is left out of later rounds. Compare runs at equal numbers of updates, not of rounds.
+    The first round visits all batches in order. Each later round visits the `floor(delta * P)` batches (at least one)
+    with the largest last-seen loss, in order of their index. The signal holds the losses measured since the last
+    update: an entry that is not finite means "not measured", and the state keeps the last value. A batch that never had
+    a finite loss is left out of later rounds. Compare runs at equal numbers of updates, not of rounds.
 
-    Batches that are not visited keep an old loss, so one with wrong labels, whose loss never falls, is visited in every
-    round: at small scale the method was neutral on clean labels and hurt on noisy ones.
+    A batch with wrong labels, whose loss never falls, is visited in every round, while batches with a low loss keep a
+    stale one. At small scale the method made no difference on clean labels and hurt on noisy ones.
 
     Args:
-      delta: share of the batches in a round, 0 < delta <= 1.
-      full_round_every: visit all batches in every so-manieth round, which refreshes their losses; 0 for never.
+      delta: fraction of the batches in a round, 0 < delta <= 1.
+      full_round_every: revisit every batch each `full_round_every` rounds, to refresh stale losses; int, 0 for never.
 
     Returns:
       A transformation over `[P]` weights; `jnp.argmax` of what it returns is the index of the batch.
 
     Raises:
-      TypeError: if `full_round_every` is not an int.
-      ValueError: if delta is not in (0, 1] or `full_round_every` is negative.
+      TypeError: if `full_round_every` is not an int or, in `update`, the losses are not floating point.
+      ValueError: if delta is not in (0, 1], `full_round_every` is negative or, in `update`, the losses are not `[P]`.
 
     References:
       Zakkam et al., Can we learn better with hard samples?, 2023 (arXiv 2304.03486).

@@ -3,6 +3,10 @@
 References:
   Katharopoulos & Fleuret, Not all samples are created equal: deep learning with importance sampling, ICML 2018
   (arXiv 1803.00942).
+
+Method: importance sampling by the gradient norm
+Paper: 1803.00942
+Experiment: speed gradient_norms
 """
 
 from collections.abc import Callable
@@ -13,17 +17,18 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._vector import nonzero
 from minibatch_jax.base import weight_dtype, weight_transformation
 
 FLOOR = 1e-12
 
 
 class ImportanceState(NamedTuple):
-    """How much importance sampling would gain, and the key of the next draw.
+    """Expected gain of importance sampling, and the key of the next draw.
 
     Attributes:
       gain: `[]`, moving average of `variance_reduction`, started at 0.
-      rng_key: the key.
+      rng_key: `[]`, typed PRNG key of the next draw.
     """
 
     gain: jax.Array
@@ -31,7 +36,9 @@ class ImportanceState(NamedTuple):
 
 
 def gradient_norm_bound(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Norm of the gradient of the cross-entropy for the logits, which bounds the whole gradient up to a constant.
+    """Return the norm of the cross-entropy's gradient in the logits, which bounds that in the parameters.
+
+    The bound holds up to a constant factor that all examples share.
 
     Args:
       logits: `[B, C]`, floating point.
@@ -43,6 +50,9 @@ def gradient_norm_bound(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       TypeError: if the logits are not floating point or the labels not integer.
       ValueError: if shapes do not match.
+
+    References:
+      Katharopoulos & Fleuret, ICML 2018 (arXiv 1803.00942).
 
     Examples:
       >>> round(float(gradient_norm_bound(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
@@ -58,18 +68,19 @@ def gradient_norm_bound(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def importance_probabilities(scores: jax.Array, weights: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Probabilities in proportion to weight times score.
+    """Return probabilities in proportion to weight times score.
 
     Args:
-      scores: `[B]`, floating point, at least 0; an item whose score is not finite gets 0.
+      scores: `[B]`, floating point, at least 0; an item whose score is not finite gets probability 0.
       weights: `[B]`, floating point, at least 0, such as 1/B.
-      smoothing: this multiple of the mean score is added to each, at least 0.
+      smoothing: multiple of the mean score that is added to each score, at least 0.
 
     Returns:
-      `[B]`, dtype of the weights, sum 1. If all scores are 0 they are in proportion to the weights; if all weights are
-      0 or no score is finite, all are 0.
+      `[B]`, dtype of the weights, sum 1. If all scores are 0, the probabilities are in proportion to the weights. If
+      all weights are 0 or no score is finite, all probabilities are 0.
 
     Raises:
+      TypeError: if the scores are not floating point.
       ValueError: if shapes do not match or the smoothing is negative.
 
     Examples:
@@ -82,23 +93,29 @@ def importance_probabilities(scores: jax.Array, weights: jax.Array, smoothing: f
     check_number("smoothing", smoothing, 0)
     weights = jnp.where(jnp.isfinite(scores), weights, 0)
     scores = jnp.maximum(jnp.where(weights != 0, scores.astype(weights.dtype), 0), 0)
-    mean = jnp.sum(weights * scores) / _nonzero(jnp.sum(weights))
-    raw = weights * jnp.maximum(scores / _nonzero(mean) + smoothing, FLOOR)
-    return raw / _nonzero(jnp.sum(raw))
+    mean = jnp.sum(weights * scores) / nonzero(jnp.sum(weights))
+    raw = weights * jnp.maximum(scores / nonzero(mean) + smoothing, FLOOR)
+    return raw / nonzero(jnp.sum(raw))
 
 
 def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Array:
-    """How far the probabilities are from those of the weights: `sqrt(sum p^2 / q)` with q the normalized weights.
+    """Return `sqrt(sum p^2 / q)` of the probabilities p and the normalized weights q: how far p is from q.
 
-    A step with importance sampling is worth one with a batch this many times larger. The published form, with uniform
-    weights, is `1 / sqrt(1 - |p - 1/B|^2 / |p|^2)`, which equals `sqrt(B * sum p^2)`.
+    A step with importance sampling is worth a step with a batch this many times larger. The published form, with
+    uniform weights, is `1 / sqrt(1 - |p - 1/B|^2 / |p|^2)`, which equals `sqrt(B * sum p^2)`.
 
     Args:
-      probabilities: `[B]`, sum 1.
-      weights: `[B]`, at least 0.
+      probabilities: `[B]`, floating point, at least 0, sum 1.
+      weights: `[B]`, floating point, at least 0.
 
     Returns:
       `[]`, at least 1, or 0 if all probabilities are 0.
+
+    Raises:
+      ValueError: if shapes do not match.
+
+    References:
+      Katharopoulos & Fleuret, ICML 2018 (arXiv 1803.00942).
 
     Examples:
       >>> float(variance_reduction(jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.ones(4)))
@@ -106,19 +123,23 @@ def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Arra
     """
     check_shape("probabilities", probabilities, (None,))
     check_shape("weights", weights, probabilities.shape)
-    return jnp.sqrt(jnp.sum(weights) * jnp.sum(probabilities**2 / _nonzero(weights)))
+    return jnp.sqrt(jnp.sum(weights) * jnp.sum(probabilities**2 / nonzero(weights)))
 
 
 def importance_counts(key: jax.Array, probabilities: jax.Array, k: int) -> jax.Array:
-    """How often each of B items comes in k draws with replacement.
+    """Draw k times from B items with replacement, and return how often each item was drawn.
 
     Args:
-      key: PRNG key.
-      probabilities: `[B]`, at least 0, of any positive sum.
-      k: number of draws, static.
+      key: typed or legacy PRNG key.
+      probabilities: `[B]`, floating point, at least 0, of any positive sum.
+      k: number of draws, at least 1, static.
 
     Returns:
       `[B]` int32, summing to k; zeros if all probabilities are 0.
+
+    Raises:
+      TypeError: if k is not a static int.
+      ValueError: if the probabilities are not `[B]` or k < 1.
 
     Examples:
       >>> importance_counts(jax.random.key(0), jnp.array([0.0, 1.0, 0.0]), 5).tolist()
@@ -139,24 +160,26 @@ def select_by_importance(
 ) -> optax.GradientTransformationExtraArgs:
     """Draw k examples with replacement by the bound on their gradient norms. Signals: `logits` [B, C], `labels` [B].
 
-    The weighted gradient is unbiased for that of the incoming weights: an example drawn c times gets
+    The expected weighted gradient is that of the incoming weights: an example drawn c times gets
     `c * weight / (k * probability)`. So do not normalize afterwards. While the moving average of `variance_reduction`
-    is at most `threshold`, sampling does not pay and k examples are drawn uniformly without replacement, also unbiased.
-    Label smoothing, another loss or batch statistics void the bound.
+    is at most `threshold`, importance sampling does not pay; k examples are then drawn uniformly without replacement,
+    also without bias. An example whose bound is not finite is never drawn. The bound does not hold with label
+    smoothing, another loss or batch statistics.
 
     Args:
-      k: number of draws, static.
+      k: number of draws, 1 <= k <= B, static.
       key: typed PRNG key or int seed.
-      threshold: (B + 3 k) / (3 k) by default, where sampling pays for the forward pass over B; 0 for always.
-      smoothing: this multiple of the mean score is added to each, at least 0.
-      decay: of the moving average, in [0, 1].
+      threshold: sample by importance while the average gain is above this, at least 0. None is (B + 3 k) / (3 k), from
+        where the gain pays for the forward pass over B; 0 is always.
+      smoothing: multiple of the mean score that is added to each score, at least 0.
+      decay: share of the old value in the moving average of the gain, in [0, 1].
 
     Returns:
       A transformation over `[B]` weights; their mass is kept in expectation only.
 
     Raises:
-      TypeError: if k is not a static int or the key is a raw array.
-      ValueError: if a number is out of range or, in `update`, k > B.
+      TypeError: if k is not a static int, the key is a raw array or, in `update`, a signal has another dtype.
+      ValueError: if a number is out of range or, in `update`, k > B or shapes do not match.
 
     References:
       Katharopoulos & Fleuret, ICML 2018 (arXiv 1803.00942).
@@ -182,22 +205,26 @@ def select_by_gradient_norm(
 ) -> optax.GradientTransformationExtraArgs:
     """Draw k examples with replacement by their gradient norms, whatever the loss. Signal: `gradient_norms` [B].
 
-    As `select_by_importance`, with norms in the place of a bound: no other probabilities give the weighted gradient a
-    smaller variance. `training.linen_gradient_norms` and `training.ghost_gradient_norms` compute them.
+    No other probabilities give the weighted gradient a smaller variance. The expected weighted gradient is that of the
+    incoming weights: an example drawn c times gets `c * weight / (k * probability)`. So do not normalize afterwards.
+    While the moving average of `variance_reduction` is at most `threshold`, importance sampling does not pay; k
+    examples are then drawn uniformly without replacement, also without bias. An example with a non-finite norm is never
+    drawn. `training.linen_gradient_norms` and `training.ghost_gradient_norms` compute the norms.
 
     Args:
-      k: number of draws, static.
+      k: number of draws, 1 <= k <= B, static.
       key: typed PRNG key or int seed.
-      threshold: (2 B + 3 k) / (3 k) by default, where sampling pays for the norms of B; 0 for always.
-      smoothing: this multiple of the mean norm is added to each, at least 0.
-      decay: of the moving average, in [0, 1].
+      threshold: sample by importance while the average gain is above this, at least 0. None is (2 B + 3 k) / (3 k),
+        from where the gain pays for the norms of B; 0 is always.
+      smoothing: multiple of the mean norm that is added to each norm, at least 0.
+      decay: share of the old value in the moving average of the gain, in [0, 1].
 
     Returns:
       A transformation over `[B]` weights; their mass is kept in expectation only.
 
     Raises:
-      TypeError: if k is not a static int or the key is a raw array.
-      ValueError: if a number is out of range or, in `update`, k > B.
+      TypeError: if k is not a static int, the key is a raw array or, in `update`, the norms are not floating point.
+      ValueError: if a number is out of range or, in `update`, k > B or the norms are not `[B]`.
 
     References:
       Katharopoulos & Fleuret, ICML 2018 (arXiv 1803.00942).
@@ -221,7 +248,10 @@ def select_by_gradient_norm(
 def _sampler(
     k: int, key: jax.Array | int, threshold: float | None, smoothing: float, decay: float, *, pass_cost: int
 ) -> tuple[Callable, Callable]:
-    """Init, and the draw by scores; `pass_cost` is that of the scores of one example, in thirds of its gradient."""
+    """Return `init(weights) -> state` and `sample(scores, weights, state) -> (weights, state)`.
+
+    `pass_cost` is the cost of scoring an example; the gradient of an example costs 3.
+    """
     check_count("k", k)
     if threshold is not None:
         check_number("threshold", threshold, 0)
@@ -240,7 +270,7 @@ def _sampler(
         gain = jnp.where(now > 0, decay * state.gain + (1 - decay) * now, state.gain)
         next_key, draw_key = jax.random.split(state.rng_key)
         counts = importance_counts(draw_key, probabilities, k).astype(weights.dtype)
-        drawn = counts * weights / (k * _nonzero(probabilities))
+        drawn = counts * weights / (k * nonzero(probabilities))
         pays = gain > ((pass_cost * weights.shape[0] + 3 * k) / (3 * k) if threshold is None else threshold)
         kept = jnp.where(pays, drawn, _uniform_sample(draw_key, weights, k))
         return kept, ImportanceState(gain, next_key)
@@ -255,7 +285,3 @@ def _uniform_sample(key: jax.Array, weights: jax.Array, k: int) -> jax.Array:
     count = jnp.sum(present, dtype=weights.dtype)
     kept = jnp.zeros_like(weights).at[indices].set(weights[indices])
     return kept * jnp.maximum(count / k, 1)
-
-
-def _nonzero(x: jax.Array) -> jax.Array:
-    return jnp.where(x == 0, 1, x)

@@ -1,10 +1,15 @@
 """Which examples of a pool tell most about a query: active fine-tuning (SIFT).
 
-A Gaussian process with the inner product of unit embeddings as kernel stands for the model; the examples are chosen one
-by one so that the variance left at the queries is least. An example may be chosen again, as an observation is noisy.
+The model is approximated by a Gaussian process whose kernel is the inner product of unit embeddings. Examples are
+chosen one by one, each so that the variance left at the queries is least. Observations are noisy, so an example may be
+chosen again.
 
 References:
   Hübotter et al., Efficiently learning at test-time: active fine-tuning of LLMs, ICLR 2025 (arXiv 2410.08020).
+
+Method: SIFT
+Paper: 2410.08020
+Experiment: active_fine_tuning
 """
 
 from typing import NamedTuple
@@ -18,12 +23,12 @@ from minibatch_jax.selection._similarity import product, unit_rows, usable_featu
 
 
 class Sift(NamedTuple):
-    """A sequence of examples, and what each leaves unknown.
+    """A sequence of chosen examples, and the variance that remains after each.
 
     Attributes:
-      indices: `[k]` int32, in order, with repeats; B if no example may be chosen.
-      variances: `[k]`, variance left at the queries after each, summed over them.
-      kept: `[k]` bool, False from where the adaptive stop says that more does not pay; all True without it.
+      indices: `[k]` int32, in order of the choice, with repeats; B if no example may be chosen.
+      variances: `[k]`, variance left after each choice, summed over the queries.
+      kept: `[k]` bool, False from the place where the adaptive stop ends the sequence; all True without a stop.
     """
 
     indices: jax.Array
@@ -42,24 +47,28 @@ def sift_indices(
 ) -> Sift:
     """Choose k examples, one after the other, that leave the least variance at the queries.
 
-    The trade-off is in `noise`: little of it seeks diversity, much of it repeats the example nearest to the queries.
-    O(k B D + k^2 B) time, O(B (D + Q + k)) memory.
+    A small `noise` makes the choice diverse; a large one repeats the example nearest to the queries. Ties go to the
+    lowest index. O(k B D + k^2 B) time, O(B (D + Q + k)) memory.
 
     Args:
-      features: `[B, D]`, floating point, embeddings of the pool, brought to unit length; an example whose row is not
-        finite is never chosen.
-      queries: `[Q, D]`, floating point, brought to unit length; one that is not finite does not count.
-      k: how many to choose, static; may be larger than B, as examples may come again.
+      features: `[B, D]`, floating point, embeddings of the pool, which this function scales to unit length; an example
+        whose row is not finite is never chosen.
+      queries: `[Q, D]`, floating point, embeddings of the queries, which this function scales to unit length; a query
+        that is not finite does not count.
+      k: how many to choose, at least 1, static; k may be larger than B, because examples may be repeated.
       noise: variance of an observation, positive.
-      stop: keep the n-th only while `sqrt(variance) <= 1 / (stop * n)`; None for no stop.
+      stop: keep the n-th choice only while `sqrt(variance) <= 1 / (stop * n)`, positive; None for no stop.
       where: `[B]` bool, which examples may be chosen; all by default.
 
     Returns:
-      Indices, variances and which to keep, `[k]` each. `jnp.zeros(B).at[indices].add(1)` counts them.
+      Indices, variances and which to keep, `[k]` each. `jnp.zeros(B).at[indices].add(1)` counts the choices.
 
     Raises:
       TypeError: if an input is not floating point or k is not a static int.
-      ValueError: if shapes do not match or `noise` or `stop` is not positive.
+      ValueError: if shapes do not match, k < 1 or `noise` or `stop` is not positive.
+
+    References:
+      Hübotter et al., ICLR 2025 (arXiv 2410.08020).
 
     Examples:
       >>> features = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

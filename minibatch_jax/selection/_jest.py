@@ -1,32 +1,28 @@
-"""Choose a sub-batch jointly: in a contrastive loss an example's worth depends on the others chosen (JEST).
+"""Choose a sub-batch jointly: in a contrastive loss the value of an example depends on the others chosen (JEST).
 
-The score of a pair is its learnability, loss under the learner minus loss under a reference. A batch is drawn in
-chunks; each chunk is drawn without replacement from the softmax of what an example would add to the sum of scores
-within the batch so far. Draws are Gumbel-top-k, in log space.
+The score of a pair is its learnability: its loss under the learner minus its loss under a reference. A batch is drawn
+in chunks. Each chunk is drawn without replacement from a softmax, whose logit for an example is what the example would
+add to the sum of scores within the batch so far. Draws are Gumbel-top-k, in log space.
 
 References:
   Evans et al., Data curation via joint example selection further accelerates multimodal learning, NeurIPS 2024
   (arXiv 2406.17711).
   Kool et al., Stochastic beams and where to find them, ICML 2019 (arXiv 1903.06059).
-"""
 
-from typing import NamedTuple
+Method: JEST
+Paper: 2406.17711
+Experiment: speed jest
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape, mask_or_all
-from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.base import KeyState, weight_dtype, weight_transformation
 from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
 
 OBJECTIVES = ("sigmoid", "softmax")
-
-
-class JestState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
 
 
 def jest_indices(
@@ -41,26 +37,30 @@ def jest_indices(
 ) -> jax.Array:
     """Draw k of B items whose pairs among themselves have high learnability.
 
-    The logit of an item is its diagonal entry plus its row and column summed over the items already chosen: exactly
-    what it adds to the sum of `learnability` within the batch. Averages instead of sums would remove the effect.
+    The logit of an item is its diagonal entry plus the sums of its row and of its column over the items already chosen:
+    exactly what the item adds to the sum of `learnability` within the batch. Averages instead of sums would make the
+    items already chosen almost irrelevant.
 
     Args:
       key: typed PRNG key or int seed.
       learnability: `[B, B]`, floating point, loss under the learner minus loss under the reference of each pair. An
-        item whose diagonal entry is not finite is never chosen; other entries that are not finite count 0.
-      k: how many to draw, a multiple of `num_chunks`, static.
-      num_chunks: draws in sequence, 1 for independent draws, static.
-      first_chunk: logits of the first chunk: "learnability" for the diagonal, or "uniform".
+        item whose diagonal entry is not finite is never chosen; other entries that are not finite count as 0.
+      k: how many to draw, 1 <= k <= B, a multiple of `num_chunks`, static.
+      num_chunks: number of draws in sequence, 1 for a draw without interaction, static.
+      first_chunk: logits of the first chunk, "learnability" for the diagonal or "uniform" for zeros.
       temperature: divides the logits, positive.
       where: `[B]` bool, which items may be chosen; all by default.
 
     Returns:
-      `[k]` int32, distinct, in order of the draws. If fewer than k items may be chosen the rest are B, one past the
-      end, which `array.at[indices].set` drops.
+      `[k]` int32, distinct, in order of the draws. If fewer than k items may be chosen, the other entries are B, one
+      past the end, which `array.at[indices].set` drops.
 
     Raises:
       TypeError: if the scores are not floating point, a count is not a static int or the key is a raw array.
-      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
+      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`, or an option is unknown.
+
+    References:
+      Evans et al., NeurIPS 2024 (arXiv 2406.17711).
 
     Examples:
       >>> scores = jnp.diag(jnp.array([9.0, 0.0, 0.0, 0.0])).at[0, 2].set(99.0)
@@ -103,28 +103,32 @@ def softmax_jest_indices(
 ) -> jax.Array:
     """Draw k of B items jointly under the softmax contrastive loss.
 
-    The logit of item i is its learnability given the chosen set A: its loss under the learner, `-a_ii` plus half the
-    sum of the log-sum-exp of its row and of its column over A, minus the same under the reference. The first chunk has
-    no A and takes the `-a_ii` alone.
+    The logit of item i is its learnability given the set A chosen so far: its loss under the learner minus its loss
+    under the reference. With the similarities a of a model, the loss of item i is `-a_ii` plus half the log-sum-exp of
+    its row over A plus half the log-sum-exp of its column over A. For the first chunk A is empty and the loss is
+    `-a_ii`.
 
     Args:
       key: typed PRNG key or int seed.
       logits: `[B, B]`, floating point, similarity of each pair under the learner. An item whose diagonal entry is not
-        finite in both is never chosen; other such pairs count as absent.
-      reference_logits: `[B, B]`, the same under the reference.
-      k: how many to draw, a multiple of `num_chunks`, static.
-      num_chunks: draws in sequence, static.
-      include_self: whether an item's log-sum-exp includes its own pair, as it will once it is chosen.
-      first_chunk: "learnability" or "uniform".
+        finite under either model is never chosen; other pairs that are not finite under either model count as absent.
+      reference_logits: `[B, B]`, floating point, similarity of each pair under the reference.
+      k: how many to draw, 1 <= k <= B, a multiple of `num_chunks`, static.
+      num_chunks: number of draws in sequence, 1 for a draw without interaction, static.
+      include_self: whether the log-sum-exp of an item includes its own pair, as it will once the item is chosen.
+      first_chunk: logits of the first chunk, "learnability" for the learnability without A or "uniform" for zeros.
       temperature: divides the logits of the draw, positive.
       where: `[B]` bool, which items may be chosen; all by default.
 
     Returns:
-      `[k]` int32 as `jest_indices` does.
+      `[k]` int32, distinct, in order of the draws. If fewer than k items may be chosen, the other entries are B.
 
     Raises:
       TypeError: if the logits are not floating point, a count is not a static int or the key is a raw array.
-      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
+      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`, or an option is unknown.
+
+    References:
+      Evans et al., NeurIPS 2024 (arXiv 2406.17711).
 
     Examples:
       >>> softmax_jest_indices(jax.random.key(0), jnp.eye(4), 2 * jnp.eye(4), k=4, num_chunks=2).sort().tolist()
@@ -173,26 +177,29 @@ def select_by_jest(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep k examples drawn jointly by learnability (JEST). Signals: `pair_losses`, `reference_pair_losses` [B, B].
 
-    The kept rows should be gathered and the loss recomputed among them (`value_and_grad(..., gather=k)`): examples that
-    are dropped must not stay negatives. Without a gather, weigh the pairs by `jnp.outer(weights, weights)` under the
-    sigmoid loss; under the softmax loss mask the logits. Chosen batches are full of look-alikes by design, so remove
-    duplicates from the data first. Published setting: k = B / 5, 16 chunks.
+    The weights of the kept examples are unchanged, the others become 0. Dropped examples must not remain as negatives:
+    gather the kept rows and compute the loss among them (`value_and_grad(..., gather=k)`). Without a gather, weigh the
+    pairs by `jnp.outer(weights, weights)` under the sigmoid loss, or mask the logits under the softmax loss. JEST
+    prefers examples that are hard to tell apart, so remove duplicates from the data first. The published setting keeps
+    k = B / 5 in 16 chunks.
 
     Args:
-      k: how many to keep, a multiple of `num_chunks`, static.
-      num_chunks: draws in sequence, 1 for independent draws, static.
+      k: how many to keep, 1 <= k <= B, a multiple of `num_chunks`, static.
+      num_chunks: number of draws in sequence, 1 for a draw without interaction, static.
       key: typed PRNG key or int seed.
-      objective: "sigmoid" for losses of pairs, as `sigmoid_pair_losses` gives; "softmax", where the signals are the
-        negated similarities of the pairs (their losses before the log-sum-exp).
-      first_chunk: "learnability" or "uniform".
-      temperature: divides the logits, positive.
+      objective: "sigmoid" if the signals are losses of pairs, such as `sigmoid_pair_losses` returns; "softmax" if the
+        signals are the negated similarities of pairs.
+      first_chunk: logits of the first chunk, "learnability" for the learnability of each example alone or "uniform" for
+        zeros.
+      temperature: divides the logits of the draw, positive.
 
     Returns:
       A transformation over `[B]` weights with `rng_key` in its state.
 
     Raises:
-      TypeError: if a count is not a static int or the key is a raw array.
-      ValueError: if k is not a multiple of `num_chunks` or, in `update`, k > B.
+      TypeError: if a count is not a static int, the key is a raw array or, in `update`, a signal is not floating point.
+      ValueError: if k is not a multiple of `num_chunks`, an option is unknown or, in `update`, k > B or a signal is not
+        `[B, B]`.
 
     References:
       Evans et al., NeurIPS 2024 (arXiv 2406.17711).
@@ -221,13 +228,13 @@ def select_by_jest(
         else:
             chosen = jest_indices(draw_key, pair_losses - reference, k, num_chunks, **options)
         mask = jnp.zeros(weights.shape, bool).at[chosen].set(True, mode="drop")
-        return jnp.where(mask, weights, 0), JestState(next_key)
+        return jnp.where(mask, weights, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: JestState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
 def _scores(name: str, scores: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Scores with 0 where they are not finite, and which items may be chosen."""
+    """Return the scores with 0 where they are not finite, and which items may be chosen."""
     check_shape(name, scores, (None, None))
     check_shape(name, scores, scores.shape[:1] * 2)
     check_floating(name, scores)

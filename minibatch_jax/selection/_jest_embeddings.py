@@ -1,4 +1,4 @@
-"""JEST from embeddings under the sigmoid contrastive loss: a few rows of pair losses at a time, never `[B, B]`.
+"""JEST from embeddings under the sigmoid contrastive loss, with a few rows of pair losses in memory at a time.
 
 References:
   Evans et al., Data curation via joint example selection further accelerates multimodal learning, NeurIPS 2024
@@ -17,13 +17,13 @@ from minibatch_jax.selection._chunked_draw import chunked_draw
 
 
 class PairEmbeddings(NamedTuple):
-    """One model's view of B pairs; the logit of a pair is `scale * <first_i, second_j> + bias`.
+    """Embeddings of B pairs by one model; the logit of a pair is `scale * <first_i, second_j> + bias`.
 
     Attributes:
       first: `[B, D]`, floating point, such as image embeddings.
       second: `[B, D]`, floating point, such as text embeddings.
       scale: number or `[]`, the inverse temperature of this model.
-      bias: number or `[]`.
+      bias: number or `[]`, the bias of this model.
     """
 
     first: jax.Array
@@ -33,13 +33,18 @@ class PairEmbeddings(NamedTuple):
 
 
 def sigmoid_pair_losses(embeddings: PairEmbeddings) -> jax.Array:
-    """Loss of each pair under the sigmoid contrastive loss: the diagonal should match, all else should not.
+    """Return the sigmoid contrastive loss of each pair: diagonal pairs are positives, all others negatives.
 
     Args:
-      embeddings: of B pairs.
+      embeddings: embeddings of B pairs by one model, `[B, D]` each, floating point.
 
     Returns:
-      `[B, B]`, `softplus(-y_ij * logit_ij)` with y = 1 on the diagonal and -1 off it.
+      `[B, B]`, `softplus(-y_ij * logit_ij)` with y = 1 on the diagonal and -1 off it; float32 (float64 if the
+      embeddings are).
+
+    Raises:
+      TypeError: if the embeddings are not floating point.
+      ValueError: if shapes do not match.
 
     References:
       Zhai et al., Sigmoid loss for language image pre-training, ICCV 2023 (arXiv 2303.15343).
@@ -66,24 +71,32 @@ def jest_indices_from_embeddings(
     temperature: float = 1.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Draw what `jest_indices` draws under the sigmoid loss, holding `[k / num_chunks, B]` scores, not `[B, B]`.
+    """Draw k of B items jointly under the sigmoid loss, from embeddings instead of a `[B, B]` matrix of losses.
+
+    The draw is that of `jest_indices` on the difference of the pair losses of both models. It holds
+    `[k / num_chunks, B]` scores at a time.
 
     Args:
       key: typed PRNG key or int seed.
-      learner: embeddings of the current model. An item with a row that is not finite is never chosen.
-      reference: embeddings of the reference model, which may have another width.
-      k: how many to draw, a multiple of `num_chunks`, static.
-      num_chunks: draws in sequence, static.
-      first_chunk: "learnability" or "uniform".
-      temperature: divides the logits, positive.
+      learner: `[B, D]` embeddings of the current model. An item with a row that is not finite is never chosen.
+      reference: `[B, E]` embeddings of the reference model, where E may differ from D. An item with a row that is not
+        finite is never chosen.
+      k: how many to draw, 1 <= k <= B, a multiple of `num_chunks`, static.
+      num_chunks: number of draws in sequence, 1 for a draw without interaction, static.
+      first_chunk: logits of the first chunk, "learnability" for the learnability of each item alone or "uniform" for
+        zeros.
+      temperature: divides the logits of the draw, positive.
       where: `[B]` bool, which items may be chosen; all by default.
 
     Returns:
-      `[k]` int32 as `jest_indices` does.
+      `[k]` int32, distinct, in order of the draws. If fewer than k items may be chosen, the other entries are B.
 
     Raises:
       TypeError: if embeddings are not floating point, a count is not a static int or the key is a raw array.
-      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`.
+      ValueError: if shapes do not match, k is not in [1, B] or not a multiple of `num_chunks`, or an option is unknown.
+
+    References:
+      Evans et al., NeurIPS 2024 (arXiv 2406.17711).
 
     Examples:
       >>> eye = jnp.eye(4)
@@ -145,7 +158,10 @@ def _both_ways(m: PairEmbeddings) -> tuple[tuple[jax.Array, jax.Array], tuple[ja
 
 
 def _softplus(x: jax.Array) -> jax.Array:
-    """Softplus with a short series for small exponentials: log(1 + exp(-17)) would be 0, and log1p is slower."""
+    """Return the softplus of x, by a short series where the exponential is small.
+
+    In float32 `log(1 + exp(-17))` is 0, and `log1p` is slower than the series.
+    """
     power = jnp.exp(-jnp.abs(x))
     series = power * (1 - power * (1 / 2 - power / 3))
     small = power < jnp.finfo(x.dtype).eps ** 0.25
@@ -153,5 +169,8 @@ def _softplus(x: jax.Array) -> jax.Array:
 
 
 def _summand_softplus(x: jax.Array) -> jax.Array:
-    """Softplus to within 6e-8, not relative to its value: a sixth of the whole draw faster than log1p on CPU."""
+    """Return the softplus of x with an absolute, not a relative, error of at most 6e-8.
+
+    It is precise enough for terms of a sum, and makes the draw a sixth faster than `log1p` on a CPU.
+    """
     return jnp.maximum(x, 0) + jnp.log(1 + jnp.exp(-jnp.abs(x)))

@@ -1,11 +1,15 @@
 """Which k items leave no item far away: greedy k-center, the farthest item first.
 
-The cost of a set is the largest distance of an item to the set. Farthest-first reaches at most twice the least cost,
-and no polynomial algorithm does better in general, unless P = NP.
+The cost of a set is the largest distance of an item to the set. The cost of the greedy choice is at most twice the
+least cost, and no polynomial algorithm guarantees less, unless P = NP.
 
 References:
   Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
   Sener & Savarese, Active learning for convolutional neural networks, ICLR 2018 (arXiv 1708.00489).
+
+Method: k-center (core-set)
+Paper: 1708.00489
+Experiment: speed facility_location
 """
 
 from typing import NamedTuple
@@ -27,7 +31,8 @@ class Centers(NamedTuple):
 
     Attributes:
       indices: `[k]` int32, distinct; N, one past the end, where no item was left.
-      radii: `[k]`, distance of each to those before it, falling; infinite for the first, 0 where no item was left.
+      radii: `[k]`, distance of each center to the centers before it, falling; infinite for the first unless items were
+        chosen earlier, 0 where no item was left.
       owners: `[N]` int32, place in `indices` of the nearest center of each item.
       radius: `[]`, largest distance of an item to its center: the cost.
     """
@@ -46,24 +51,28 @@ def k_center(
     where: jax.Array | None = None,
     chosen: jax.Array | None = None,
 ) -> Centers:
-    """Choose k of N items so that the farthest is near: always the item farthest from those chosen.
+    """Choose k of N items so that no item is far from a chosen one: always the item farthest from those chosen.
 
-    The first is the item nearest to the mean, unless `chosen` holds some. O(k N D) time, O(N D) memory; ties go to the
-    lowest index.
+    The first choice is the item nearest to the mean, or, if `chosen` has any items, the item farthest from these. Ties
+    go to the lowest index. O(k N D) time, O(N D) memory.
 
     Args:
-      features: `[N, D]`, floating point; a row that is not finite neither counts nor is chosen.
+      features: `[N, D]`, floating point; a row that is not finite is never chosen and need not be covered.
       k: how many to choose, 1 <= k <= N, static.
-      metric: "euclidean", or "cosine" for the distance of rows brought to unit length.
+      metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
       where: `[N]` bool, which rows exist; all by default.
-      chosen: `[N]` bool, items chosen before, such as the labeled ones, which are not chosen again; none by default.
+      chosen: `[N]` bool, items chosen earlier, such as labeled ones, which are not chosen again; none by default.
 
     Returns:
-      Indices, radii, owners and radius. Owners are of the new centers alone.
+      Indices `[k]`, radii `[k]`, owners `[N]` and radius `[]`. The radius counts the items in `chosen` as centers; the
+      owners are new centers only.
 
     Raises:
-      TypeError: if the features are not floating point or k is not a static int.
+      TypeError: if the features are not floating point, k is not a static int or a mask is not bool.
       ValueError: if shapes do not match, k is not in [1, N] or the metric is unknown.
+
+    References:
+      Gonzalez, 1985. Sener & Savarese, ICLR 2018 (arXiv 1708.00489).
 
     Examples:
       >>> centers = k_center(jnp.array([[0.0], [1.0], [2.0], [9.0], [3.0]]), 2)
@@ -108,20 +117,21 @@ def select_centers(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep the k examples that leave no example of the batch far away. Signal: `features` [B, D].
 
-    It covers outliers first: good for rare cases, bad under noise.
+    The choice covers outliers first: this helps with rare cases and hurts with noisy data. Examples with a feature that
+    is not finite get weight 0.
 
     Args:
-      k: how many to keep, static.
-      metric: "euclidean" or "cosine".
-      weighted: whether a kept example takes over the weights of those nearest to it, which keeps the mass of the batch;
-        if False it keeps its own.
+      k: how many to keep, 1 <= k <= B, static.
+      metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
+      weighted: whether a kept example takes over the weights of the examples nearest to it, which keeps the mass of the
+        batch; if False it keeps its own weight.
 
     Returns:
       A transformation over `[B]` weights.
 
     Raises:
-      TypeError: if k is not a static int.
-      ValueError: if the metric is unknown or, in `update`, k > B.
+      TypeError: if k is not a static int or, in `update`, the features are not floating point.
+      ValueError: if the metric is unknown or, in `update`, k > B or the features are not `[B, D]`.
 
     References:
       Sener & Savarese, ICLR 2018 (arXiv 1708.00489).
@@ -149,7 +159,7 @@ def select_centers(
 
 
 def distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
-    """Euclidean distance of each row to one, by differences: 0 for an equal row."""
+    """Return the Euclidean distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
     return jnp.sqrt(jnp.sum((points - center[None]) ** 2, 1))
 
 
@@ -165,7 +175,10 @@ def _distances_to_mean(points: jax.Array, exists: jax.Array) -> jax.Array:
 
 
 def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Distance of each row to the nearest chosen one, infinite if none is, one chosen row at a time."""
+    """Return the distance of each row to the nearest chosen row, infinite if no row is chosen.
+
+    The chosen rows are visited one at a time, in O(N) memory.
+    """
     order = jnp.argsort(~chosen, stable=True)
 
     def step(i, nearest):

@@ -1,12 +1,16 @@
-"""Linear regression when only a share of the sources is genuine: a short list of candidates, one of which is right.
+"""Linear regression when only a fraction of the sources is genuine: a short list of candidates, one of which is right.
 
-Each source gives a batch of n samples; the batch as a whole is genuine or not, which is what makes a share below one
-half workable. `list_regressions` is a simplification of the paper's algorithm (many starts of a trimmed Huber fit,
-instead of a multifilter with worst-case guarantees): tested against impostors that are clusters, not adversaries.
+Each source gives a batch of n samples, and a batch is genuine as a whole or not at all; so the fraction may be below
+one half. `list_regressions` simplifies the paper's algorithm: it fits a trimmed Huber loss from many starts instead of
+running a multifilter with worst-case guarantees. Its tests use clusters of impostors, not adversaries.
 `batch_gradients`, `top_direction` and `soft_filter` are the steps of the paper's filter.
 
 References:
   Das, Jain, Kong & Sen, Efficient list-decodable regression using batches, ICML 2023 (arXiv 2211.12743).
+
+Method: list-decodable regression
+Paper: 2211.12743
+Experiment: list_decodable_regression
 """
 
 import math
@@ -22,8 +26,8 @@ class RegressionList(NamedTuple):
     """Candidate regressors, best first.
 
     Attributes:
-      parameters: `[L, D]`.
-      losses: `[L]`, mean Huber loss over the sources each keeps; infinity where there is no candidate.
+      parameters: `[L, D]`, one regressor in each row.
+      losses: `[L]`, mean Huber loss over the sources that each candidate keeps; infinity where there is no candidate.
       valid: `[L]` bool, which entries are candidates.
     """
 
@@ -33,16 +37,23 @@ class RegressionList(NamedTuple):
 
 
 def batch_gradients(inputs: jax.Array, targets: jax.Array, parameters: jax.Array, clip: jax.Array | float) -> jax.Array:
-    """Gradient of the Huber loss of each source, mean over its samples.
+    """Return the gradient of the Huber loss of each source, as a mean over its samples.
 
     Args:
-      inputs: `[M, n, D]`, floating point.
-      targets: `[M, n]`.
-      parameters: `[D]`.
-      clip: residuals are clipped to [-clip, clip].
+      inputs: `[M, n, D]`, floating point, n samples of each of M sources.
+      targets: `[M, n]`, floating point.
+      parameters: `[D]`, floating point, the regressor.
+      clip: residuals are clipped to [-clip, clip], positive.
 
     Returns:
-      `[M, D]`.
+      `[M, D]`, one gradient for each source.
+
+    Raises:
+      TypeError: if the inputs or targets are not floating point.
+      ValueError: if shapes do not match.
+
+    References:
+      Das, Jain, Kong & Sen, ICML 2023 (arXiv 2211.12743).
 
     Examples:
       >>> batch_gradients(jnp.ones((1, 2, 1)), jnp.array([[0.0, -9.0]]), jnp.ones(1), clip=2.0).tolist()
@@ -55,14 +66,17 @@ def batch_gradients(inputs: jax.Array, targets: jax.Array, parameters: jax.Array
 
 
 def top_direction(vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Largest eigenvalue of the weighted covariance of the rows, and its unit eigenvector.
+    """Return the largest eigenvalue of the weighted covariance of the rows, and its unit eigenvector.
 
     Args:
-      vectors: `[M, D]`, floating point.
-      weights: `[M]`, at least 0.
+      vectors: `[M, D]`, floating point, finite, such as `batch_gradients`.
+      weights: `[M]`, floating point, at least 0.
 
     Returns:
-      `[]` and `[D]`.
+      The eigenvalue `[]`, and the eigenvector `[D]`, of either sign.
+
+    Raises:
+      ValueError: if shapes do not match.
 
     Examples:
       >>> value, direction = top_direction(jnp.array([[2.0, 0.0], [-2.0, 0.0]]), jnp.ones(2))
@@ -78,15 +92,23 @@ def top_direction(vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, ja
 
 
 def soft_filter(weights: jax.Array, scores: jax.Array) -> jax.Array:
-    """Weaken each source by its score as a share of the largest one, which goes to 0.
+    """Return `weight * (1 - score / largest score)` for each source: the weight of the largest score becomes 0.
+
+    The largest score is that among sources with a positive weight.
 
     Args:
-      weights: `[M]`, at least 0.
-      scores: `[M]`, floating point, at least 0, such as the squared distance along `top_direction`; where it is not
-        finite the weight becomes 0.
+      weights: `[M]`, floating point, at least 0.
+      scores: `[M]`, floating point, at least 0, such as the squared distance along `top_direction`; where a score is
+        not finite the weight becomes 0.
 
     Returns:
-      `[M]`, at most the weights.
+      `[M]`, at most the weights; the weights themselves if all scores are 0.
+
+    Raises:
+      ValueError: if shapes do not match.
+
+    References:
+      Das, Jain, Kong & Sen, ICML 2023 (arXiv 2211.12743).
 
     Examples:
       >>> soft_filter(jnp.ones(3), jnp.array([0.0, 1.0, 4.0])).tolist()
@@ -110,25 +132,28 @@ def list_regressions(
 ) -> RegressionList:
     """Fit candidates from many starts, each to the sources that it explains best.
 
-    A start is the ridge fit of one random source; each step keeps the `int(share * M)` sources of least Huber loss and
-    refits on them. Candidates within `radius` of a better one are dropped. A little trusted data must choose from the
-    list (`best_of_list`): the genuine regressor cannot be told from the others.
+    Each start is the ridge fit of one random source. Each step keeps the `int(share * M)` sources (at least one) with
+    the least Huber loss and refits on them. Candidates within `radius` of a better one are dropped. The data cannot
+    tell which candidate is the genuine regressor: choose from the list with a little trusted data, by `best_of_list`.
 
     Args:
-      key: PRNG key or int seed.
-      inputs: `[M, n, D]`, floating point.
+      key: typed PRNG key or int seed.
+      inputs: `[M, n, D]`, floating point, n samples of each of M sources.
       targets: `[M, n]`, floating point.
-      share: of the sources that are genuine, in (0, 1], static.
-      num_starts: static.
-      num_steps: refits of each start, static.
-      radius: candidates nearer than this count as one, positive; set it by the noise.
+      share: fraction of the sources that is genuine, in (0, 1], static.
+      num_starts: number of starts, at least 1, static.
+      num_steps: number of refits of each start, at least 1, static.
+      radius: candidates nearer than this count as one, positive; choose it on the scale of the noise.
 
     Returns:
-      At most `ceil(4 / share^2)` candidates, and no more than `num_starts`.
+      `min(num_starts, ceil(4 / share^2))` entries, the best candidate first, those that are no candidates last.
 
     Raises:
-      TypeError: if an input is not floating point or a count is not a static int.
+      TypeError: if an input is not floating point, a count is not a static int or the key is a raw array.
       ValueError: if shapes do not match or a number is out of range.
+
+    References:
+      Das, Jain, Kong & Sen, ICML 2023 (arXiv 2211.12743).
 
     Examples:
       >>> inputs = jnp.arange(1.0, 13.0).reshape(3, 4, 1)
@@ -165,15 +190,18 @@ def list_regressions(
 
 
 def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """The candidate with the least squared error on trusted samples.
+    """Return the candidate with the least squared error on trusted samples.
 
     Args:
-      candidates: of width D.
-      inputs: `[n, D]`, floating point.
-      targets: `[n]`.
+      candidates: list of regressors, with parameters `[L, D]`.
+      inputs: `[n, D]`, floating point, trusted samples.
+      targets: `[n]`, floating point, their targets.
 
     Returns:
-      `[D]`.
+      `[D]`, parameters of the best candidate; ties go to the first.
+
+    Raises:
+      ValueError: if shapes do not match.
 
     Examples:
       >>> candidates = RegressionList(jnp.array([[1.0], [2.0]]), jnp.zeros(2), jnp.array([True, True]))
@@ -187,7 +215,7 @@ def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Arr
 
 
 def _source_losses(inputs: jax.Array, targets: jax.Array, parameters: jax.Array) -> jax.Array:
-    """Mean Huber loss of each source, with the median residual as the clipping level."""
+    """Return the mean Huber loss of each source, clipped at the median absolute residual over all sources."""
     residuals = jnp.abs(inputs @ parameters - targets)
     clip = jnp.median(residuals) + jnp.finfo(inputs.dtype).eps
     clipped = jnp.minimum(residuals, clip)

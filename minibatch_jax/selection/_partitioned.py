@@ -1,4 +1,4 @@
-"""Facility location in two stages, for pools that one greedy cannot hold: parts first, then the union of their medoids.
+"""Facility location in two stages, for large pools: medoids of each part first, then medoids of these medoids.
 
 References:
   Mirzasoleiman et al., Distributed submodular maximization, NeurIPS 2013 (arXiv 1411.0541).
@@ -16,15 +16,15 @@ def partitioned_medoids(
 ) -> jax.Array:
     """Choose k of N items: k medoids of each part, then k of these, weighted by what they represent (GreeDi).
 
-    The parts are consecutive rows and run one after the other in O(N D + k num_parts D) memory; inside `shard_map` run
-    the first stage by `facility_location_from_features` on each shard instead and gather k rows from each. Shuffle the
-    rows first: a part should look like the whole.
+    The parts are consecutive rows, processed one after the other in O(N D + k num_parts D) memory. Shuffle the rows
+    first, so that each part looks like the whole. Inside `shard_map`, run `facility_location_from_features` on each
+    shard as the first stage instead, and gather k rows from each.
 
     Args:
       features: `[N, D]`, floating point, N a multiple of `num_parts`; a row that is not finite is never chosen.
-      k: how many to choose, at most N / num_parts, static.
-      num_parts: static.
-      metric: "sqeuclidean", "euclidean", "l1" or "cosine", as `similarity_matrix` has them.
+      k: how many to choose, 1 <= k <= N / num_parts, static.
+      num_parts: number of parts, at least 1, static.
+      metric: similarity of two rows, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
       where: `[N]` bool, which rows exist; all by default.
 
     Returns:
@@ -32,7 +32,11 @@ def partitioned_medoids(
 
     Raises:
       TypeError: if the features are not floating point or a count is not a static int.
-      ValueError: if N is not a multiple of `num_parts`, k is too large or the metric is unknown.
+      ValueError: if N is not a multiple of `num_parts`, k is not in [1, N / num_parts], `where` is not `[N]` or the
+        metric is unknown.
+
+    References:
+      Mirzasoleiman et al., NeurIPS 2013 (arXiv 1411.0541).
 
     Examples:
       >>> features = jnp.array([[0.0], [0.1], [5.0], [0.2], [5.1], [5.3]])

@@ -3,34 +3,33 @@
 References:
   Kolossov, Montanari & Tandon, Towards a statistical theory of data selection under weak supervision, ICLR 2024
   (arXiv 2309.14563).
-"""
 
-from typing import NamedTuple
+Method: power sampling
+Paper: 2309.14563
+Experiment: power_sampling
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_floating, check_number, check_shape, mask_or_all
-from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax._vector import nonzero
+from minibatch_jax.base import KeyState, weight_dtype, weight_transformation
 
 CLIP = 1e-6
 
 
-class PowerState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
-
-
 def surrogate_uncertainty(logits: jax.Array) -> jax.Array:
-    """Variance of the label under a surrogate, `1 - sum p^2`: for two classes `2 p (1 - p)`.
+    """Return the variance of the label under a surrogate model, `1 - sum p^2`: for two classes `2 p (1 - p)`.
 
     Args:
-      logits: `[B, C]`, floating point, of the surrogate, which must not be trained on the data it selects from.
+      logits: `[B, C]`, floating point, class scores of the surrogate, which must not be trained on the data it selects
+        from.
 
     Returns:
-      `[B]`, float32 (float64 if the logits are), at least 2e-6: probabilities are clipped, not what is made of them.
+      `[B]`, float32 (float64 if the logits are); a variance below 2e-6 is raised to 2e-6, so that powers of it are
+      finite. NaN where the softmax of the logits is NaN.
 
     Raises:
       TypeError: if the logits are not floating point.
@@ -47,20 +46,26 @@ def surrogate_uncertainty(logits: jax.Array) -> jax.Array:
 
 
 def power_inclusion(uncertainty: jax.Array, share: float, alpha: float, *, where: jax.Array | None = None) -> jax.Array:
-    """Probability to keep each item, `min(1, c * uncertainty^alpha)`, where c makes them sum to `share` of the items.
+    """Return the probability to keep each item, `min(1, c * uncertainty^alpha)`.
+
+    The constant c is such that the probabilities sum to `share` times the number of items that exist and have a
+    positive, finite uncertainty.
 
     Args:
-      uncertainty: `[B]`, floating point, positive; items where it is not finite or positive get 0.
-      share: of the items kept on average, in (0, 1].
-      alpha: positive prefers uncertain items, negative certain ones, 0 none.
-      where: `[B]` bool, which items exist (the share is of these); all by default.
+      uncertainty: `[B]`, floating point, positive; an item whose uncertainty is not finite or not positive gets 0.
+      share: fraction of the items that is kept on average, in (0, 1].
+      alpha: exponent; a positive one prefers uncertain items, a negative one certain items, 0 neither.
+      where: `[B]` bool, which items exist; all by default.
 
     Returns:
       `[B]`, dtype of the uncertainty, in [0, 1].
 
     Raises:
-      TypeError: if the uncertainty is not floating point.
-      ValueError: if shapes do not match or the share is not in (0, 1].
+      TypeError: if the uncertainty is not floating point or the share or alpha is not a number.
+      ValueError: if shapes do not match, the share is not in (0, 1] or alpha is NaN.
+
+    References:
+      Kolossov, Montanari & Tandon, ICLR 2024 (arXiv 2309.14563).
 
     Examples:
       >>> power_inclusion(jnp.array([4.0, 1.0, 1.0]), share=0.5, alpha=1.0).tolist()
@@ -78,7 +83,7 @@ def power_inclusion(uncertainty: jax.Array, share: float, alpha: float, *, where
     wanted = share * jnp.sum(usable, dtype=powers.dtype)
     descending = -jnp.sort(-powers)
     below = jnp.cumsum(descending[::-1])[::-1]
-    scales = (wanted - jnp.arange(powers.shape[0], dtype=powers.dtype)) / jnp.where(below > 0, below, 1)
+    scales = (wanted - jnp.arange(powers.shape[0], dtype=powers.dtype)) / nonzero(below)
     fits = (scales * descending <= 1) & (below > 0)
     scale = jnp.max(jnp.where(jnp.cumsum(fits) == 1, jnp.where(fits, scales, 0), 0))
     return jnp.where(fits.any(), jnp.minimum(1, scale * powers), usable.astype(powers.dtype))
@@ -89,22 +94,24 @@ def select_by_power(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep each example at random, by a power of a surrogate's uncertainty. Signal: `teacher_logits` [B, C].
 
-    The number kept is random, `share` of the batch on average. Unweighted selection is biased and yet often better: it
-    can match the full sample, where the unbiased one is no better than a random sample of that size. The regularization
-    is then `1 / share` times stronger in effect: tune it for each share and alpha, or the comparison is unfair.
+    The number of kept examples is random, on average `share` times that of the examples with a weight. Selection
+    without a correction of the weights is biased and yet often better: it can match training on all data, where
+    unbiased selection is no better than a random sample of the same size. Without the correction a regularization term
+    acts `1 / share` times as strongly: tune it for each share and alpha, or the comparison is unfair.
 
     Args:
-      share: of the examples kept on average, in (0, 1].
-      alpha: positive prefers uncertain examples, negative certain ones; published grid -1, -0.5, 0, 0.5, 1.
+      share: fraction of the examples that is kept on average, in (0, 1].
+      alpha: exponent; a positive one prefers uncertain examples, a negative one certain examples; the published grid is
+        -1, -0.5, 0, 0.5, 1.
       key: typed PRNG key or int seed.
-      unbiased: divide the weights by the probabilities; then do not normalize afterwards.
+      unbiased: divide the weights of the kept examples by their probabilities; do not normalize afterwards then.
 
     Returns:
       A transformation over `[B]` weights; if unbiased their mass is kept in expectation only.
 
     Raises:
-      TypeError: if the key is a raw array.
-      ValueError: if the share is not in (0, 1].
+      TypeError: if the key is a raw array, a number is none or, in `update`, the logits are not floating point.
+      ValueError: if the share is not in (0, 1], alpha is NaN or, in `update`, the logits are not `[B, C]`.
 
     References:
       Kolossov, Montanari & Tandon, ICLR 2024 (arXiv 2309.14563).
@@ -126,6 +133,6 @@ def select_by_power(
         next_key, draw_key = jax.random.split(state.rng_key)
         kept = jax.random.uniform(draw_key, weights.shape, weights.dtype) < inclusion
         scale = jnp.where(kept, inclusion, 1) if unbiased else 1.0
-        return jnp.where(kept, weights / scale, 0), PowerState(next_key)
+        return jnp.where(kept, weights / scale, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: PowerState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)

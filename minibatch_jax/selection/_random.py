@@ -1,30 +1,25 @@
-"""Keep k examples at random: the baseline of every selection, at an equal number of gradient rows."""
+"""Keep k examples at random: the baseline of every selection, at an equal number of gradient rows.
 
-from typing import NamedTuple
+Method: random subset, the uninformed baseline
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count
-from minibatch_jax.base import weight_transformation
+from minibatch_jax.base import KeyState, weight_transformation
 from minibatch_jax.selection._topk import topk_mask
-
-
-class KeepRandomState(NamedTuple):
-    """The key of the next draw."""
-
-    rng_key: jax.Array
 
 
 def keep_random(k: int, key: jax.Array | int) -> optax.GradientTransformationExtraArgs:
     """Keep k examples drawn uniformly without replacement, weights unchanged; the others get 0. No signal.
 
-    Only examples with a weight are drawn; all of them are kept where there are fewer than k. Chain with `normalize()`
-    for the mean loss over the kept examples.
+    Only examples with a nonzero weight are drawn; if there are fewer than k, all of them are kept. Chain with
+    `normalize()` for the mean loss over the kept examples.
 
     Args:
-      k: how many to keep, at most B, static.
+      k: how many to keep, 1 <= k <= B, static.
       key: typed PRNG key or int seed.
 
     Returns:
@@ -47,6 +42,6 @@ def keep_random(k: int, key: jax.Array | int) -> optax.GradientTransformationExt
     def update(weights, state, params=None, **extra_args):
         next_key, draw_key = jax.random.split(state.rng_key)
         order = jax.random.uniform(draw_key, weights.shape, weights.dtype)
-        return jnp.where(topk_mask(order, k, where=weights != 0), weights, 0), KeepRandomState(next_key)
+        return jnp.where(topk_mask(order, k, where=weights != 0), weights, 0), KeyState(next_key)
 
-    return weight_transformation(lambda weights: KeepRandomState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)

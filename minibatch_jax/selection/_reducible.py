@@ -3,6 +3,10 @@
 References:
   Mindermann et al., Prioritized training on points that are learnable, worth learning, and not yet learnt, ICML 2022
   (arXiv 2206.07137).
+
+Method: RHO-LOSS
+Paper: 2206.07137
+Experiment: reducible_loss
 """
 
 import jax
@@ -15,12 +19,12 @@ from minibatch_jax.selection._topk import topk_mask
 
 
 def reducible_loss(losses: jax.Array, reference_losses: jax.Array) -> jax.Array:
-    """Loss under the current model minus loss under a reference model; it may be negative.
+    """Return the loss under the current model minus the loss under a reference model; it may be negative.
 
     Args:
       losses: `[B]`, floating point.
-      reference_losses: `[B]`, floating point: the irreducible loss, of a small model trained on data held out. Look it
-        up by the index of the example in its data set, not by its place in the batch.
+      reference_losses: `[B]`, floating point, the irreducible losses: those of a small model trained on held-out data.
+        Look them up by the index of the example in its data set, not by its place in the batch.
 
     Returns:
       `[B]`, float32 (float64 if the losses are); NaN or infinite where either loss is.
@@ -44,20 +48,21 @@ def reducible_loss(losses: jax.Array, reference_losses: jax.Array) -> jax.Array:
 def select_by_reducible_loss(k: int) -> optax.GradientTransformationExtraArgs:
     """Keep the k examples with the largest reducible loss (RHO-LOSS). Signals: `losses`, `reference_losses` [B].
 
-    Noisy examples have a high loss under both models, learned ones a low loss, so neither is kept. The published
-    setting keeps 32 of 320 with equal weights: chain with `normalize()`. The reference model must be trained on data
-    held out and chosen by its loss there, not by its accuracy. Whether the scoring pass runs in train or in eval mode
-    (dropout, batch statistics) is yours to decide; the published code used train mode.
+    Noisy examples have a high loss under both models and learned ones a low loss, so neither are kept. Ties go to the
+    lowest index. Padding and examples with a non-finite loss are never kept. The published setting keeps 32 of 320 with
+    equal weights: chain with `normalize()`. Train the reference model on held-out data and select its checkpoint by
+    loss, not by accuracy. The scoring pass may run in train or in eval mode (dropout, batch statistics); the published
+    code used train mode.
 
     Args:
-      k: how many to keep, static.
+      k: how many to keep, 1 <= k <= B, static.
 
     Returns:
       A transformation over `[B]` weights.
 
     Raises:
-      TypeError: if k is not a static int.
-      ValueError: if k < 1 or, in `update`, k > B.
+      TypeError: if k is not a static int or, in `update`, losses are not floating point.
+      ValueError: if k < 1 or, in `update`, k > B or losses are not `[B]`.
 
     References:
       Mindermann et al., ICML 2022 (arXiv 2206.07137).

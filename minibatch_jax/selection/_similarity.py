@@ -1,4 +1,4 @@
-"""Similarities at least 0 between feature vectors, whole or a few rows at a time."""
+"""Non-negative similarities of feature vectors, as a whole matrix or a few rows at a time."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
+from minibatch_jax._vector import nonzero
 from minibatch_jax.base import weight_dtype
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
@@ -16,7 +17,7 @@ class Similarity(NamedTuple):
     """Similarities of N items, computed on demand.
 
     Attributes:
-      rows: `rows(indices [...]) -> [..., N]`, similarities of those items to all.
+      rows: `rows(indices [...]) -> [..., N]`, similarities of the items at `indices` to all items.
       sums: `sums(item_weights [N]) -> [N]`, weighted row sums of the similarities.
     """
 
@@ -25,12 +26,12 @@ class Similarity(NamedTuple):
 
 
 def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where: jax.Array | None = None) -> jax.Array:
-    """Similarity of each pair of items, at least 0: what facility location wants.
+    """Return the similarity of each pair of items, at least 0, as facility location needs it.
 
     Args:
       features: `[N, D]`, floating point.
       metric: "sqeuclidean", "euclidean" or "l1" for a constant minus the distance, where the constant is an upper bound
-        on all distances (a change of the constant changes no choice of medoids); "cosine" for (1 + cos) / 2.
+        of all distances (its value does not change the choice of medoids); "cosine" for (1 + cos) / 2.
       where: `[N]` bool, which rows exist; all by default.
 
     Returns:
@@ -52,7 +53,7 @@ def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where
 def usable_features(
     features: jax.Array, where: jax.Array | None = None, name: str = "features"
 ) -> tuple[jax.Array, jax.Array]:
-    """Features with 0 in rows that do not exist or are not finite, and which rows are left."""
+    """Return the features with 0 in rows that do not exist or are not finite, and the mask of the other rows."""
     check_shape(name, features, (None, None))
     check_floating(name, features)
     exists = jnp.isfinite(features).all(1)
@@ -62,13 +63,13 @@ def usable_features(
 
 
 def unit_rows(features: jax.Array) -> jax.Array:
-    """Rows of unit length; rows of zeros stay."""
+    """Return the rows scaled to unit length; rows of zeros stay zeros."""
     norms = jnp.sqrt(jnp.sum(features**2, 1))
-    return features / jnp.where(norms > 0, norms, 1)[:, None]
+    return features / nonzero(norms)[:, None]
 
 
 def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
-    """Similarity of usable features; what it gives for rows that do not exist means nothing."""
+    """Return the similarity of usable features; its values for rows that do not exist are arbitrary."""
     check_choice("metric", metric, METRICS)
     if metric == "cosine":
         return _cosine(features)
@@ -78,7 +79,7 @@ def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarit
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """In full precision on accelerators too: what is compared are small differences."""
+    """Return the matrix product in full precision on accelerators too, because small differences of it are compared."""
     return jnp.matmul(a, b, precision="highest")
 
 

@@ -3,6 +3,10 @@
 References:
   Dedeoglu et al., A robust optimization method for label noisy datasets based on adaptive threshold: Adaptive-k,
   Frontiers of Computer Science 18(4), 2024 (arXiv 2203.14165).
+
+Method: Adaptive-k, fixed threshold
+Paper: 2203.14165
+Experiment: label_noise, quickstart
 """
 
 from typing import NamedTuple
@@ -34,7 +38,7 @@ class AdaptiveKState(NamedTuple):
 
 
 def weighted_mean_loss(losses: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted mean of the finite losses; NaN if none has a weight.
+    """Return the weighted mean of the finite losses; NaN if none of them has a weight.
 
     Args:
       losses: `[B]`, floating point.
@@ -42,6 +46,10 @@ def weighted_mean_loss(losses: jax.Array, weights: jax.Array) -> jax.Array:
 
     Returns:
       `[]`, dtype of the weights.
+
+    Raises:
+      TypeError: if the losses are not floating point.
+      ValueError: if shapes do not match.
 
     Examples:
       >>> float(weighted_mean_loss(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([0.5, 0.5, 0.5])))
@@ -58,7 +66,7 @@ def weighted_mean_loss(losses: jax.Array, weights: jax.Array) -> jax.Array:
 def running_threshold(
     mean: jax.Array, square: jax.Array, num_batches: jax.Array, threshold: str = "ratio"
 ) -> jax.Array:
-    """Threshold of Adaptive-k from the two moving averages of the mean loss of a batch.
+    """Return the threshold of Adaptive-k, from the two moving averages of the mean loss of a batch.
 
     Args:
       mean: `[]`, moving average of the mean loss, decay 0.9, started at 0.
@@ -68,6 +76,12 @@ def running_threshold(
 
     Returns:
       `[]`, dtype of the averages.
+
+    Raises:
+      ValueError: if `threshold` is neither "ratio" nor "mean".
+
+    References:
+      Dedeoglu et al., 2024 (arXiv 2203.14165).
 
     Examples:
       >>> round(float(running_threshold(jnp.array(0.1), jnp.array(0.001), jnp.array(1))), 2)
@@ -83,6 +97,18 @@ def running_threshold(
 
 def keep_below(threshold: float) -> optax.GradientTransformationExtraArgs:
     """Keep the examples with a loss of at most `threshold`, weights unchanged; the others get 0. Signal: `losses` [B].
+
+    Examples with a non-finite loss are not kept. If no loss is at most the threshold, all weights are 0.
+
+    Args:
+      threshold: keep losses of at most this number, in units of the loss.
+
+    Returns:
+      A transformation over `[B]` weights that keeps a varying number of examples.
+
+    Raises:
+      TypeError: if the threshold is not a number or, in `update`, the losses are not floating point.
+      ValueError: if the threshold is NaN or, in `update`, the losses are not `[B]`.
 
     Examples:
       >>> tx = keep_below(2.0)
@@ -103,28 +129,29 @@ def select_by_adaptive_k(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep the examples whose loss is at most a threshold that follows training (Adaptive-k). Signal: `losses` [B].
 
-    The averages take the mean loss of the whole batch, padding and non-finite losses aside, before it is filtered. If
-    no loss is below the threshold all weights are 0: the step is skipped. A batch without a finite loss leaves the
-    state as it was.
+    The moving averages take the mean loss of the whole batch before filtering, without padding and non-finite losses.
+    If no loss is at most the threshold, all weights are 0 and the gradient vanishes. A batch without a finite loss
+    leaves the state as it was.
 
-    Warning: the published threshold, "ratio", does not know the scale of the loss. For any constant loss it is 3.16 at
-    the first step, 6.57 at its peak (step 12), then 4.50 (step 50), 3.24 (100), 1.96 (300), 1.26 (1000) and 1.03
-    (3000): a cut that closes slowly on about 1, whatever the loss is. That suits the cross-entropy of about ten
-    classes, in nats. For squared errors, sums over tokens or a thousand classes it keeps everything or nothing, and
-    multiplying the losses by 10 changes what is kept: use "mean" there, or set `scale`. Warm up first: at
-    initialization the loss is log(classes), above 1 for all examples.
+    Warning: the published threshold, "ratio", does not depend on the scale of the loss. For any constant loss it is
+    3.16 at the first step, 6.57 at its peak (step 12), then 4.50 (step 50), 3.24 (100), 1.96 (300), 1.26 (1000) and
+    1.03 (3000): it approaches 1, whatever the loss is. That suits the cross-entropy of about ten classes, in nats. For
+    squared errors, sums over tokens or a thousand classes it keeps everything or nothing, and multiplying the losses by
+    10 changes what is kept: use "mean" there, or set `scale`. Warm up first: at initialization the loss of every
+    example is about log(classes), which is above 1.
 
     Args:
       threshold: "ratio" as published, or "mean", the moving average of the mean loss.
-      warmup_steps: so many batches are kept whole first, and do not count for the averages.
+      warmup_steps: number of first batches that are kept whole and do not enter the averages, int, at least 0.
       scale: keep losses up to `scale` times the threshold, positive.
 
     Returns:
-      A transformation that keeps a varying number of examples; chain with `normalize()` for their mean loss.
+      A transformation over `[B]` weights that keeps a varying number of examples; chain with `normalize()` for their
+      mean loss.
 
     Raises:
-      TypeError: if `warmup_steps` is not an int.
-      ValueError: if the threshold is not one of the two, `warmup_steps` is negative or `scale` is not positive.
+      TypeError: if `warmup_steps` is not an int or, in `update`, the losses are not floating point.
+      ValueError: if `threshold` is neither "ratio" nor "mean", `warmup_steps` is negative or `scale` is not positive.
 
     References:
       Dedeoglu et al., Adaptive-k, 2024 (arXiv 2203.14165).

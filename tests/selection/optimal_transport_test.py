@@ -75,5 +75,7 @@ def test_bad_input_is_named():
         selection.transport_scores(jnp.ones((3, 2), int))
     with pytest.raises(ValueError, match="target_weights has shape"):
         selection.transport_scores(jnp.ones((3, 2)), target_weights=jnp.ones(3))
+    with pytest.raises(ValueError, match="epsilon is -0.1"):
+        selection.transport_scores(jnp.ones((3, 2)), epsilon=-0.1)
     with pytest.raises(ValueError, match="where has shape"):
         selection.calibrated_gradient(jnp.ones(3), where=jnp.ones(2, bool))
