@@ -56,18 +56,19 @@ def sum_triplets(
     """Add up a penalty of d_ap - d_an and its slope over the mined triplets.
 
     Args:
-      distances: `[A, M]`, finite.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      penalty: of the excesses d_ap - d_an to losses and slopes, elementwise.
-      mining: one of `MINING`.
-      fallback: see `triplet_loss`.
+      distances: `[A, M]`, floating point, finite.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      penalty: elementwise function of the excesses d_ap - d_an, to their losses and slopes.
+      mining: one of `MINING`, the choices of `triplet_loss`.
+      fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
+        than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
       margin: width of the band of "semihard".
-      condition: of the distance `[A]` and the column `[A]` of the positives to the negatives `[A, M]` that count; for
-        "all" and "semihard".
+      condition: for "all" and "semihard": from the distance `[A]` and the column `[A]` of one positive of each anchor
+        to the negatives `[A, M]` that count with it, bool.
 
     Returns:
-      The sums.
+      The sums for each pair and each anchor.
     """
     if mining in ("hard", "easy_positive"):
         kinds = ("hard", "hard") if mining == "hard" else ("easy", "semihard")
