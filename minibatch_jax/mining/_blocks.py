@@ -1,4 +1,8 @@
-"""Losses of a large batch, a block of anchors at a time, forward and backward: memory of one block row, not [B, B]."""
+"""Losses of a large batch, a block of anchors at a time, forward and backward: no array `[B, B]`.
+
+Method: blocks of a batch over devices
+Experiment: speed mining_memory
+"""
 
 from collections.abc import Callable
 

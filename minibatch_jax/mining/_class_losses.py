@@ -1,15 +1,9 @@
-"""Losses of embeddings and one learned vector, or several, for each class: the references are classes.
+"""Losses of embeddings and learned vectors, one or several for each class: the references are the classes.
 
-With `classes = jnp.arange(C)` the masks are `positive_mask(labels, classes)` and `negative_mask(labels, classes)`. Two
-more are found elsewhere: `info_nce_loss` of minus squared distances to proxies is ProxyNCA, of cosines at temperature
-0.05 the normalized softmax; `orthogonal_pair_loss` of cosines is P2SGrad.
-
-References:
-  Liu et al., SphereFace: deep hypersphere embedding for face recognition, 2017 (arXiv 1704.08063).
-  Wang et al., CosFace: large margin cosine loss for deep face recognition, 2018 (arXiv 1801.09414).
-  Deng et al., ArcFace: additive angular margin loss for deep face recognition, 2019 (arXiv 1801.07698).
-  Qian et al., SoftTriple loss: deep metric learning without triplet sampling, 2019 (arXiv 1909.05235).
-  Kim et al., Proxy anchor loss for deep metric learning, 2020 (arXiv 2003.13911).
+With `classes = jnp.arange(C)` the masks are `positive_mask(labels, classes)` and `negative_mask(labels, classes)`.
+Three losses need no function of their own: `info_nce_loss` of minus squared distances to proxies is ProxyNCA,
+`info_nce_loss` of cosines at temperature 0.05 is the normalized softmax, and `orthogonal_pair_loss` of cosines is
+P2SGrad.
 """
 
 import jax
@@ -158,7 +152,7 @@ def proxy_anchor_loss(
 
 
 def _added_angle(cosine, angle):
-    """cos(theta + angle), continued by a line in the cosine where theta + angle would pass pi."""
+    """Return cos(theta + angle), or a line in the cosine where theta + angle is beyond pi."""
     inside = 1 - cosine**2 > jnp.finfo(cosine.dtype).eps
     sine = jnp.where(inside, jnp.sqrt(jnp.where(inside, 1 - cosine**2, 1)), 0)
     turned = cosine * jnp.cos(angle) - sine * jnp.sin(angle)
@@ -166,7 +160,7 @@ def _added_angle(cosine, angle):
 
 
 def _multiple_angle(cosine, multiple):
-    """cos(multiple theta), reflected so that it falls all the way from 1 to 1 - 2 multiple."""
+    """Return cos(multiple * theta), reflected at each turn so that it keeps falling, from 1 to 1 - 2 * multiple."""
     previous, current = jnp.ones_like(cosine), cosine
     for _ in range(multiple - 1):
         previous, current = current, 2 * cosine * current - previous

@@ -1,7 +1,6 @@
-"""Triplet loss without a margin: the harder a triplet among all so far, the larger its weight.
+"""Triplet loss without a margin: the harder a triplet is among all triplets so far, the larger its weight.
 
-References:
-  Zhang and Rusinkiewicz, Learning local descriptors with a CDF-based dynamic soft margin, ICCV 2019.
+Method: dynamic soft margin
 """
 
 from typing import NamedTuple
@@ -15,7 +14,12 @@ from minibatch_jax.mining._triplets import FALLBACKS, prepare
 
 
 class DynamicMargin(NamedTuple):
-    """Share of the triplets with each difference d_ap - d_an, at nodes from -2 to 2, `[num_bins + 1]`; 0 at first."""
+    """How hard the triplets so far were.
+
+    Attributes:
+      histogram: `[num_bins + 1]`, fraction of the triplets at each of the nodes from -2 to 2 of d_ap - d_an; zeros
+        before the first batch.
+    """
 
     histogram: jax.Array
 
@@ -115,7 +119,7 @@ def dynamic_margin_loss(
 
     sums = total(weighted)
     number = jnp.maximum(jnp.sum(sums.mined), 1)
-    no_change = jnp.sum(sums.weights * (distances - fixed))  # its gradient is that of the sum
+    no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
     return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
 
 

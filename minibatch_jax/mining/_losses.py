@@ -1,16 +1,12 @@
-"""Losses of pairs: each is a differentiable function of similarities or distances `[A, M]` and two masks.
+"""Contrastive losses of pairs: differentiable functions of similarities or distances `[A, M]` and two masks.
 
-A pair whose value is not finite is in neither mask.
+The derivative with respect to the similarities is the weight of each pair (general pair weighting), so
+`jax.value_and_grad(loss)` gives the loss and these weights, and `weigh_pairs(loss)` makes a transformation of them.
+Hyper-parameters are differentiable too.
 
-The derivative by the similarities is the weight of each pair (general pair weighting), so `jax.value_and_grad(loss)` is
-the loss in that view and `weigh_pairs(loss)` is the transformation. Hyper-parameters are differentiable too.
-
-References:
-  Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
-  Chen et al., A simple framework for contrastive learning of visual representations, 2020 (arXiv 2002.05709).
-  Khosla et al., Supervised contrastive learning, 2020 (arXiv 2004.11362).
-  Miech et al., End-to-end learning of visual representations from uncurated instructional videos, 2020
-    (arXiv 1912.06430).
+Method: contrastive, InfoNCE, NT-Xent, SupCon
+Paper: 2004.11362
+Experiment: zero_shot_retrieval
 """
 
 from collections.abc import Callable
@@ -38,8 +34,7 @@ def contrastive_loss(
     """Return the contrastive loss: pull positives within one margin, push negatives beyond another.
 
     A positive loses [d - positive_margin]_+ and a negative [negative_margin - d]_+. The two kinds are reduced
-    separately and added. Distances 1 - s of cosines s give the cosine form, [1 - s - positive_margin]_+ and [s - (1 -
-    negative_margin)]_+.
+    separately and added. Distances 1 - s of cosines s give the cosine form.
 
     Args:
       distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
@@ -284,17 +279,17 @@ def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
 
 
 def log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Log of the sum of exp over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
+    """Return log(sum exp) over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
     return _log_sum_exp(values, mask, plus_one=False)
 
 
 def log1p_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Log of 1 plus the sum of exp over the masked entries of each row."""
+    """Return log(1 + sum exp) over the masked entries of each row."""
     return _log_sum_exp(values, mask, plus_one=True)
 
 
 def softplus_where(mask: jax.Array, values: jax.Array) -> jax.Array:
-    """log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
+    """Return log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
     return jnp.where(mask, jax.nn.softplus(jnp.where(mask, values, 0)), 0)
 
 

@@ -1,7 +1,6 @@
-"""Similarity along the manifold of the batch: a random walk over embeddings and proxies, and the loss made of it.
+"""Similarity along the manifold of the batch: a random walk over embeddings and proxies, and a loss made of it.
 
-References:
-  Aziere and Todorovic, Ensemble deep manifold similarity learning using hard proxies, CVPR 2019.
+Method: manifold similarity
 """
 
 import jax
@@ -19,8 +18,8 @@ def random_walk_similarity(
 ) -> jax.Array:
     """Return how likely a random walk from one item is to end at another, symmetrized.
 
-    With A the matrix of exp([s]_+ / temperature) off the diagonal and D its row sums, the result is restart * (I - (1 -
-    restart) D^-1/2 A D^-1/2)^-1. An item without a finite pair reaches no other item.
+    With A the matrix of exp([s]_+ / temperature) off the diagonal and D its row sums, the result is
+    restart * (I - (1 - restart) D^-1/2 A D^-1/2)^-1. An item without a finite pair reaches no other item.
 
     Args:
       similarities: `[N, N]`, floating point, cosine, symmetric; the walk takes no step along a pair whose similarity is
@@ -69,9 +68,9 @@ def manifold_loss(
 ) -> jax.Array:
     """Return a loss that brings each anchor nearer to its proxy than to others, in the sense of random walks.
 
-    The walks of `random_walk_similarity` run over anchors and proxies. An anchor loses L(s) + context * L(c), where s
-    is the similarity of anchor and proxy by walks, c the cosine between their whole walks, and L(s) = log(1 + sum_n
-    exp(s_n - s_p + margin)), with p the anchor's own proxy and n the other proxies whose exponent is not negative.
+    The walks of `random_walk_similarity` run over anchors and proxies. Let s be the similarities of an anchor to the
+    proxies by walks, and c the cosines of its whole walk to theirs. The anchor loses L(s) + context * L(c) with
+    L(s) = log(1 + sum_n exp(s_n - s_p + margin)), p its own proxy and n the others whose exponent is not negative.
     Without labels, give the anchors to proxies at random: `jax.random.permutation(key, jnp.arange(A) % C)`.
 
     Args:
@@ -117,7 +116,7 @@ def manifold_loss(
 
 
 def _excess_loss(values, positives, negatives, margin):
-    """log(1 + sum exp(s_n - s_p + margin)) over the negatives whose exponent is not negative."""
+    """Return log(1 + sum exp(s_n - s_p + margin)) over the negatives whose exponent is not negative."""
     values, positives, negatives = finite_pairs("similarities", values, positives, negatives)
     own = jnp.sum(jnp.where(positives, values, 0), axis=1, keepdims=True)
     excess = values - own + margin

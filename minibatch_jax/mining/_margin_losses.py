@@ -1,11 +1,4 @@
-"""Losses of pairs that are piecewise linear or quadratic around margins.
-
-References:
-  Wu et al., Sampling matters in deep embedding learning, 2017 (arXiv 1706.07567).
-  Wang et al., Ranked list loss for deep metric learning, 2019 (arXiv 1903.03238).
-  Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019 (the intra-pair variance).
-  Zhang et al., Threshold-consistent margin loss for open-world deep metric learning, 2023 (arXiv 2307.04047).
-"""
+"""Losses of pairs that are piecewise linear or quadratic around margins."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,8 @@
-"""Loss of one mined triplet for each anchor, from embeddings: the gradient goes through two pairs of each, not all.
+"""Loss of one mined triplet for each anchor, from embeddings: only the pairs of these triplets are differentiated.
 
-References:
-  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+Method: batch-hard, easy-positive, batch-all triplets
+Paper: 1703.07737
+Experiment: triplet_mining, speed triplets
 """
 
 from collections.abc import Callable

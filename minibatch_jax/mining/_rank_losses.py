@@ -1,12 +1,4 @@
-"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms.
-
-References:
-  Ustinova and Lempitsky, Learning deep embeddings with histogram loss, 2016 (arXiv 1611.00822).
-  Cakir et al., Deep metric learning to rank, CVPR 2019 (FastAP).
-  Brown et al., Smooth-AP: smoothing the path towards large-scale image retrieval, 2020 (arXiv 2007.12163).
-  Li et al., Rethinking the optimization of average precision: only penalizing negative instances before positive ones
-    is enough, 2021 (arXiv 2102.04640).
-"""
+"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms."""
 
 import jax
 import jax.numpy as jnp
@@ -251,7 +243,7 @@ def histogram_loss(
 
 
 def _row_histograms(places, mask, num_bins):
-    """Each masked place shared between its two neighbors among the nodes 0 to num_bins, `[A, num_bins + 1]`."""
+    """Return the histogram of each row `[A, num_bins + 1]`: a masked place is shared by its two nearest nodes."""
 
     @jax.checkpoint
     def height(node):

@@ -1,4 +1,4 @@
-"""From losses of anchors or pairs to one number."""
+"""Reduction of the losses of anchors or pairs to one number."""
 
 import jax
 import jax.numpy as jnp

@@ -1,11 +1,8 @@
 """Losses of pairs that weigh them by exponentials: binomial deviance, lifted structure, circle, tuplet margin.
 
-References:
-  Yi et al., Deep metric learning for practical person re-identification, 2014 (arXiv 1407.4979).
-  Song et al., Deep metric learning via lifted structured feature embedding, 2016 (arXiv 1511.06452).
-  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
-  Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019.
-  Sun et al., Circle loss: a unified perspective of pair similarity optimization, 2020 (arXiv 2002.10857).
+Method: circle, lifted, FastAP, histogram, smooth-AP and other losses
+Paper: 2002.10857
+Experiment: speed mining_table, zero_shot_retrieval
 """
 
 import jax

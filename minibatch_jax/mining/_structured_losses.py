@@ -1,12 +1,12 @@
-"""Losses of pairs with their own geometry: angles of triangles, right angles, reweighted or debiased negatives.
+"""Losses of pairs with a geometry of their own: angles of triangles, right angles, weighed or debiased negatives.
 
-References:
-  Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
-  Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
-  Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
-  Ranasinghe et al., Orthogonal projection loss, 2021 (arXiv 2103.14021).
-  Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024
-    (arXiv 2402.07440).
+Method: hard-negative and debiased contrastive
+Paper: 2010.04592
+Experiment: zero_shot_retrieval
+
+Method: single-sample batches
+Paper: 2402.07440
+Experiment: single_sample_batches
 """
 
 import jax

@@ -1,10 +1,10 @@
 """Triplets as weights of pairs: which (anchor, positive, negative) count, without an array `[A, P, N]`.
 
-A triplet loss is a function of the distances alone, so its gradient is one weight for each pair: a positive counts as
-often as it is in an active triplet, a negative likewise with the other sign. A loop over the positives of the anchors
-finds these counts with one pass over `[A, M]` for each, in O(A M) memory.
+A triplet loss depends on the distances alone, so its gradient is one weight for each pair. With a hinge, the weight of
+a positive is the number of active triplets that contain it, and the weight of a negative is minus that number. A loop
+over the positives of the anchors finds these numbers: one pass over `[A, M]` for each positive, in O(A M) memory.
 
-What others call semi-hard, and the arguments that give it:
+Libraries mean different things by "semi-hard". These arguments give what each of them does:
 
   FaceNet, TensorFlow (contrib, addons), sentence-transformers: one negative for each positive pair, the nearest beyond
     the positive, else the farthest negative: `mining="nearest_semihard", fallback="easiest", reduction="mean"`
@@ -13,10 +13,9 @@ What others call semi-hard, and the arguments that give it:
     `select_triplets(..., positive="easy" or "hard", negative="semihard", fallback="drop")`
   tensorflow-similarity: `select_triplets(..., positive="hard", negative="semihard", fallback="easiest")`
 
-References:
-  Schroff et al., FaceNet: a unified embedding for face recognition and clustering, 2015 (arXiv 1503.03832).
-  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
-  Xuan et al., Improved embeddings with easy positive triplet mining, 2020 (arXiv 1904.04370).
+Method: semi-hard triplets
+Paper: 1503.03832
+Experiment: triplet_mining
 """
 
 import jax
@@ -85,7 +84,7 @@ def triplet_loss(
     check_pairs("distances", distances, positives, negatives)
     used = (positives | negatives) & jnp.isfinite(distances)
     distances = jnp.where(used, distances, 0)
-    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)  # varies over shards as distances do
+    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)  # same varying axes as the distances
     return _loss(distances, positives & used, negatives & used, margin, (mining, fallback, smooth, reduction))
 
 

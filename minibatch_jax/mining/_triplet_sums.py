@@ -23,16 +23,23 @@ Condition = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class TripletSums(NamedTuple):
-    """Slopes of the triplets added up at their two pairs `[A, M]`; their losses and numbers for each anchor `[A]`."""
+    """Sums over the mined triplets.
+
+    Attributes:
+      weights: `[A, M]`, for each pair, the slopes of its triplets: added for a positive, subtracted for a negative.
+      loss: `[A]`, sum of the losses of each anchor's triplets.
+      active: `[A]`, number of triplets with a positive loss, in the dtype of the distances.
+      mined: `[A]`, number of mined triplets, in the dtype of the distances.
+    """
 
     weights: jax.Array
     loss: jax.Array
-    active: jax.Array  # triplets of positive loss
+    active: jax.Array
     mined: jax.Array
 
 
 def hinge(margin: jax.Array | float, smooth: bool = False) -> Penalty:
-    """max(excess + margin, 0), or its softplus."""
+    """Return the penalty max(excess + margin, 0), or softplus(excess + margin), with its slope."""
 
     def penalty(excess):
         excess = excess + margin
@@ -53,7 +60,7 @@ def sum_triplets(
     margin: jax.Array | float = 0.0,
     condition: Condition | None = None,
 ) -> TripletSums:
-    """Add up a penalty of d_ap - d_an and its slope over the mined triplets.
+    """Return the sums of a penalty of d_ap - d_an, and of its slope, over the mined triplets.
 
     Args:
       distances: `[A, M]`, floating point, finite.
@@ -105,7 +112,7 @@ def sum_triplets(
 
 
 def sum_selected(distances: jax.Array, triplets: Triplets, penalty: Penalty) -> TripletSums:
-    """Add up a penalty of d_ap - d_an and its slope over one triplet for each anchor."""
+    """Return the sums of a penalty of d_ap - d_an, and of its slope, over one triplet for each anchor."""
     return _add_single(_empty(distances), distances, triplets, penalty)
 
 
@@ -134,10 +141,10 @@ def _add_single(sums, distances, triplets, penalty):
 
 
 def _add_at(weights, column, values):
-    """Add one value to a column of each row; a comparison, for XLA scatters one element at a time on a CPU."""
+    """Add one value to a column of each row, by a comparison: XLA on CPU scatters one element at a time."""
     return weights + jnp.where(column_numbers(weights) == column[:, None], values[:, None], 0)
 
 
 def _empty(distances) -> TripletSums:
-    zeros = jnp.where(distances < 0, jnp.zeros_like(distances), 0)  # not a constant: it varies over shards as they do
+    zeros = jnp.where(distances < 0, jnp.zeros_like(distances), 0)  # depends on the distances, for their varying axes
     return TripletSums(zeros, zeros[:, 0], zeros[:, 0], zeros[:, 0])
