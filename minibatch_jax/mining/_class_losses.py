@@ -40,7 +40,7 @@ def margin_softmax_loss(
       negatives: `[A, C]` bool, the other classes.
       angle: in [0, 3.14], added to the angle to the true class, in radians; differentiable.
       cosine: subtracted from the cosine of the true class; differentiable.
-      multiple: static int, factor of the angle to the true class. Above 1, `angle` must be 0.
+      multiple: static int, factor of the angle to the true class. Above 1, `angle` must be 0; as an array it is ignored.
       scale: factor of the logits: a number, or for SphereFace the norms of the embeddings `[A, 1]`; differentiable.
       reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of embeddings with a
         class, defined at `reduce_losses`.
@@ -91,7 +91,7 @@ def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 
       `[A, C]`.
 
     Raises:
-      TypeError: if the similarities are not floating point or a hyper-parameter is not a number.
+      TypeError: if the similarities are not floating point or the temperature is not a number.
       ValueError: if they are not of rank 3 or the temperature is not positive.
 
     References:
@@ -125,7 +125,7 @@ def proxy_anchor_loss(
         whose similarity is not finite is ignored.
       positives: `[C, B]` bool, the examples of each proxy's class.
       negatives: `[C, B]` bool, the examples of other classes.
-      margin: that positives should be above, and negatives below its negative; differentiable.
+      margin: similarity that positives should exceed, while negatives should stay below -margin; differentiable.
       scale: > 0, of the exponents; differentiable.
 
     Returns:

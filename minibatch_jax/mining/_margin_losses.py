@@ -67,7 +67,7 @@ def ranked_list_loss(
     """Return the ranked list loss: positives inside boundary - margin, negatives outside the boundary.
 
     The excess of a positive is [d - (boundary - margin)]_+ and of a negative [boundary - d]_+. For each anchor and
-    kind, the positive excesses are averaged with weights exp(temperature * excess). An anchor loses (1 - imbalance)
+    kind, the excesses above 0 are averaged with weights exp(temperature * excess). An anchor loses (1 - imbalance)
     times the average of its positives plus imbalance times that of its negatives.
 
     Args:

@@ -67,8 +67,8 @@ def mined_triplet_loss(
     Raises:
       TypeError: if embeddings or references are not floating point, labels not integers, the margin not a number or the
         block size not a static int.
-      ValueError: if shapes do not match, only one of references and reference labels is given, a choice is unknown, or
-        the block size is below 1 or does not divide B.
+      ValueError: if shapes do not match, only one of references and reference labels is given, a choice is unknown,
+        the margin is NaN, or the block size is below 1 or does not divide B.
 
     References:
       Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).

@@ -164,9 +164,9 @@ def circle_loss(
 ) -> jax.Array:
     """Return the circle loss: pairs far from their optimum are pulled or pushed harder.
 
-    An anchor with both kinds of pairs loses softplus(LSE_p(-scale a_p (s_p - 1 + margin)) + LSE_n(scale a_n (s_n -
-    margin))), where LSE is the log of the sum of exp. The paces a_p = [1 + margin - s_p]_+ and a_n = [s_n + margin]_+
-    are constants for the gradient.
+    An anchor with both kinds of pairs loses
+    softplus(LSE_p(-scale a_p (s_p - 1 + margin)) + LSE_n(scale a_n (s_n - margin))), where LSE is the log of the sum of
+    exp. The paces a_p = [1 + margin - s_p]_+ and a_n = [s_n + margin]_+ are constants for the gradient.
 
     Args:
       similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.

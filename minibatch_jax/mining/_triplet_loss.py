@@ -57,8 +57,8 @@ def triplet_loss(
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
       smooth: static bool, whether to use log(1 + exp(.)) instead of max(., 0).
       reduction: "active_mean" over the triplets with a positive loss; "mean" over the mined triplets; "anchor_mean",
-        the mean over the anchors with a triplet of their own means; "sum"; or "anchors", the mean of each anchor. The
-        gradient treats the counts as constants.
+        which averages over the triplets of each anchor, then over the anchors with a triplet; "sum"; or "anchors", the
+        mean of each anchor. The gradient treats the counts as constants.
 
     Returns:
       `[]`, or `[A]` for "anchors", in the dtype of the distances; 0, with gradient 0, if no triplet is active.
@@ -84,7 +84,8 @@ def triplet_loss(
     check_pairs("distances", distances, positives, negatives)
     used = (positives | negatives) & jnp.isfinite(distances)
     distances = jnp.where(used, distances, 0)
-    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)  # same varying axes as the distances
+    # Inside shard_map the margin must vary over the same axes as the distances.
+    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)
     return _loss(distances, positives & used, negatives & used, margin, (mining, fallback, smooth, reduction))
 
 
@@ -115,8 +116,8 @@ def triplet_pair_weights(
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
       smooth: static bool, whether to use log(1 + exp(.)) instead of max(., 0).
       reduction: "active_mean" over the triplets with a positive loss; "mean" over the mined triplets; "anchor_mean",
-        the mean over the anchors with a triplet of their own means; "sum"; or "anchors", the mean of each anchor. The
-        gradient treats the counts as constants.
+        which averages over the triplets of each anchor, then over the anchors with a triplet; "sum"; or "anchors", the
+        mean of each anchor. The gradient treats the counts as constants.
 
     Returns:
       The loss `[]`, or `[A]` for "anchors", and the weights `[A, M]`, both float32 (float64 if the distances are).

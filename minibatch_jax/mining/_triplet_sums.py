@@ -146,5 +146,6 @@ def _add_at(weights, column, values):
 
 
 def _empty(distances) -> TripletSums:
-    zeros = jnp.where(distances < 0, jnp.zeros_like(distances), 0)  # depends on the distances, for their varying axes
+    # Not a constant: inside shard_map the loop's carry must vary over the same axes as the distances.
+    zeros = jnp.where(distances < 0, jnp.zeros_like(distances), 0)
     return TripletSums(zeros, zeros[:, 0], zeros[:, 0], zeros[:, 0])
