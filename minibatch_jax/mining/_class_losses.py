@@ -40,7 +40,7 @@ def margin_softmax_loss(
       negatives: `[A, C]` bool, the other classes.
       angle: in [0, 3.14], added to the angle to the true class, in radians; differentiable.
       cosine: subtracted from the cosine of the true class; differentiable.
-      multiple: static int, factor of the angle to the true class. Above 1, `angle` must be 0; as an array it is ignored.
+      multiple: static int, factor of the angle to the true class. Above 1, `angle` must be 0; an array is ignored.
       scale: factor of the logits: a number, or for SphereFace the norms of the embeddings `[A, 1]`; differentiable.
       reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of embeddings with a
         class, defined at `reduce_losses`.
