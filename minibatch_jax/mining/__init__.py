@@ -1,16 +1,18 @@
-"""Which pairs and triplets of a batch count: masks, weights and losses on distances or similarities `[A, M]`.
+"""Choose the pairs and triplets of a batch that count: masks, weights and losses of distances or similarities `[A, M]`.
 
-Five kinds of functions, which compose freely:
+Rows are anchors and columns are references, often the same items. Five kinds of functions compose freely:
 
-  distances   `euclidean_distances`, `cosine_similarity`, ...: embeddings to `[A, M]`
-  pairs       `positive_mask`, `negative_mask`: labels to bool `[A, M]`; with `memory_pairs` past batches too
-  miners      `..._pair_masks`: distances and masks to fewer pairs; `select_triplets`: to one triplet for each anchor;
-              `..._weights`: to how much each pair counts; `mine_...`: the same as transformations of weights
-  losses      `..._loss`: distances or similarities, and masks, to a number; `weigh_pairs` makes a transformation of one
-  reducers    the argument `reduction` of a loss: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none"
+  distances   `euclidean_distances`, `cosine_similarity`, ...: from embeddings to `[A, M]`
+  pairs       `positive_mask`, `negative_mask`: from labels to bool `[A, M]`; `memory_pairs` adds past batches
+  miners      `..._pair_masks`: from distances and masks to fewer pairs; `select_triplets`: to one triplet for each
+              anchor; `..._weights`: to how much each pair counts; `mine_...`: transformations of weights that do so
+  losses      `..._loss`: from distances or similarities and masks to a number; `weigh_pairs` makes a transformation
+              of a loss
+  reductions  the argument `reduction` of a loss: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none";
+              `reduce_losses` defines them
 
-`blockwise_losses`, `mined_triplet_loss` and the retrieval scores take embeddings instead, in blocks of rows and over
-devices. `docs/pytorch_metric_learning.md` in the repository translates the names of pytorch-metric-learning.
+`blockwise_losses`, `mined_triplet_loss` and the retrieval scores take embeddings instead: they work in blocks of rows
+and over devices. `docs/pytorch_metric_learning.md` in the repository translates the names of pytorch-metric-learning.
 """
 
 from minibatch_jax.mining._angular import angular_triplet_weights, mine_angular

@@ -1,4 +1,8 @@
-"""Losses of a large batch, a block of anchors at a time, forward and backward: memory of one block row, not [B, B]."""
+"""Losses of a large batch, a block of anchors at a time, forward and backward: no array `[B, B]`.
+
+Method: blocks of a batch over devices
+Experiment: speed mining_memory
+"""
 
 from collections.abc import Callable
 
@@ -20,32 +24,36 @@ def blockwise_losses(
     first_row: int | jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Loss of each anchor against all references, computed again in the backward pass.
+    """Return the loss of each anchor against all references, computed a block of anchors at a time.
 
-    A miner that looks at one anchor at a time may be part of the loss. Four losses are no sums over anchors and differ
-    in blocks: `histogram_loss`, `lifted_structure_loss`, `intra_pair_variance_loss` and `proxy_anchor_loss`.
+    The backward pass computes each block again, so memory is that of one block. A miner that looks at one anchor at a
+    time may be part of the loss. Four losses are not sums over anchors, so their value depends on the blocks:
+    `histogram_loss`, `lifted_structure_loss`, `intra_pair_variance_loss` and `proxy_anchor_loss`.
 
     Args:
-      loss: of similarities or distances, positives, negatives, each `[block, M]`, to losses `[block]`: any loss of
+      loss: from similarities or distances, positives and negatives, each `[block, M]`, to losses `[block]`: any loss of
         pairs or triplets with `reduction="anchors"`.
-      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row of NaN is in
-        no pair.
-      labels: `[B]` int.
-      references: `[M, D]`; the embeddings by default.
-      reference_labels: `[M]` int, given if and only if the references are.
-      compare: embeddings `[block, D]` and references `[M, D]` to similarities or distances `[block, M]`.
-      block_size: anchors at once, static; memory is O(block_size M).
-      first_row: which reference is the first anchor, so that no anchor is its own positive, if references are given and
-        the anchors are among them.
-      axis_name: of a `shard_map` or `pmap` over which embeddings and references are sharded: the anchors of a device
-        are compared with the references of all.
+      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row with NaN is
+        in no pair.
+      labels: `[B]` int, class of each embedding.
+      references: `[M, D]`, floating point, what the anchors are compared with. By default the embeddings, and then no
+        anchor is its own positive.
+      reference_labels: `[M]` int, class of each reference; given if and only if the references are.
+      compare: from embeddings `[block, D]` and references `[M, D]` to similarities or distances `[block, M]`.
+      block_size: static int, anchors at a time; memory is O(block_size M).
+      first_row: row of the references that is the first anchor, for references that contain the anchors in order: then
+        no anchor is its own positive. By default no reference is an anchor. Without references it is ignored.
+      axis_name: axis of a `shard_map` or `pmap` over which embeddings and references are sharded. The anchors of each
+        device are compared with the references of all devices.
 
     Returns:
       `[B]`, to be reduced with `reduce_losses`.
 
     Raises:
-      TypeError: if a dtype is wrong.
-      ValueError: if shapes do not match or the block size does not divide B.
+      TypeError: if embeddings or references are not floating point, labels not integers or the block size not a static
+        int.
+      ValueError: if shapes do not match, only one of references and reference labels is given, or the block size is
+        below 1 or does not divide B.
 
     Examples:
       >>> from functools import partial

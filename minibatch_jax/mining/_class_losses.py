@@ -1,15 +1,9 @@
-"""Losses of embeddings and one learned vector, or several, for each class: the references are classes.
+"""Losses of embeddings and learned vectors, one or several for each class: the references are the classes.
 
-With `classes = jnp.arange(C)` the masks are `positive_mask(labels, classes)` and `negative_mask(labels, classes)`. Two
-more are found elsewhere: `info_nce_loss` of minus squared distances to proxies is ProxyNCA, of cosines at temperature
-0.05 the normalized softmax; `orthogonal_pair_loss` of cosines is P2SGrad.
-
-References:
-  Liu et al., SphereFace: deep hypersphere embedding for face recognition, 2017 (arXiv 1704.08063).
-  Wang et al., CosFace: large margin cosine loss for deep face recognition, 2018 (arXiv 1801.09414).
-  Deng et al., ArcFace: additive angular margin loss for deep face recognition, 2019 (arXiv 1801.07698).
-  Qian et al., SoftTriple loss: deep metric learning without triplet sampling, 2019 (arXiv 1909.05235).
-  Kim et al., Proxy anchor loss for deep metric learning, 2020 (arXiv 2003.13911).
+With `classes = jnp.arange(C)` the masks are `positive_mask(labels, classes)` and `negative_mask(labels, classes)`.
+Three losses need no function of their own: `info_nce_loss` of minus squared distances to proxies is ProxyNCA,
+`info_nce_loss` of cosines at temperature 0.05 is the normalized softmax, and `orthogonal_pair_loss` of cosines is
+P2SGrad.
 """
 
 import jax
@@ -32,25 +26,38 @@ def margin_softmax_loss(
     scale: float | jax.Array = 64.0,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Softmax cross-entropy whose true class is handicapped: ArcFace (angle 0.5), CosFace (cosine 0.35), SphereFace.
+    """Return softmax cross-entropy with a handicap for the true class: ArcFace, CosFace or SphereFace.
+
+    The logit of the true class at the angle theta is scale * (cos(multiple * theta + angle) - cosine), that of another
+    class scale * s. ArcFace is `angle=0.5`, CosFace `cosine=0.35`, SphereFace `multiple=4`. Beyond pi, where the cosine
+    would rise again, it is continued so that it keeps falling with theta.
 
     Args:
-      similarities: `[A, C]`, cosine of each embedding to each class, floating point. For sub-centers take the maximum
-        over the centers of a class, for SoftTriple `soften_centers`.
+      similarities: `[A, C]`, floating point, cosine of each embedding to each class; a pair whose similarity is not
+        finite is ignored. For sub-centers pass the maximum over the centers of a class, for SoftTriple the result of
+        `soften_centers`.
       positives: `[A, C]` bool, the class of each embedding.
       negatives: `[A, C]` bool, the other classes.
-      angle: >= 0, added to the angle to the true class, in radians.
-      cosine: subtracted from the cosine of the true class.
-      multiple: static factor of the angle to the true class: 4 for SphereFace. Above 1 no angle may be added.
-      scale: of the logits; `[A, 1]` norms of the embeddings for SphereFace.
-      reduction: of the losses of embeddings with a class, see `reduce_losses`.
+      angle: in [0, 3.14], added to the angle to the true class, in radians; differentiable.
+      cosine: subtracted from the cosine of the true class; differentiable.
+      multiple: static int, factor of the angle to the true class. Above 1, `angle` must be 0; an array is ignored.
+      scale: factor of the logits: a number, or for SphereFace the norms of the embeddings `[A, 1]`; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of embeddings with a
+        class, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point, the masks not bool or `multiple` not a static int.
-      ValueError: if shapes do not match, the angle is out of range, or the reduction is unknown.
+      TypeError: if the similarities are not floating point, the masks not bool, the angle not a number or `multiple`
+        not a static int.
+      ValueError: if shapes do not match, the angle is out of range, `multiple` is below 1 or above 1 with an angle
+        above 0, or the reduction is unknown.
+
+    References:
+      Liu et al., SphereFace: deep hypersphere embedding for face recognition, 2017 (arXiv 1704.08063).
+      Wang et al., CosFace: large margin cosine loss for deep face recognition, 2018 (arXiv 1801.09414).
+      Deng et al., ArcFace: additive angular margin loss for deep face recognition, 2019 (arXiv 1801.07698).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -71,18 +78,24 @@ def margin_softmax_loss(
 
 
 def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 0.1) -> jax.Array:
-    """Similarity to each class from those to its centers, weighed by their softmax: SoftTriple.
+    """Return the similarity to each class, from the similarities to its centers (SoftTriple).
+
+    It is the mean over the centers of the class, weighed by the softmax of the similarities over the temperature. Pass
+    the result to `margin_softmax_loss` with `cosine=0.01, scale=20` for the SoftTriple loss.
 
     Args:
-      similarities: `[A, C, K]`, floating point, to the K centers of each class.
-      temperature: > 0; towards 0 it is the maximum.
+      similarities: `[A, C, K]`, floating point, to the K centers of each of C classes.
+      temperature: > 0; towards 0 the result is the maximum.
 
     Returns:
-      `[A, C]`; SoftTriple is its `margin_softmax_loss` with `cosine=0.01, scale=20`.
+      `[A, C]`.
 
     Raises:
-      TypeError: if the similarities are not floating point.
+      TypeError: if the similarities are not floating point or the temperature is not a number.
       ValueError: if they are not of rank 3 or the temperature is not positive.
+
+    References:
+      Qian et al., SoftTriple loss: deep metric learning without triplet sampling, 2019 (arXiv 1909.05235).
 
     Examples:
       >>> soften_centers(jnp.array([[[0.5, 0.5], [0.25, 0.25]]])).tolist()
@@ -102,23 +115,28 @@ def proxy_anchor_loss(
     margin: float | jax.Array = 0.1,
     scale: float | jax.Array = 32.0,
 ) -> jax.Array:
-    """Pull of each proxy on its examples and push on all others, both by log(1 + sum exp).
+    """Return the proxy anchor loss: each proxy pulls its examples and pushes all others.
 
-    The terms are scale (margin - s) over proxies with positives and scale (s + margin) over all proxies.
+    The pull of a proxy is log(1 + sum_p exp(scale (margin - s_p))), averaged over the proxies with a positive. The push
+    is log(1 + sum_n exp(scale (s_n + margin))), averaged over the proxies with a pair.
 
     Args:
-      similarities: `[C, B]`, cosine of each proxy to each example, floating point: the anchors are the proxies.
-      positives: `[C, B]` bool.
-      negatives: `[C, B]` bool.
-      margin: that the similarities should clear.
-      scale: > 0.
+      similarities: `[C, B]`, floating point, cosine of each proxy to each example: the anchors are the proxies. A pair
+        whose similarity is not finite is ignored.
+      positives: `[C, B]` bool, the examples of each proxy's class.
+      negatives: `[C, B]` bool, the examples of other classes.
+      margin: similarity that positives should exceed, while negatives should stay below -margin; differentiable.
+      scale: > 0, of the exponents; differentiable.
 
     Returns:
       `[]`, the sum of the two means.
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match or the scale is not positive.
+
+    References:
+      Kim et al., Proxy anchor loss for deep metric learning, 2020 (arXiv 2003.13911).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -134,7 +152,7 @@ def proxy_anchor_loss(
 
 
 def _added_angle(cosine, angle):
-    """cos(theta + angle), continued by a line in the cosine where theta + angle would pass pi."""
+    """Return cos(theta + angle), or a line in the cosine where theta + angle is beyond pi."""
     inside = 1 - cosine**2 > jnp.finfo(cosine.dtype).eps
     sine = jnp.where(inside, jnp.sqrt(jnp.where(inside, 1 - cosine**2, 1)), 0)
     turned = cosine * jnp.cos(angle) - sine * jnp.sin(angle)
@@ -142,7 +160,7 @@ def _added_angle(cosine, angle):
 
 
 def _multiple_angle(cosine, multiple):
-    """cos(multiple theta), reflected so that it falls all the way from 1 to 1 - 2 multiple."""
+    """Return cos(multiple * theta), reflected at each turn so that it keeps falling, from 1 to 1 - 2 * multiple."""
     previous, current = jnp.ones_like(cosine), cosine
     for _ in range(multiple - 1):
         previous, current = current, 2 * cosine * current - previous

@@ -1,7 +1,6 @@
-"""Triplet loss without a margin: the harder a triplet among all so far, the larger its weight.
+"""Triplet loss without a margin: the harder a triplet is among all triplets so far, the larger its weight.
 
-References:
-  Zhang and Rusinkiewicz, Learning local descriptors with a CDF-based dynamic soft margin, ICCV 2019.
+Method: dynamic soft margin
 """
 
 from typing import NamedTuple
@@ -15,23 +14,31 @@ from minibatch_jax.mining._triplets import FALLBACKS, prepare
 
 
 class DynamicMargin(NamedTuple):
-    """Share of the triplets with each difference d_ap - d_an, at nodes from -2 to 2, `[num_bins + 1]`; 0 at first."""
+    """How hard the triplets so far were.
+
+    Attributes:
+      histogram: `[num_bins + 1]`, fraction of the triplets at each of the nodes from -2 to 2 of d_ap - d_an; zeros
+        before the first batch.
+    """
 
     histogram: jax.Array
 
 
 def init_dynamic_margin(num_bins: int = 10) -> DynamicMargin:
-    """A margin that has seen no triplet; keep it in the training state.
+    """Return a margin that has seen no triplet; keep it in the training state.
 
     Args:
-      num_bins: between the nodes of the histogram, static.
+      num_bins: static int, at least 1, bins of the histogram between -2 and 2.
 
     Returns:
-      Zeros.
+      A `DynamicMargin` with a histogram of zeros `[num_bins + 1]`, float32.
 
     Raises:
-      TypeError: if the number is not a static int.
-      ValueError: if it is below 1.
+      TypeError: if the number of bins is not a static int.
+      ValueError: if the number of bins is below 1.
+
+    References:
+      Zhang and Rusinkiewicz, Learning local descriptors with a CDF-based dynamic soft margin, ICCV 2019.
 
     Examples:
       >>> init_dynamic_margin(4).histogram.tolist()
@@ -51,25 +58,34 @@ def dynamic_margin_loss(
     fallback: str = "drop",
     momentum: float | jax.Array = 0.01,
 ) -> tuple[jax.Array, DynamicMargin]:
-    """Mean over the mined triplets of (d_ap - d_an) times the share of triplets so far that are not harder.
+    """Return the mean over the mined triplets of d_ap - d_an, weighed by how hard each triplet is among all so far.
 
-    The share is a constant for the gradient.
+    The weight of a triplet is the fraction of the triplets so far whose d_ap - d_an is not larger. The gradient treats
+    it as a constant.
 
     Args:
-      margin: what was seen before.
-      distances: `[A, M]` in [0, 2], floating point: between vectors of length 1.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      mining: which triplets, see `triplet_loss`; the paper takes "hard" ones.
-      fallback: see `triplet_loss`.
-      momentum: in [0, 1], weight of this batch in the histogram; the first batch replaces it.
+      margin: a `DynamicMargin`, the histogram of the triplets before this batch.
+      distances: `[A, M]`, floating point, in [0, 2]: between vectors of length 1. A pair whose distance is not finite
+        is in no triplet.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      mining: which triplets count; the paper takes "hard". "all"; "semihard", those with d_an > d_ap;
+        "nearest_semihard", for each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its
+        farthest positive and nearest negative; "easy_positive", for each anchor its nearest positive and the nearest
+        negative beyond it.
+      fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
+        than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
+      momentum: in [0, 1], weight of this batch in the histogram; the first batch replaces the histogram.
 
     Returns:
-      The loss `[]`, and the margin that has seen the batch.
+      The loss `[]`, and the `DynamicMargin` that has seen the batch; it is unchanged if the batch has no triplet.
 
     Raises:
-      TypeError: if the distances are not floating point or the masks not bool.
+      TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, a choice is unknown or the momentum is out of range.
+
+    References:
+      Zhang and Rusinkiewicz, Learning local descriptors with a CDF-based dynamic soft margin, ICCV 2019.
 
     Examples:
       >>> distances, positives = jnp.array([[0.5, 1.0, 0.25]]), jnp.array([[True, False, False]])
@@ -103,7 +119,7 @@ def dynamic_margin_loss(
 
     sums = total(weighted)
     number = jnp.maximum(jnp.sum(sums.mined), 1)
-    no_change = jnp.sum(sums.weights * (distances - fixed))  # its gradient is that of the sum
+    no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
     return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
 
 

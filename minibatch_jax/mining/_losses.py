@@ -1,16 +1,12 @@
-"""Losses of pairs: each is a differentiable function of similarities or distances `[A, M]` and two masks.
+"""Contrastive losses of pairs: differentiable functions of similarities or distances `[A, M]` and two masks.
 
-A pair whose value is not finite is in neither mask.
+The derivative with respect to the similarities is the weight of each pair (general pair weighting), so
+`jax.value_and_grad(loss)` gives the loss and these weights, and `weigh_pairs(loss)` makes a transformation of them.
+Hyper-parameters are differentiable too.
 
-The derivative by the similarities is the weight of each pair (general pair weighting), so `jax.value_and_grad(loss)` is
-the loss in that view and `weigh_pairs(loss)` is the transformation. Hyper-parameters are differentiable too.
-
-References:
-  Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
-  Chen et al., A simple framework for contrastive learning of visual representations, 2020 (arXiv 2002.05709).
-  Khosla et al., Supervised contrastive learning, 2020 (arXiv 2004.11362).
-  Miech et al., End-to-end learning of visual representations from uncurated instructional videos, 2020
-    (arXiv 1912.06430).
+Method: contrastive, InfoNCE, NT-Xent, SupCon
+Paper: 2004.11362
+Experiment: zero_shot_retrieval
 """
 
 from collections.abc import Callable
@@ -35,22 +31,29 @@ def contrastive_loss(
     negative_margin: float | jax.Array = 1.0,
     reduction: str = "active_mean",
 ) -> jax.Array:
-    """Pull positives to one margin and push negatives to the other; the two kinds are reduced apart and added.
+    """Return the contrastive loss: pull positives within one margin, push negatives beyond another.
+
+    A positive loses [d - positive_margin]_+ and a negative [negative_margin - d]_+. The two kinds are reduced
+    separately and added. Distances 1 - s of cosines s give the cosine form.
 
     Args:
-      distances: `[A, M]`, floating point; 1 - cosine gives the cosine form, [1 - s]_+ and [s - (1 - margin)]_+.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      positive_margin: positives farther than this lose.
-      negative_margin: negatives nearer than this lose.
-      reduction: of the losses of pairs, see `reduce_losses`.
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      positive_margin: distance up to which a positive loses nothing; differentiable.
+      negative_margin: distance from which a negative loses nothing; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
       ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Hadsell et al., Dimensionality reduction by learning an invariant mapping, CVPR 2006.
 
     Examples:
       >>> distances = jnp.array([[0.5, 0.75]])
@@ -74,23 +77,29 @@ def multi_similarity_loss(
     base: float | jax.Array = 0.5,
     reduction: str = "mean",
 ) -> jax.Array:
-    """log(1 + sum_p exp(-alpha (s - base))) / alpha + log(1 + sum_n exp(beta (s - base))) / beta of each anchor.
+    """Return the multi-similarity loss: a soft maximum over the positives of an anchor plus one over its negatives.
+
+    An anchor loses log(1 + sum_p exp(-alpha (s_p - base))) / alpha + log(1 + sum_n exp(beta (s_n - base))) / beta.
 
     Args:
-      similarities: `[A, M]`, floating point, usually cosine.
-      positives: `[A, M]` bool, usually those that `multi_similarity_pair_masks` keeps.
-      negatives: `[A, M]` bool.
-      alpha: > 0, sharpness of the positives.
-      beta: > 0, sharpness of the negatives.
-      base: similarity that separates them.
-      reduction: of the losses of anchors with a pair, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together, usually those that `multi_similarity_pair_masks` keeps.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      alpha: > 0, sharpness of the soft maximum over positives; differentiable.
+      beta: > 0, sharpness of the soft maximum over negatives; differentiable.
+      base: similarity that separates positives from negatives; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, a sharpness is not positive, or the reduction is unknown.
+
+    References:
+      Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -114,23 +123,31 @@ def info_nce_loss(
     temperature: float | jax.Array = 0.1,
     reduction: str = "mean",
 ) -> jax.Array:
-    """-log of the softmax mass on the positives: InfoNCE with one positive, MIL-NCE with several.
+    """Return InfoNCE: minus the log of the softmax mass that an anchor gives to its positives.
 
-    With minus squared distances and temperature 1 this is neighborhood component analysis.
+    An anchor loses -log(sum_p exp(s_p / t) / (sum_p exp(s_p / t) + sum_n exp(s_n / t))), t the temperature. With
+    several positives this is MIL-NCE; with minus squared distances and temperature 1 it is neighborhood component
+    analysis.
 
     Args:
-      similarities: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      temperature: > 0.
-      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      van den Oord et al., Representation learning with contrastive predictive coding, 2018 (arXiv 1807.03748).
+      Miech et al., End-to-end learning of visual representations from uncurated instructional videos, 2020 (arXiv
+        1912.06430).
 
     Examples:
       >>> positives = jnp.array([[True, False, False]])
@@ -150,21 +167,28 @@ def ntxent_loss(
     temperature: float | jax.Array = 0.1,
     reduction: str = "mean",
 ) -> jax.Array:
-    """InfoNCE of each positive pair on its own: the other positives of the anchor are not in its denominator.
+    """Return NT-Xent: InfoNCE of each positive pair on its own.
+
+    A positive pair loses -log(exp(s_p / t) / (exp(s_p / t) + sum_n exp(s_n / t))), t the temperature: the other
+    positives of the anchor are not in the denominator. Without a negative the loss is 0.
 
     Args:
-      similarities: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      temperature: > 0.
-      reduction: of the losses of positive pairs, see `reduce_losses`.
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      Chen et al., A simple framework for contrastive learning of visual representations, 2020 (arXiv 2002.05709).
 
     Examples:
       >>> positives = jnp.array([[True, True, False]])
@@ -185,21 +209,27 @@ def supcon_loss(
     temperature: float | jax.Array = 0.1,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Supervised contrastive loss: mean over the positives of -log softmax, all pairs in the denominator.
+    """Return the supervised contrastive loss: the mean over the positives of an anchor of -log softmax.
+
+    The softmax of the similarities over the temperature runs over all pairs of the anchor, positives and negatives.
 
     Args:
-      similarities: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      temperature: > 0.
-      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      Khosla et al., Supervised contrastive learning, 2020 (arXiv 2004.11362).
 
     Examples:
       >>> positives = jnp.array([[True, True, False]])
@@ -212,15 +242,24 @@ def supcon_loss(
 
 
 def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
-    """Weigh pairs by the size of a loss's derivative. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh pairs by the size of the loss's derivative. Weights `[B, B]`; signals `distances` `[B, B]`, `labels` `[B]`.
 
-    Pairs that enter with weight 0 are in neither mask: a miner before it in a chain decides which pairs the loss sees.
+    Each weight is multiplied by |d loss / d distance| of its pair. A pair whose weight is 0 or whose distance is not
+    finite is in neither mask: put a miner first in the chain to choose which pairs the loss sees.
 
     Args:
-      loss: scalar function of distances, positives, negatives `[B, B]`.
+      loss: scalar function of distances `[B, B]` and the bool masks of positives and negatives `[B, B]`; it must be
+        differentiable by the distances.
 
     Returns:
       A transformation of weights `[B, B]`, for `weighted_pair_loss`.
+
+    Raises:
+      TypeError: in `update`, if the distances are not floating point or the labels not integers.
+      ValueError: in `update`, if shapes do not match or the weights are not square.
+
+    References:
+      Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
 
     Examples:
       >>> from minibatch_jax.mining import mine_multi_similarity
@@ -240,17 +279,17 @@ def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
 
 
 def log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Log of the sum of exp over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
+    """Return log(sum exp) over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
     return _log_sum_exp(values, mask, plus_one=False)
 
 
 def log1p_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Log of 1 plus the sum of exp over the masked entries of each row."""
+    """Return log(1 + sum exp) over the masked entries of each row."""
     return _log_sum_exp(values, mask, plus_one=True)
 
 
 def softplus_where(mask: jax.Array, values: jax.Array) -> jax.Array:
-    """log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
+    """Return log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
     return jnp.where(mask, jax.nn.softplus(jnp.where(mask, values, 0)), 0)
 
 

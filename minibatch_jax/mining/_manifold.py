@@ -1,7 +1,6 @@
-"""Similarity along the manifold of the batch: a random walk over embeddings and proxies, and the loss made of it.
+"""Similarity along the manifold of the batch: a random walk over embeddings and proxies, and a loss made of it.
 
-References:
-  Aziere and Todorovic, Ensemble deep manifold similarity learning using hard proxies, CVPR 2019.
+Method: manifold similarity
 """
 
 import jax
@@ -17,19 +16,26 @@ from minibatch_jax.mining._reductions import reduce_losses
 def random_walk_similarity(
     similarities: jax.Array, *, restart: float | jax.Array = 0.2, temperature: float | jax.Array = 0.5
 ) -> jax.Array:
-    """How much of a random walk from one item, over similar items, ends at another, symmetrized.
+    """Return how likely a random walk from one item is to end at another, symmetrized.
+
+    With A the matrix of exp([s]_+ / temperature) off the diagonal and D its row sums, the result is
+    restart * (I - (1 - restart) D^-1/2 A D^-1/2)^-1. An item without a finite pair reaches no other item.
 
     Args:
-      similarities: `[N, N]`, cosine, symmetric, floating point; a pair that is not finite is no step.
-      restart: in (0, 1], chance that the walk ends at each step.
-      temperature: > 0; steps have weights exp([s]_+ / temperature).
+      similarities: `[N, N]`, floating point, cosine, symmetric; the walk takes no step along a pair whose similarity is
+        not finite.
+      restart: in (0, 1], probability that the walk ends at each step.
+      temperature: > 0; a step has weight exp([s]_+ / temperature).
 
     Returns:
       `[N, N]`, at least 0 up to rounding, in the dtype of the similarities.
 
     Raises:
-      TypeError: if the similarities are not floating point.
+      TypeError: if the similarities are not floating point or a hyper-parameter is not a number.
       ValueError: if they are not square or a number is out of range.
+
+    References:
+      Aziere and Todorovic, Ensemble deep manifold similarity learning using hard proxies, CVPR 2019.
 
     Examples:
       >>> [round(x, 3) for x in random_walk_similarity(jnp.ones((2, 2)), restart=0.5)[0].tolist()]
@@ -60,26 +66,33 @@ def manifold_loss(
     context: float | jax.Array = 1.0,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Each anchor should be nearer to its proxy than to others, by random walks and by where the walks of both end.
+    """Return a loss that brings each anchor nearer to its proxy than to others, in the sense of random walks.
 
+    The walks of `random_walk_similarity` run over anchors and proxies. Let s be the similarities of an anchor to the
+    proxies by walks, and c the cosines of its whole walk to theirs. The anchor loses L(s) + context * L(c) with
+    L(s) = log(1 + sum_n exp(s_n - s_p + margin)), p its own proxy and n the others whose exponent is not negative.
     Without labels, give the anchors to proxies at random: `jax.random.permutation(key, jnp.arange(A) % C)`.
 
     Args:
-      similarities: `[A + C, A + C]`, `cosine_similarity(jnp.concatenate([embeddings, proxies]))`.
+      similarities: `[A + C, A + C]`, floating point, `cosine_similarity(jnp.concatenate([embeddings, proxies]))`.
       positives: `[A, C]` bool, the proxy of each anchor.
-      negatives: `[A, C]` bool, the other proxies; an anchor in neither mask is left out of the walk too.
-      restart: in (0, 1], chance that the walk ends at each step.
-      temperature: > 0, of the steps.
-      margin: by which the proxy should be nearer.
-      context: >= 0, weight of the comparison of whole walks.
-      reduction: of the losses of anchors with a proxy, see `reduce_losses`.
+      negatives: `[A, C]` bool, the other proxies; an anchor in neither mask takes no part in the walk.
+      restart: in (0, 1], probability that the walk ends at each step.
+      temperature: > 0; a step has weight exp([s]_+ / temperature).
+      margin: by which the anchor should be nearer to its own proxy; differentiable.
+      context: >= 0, weight of the second term, which compares whole walks.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        proxy, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    References:
+      Aziere and Todorovic, Ensemble deep manifold similarity learning using hard proxies, CVPR 2019.
 
     Examples:
       >>> similarities = cosine_similarity(jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
@@ -103,7 +116,7 @@ def manifold_loss(
 
 
 def _excess_loss(values, positives, negatives, margin):
-    """log(1 + sum exp(s_n - s_p + margin)) over the negatives whose exponent is not negative."""
+    """Return log(1 + sum exp(s_n - s_p + margin)) over the negatives whose exponent is not negative."""
     values, positives, negatives = finite_pairs("similarities", values, positives, negatives)
     own = jnp.sum(jnp.where(positives, values, 0), axis=1, keepdims=True)
     excess = values - own + margin

@@ -1,11 +1,4 @@
-"""Losses of pairs that are piecewise linear or quadratic around margins.
-
-References:
-  Wu et al., Sampling matters in deep embedding learning, 2017 (arXiv 1706.07567).
-  Wang et al., Ranked list loss for deep metric learning, 2019 (arXiv 1903.03238).
-  Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019 (the intra-pair variance).
-  Zhang et al., Threshold-consistent margin loss for open-world deep metric learning, 2023 (arXiv 2307.04047).
-"""
+"""Losses of pairs that are piecewise linear or quadratic around margins."""
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +17,30 @@ def margin_loss(
     boundary: float | jax.Array = 1.2,
     reduction: str = "active_mean",
 ) -> jax.Array:
-    """[d - boundary + margin]_+ of positives and [boundary - d + margin]_+ of negatives, reduced together.
+    """Return the margin loss: positives stay inside a boundary, negatives outside, both by a margin.
+
+    A positive loses [d - boundary + margin]_+ and a negative [boundary - d + margin]_+. Both kinds are reduced
+    together.
 
     Args:
-      distances: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool, usually those that `sample_negative_counts` draws.
-      margin: half-width of the gap.
-      boundary: distance between the kinds; differentiable, and `[A, 1]` for a boundary of each class.
-      reduction: of the losses of pairs, see `reduce_losses`.
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart, usually those that `sample_negative_counts` draws.
+      margin: half the width of the gap around the boundary; differentiable.
+      boundary: distance that separates positives from negatives, a number or `[A, 1]` with the boundary of each
+        anchor's class; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
       ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Wu et al., Sampling matters in deep embedding learning, 2017 (arXiv 1706.07567).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -63,27 +64,33 @@ def ranked_list_loss(
     negative_temperature: float | jax.Array = 10.0,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Pull positives within boundary - margin and push negatives beyond the boundary, weighing the worst ones more.
+    """Return the ranked list loss: positives inside boundary - margin, negatives outside the boundary.
 
-    The excess of each pair is averaged with weights exp(temperature * excess), for each anchor and kind.
+    The excess of a positive is [d - (boundary - margin)]_+ and of a negative [boundary - d]_+. For each anchor and
+    kind, the excesses above 0 are averaged with weights exp(temperature * excess). An anchor loses (1 - imbalance)
+    times the average of its positives plus imbalance times that of its negatives.
 
     Args:
-      distances: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      margin: gap between the kinds.
-      boundary: distance that negatives should have.
-      imbalance: share of the negatives' term, in [0, 1].
-      positive_temperature: >= 0.
-      negative_temperature: >= 0.
-      reduction: of the losses of anchors with a pair, see `reduce_losses`.
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      margin: gap between the two kinds; differentiable.
+      boundary: distance that every negative should reach; differentiable.
+      imbalance: in [0, 1], weight of the negatives.
+      positive_temperature: >= 0, how much more the farthest positives count; 0 counts them equally.
+      negative_temperature: >= 0, how much more the nearest negatives count; 0 counts them equally.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the distances are not floating point or the masks not bool.
+      TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    References:
+      Wang et al., Ranked list loss for deep metric learning, 2019 (arXiv 1903.03238).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -109,21 +116,28 @@ def intra_pair_variance_loss(
     slack: float | jax.Array = 0.01,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Squares of [(1 - slack) mean - s]_+ over positives and [s - (1 + slack) mean]_+ over negatives; a regularizer.
+    """Return the intra-pair variance, a regularizer: pairs of one kind should be about equally similar.
+
+    A positive loses [(1 - slack) mean - s]_+^2 and a negative [s - (1 + slack) mean]_+^2, where the mean is over all
+    pairs of its kind. The two kinds are reduced separately and added.
 
     Args:
-      similarities: `[A, M]`, floating point, usually cosine.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      slack: relative to the mean similarity of the kind.
-      reduction: of each kind apart, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      slack: fraction of the mean by which a similarity may be worse than the mean of its kind.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
       TypeError: if the similarities are not floating point or the masks not bool.
       ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019.
 
     Examples:
       >>> positives = jnp.array([[True, True, False]])
@@ -145,22 +159,29 @@ def threshold_consistent_loss(
     negative_margin: float | jax.Array = 0.5,
     reduction: str = "active_mean",
 ) -> jax.Array:
-    """[positive_margin - s]_+ over positives and [s - negative_margin]_+ over negatives, reduced apart; a regularizer.
+    """Return the threshold-consistent margin loss, a regularizer: one threshold should fit all classes.
+
+    A positive loses [positive_margin - s]_+ and a negative [s - negative_margin]_+. The two kinds are reduced
+    separately and added.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      positive_margin: similarity that every positive should reach.
-      negative_margin: similarity that every negative should stay below.
-      reduction: of the losses of pairs, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      positive_margin: similarity that every positive should reach; differentiable.
+      negative_margin: similarity that every negative should stay below; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
       TypeError: if the similarities are not floating point or the masks not bool.
       ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Zhang et al., Threshold-consistent margin loss for open-world deep metric learning, 2023 (arXiv 2307.04047).
 
     Examples:
       >>> positives = jnp.array([[True, False]])

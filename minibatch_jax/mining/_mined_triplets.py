@@ -1,7 +1,8 @@
-"""Loss of one mined triplet for each anchor, from embeddings: the gradient goes through two pairs of each, not all.
+"""Loss of one mined triplet for each anchor, from embeddings: only the pairs of these triplets are differentiated.
 
-References:
-  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+Method: batch-hard, easy-positive, batch-all triplets
+Paper: 1703.07737
+Experiment: triplet_mining, speed triplets
 """
 
 from collections.abc import Callable
@@ -32,34 +33,45 @@ def mined_triplet_loss(
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Triplet margin loss of the triplets that `select_triplets` chooses, a block of anchors at a time.
+    """Return the triplet margin loss of one triplet for each anchor, from embeddings, a block of anchors at a time.
 
-    It is `triplet_loss(..., mining="hard")`, and more choices, but differentiates the distances of the chosen pairs
-    only: faster, and without an array `[B, M]`.
+    An anchor loses max(d_ap - d_an + margin, 0) of the triplet that `select_triplets` chooses. By default the value is
+    that of `triplet_loss(..., mining="hard")`. Only the distances of the chosen pairs are differentiated, which is
+    faster and needs no array `[B, M]`.
 
     Args:
-      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row of NaN is in
-        no triplet.
-      labels: `[B]` int.
-      references: `[M, D]`; the embeddings by default, and then no anchor is its own positive.
-      reference_labels: `[M]` int, given if and only if the references are.
-      compare: embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`, each of its own pair alone.
+      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row with NaN is
+        in no triplet.
+      labels: `[B]` int, class of each embedding.
+      references: `[M, D]`, floating point, what the anchors are compared with. By default the embeddings, and then no
+        anchor is its own positive.
+      reference_labels: `[M]` int, class of each reference; given if and only if the references are.
+      compare: from embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`; each distance depends on its own
+        pair only.
       margin: finite; differentiable.
-      positive: see `select_triplets`.
-      negative: see `select_triplets`.
-      fallback: see `select_triplets`.
-      smooth: use log(1 + exp(.)) instead of max(., 0).
-      reduction: of the losses of anchors with a triplet, see `reduce_losses`.
-      block_size: anchors at once, static; memory is O(block_size M + B D).
-      axis_name: of a `shard_map` or `pmap` over which embeddings and references are sharded: the anchors of a device
-        are compared with the references of all, and reduced over all.
+      positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
+      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive). Positive
+        and negative are not both "semihard".
+      fallback: what to do with an anchor for which nothing is semi-hard: "drop" it, or take the "easiest" (nearest
+        positive, farthest negative) or the "hardest" (farthest positive, nearest negative).
+      smooth: static bool, whether to use log(1 + exp(.)) instead of max(., 0).
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        triplet, defined at `reduce_losses`.
+      block_size: static int, anchors at a time; memory is O(block_size M + B D).
+      axis_name: axis of a `shard_map` or `pmap` over which embeddings and references are sharded. The anchors of each
+        device are compared with the references of all devices, and the loss is reduced over all devices.
 
     Returns:
-      `[]`, or `[B]` for "none".
+      `[]`, or `[B]` for "anchors" and "none".
 
     Raises:
-      TypeError: if a dtype is wrong.
-      ValueError: if shapes do not match, a choice is unknown or the block size does not divide B.
+      TypeError: if embeddings or references are not floating point, labels not integers, the margin not a number or the
+        block size not a static int.
+      ValueError: if shapes do not match, only one of references and reference labels is given, a choice is unknown,
+        the margin is NaN, or the block size is below 1 or does not divide B.
+
+    References:
+      Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
 
     Examples:
       >>> x, labels = jnp.array([[0.0], [0.5], [0.6]]), jnp.array([0, 0, 1])

@@ -1,12 +1,4 @@
-"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms.
-
-References:
-  Ustinova and Lempitsky, Learning deep embeddings with histogram loss, 2016 (arXiv 1611.00822).
-  Cakir et al., Deep metric learning to rank, CVPR 2019 (FastAP).
-  Brown et al., Smooth-AP: smoothing the path towards large-scale image retrieval, 2020 (arXiv 2007.12163).
-  Li et al., Rethinking the optimization of average precision: only penalizing negative instances before positive ones
-    is enough, 2021 (arXiv 2102.04640).
-"""
+"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms."""
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +11,25 @@ PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
 
 
 def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: float | jax.Array = 0.01) -> jax.Array:
-    """How many of the counted references are more similar to the anchor than each reference, smoothed by a sigmoid.
+    """Return how many counted references are more similar to the anchor than each reference, smoothed by a sigmoid.
 
-    One anchor at a time: memory is O(M^2), also for the gradient.
+    The rank of reference i is the sum of sigmoid((s_j - s_i) / temperature) over the counted references j other than i:
+    a tie counts one half. Anchors are handled one at a time, so memory is O(M^2), also for the gradient.
 
     Args:
-      similarities: `[A, M]`, floating point.
-      counted: `[A, M]` bool; a reference does not count itself.
+      similarities: `[A, M]`, floating point, finite.
+      counted: `[A, M]` bool, the references that may be ahead of others; no reference counts itself.
       temperature: > 0, width of the sigmoid.
 
     Returns:
       `[A, M]`, at least 0: 0 is the first place.
 
     Raises:
-      TypeError: if the similarities are not floating point or the mask not bool.
+      TypeError: if the similarities are not floating point, the mask not bool or the temperature not a number.
       ValueError: if shapes do not match or the temperature is not positive.
+
+    References:
+      Brown et al., Smooth-AP: smoothing the path towards large-scale image retrieval, 2020 (arXiv 2007.12163).
 
     Examples:
       >>> soft_ranks(jnp.array([[1.0, 3.0, 2.0]]), jnp.ones((1, 3), bool)).round(3).tolist()
@@ -60,21 +56,27 @@ def smooth_ap_loss(
     temperature: float | jax.Array = 0.01,
     reduction: str = "mean",
 ) -> jax.Array:
-    """1 minus the average precision of each anchor, with smoothed ranks.
+    """Return 1 minus the average precision of each anchor, with ranks smoothed by `soft_ranks`.
+
+    The average precision is the mean over the positives of (1 + rank among the positives) / (1 + rank among all pairs).
 
     Args:
-      similarities: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      temperature: > 0, width of the sigmoid.
-      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0, width of the sigmoid that smooths the ranks.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      Brown et al., Smooth-AP: smoothing the path towards large-scale image retrieval, 2020 (arXiv 2007.12163).
 
     Examples:
       >>> positives = jnp.array([[True, False, True]])
@@ -102,25 +104,32 @@ def pnp_loss(
     temperature: float | jax.Array = 0.01,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Mean over the positives of a penalty of the number r of negatives ranked before them.
+    """Return the PNP loss: a penalty of the number r of negatives that are ranked before a positive.
+
+    The number r is smoothed by a sigmoid. An anchor loses the mean of the penalty over its positives.
 
     Args:
-      similarities: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
       penalty: "linear" r, "log" log(1 + r), "quotient" 1 - (1 + r)^-power, "entropy" (1 + r) log(1 + r), or "bounded"
-        (bound r - log(1 + bound r)) / bound^2; the paper's PNP-O, D_s, D_q, I_u, I_b.
-      power: of "quotient".
-      bound: of "bounded".
+        (bound r - log(1 + bound r)) / bound^2. The paper calls them PNP-O, D_s, D_q, I_u and I_b.
+      power: exponent of "quotient"; the other penalties ignore it.
+      bound: factor in "bounded"; the other penalties ignore it.
       temperature: > 0, width of the sigmoid that smooths r.
-      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the penalty or reduction is unknown, or the temperature is not positive.
+
+    References:
+      Li et al., Rethinking the optimization of average precision: only penalizing negative instances before positive
+        ones is enough, 2021 (arXiv 2102.04640).
 
     Examples:
       >>> positives = jnp.array([[True, False, True]])
@@ -150,21 +159,29 @@ def fast_ap_loss(
     num_bins: int = 10,
     reduction: str = "mean",
 ) -> jax.Array:
-    """1 minus the average precision of each anchor, from histograms of its distances.
+    """Return 1 minus the average precision of each anchor, from histograms of its squared distances (FastAP).
+
+    With h the histogram of the positives, H and T the cumulative histograms of the positives and of all pairs, the
+    average precision is the sum of h H / T over the bins, divided by the number of positives.
 
     Args:
-      squared_distances: `[A, M]` in [0, 4], floating point: between vectors of length 1.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      num_bins: of the histograms, static.
-      reduction: of the losses of anchors with a positive, see `reduce_losses`.
+      squared_distances: `[A, M]`, floating point, in [0, 4]: between vectors of length 1. A pair whose distance is not
+        finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      num_bins: static, number of bins between 0 and 4.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
       TypeError: if the distances are not floating point, the masks not bool or the number of bins not a static int.
-      ValueError: if shapes do not match or the reduction is unknown.
+      ValueError: if shapes do not match, the number of bins is below 1, or the reduction is unknown.
+
+    References:
+      Cakir et al., Deep metric learning to rank, CVPR 2019.
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -185,20 +202,26 @@ def fast_ap_loss(
 def histogram_loss(
     similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, num_bins: int = 100
 ) -> jax.Array:
-    """Probability that a negative pair is more similar than a positive pair, from the histograms of both.
+    """Return the probability that a negative pair is more similar than a positive pair, from two histograms.
+
+    Each similarity is shared linearly between the two nearest nodes of a grid on [-1, 1], which makes the histograms
+    differentiable.
 
     Args:
-      similarities: `[A, M]` in [-1, 1], floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      num_bins: of the histograms, static.
+      similarities: `[A, M]`, floating point, in [-1, 1]; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      num_bins: static, number of bins between -1 and 1.
 
     Returns:
-      `[]`; 0 if a kind of pairs is missing.
+      `[]`; 0 if there is no positive or no negative.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or the number of bins not a static int.
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match or the number of bins is below 1.
+
+    References:
+      Ustinova and Lempitsky, Learning deep embeddings with histogram loss, 2016 (arXiv 1611.00822).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -220,7 +243,7 @@ def histogram_loss(
 
 
 def _row_histograms(places, mask, num_bins):
-    """Each masked place shared between its two neighbors among the nodes 0 to num_bins, `[A, num_bins + 1]`."""
+    """Return the histogram of each row `[A, num_bins + 1]`: a masked place is shared by its two nearest nodes."""
 
     @jax.checkpoint
     def height(node):

@@ -1,4 +1,4 @@
-"""From losses of anchors or pairs to one number."""
+"""Reduction of the losses of anchors or pairs to one number."""
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,19 @@ REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
 def reduce_losses(
     losses: jax.Array, valid: jax.Array, reduction: str = "mean", axis_name: str | None = None
 ) -> jax.Array:
-    """Reduce the losses of the valid items; 0 where there are none.
+    """Return the losses of the valid items, reduced; 0 where no item is valid.
 
     Args:
       losses: `[A]` of anchors or `[A, M]` of pairs, floating point.
-      valid: same shape, bool: padding and anchors without pairs are not valid.
-      reduction: "mean" over valid items, "active_mean" over those with a positive loss (their number is a constant for
-        the gradient), "anchor_mean" over the anchors of the means of their valid items, "sum", "anchors", which gives
-        the mean of each anchor, or "none", which keeps the shape; both put 0 where nothing is valid.
-      axis_name: of a `shard_map` or `pmap` over which the anchors are sharded: sums and numbers are added up over it.
+      valid: bool, of the same shape: padding and anchors without pairs are not valid.
+      reduction: "mean" over the valid items; "active_mean" over those with a positive loss, whose number is a constant
+        for the gradient; "anchor_mean", the mean over the anchors of the mean of their valid items; "sum"; "anchors",
+        the mean of each anchor; or "none", which keeps the shape. "anchors" and "none" put 0 where nothing is valid.
+      axis_name: axis of a `shard_map` or `pmap` over which the anchors are sharded: sums and counts are added up over
+        it.
 
     Returns:
-      `[]`, `[A]` for "anchors", or the shape of the losses for "none".
+      `[]`; `[A]` for "anchors"; the shape of the losses for "none".
 
     Raises:
       ValueError: if the reduction is unknown.

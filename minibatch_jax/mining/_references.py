@@ -1,4 +1,4 @@
-"""Whom a batch of anchors is compared with: itself, the shards of all devices, or other embeddings."""
+"""What a batch of anchors is compared with: itself, the shards of all devices, or other embeddings."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,13 @@ from minibatch_jax._checks import check_count, check_floating, check_integer, ch
 
 
 class References(NamedTuple):
-    """Embeddings `[M, D]`, labels `[M]`, and which of them each anchor is itself, `[A]`; -1 if it is none."""
+    """What the anchors are compared with.
+
+    Attributes:
+      embeddings: `[M, D]`, of all devices.
+      labels: `[M]` int, class of each reference.
+      own_rows: `[A]` int32, the reference that is the anchor itself, or -1.
+    """
 
     embeddings: jax.Array
     labels: jax.Array
@@ -24,7 +30,7 @@ def references_of(
     first_row: int | jax.Array | None = None,
     axis_name: str | None = None,
 ) -> References:
-    """Check all of them, and gather what is sharded over the axis."""
+    """Check embeddings and references, and gather the references over the axis; by default they are the embeddings."""
     check_shape("embeddings", embeddings, (None, None))
     check_floating("embeddings", embeddings)
     check_shape("labels", labels, embeddings.shape[:1])
@@ -49,14 +55,14 @@ def references_of(
 
 
 def masks_of(labels: jax.Array, own_rows: jax.Array, references: References) -> tuple[jax.Array, jax.Array]:
-    """Positives and negatives `[rows, M]` of a block of anchors."""
+    """Return the masks of positives and negatives `[rows, M]` of a block of anchors."""
     same = labels[:, None] == references.labels[None, :]
     itself = own_rows[:, None] == jnp.arange(references.labels.shape[0], dtype=jnp.int32)[None, :]
     return same & ~itself, ~same
 
 
 def rows_per_block(block_size: int, number: int) -> int:
-    """The block size, or all rows if there are fewer; it must divide their number."""
+    """Return the block size, or the number of rows if that is smaller; raise unless it divides the number of rows."""
     check_count("block_size", block_size)
     rows = min(block_size, number)
     if number % rows:

@@ -1,11 +1,8 @@
 """Losses of pairs that weigh them by exponentials: binomial deviance, lifted structure, circle, tuplet margin.
 
-References:
-  Yi et al., Deep metric learning for practical person re-identification, 2014 (arXiv 1407.4979).
-  Song et al., Deep metric learning via lifted structured feature embedding, 2016 (arXiv 1511.06452).
-  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
-  Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019.
-  Sun et al., Circle loss: a unified perspective of pair similarity optimization, 2020 (arXiv 2002.10857).
+Method: circle, lifted, FastAP, histogram, smooth-AP and other losses
+Paper: 2002.10857
+Experiment: speed mining_table, zero_shot_retrieval
 """
 
 import jax
@@ -27,23 +24,30 @@ def binomial_deviance_loss(
     base: float | jax.Array = 0.5,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Mean of softplus(alpha (base - s)) over positives plus mean of softplus(beta (s - base)) over negatives.
+    """Return the binomial deviance: a softplus of how far each pair is on the wrong side of a similarity.
+
+    An anchor loses the mean over its positives of softplus(alpha (base - s)) plus the mean over its negatives of
+    softplus(beta (s - base)).
 
     Args:
-      similarities: `[A, M]`, floating point, usually cosine.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      alpha: > 0, sharpness of the positives.
-      beta: > 0, sharpness of the negatives.
-      base: similarity that separates them.
-      reduction: of the losses of anchors with a pair, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      alpha: > 0, sharpness for positives; differentiable.
+      beta: > 0, sharpness for negatives; differentiable.
+      base: similarity that separates positives from negatives; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, a sharpness is not positive, or the reduction is unknown.
+
+    References:
+      Yi et al., Deep metric learning for practical person re-identification, 2014 (arXiv 1407.4979).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -66,21 +70,29 @@ def lifted_structure_loss(
     margin: float | jax.Array = 1.0,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Half of [d_ap + log sum exp(margin - d)]_+^2 for each positive pair, d to the negatives of both its ends.
+    """Return the lifted structure loss: each positive pair against the negatives of both its ends.
+
+    A positive pair (a, p) loses [d_ap + log sum exp(margin - d)]_+^2 / 2, where the sum is over the distances d from a
+    and from p to their negatives. Without a negative the loss is 0.
 
     Args:
-      distances: `[B, B]`, floating point: the references are the anchors.
-      positives: `[B, B]` bool.
-      negatives: `[B, B]` bool.
-      margin: beyond which negatives fade.
-      reduction: of the losses of positive pairs, see `reduce_losses`.
+      distances: `[B, B]`, floating point: the references are the anchors. A pair whose distance is not finite is
+        ignored.
+      positives: `[B, B]` bool, the pairs to pull together.
+      negatives: `[B, B]` bool, the pairs to push apart.
+      margin: distance beyond which the push of a negative fades; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[B, B]` for "none".
+      `[]`; `[B]` for "anchors"; `[B, B]` for "none".
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
       ValueError: if shapes do not match or are not square, or the reduction is unknown.
+
+    References:
+      Song et al., Deep metric learning via lifted structured feature embedding, 2016 (arXiv 1511.06452).
 
     Examples:
       >>> positives = jnp.array([[False, True, False], [True, False, False], [False, False, False]])
@@ -109,21 +121,27 @@ def generalized_lifted_structure_loss(
     margin: float | jax.Array = 1.0,
     reduction: str = "mean",
 ) -> jax.Array:
-    """[log sum_p exp(d) + log sum_n exp(margin - d)]_+ of each anchor with both kinds of pairs.
+    """Return the generalized lifted structure loss: all positives of an anchor against all its negatives.
+
+    An anchor with both kinds of pairs loses [log sum_p exp(d_p) + log sum_n exp(margin - d_n)]_+.
 
     Args:
-      distances: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      margin: beyond which negatives fade.
-      reduction: of the losses of anchors with both kinds of pairs, see `reduce_losses`.
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      margin: by how much the nearest negatives should be farther than the farthest positives, roughly; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with both
+        kinds of pairs, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
       ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -144,24 +162,30 @@ def circle_loss(
     scale: float | jax.Array = 80.0,
     reduction: str = "active_mean",
 ) -> jax.Array:
-    """softplus(LSE_p(-scale a_p (s - 1 + margin)) + LSE_n(scale a_n (s - margin))) of each anchor with both kinds.
+    """Return the circle loss: pairs far from their optimum are pulled or pushed harder.
 
-    a_p = [1 + margin - s]_+ and a_n = [s + margin]_+ pace the pairs and are constants for the gradient.
+    An anchor with both kinds of pairs loses
+    softplus(LSE_p(-scale a_p (s_p - 1 + margin)) + LSE_n(scale a_n (s_n - margin))), where LSE is the log of the sum of
+    exp. The paces a_p = [1 + margin - s_p]_+ and a_n = [s_n + margin]_+ are constants for the gradient.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      margin: relaxation of the decision boundary.
-      scale: > 0.
-      reduction: of the losses of anchors with both kinds of pairs, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      margin: relaxation of the decision boundary; differentiable.
+      scale: > 0, of the exponents; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with both
+        kinds of pairs, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "none".
+      `[]`, or `[A]` for "anchors" and "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the scale is not positive, or the reduction is unknown.
+
+    References:
+      Sun et al., Circle loss: a unified perspective of pair similarity optimization, 2020 (arXiv 2002.10857).
 
     Examples:
       >>> positives = jnp.array([[True, False]])
@@ -187,22 +211,29 @@ def tuplet_margin_loss(
     scale: float | jax.Array = 64.0,
     reduction: str = "mean",
 ) -> jax.Array:
-    """log(1 + sum_n exp(scale (s_n - cos(angle_p - margin)))) of each positive pair.
+    """Return the tuplet margin loss: each positive pair against all negatives of its anchor, with slack in the angle.
+
+    A positive pair at the angle theta loses log(1 + sum_n exp(scale (s_n - cos(theta - margin)))). Without a negative
+    the loss is 0.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      margin: slack of the angle between a positive pair, in radians.
-      scale: > 0.
-      reduction: of the losses of positive pairs, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      margin: slack of the angle between a positive pair, in radians; differentiable.
+      scale: > 0, of the exponents; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, the scale is not positive, or the reduction is unknown.
+
+    References:
+      Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019.
 
     Examples:
       >>> positives = jnp.array([[True, False]])

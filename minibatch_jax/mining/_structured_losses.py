@@ -1,12 +1,12 @@
-"""Losses of pairs with their own geometry: angles of triangles, right angles, reweighted or debiased negatives.
+"""Losses of pairs with a geometry of their own: angles of triangles, right angles, weighed or debiased negatives.
 
-References:
-  Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
-  Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
-  Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
-  Ranasinghe et al., Orthogonal projection loss, 2021 (arXiv 2103.14021).
-  Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024
-    (arXiv 2402.07440).
+Method: hard-negative and debiased contrastive
+Paper: 2010.04592
+Experiment: zero_shot_retrieval
+
+Method: single-sample batches
+Paper: 2402.07440
+Experiment: single_sample_batches
 """
 
 import jax
@@ -27,25 +27,32 @@ def angular_loss(
     angle: float | jax.Array = 0.698,
     reduction: str = "mean",
 ) -> jax.Array:
-    """log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) of each positive pair, t the squared tangent of the angle.
+    """Return the angular loss: bound the angle at the negative of each triangle of anchor, positive and negative.
 
-    The sum over negatives is a matrix product, so no array `[A, P, N]` is formed.
+    A positive pair loses log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)), where t is the squared tangent of the
+    angle. The sum over negatives is a matrix product, so no array `[A, P, N]` is formed. Without a negative the loss is
+    0.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      reference_similarities: `[M, M]`, cosine between the references; the similarities by default, if the references
-        are the anchors.
-      angle: upper bound of the angle at the negative, in radians, below pi / 2.
-      reduction: of the losses of positive pairs, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      reference_similarities: `[M, M]`, floating point, cosine between the references. By default the references are the
+        anchors, and it is `similarities`.
+      angle: in (0, 1.57], upper bound of the angle at the negative, in radians.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
-      ValueError: if shapes do not match, the angle is out of range, or the reduction is unknown.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, the similarities are not square and `reference_similarities` is not given, the
+        angle is out of range, or the reduction is unknown.
+
+    References:
+      Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
 
     Examples:
       >>> positives = jnp.array([[False, True, False], [True, False, False], [False, False, False]])
@@ -78,26 +85,34 @@ def hard_negative_loss(
     constant_importance: bool = False,
     reduction: str = "mean",
 ) -> jax.Array:
-    """InfoNCE of each positive pair whose negatives are weighed by exp(concentration s / t) and cleared of positives.
+    """Return NT-Xent with negatives that are weighed by hardness and cleared of false negatives.
 
-    With concentration 0 it is the debiased contrastive loss, with prior 0 as well `ntxent_loss`.
+    It is `ntxent_loss` with another sum over the N negatives of the anchor. Let m be the mean of exp(s_n / t), weighed
+    by exp(concentration * s_n / t), t the temperature. The sum becomes N (m - prior * exp(s_p / t)) / (1 - prior), but
+    at least N exp(-1 / t). Concentration 0 gives the debiased contrastive loss; prior 0 as well gives `ntxent_loss`.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      temperature: > 0, t.
-      concentration: >= 0; the larger, the harder the negatives.
-      prior: in [0, 1), the share of the negatives that are positives in truth.
-      constant_importance: stop the gradient through the weights of the negatives; the paper's code does not.
-      reduction: of the losses of positive pairs, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      concentration: >= 0; the larger, the more the hardest negatives count.
+      prior: in [0, 0.999], the fraction of the negatives that are positives in truth.
+      constant_importance: static bool, whether to stop the gradient through the weights of the negatives; the paper's
+        code does not.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    References:
+      Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
+      Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
 
     Examples:
       >>> positives = jnp.array([[True, False, False]])
@@ -127,23 +142,30 @@ def orthogonal_pair_loss(
     power: int = 2,
     reduction: str = "mean",
 ) -> jax.Array:
-    """(1 - s)^power for positives and |s|^power for negatives: negatives go to a right angle, not further.
+    """Return a loss that turns positives parallel and negatives orthogonal, not opposite.
 
-    It is a sum over pairs, so batches of one pair with gradient accumulation train what one large batch would.
+    A positive loses |1 - s|^power and a negative |s|^power. The loss is a sum over pairs, so batches of one pair with
+    gradient accumulation train what one large batch would.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point; `[A, 1]` for isolated pairs of query and document.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      power: 1 or 2.
-      reduction: of the losses of pairs, both kinds together, see `reduce_losses`.
+      similarities: `[A, M]`, floating point, cosine; `[A, 1]` for single pairs of query and document. A pair whose
+        similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      power: static, 1 or 2.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of all pairs, both
+        kinds together, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
 
     Raises:
       TypeError: if the similarities are not floating point or the masks not bool.
       ValueError: if shapes do not match, the power is neither 1 nor 2, or the reduction is unknown.
+
+    References:
+      Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024 (arXiv
+        2402.07440).
 
     Examples:
       >>> positives = jnp.array([[True], [False]])
@@ -162,20 +184,23 @@ def orthogonal_pair_loss(
 def orthogonal_projection_loss(
     similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, gamma: float | jax.Array = 0.5
 ) -> jax.Array:
-    """1 minus the mean similarity of positives plus gamma times the mean absolute similarity of negatives.
+    """Return 1 minus the mean similarity of positives plus gamma times the mean absolute similarity of negatives.
 
     Args:
-      similarities: `[A, M]`, cosine, floating point.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      gamma: >= 0, weight of the negatives.
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      gamma: >= 0, weight of the negatives; differentiable.
 
     Returns:
-      `[]`, at least 0; a missing kind contributes 0.
+      `[]`, at least 0; a kind without pairs adds 0.
 
     Raises:
-      TypeError: if the similarities are not floating point or the masks not bool.
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
       ValueError: if shapes do not match or gamma is negative.
+
+    References:
+      Ranasinghe et al., Orthogonal projection loss, 2021 (arXiv 2103.14021).
 
     Examples:
       >>> positives = jnp.array([[True, False]])

@@ -1,10 +1,10 @@
 """Triplets as weights of pairs: which (anchor, positive, negative) count, without an array `[A, P, N]`.
 
-A triplet loss is a function of the distances alone, so its gradient is one weight for each pair: a positive counts as
-often as it is in an active triplet, a negative likewise with the other sign. A loop over the positives of the anchors
-finds these counts with one pass over `[A, M]` for each, in O(A M) memory.
+A triplet loss depends on the distances alone, so its gradient is one weight for each pair. With a hinge, the weight of
+a positive is the number of active triplets that contain it, and the weight of a negative is minus that number. A loop
+over the positives of the anchors finds these numbers: one pass over `[A, M]` for each positive, in O(A M) memory.
 
-What others call semi-hard, and the arguments that give it:
+Libraries mean different things by "semi-hard". These arguments give what each of them does:
 
   FaceNet, TensorFlow (contrib, addons), sentence-transformers: one negative for each positive pair, the nearest beyond
     the positive, else the farthest negative: `mining="nearest_semihard", fallback="easiest", reduction="mean"`
@@ -13,10 +13,9 @@ What others call semi-hard, and the arguments that give it:
     `select_triplets(..., positive="easy" or "hard", negative="semihard", fallback="drop")`
   tensorflow-similarity: `select_triplets(..., positive="hard", negative="semihard", fallback="easiest")`
 
-References:
-  Schroff et al., FaceNet: a unified embedding for face recognition and clustering, 2015 (arXiv 1503.03832).
-  Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
-  Xuan et al., Improved embeddings with easy positive triplet mining, 2020 (arXiv 1904.04370).
+Method: semi-hard triplets
+Paper: 1503.03832
+Experiment: triplet_mining
 """
 
 import jax
@@ -41,32 +40,37 @@ def triplet_loss(
     smooth: bool = False,
     reduction: str = "active_mean",
 ) -> jax.Array:
-    """Triplet margin loss, max(d_ap - d_an + margin, 0) over the mined triplets; differentiable in reverse mode.
+    """Return the triplet margin loss, max(d_ap - d_an + margin, 0) over the mined triplets.
 
-    The forward pass finds the gradient as well, so differentiating costs nothing more. Which triplets are mined is
-    constant for the gradient.
+    It is differentiable in reverse mode only. The forward pass already finds the gradient, so differentiating costs
+    nothing more. The gradient treats the choice of triplets as a constant.
 
     Args:
-      distances: `[A, M]`, floating point; pairs of non-finite distance take part in no triplet.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is in no triplet.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
       margin: finite; differentiable.
-      mining: "all" triplets; "semihard", those with d_ap < d_an < d_ap + margin; "nearest_semihard", for each positive
-        pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and nearest negative;
-        "easy_positive", for each anchor its nearest positive and the nearest negative beyond.
-      fallback: what the semi-hard kinds and "easy_positive" do with a positive that no negative is farther than:
-        "drop" it, or pair it with the "easiest" (farthest) or "hardest" (nearest) negative.
-      smooth: use log(1 + exp(.)) instead of max(., 0).
-      reduction: "active_mean" over the triplets of positive loss, "mean" over the mined ones, "anchor_mean" over the
-        anchors of their own means, "sum", or "anchors", the mean of each anchor; the counts are constants for the
-        gradient.
+      mining: which triplets count. "all"; "semihard", those with d_ap < d_an < d_ap + margin; "nearest_semihard", for
+        each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and
+        nearest negative; "easy_positive", for each anchor its nearest positive and the nearest negative beyond it.
+      fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
+        than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
+      smooth: static bool, whether to use log(1 + exp(.)) instead of max(., 0).
+      reduction: "active_mean" over the triplets with a positive loss; "mean" over the mined triplets; "anchor_mean",
+        which averages over the triplets of each anchor, then over the anchors with a triplet; "sum"; or "anchors", the
+        mean of each anchor. The gradient treats the counts as constants.
 
     Returns:
-      `[]`, or `[A]` for "anchors", in the dtype of the distances; 0, with gradient 0, where no triplet is active.
+      `[]`, or `[A]` for "anchors", in the dtype of the distances; 0, with gradient 0, if no triplet is active.
 
     Raises:
-      TypeError: if the distances are not floating point or the masks not bool.
-      ValueError: if shapes do not match, a choice is unknown or the margin is not a number.
+      TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a choice is unknown or the margin is NaN.
+
+    References:
+      Schroff et al., FaceNet: a unified embedding for face recognition and clustering, 2015 (arXiv 1503.03832).
+      Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+      Xuan et al., Improved embeddings with easy positive triplet mining, 2020 (arXiv 1904.04370).
 
     Examples:
       >>> distances = jnp.array([[0.0, 0.5, 0.6]])
@@ -80,7 +84,8 @@ def triplet_loss(
     check_pairs("distances", distances, positives, negatives)
     used = (positives | negatives) & jnp.isfinite(distances)
     distances = jnp.where(used, distances, 0)
-    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)  # varies over shards as distances do
+    # Inside shard_map the margin must vary over the same axes as the distances.
+    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)
     return _loss(distances, positives & used, negatives & used, margin, (mining, fallback, smooth, reduction))
 
 
@@ -95,24 +100,36 @@ def triplet_pair_weights(
     smooth: bool = False,
     reduction: str = "active_mean",
 ) -> tuple[jax.Array, jax.Array]:
-    """Value of `triplet_loss` and its derivative by the distances: at least 0 on positives, at most 0 on negatives.
+    """Return the value of `triplet_loss` and its derivative by the distances, one weight for each pair.
+
+    The weights of positives are at least 0, those of negatives at most 0.
 
     Args:
-      distances: see `triplet_loss`, as all arguments.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      margin: finite, or infinite if only the weights are used: every mined triplet is active then.
-      mining: which triplets.
-      fallback: what to do without a semi-hard negative.
-      smooth: softplus instead of a hinge.
-      reduction: over triplets.
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is in no triplet.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      margin: finite, or infinite if only the weights are used: then every mined triplet is active.
+      mining: which triplets count. "all"; "semihard", those with d_ap < d_an < d_ap + margin; "nearest_semihard", for
+        each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and
+        nearest negative; "easy_positive", for each anchor its nearest positive and the nearest negative beyond it.
+      fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
+        than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
+      smooth: static bool, whether to use log(1 + exp(.)) instead of max(., 0).
+      reduction: "active_mean" over the triplets with a positive loss; "mean" over the mined triplets; "anchor_mean",
+        which averages over the triplets of each anchor, then over the anchors with a triplet; "sum"; or "anchors", the
+        mean of each anchor. The gradient treats the counts as constants.
 
     Returns:
-      The loss `[]`, or `[A]`, and the weights `[A, M]`, float32 (float64 if the distances are).
+      The loss `[]`, or `[A]` for "anchors", and the weights `[A, M]`, both float32 (float64 if the distances are).
 
     Raises:
-      TypeError: if the distances are not floating point or the masks not bool.
-      ValueError: if shapes do not match or a choice is unknown.
+      TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a choice is unknown or the margin is NaN.
+
+    References:
+      Schroff et al., FaceNet: a unified embedding for face recognition and clustering, 2015 (arXiv 1503.03832).
+      Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+      Xuan et al., Improved embeddings with easy positive triplet mining, 2020 (arXiv 1904.04370).
 
     Examples:
       >>> distances = jnp.array([[0.0, 0.5, 0.6, 0.7, 0.8]])

@@ -23,16 +23,23 @@ Condition = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class TripletSums(NamedTuple):
-    """Slopes of the triplets added up at their two pairs `[A, M]`; their losses and numbers for each anchor `[A]`."""
+    """Sums over the mined triplets.
+
+    Attributes:
+      weights: `[A, M]`, for each pair, the slopes of its triplets: added for a positive, subtracted for a negative.
+      loss: `[A]`, sum of the losses of each anchor's triplets.
+      active: `[A]`, number of triplets with a positive loss, in the dtype of the distances.
+      mined: `[A]`, number of mined triplets, in the dtype of the distances.
+    """
 
     weights: jax.Array
     loss: jax.Array
-    active: jax.Array  # triplets of positive loss
+    active: jax.Array
     mined: jax.Array
 
 
 def hinge(margin: jax.Array | float, smooth: bool = False) -> Penalty:
-    """max(excess + margin, 0), or its softplus."""
+    """Return the penalty max(excess + margin, 0), or softplus(excess + margin), with its slope."""
 
     def penalty(excess):
         excess = excess + margin
@@ -53,21 +60,22 @@ def sum_triplets(
     margin: jax.Array | float = 0.0,
     condition: Condition | None = None,
 ) -> TripletSums:
-    """Add up a penalty of d_ap - d_an and its slope over the mined triplets.
+    """Return the sums of a penalty of d_ap - d_an, and of its slope, over the mined triplets.
 
     Args:
-      distances: `[A, M]`, finite.
-      positives: `[A, M]` bool.
-      negatives: `[A, M]` bool.
-      penalty: of the excesses d_ap - d_an to losses and slopes, elementwise.
-      mining: one of `MINING`.
-      fallback: see `triplet_loss`.
+      distances: `[A, M]`, floating point, finite.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      penalty: elementwise function of the excesses d_ap - d_an, to their losses and slopes.
+      mining: one of `MINING`, the choices of `triplet_loss`.
+      fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
+        than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
       margin: width of the band of "semihard".
-      condition: of the distance `[A]` and the column `[A]` of the positives to the negatives `[A, M]` that count; for
-        "all" and "semihard".
+      condition: for "all" and "semihard": from the distance `[A]` and the column `[A]` of one positive of each anchor
+        to the negatives `[A, M]` that count with it, bool.
 
     Returns:
-      The sums.
+      The sums for each pair and each anchor.
     """
     if mining in ("hard", "easy_positive"):
         kinds = ("hard", "hard") if mining == "hard" else ("easy", "semihard")
@@ -104,7 +112,7 @@ def sum_triplets(
 
 
 def sum_selected(distances: jax.Array, triplets: Triplets, penalty: Penalty) -> TripletSums:
-    """Add up a penalty of d_ap - d_an and its slope over one triplet for each anchor."""
+    """Return the sums of a penalty of d_ap - d_an, and of its slope, over one triplet for each anchor."""
     return _add_single(_empty(distances), distances, triplets, penalty)
 
 
@@ -133,10 +141,11 @@ def _add_single(sums, distances, triplets, penalty):
 
 
 def _add_at(weights, column, values):
-    """Add one value to a column of each row; a comparison, for XLA scatters one element at a time on a CPU."""
+    """Add one value to a column of each row, by a comparison: XLA on CPU scatters one element at a time."""
     return weights + jnp.where(column_numbers(weights) == column[:, None], values[:, None], 0)
 
 
 def _empty(distances) -> TripletSums:
-    zeros = jnp.where(distances < 0, jnp.zeros_like(distances), 0)  # not a constant: it varies over shards as they do
+    # Not a constant: inside shard_map the loop's carry must vary over the same axes as the distances.
+    zeros = jnp.where(distances < 0, jnp.zeros_like(distances), 0)
     return TripletSums(zeros, zeros[:, 0], zeros[:, 0], zeros[:, 0])
