@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_number
-from minibatch_jax.base import weight_transformation
-from minibatch_jax.mining._pairs import finite_pairs, pairs_of_weights
+from minibatch_jax.mining._pairs import finite_pairs, mine_by_masks, mine_by_weights
 
 Ranks = tuple[int, int | None]
 _BELOW_ONE = 1 - 2**-22
@@ -135,11 +134,7 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
     """
     check_number("fraction", fraction, 0, 1, open_low=True)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        kept = hardest_pair_masks(*pairs_of_weights(weights, distances, labels), fraction)
-        return jnp.where(kept[0] | kept[1], weights, 0), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_masks(lambda *pairs: hardest_pair_masks(*pairs, fraction))
 
 
 def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationExtraArgs:
@@ -157,11 +152,10 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
     """
     check_count("num_bins", num_bins)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        distances, *masks = pairs_of_weights(weights, distances, labels)
-        return weights * sum(uniform_distance_weights(distances, mask, num_bins) for mask in masks), state
+    def factors(distances, *masks):
+        return sum(uniform_distance_weights(distances, mask, num_bins) for mask in masks)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_weights(factors)
 
 
 def mine_ranks(
@@ -182,11 +176,7 @@ def mine_ranks(
     _check_ranks("positive_ranks", positive_ranks)
     _check_ranks("negative_ranks", negative_ranks)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        kept = rank_pair_masks(*pairs_of_weights(weights, distances, labels), positive_ranks, negative_ranks)
-        return jnp.where(kept[0] | kept[1], weights, 0), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_masks(lambda *pairs: rank_pair_masks(*pairs, positive_ranks, negative_ranks))
 
 
 def _band(values, mask, ranks):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_number, check_shape
-from minibatch_jax.base import Weights, weight_transformation
-from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
+from minibatch_jax.base import Weights
+from minibatch_jax.mining._pairs import check_pairs, mine_by_weights
 from minibatch_jax.mining._triplet_loss import triplet_pair_weights
 from minibatch_jax.mining._triplet_sums import hinge, sum_selected
 from minibatch_jax.mining._triplets import FALLBACKS, check_kinds, select_triplets
@@ -132,22 +132,20 @@ def mine_easy_hard(
     check_number("margin", margin)
     check_kinds(positive, negative, fallback)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        distances, positives, negatives = pairs_of_weights(weights, distances, labels)
+    def factors(distances, positives, negatives):
         triplets = select_triplets(distances, positives, negatives, positive, negative, fallback)
         sums = sum_selected(distances, triplets, hinge(margin))
-        return weights * jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1), state
+        return jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_weights(factors)
 
 
 def _mine(mining: str, margin: float, fallback: str) -> optax.GradientTransformationExtraArgs:
     check_number("margin", margin)
     check_choice("fallback", fallback, FALLBACKS)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        pairs = pairs_of_weights(weights, distances, labels)
+    def factors(*pairs):
         _, slopes = triplet_pair_weights(*pairs, margin=margin, mining=mining, fallback=fallback)
-        return weights * jnp.abs(slopes), state
+        return jnp.abs(slopes)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_weights(factors)

@@ -5,6 +5,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -188,12 +189,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationE
     """
     check_number("epsilon", epsilon)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        distances, positives, negatives = pairs_of_weights(weights, distances, labels)
-        kept_positives, kept_negatives = multi_similarity_pair_masks(-distances, positives, negatives, epsilon)
-        return jnp.where(kept_positives | kept_negatives, weights, 0), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_masks(lambda distances, *masks: multi_similarity_pair_masks(-distances, *masks, epsilon))
 
 
 def mine_pair_margin(
@@ -211,12 +207,7 @@ def mine_pair_margin(
     check_number("positive_margin", positive_margin)
     check_number("negative_margin", negative_margin)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        pairs = pairs_of_weights(weights, distances, labels)
-        kept_positives, kept_negatives = margin_pair_masks(*pairs, positive_margin, negative_margin)
-        return jnp.where(kept_positives | kept_negatives, weights, 0), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return mine_by_masks(lambda *pairs: margin_pair_masks(*pairs, positive_margin, negative_margin))
 
 
 def mine_ranges(
@@ -237,9 +228,28 @@ def mine_ranges(
         for limit in limits:
             check_number(name, limit)
 
+    return mine_by_masks(lambda *pairs: range_pair_masks(*pairs, positive_range, negative_range))
+
+
+def mine_by_masks(
+    masks: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation that keeps the pairs of either mask of `masks(distances, positives, negatives)`."""
+
     def update(weights, state, params=None, *, distances, labels, **extra_args):
-        kept = range_pair_masks(*pairs_of_weights(weights, distances, labels), positive_range, negative_range)
-        return jnp.where(kept[0] | kept[1], weights, 0), state
+        kept_positives, kept_negatives = masks(*pairs_of_weights(weights, distances, labels))
+        return jnp.where(kept_positives | kept_negatives, weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def mine_by_weights(
+    factors: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation that multiplies the weights by `factors(distances, positives, negatives)`."""
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        return weights * factors(*pairs_of_weights(weights, distances, labels)), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
