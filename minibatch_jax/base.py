@@ -22,28 +22,10 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.signals import SIGNALS
 
 Weights = Any
 State = Any
-
-SIGNALS = {
-    "losses": "[B] float, loss of each example under the current model",
-    "reference_losses": "[B] float, loss of each example under a reference model",
-    "pair_losses": "[B, B] float, loss of each pair under the current model",
-    "reference_pair_losses": "[B, B] float, loss of each pair under a reference model",
-    "logits": "[B, C] float, class scores of the current model",
-    "teacher_logits": "[B, C] float, class scores of a teacher",
-    "features": "[B, D] float, one vector per example",
-    "cost": "[B0, B1] float, price of pairing a source with a target",
-    "distances": "[A, M] float, distance of each anchor to each reference",
-    "labels": "[B] int, class of each example",
-    "domains": "[B] int, domain of each example",
-    "example_ids": "[B] int, index of each example in its data set",
-    "mask": "[B] bool, False on padding",
-    "domain_losses": "[K] float, mean loss of each domain",
-    "domain_counts": "[K] int, examples seen of each domain",
-}
-REPLICATED_SIGNALS = frozenset({"domain_losses", "domain_counts"})
 
 
 def uniform_like(losses: jax.Array) -> jax.Array:
@@ -166,11 +148,15 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
     def update_fn(weights, state, params=None, **extra_args):
         if not axis_is_bound(axis_name):
             return tx.update(weights, state, params, **extra_args)
-        everywhere = {k: v if k in REPLICATED_SIGNALS else jax.tree.map(gather, v) for k, v in extra_args.items()}
+        everywhere = {k: v if _is_replicated(k) else jax.tree.map(gather, v) for k, v in extra_args.items()}
         new_weights, state = tx.update(jax.tree.map(gather, weights), state, params, **everywhere)
         return jax.tree.map(lambda new, old: own_rows(new, old.shape[0], axis_name), new_weights, weights), state
 
     return as_optax(init_fn, update_fn)
+
+
+def _is_replicated(name: str) -> bool:
+    return name in SIGNALS and SIGNALS[name].replicated
 
 
 def axis_is_bound(axis_name: str | None) -> TypeGuard[str]:

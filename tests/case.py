@@ -6,8 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import optax
 
+from minibatch_jax.signals import SIGNALS
+
 ROWS = 16  # a multiple of the 8 devices of the suite
-PAIRWISE = frozenset({"pair_losses", "reference_pair_losses", "cost", "distances"})
+PAIRWISE = frozenset(name for name, signal in SIGNALS.items() if signal.pairwise)
+REPLICATED = frozenset(name for name, signal in SIGNALS.items() if signal.replicated)
 
 
 def uniform(rng: np.random.Generator) -> np.ndarray:

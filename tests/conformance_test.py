@@ -14,9 +14,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minibatch_jax import across, compose, coupling, mining, selection
-from minibatch_jax.base import REPLICATED_SIGNALS
 from tests import compose_cases
-from tests.case import PAIRWISE, ROWS
+from tests.case import PAIRWISE, REPLICATED, ROWS
 from tests.coupling import cases as coupling_cases
 from tests.mining import cases as mining_cases
 from tests.selection import cases as selection_cases
@@ -76,7 +75,7 @@ def replace(signals, rows, fill):
 
     def overwrite(name, value):
         value = np.array(value)
-        if name in REPLICATED_SIGNALS:
+        if name in REPLICATED:
             return jnp.asarray(value)
         new = fill if np.issubdtype(value.dtype, np.floating) else value.flat[0]
         value[rows] = new
@@ -207,7 +206,7 @@ def test_non_finite_signals_are_never_selected_nor_spread(case, fill):
     bad = replace(signals, BAD, fill)
     kept, state = run(case, weights, bad)
     assert np.all(np.isfinite(kept))
-    if any(jnp.issubdtype(v.dtype, jnp.floating) and k not in REPLICATED_SIGNALS for k, v in signals.items()):
+    if any(jnp.issubdtype(v.dtype, jnp.floating) and k not in REPLICATED for k, v in signals.items()):
         np.testing.assert_array_equal(np.asarray(kept)[~outside(weights, BAD)], 0)
         assert np.asarray(kept).sum() > 0
     again, _ = compiled(case)[1](weights, state, signals)
@@ -247,12 +246,12 @@ def test_pmap_and_shard_map_select_what_one_device_selects(case):
         return sharded.update(w, s, **x)
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    specs = {name: P() if name in REPLICATED_SIGNALS else P("data") for name in signals}
+    specs = {name: P() if name in REPLICATED else P("data") for name in signals}
     shard = jax.shard_map(step, mesh=mesh, in_specs=(P("data"), P(), specs), out_specs=(P("data"), P()))
     assert_same(jax.jit(shard)(weights, state, signals), expected, case.tolerance)
 
     split = lambda x: x.reshape(8, -1, *x.shape[1:])  # noqa: E731
-    axes = {name: None if name in REPLICATED_SIGNALS else 0 for name in signals}
+    axes = {name: None if name in REPLICATED else 0 for name in signals}
     rows = {name: x if axes[name] is None else split(x) for name, x in signals.items()}
     kept, new_state = jax.pmap(step, axis_name="data", in_axes=(0, None, axes), out_axes=(0, None))(
         split(weights), state, rows
@@ -268,7 +267,7 @@ def test_jit_on_a_sharded_batch_selects_what_one_device_selects(case, axis_type)
     expected = run(case, weights, signals)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    placed = {k: jax.device_put(v, whole if k in REPLICATED_SIGNALS else rows) for k, v in signals.items()}
+    placed = {k: jax.device_put(v, whole if k in REPLICATED else rows) for k, v in signals.items()}
     sharded_weights = jax.device_put(weights, rows)
     state = jax.device_put(tx.init(weights), whole)
     kept, new_state = jax.jit(lambda w, s, x: tx.update(w, s, **x))(sharded_weights, state, placed)
