@@ -38,7 +38,7 @@ def check_bool(name: str, array: jax.Array) -> None:
 
 
 def mask_or_all(name: str, mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-    """The mask, all True if it is None; raise unless it holds bools and has this shape."""
+    """Return the mask, or all True if it is None. Raise unless it holds bools and has this shape."""
     if mask is None:
         return jnp.ones(shape, bool)
     check_shape(name, mask, shape)
