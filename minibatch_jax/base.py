@@ -6,9 +6,9 @@ updates are weights, so `optax.chain` composes it. `weight_transformation` build
 
 1. shape and dtype of the weights are kept, and the state keeps its structure;
 2. an item that enters with weight 0 leaves with weight 0 (padding), and no weight that leaves is NaN or infinite;
-3. the signals it needs are named in `SIGNALS`, keyword-only and required; signals of others are ignored;
+3. the signals that the transformation reads are listed in `SIGNALS`, keyword-only and required; others are ignored;
 4. weights are constants for the backward pass;
-5. on a mesh with Explicit axes it sees the whole batch.
+5. on a mesh with Explicit axes the transformation sees the whole batch.
 """
 
 import difflib
@@ -22,38 +22,24 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.signals import SIGNALS
 
 Weights = Any
 State = Any
 
-SIGNALS = {
-    "losses": "[B] float, loss of each example under the current model",
-    "reference_losses": "[B] float, loss of each example under a reference model",
-    "pair_losses": "[B, B] float, loss of each pair under the current model",
-    "reference_pair_losses": "[B, B] float, loss of each pair under a reference model",
-    "logits": "[B, C] float, class scores of the current model",
-    "teacher_logits": "[B, C] float, class scores of a teacher",
-    "features": "[B, D] float, one vector per example",
-    "cost": "[B0, B1] float, price of pairing a source with a target",
-    "distances": "[A, M] float, distance of each anchor to each reference",
-    "labels": "[B] int, class of each example",
-    "domains": "[B] int, domain of each example",
-    "example_ids": "[B] int, index of each example in its data set",
-    "mask": "[B] bool, False on padding",
-    "domain_losses": "[K] float, mean loss of each domain",
-    "domain_counts": "[K] int, examples seen of each domain",
-}
-REPLICATED_SIGNALS = frozenset({"domain_losses", "domain_counts"})
-
 
 def uniform_like(losses: jax.Array) -> jax.Array:
-    """Weights 1/B for B losses, where every selection starts.
+    """Return weights 1/B for B losses: where every selection starts.
 
     Args:
       losses: `[B]`, floating point, B > 0.
 
     Returns:
       `[B]`, float32 (float64 if JAX runs with x64), with the sharding of the losses.
+
+    Raises:
+      TypeError: if the losses are not floating point.
+      ValueError: if the losses are not a vector, or are empty.
 
     Examples:
       >>> uniform_like(jnp.zeros(4)).tolist()
@@ -75,14 +61,17 @@ class KeyState(NamedTuple):
 
 
 def weight_dtype(dtype: Any) -> Any:
-    """Dtype to compute with signals of this dtype in: float64 for float64, else float32."""
+    """Return the dtype to compute in: float64 for signals in float64, float32 for all others."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def weight_transformation(
     init: Callable[[Any], State], update: Callable[..., tuple[Any, State]], extra_signals: Sequence[str] = ()
 ) -> optax.GradientTransformationExtraArgs:
-    """Make an optax transformation over weights that keeps the law in this module's docstring.
+    """Make an optax transformation over weights, one that keeps weights finite, zeros zero and shapes as they are.
+
+    Before `update` runs, non-finite weights become 0, and weights and signals become constants for the backward pass.
+    After it, an item that came with weight 0 has weight 0 again, and a weight that is not finite becomes 0.
 
     Args:
       init: `init(weights) -> state`; it must use only shape and dtype of the weights.
@@ -94,9 +83,10 @@ def weight_transformation(
       A transformation for an array of weights or a dict of them. For a dict, a signal may be a dict with the same keys.
 
     Raises:
-      TypeError: here, if a signal is misspelt or optional or `**extra_args` is missing; in `update`, if a signal is
-        missing.
-      ValueError: in `update`, if shape, dtype or state structure changes.
+      TypeError: at the call of this function, if the name of a signal is unknown, a signal has a default or
+        `**extra_args` is missing. At the call of the transformation's `update`, if a signal is missing.
+      ValueError: at the call of the transformation's `update`, if the given `update` changes the shape or dtype of the
+        weights or the structure of the state.
 
     Examples:
       >>> def update(weights, state, params=None, *, losses, **extra_args):
@@ -140,20 +130,24 @@ def weight_transformation(
 
 
 def as_optax(init: Any, update: Any) -> optax.GradientTransformationExtraArgs:
-    """The pair of functions as optax wants it, without its types, which know no weights and no signals."""
+    """Make an optax transformation of two functions. Optax's own types know neither weights nor signals."""
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Let `tx` see the global batch inside `shard_map` or `pmap`, so that 8 shards select what one device would.
 
-    Weights and signals are gathered along their first axis (a `[B, B]` signal is sharded by rows), every device
-    computes the same global result and keeps its own rows. The state is global and replicated. Where `axis_name` is not
-    bound, as under plain `jit`, this is `tx` itself: mind the spelling. `vmap` with an `axis_name` is not supported.
+    Weights and signals are gathered along their first axis (a `[B, B]` signal is sharded by rows), except for the
+    signals that `SIGNALS` calls replicated. Every device computes the same global result and keeps its own rows. The
+    state is global and replicated. Where `axis_name` is not bound, as under plain `jit`, the result behaves like `tx`,
+    so a misspelt name goes unnoticed. `vmap` with an `axis_name` is not supported.
 
     Args:
       axis_name: name of the mapped axis over which the batch is sharded.
       tx: any weight transformation or `optax.chain` of them.
+
+    Returns:
+      A transformation over the rows `[b, ...]` of one device.
 
     Examples:
       >>> from jax.sharding import AxisType, PartitionSpec as P
@@ -176,15 +170,19 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
     def update_fn(weights, state, params=None, **extra_args):
         if not axis_is_bound(axis_name):
             return tx.update(weights, state, params, **extra_args)
-        everywhere = {k: v if k in REPLICATED_SIGNALS else jax.tree.map(gather, v) for k, v in extra_args.items()}
+        everywhere = {k: v if _is_replicated(k) else jax.tree.map(gather, v) for k, v in extra_args.items()}
         new_weights, state = tx.update(jax.tree.map(gather, weights), state, params, **everywhere)
         return jax.tree.map(lambda new, old: own_rows(new, old.shape[0], axis_name), new_weights, weights), state
 
     return as_optax(init_fn, update_fn)
 
 
+def _is_replicated(name: str) -> bool:
+    return name in SIGNALS and SIGNALS[name].replicated
+
+
 def axis_is_bound(axis_name: str | None) -> TypeGuard[str]:
-    """Whether the code runs under `shard_map` or `pmap` with this axis name."""
+    """Return whether the code runs under `shard_map` or `pmap` with this axis name."""
     if axis_name is None:
         return False
     try:
@@ -195,14 +193,17 @@ def axis_is_bound(axis_name: str | None) -> TypeGuard[str]:
 
 
 def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
-    """Concatenate the shards' rows, `[b, ...] -> [b * devices, ...]`, equal on all devices; scalars are kept."""
+    """Concatenate the rows of all devices, `[b, ...] -> [b * devices, ...]`; scalars are kept.
+
+    The result is the same on every device.
+    """
     if jnp.ndim(array) == 0:
         return array
     return jax.lax.all_gather(array, axis_name, tiled=True, to="invarying")
 
 
 def own_rows(array: jax.Array, rows: int, axis_name: str) -> jax.Array:
-    """This device's `rows` rows of a global array: the inverse of `gather_rows`."""
+    """Return the `rows` rows of a global array that belong to this device. This is the inverse of `gather_rows`."""
     return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(axis_name) * rows, rows)
 
 
@@ -217,7 +218,16 @@ def as_varying(tree: Any, axis_name: str) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Reshard arrays that lie on Explicit mesh axes so that every device holds them whole; others are kept."""
+    """Put arrays that lie on Explicit mesh axes whole on every device; keep all other arrays as they are.
+
+    Order statistics and gathers over a sharded axis need this under Explicit axes.
+
+    Args:
+      tree: pytree of arrays.
+
+    Returns:
+      The pytree, with every such array resharded.
+    """
     return jax.tree.map(lambda x: jax.sharding.reshard(x, _replicated(x)) if _is_explicit(x) else x, tree)
 
 
@@ -276,7 +286,7 @@ def _check_kept(what: str, old: Any, new: Any) -> None:
 
 
 def _split(name: str, signal: Any, structure: Any) -> list[Any]:
-    """The signal of each leaf of the weights: its entry in a dict of signals, or the one signal for all."""
+    """Return the signal of each leaf of the weights: its entry in a dict of signals, or the one signal for all."""
     if not isinstance(signal, dict):
         return [signal] * structure.num_leaves
     try:
@@ -286,6 +296,6 @@ def _split(name: str, signal: Any, structure: Any) -> list[Any]:
 
 
 def _strongly_typed(weights: Any) -> jax.Array:
-    """The weights as an array whose dtype does not yield to others, as that of `jnp.full(3, 1 / 3)` would."""
+    """Return the weights as an array that is not weakly typed, as `jnp.full(3, 1 / 3)` is."""
     weights = jnp.asarray(weights)
     return weights.astype(weights.dtype)

@@ -12,7 +12,7 @@ from minibatch_jax.base import Weights, weight_transformation
 
 
 def effective_sample_size(weights: Weights) -> jax.Array:
-    """Number of equally weighted items that would give the same variance, (sum w)^2 / sum w^2.
+    """Return the number of equally weighted items that would give the same variance, (sum w)^2 / sum w^2.
 
     Args:
       weights: any shape, at least 0.
@@ -32,7 +32,19 @@ def effective_sample_size(weights: Weights) -> jax.Array:
 
 
 def normalize(total: float = 1.0) -> optax.GradientTransformationExtraArgs:
-    """Rescale the weights to sum to `total`; put it last. All-zero weights stay zero.
+    """Rescale the weights so that they sum to `total`. Put this last in a chain.
+
+    Weights that are all zero stay zero.
+
+    Args:
+      total: sum of the weights that leave, > 0, may be traced.
+
+    Returns:
+      A transformation over weights of any shape; it reads no signal and has no state.
+
+    Raises:
+      TypeError: if `total` is not a number.
+      ValueError: if `total` is not positive.
 
     Examples:
       >>> tx = normalize()
@@ -48,7 +60,16 @@ def normalize(total: float = 1.0) -> optax.GradientTransformationExtraArgs:
 
 
 def mask_rows() -> optax.GradientTransformationExtraArgs:
-    """Give weight 0 to the rows where the signal `mask` is False; put it first, so that padding is nothing.
+    """Give weight 0 to the rows where the signal `mask` is False. Signal: `mask` [B].
+
+    Put this first in a chain, so that everything after it ignores padding.
+
+    Returns:
+      A transformation over `[B, ...]` weights without state.
+
+    Raises:
+      TypeError: in `update`, if the mask does not hold bools.
+      ValueError: in `update`, if the mask does not have one entry for each row.
 
     Examples:
       >>> tx = mask_rows()
@@ -65,16 +86,20 @@ def mask_rows() -> optax.GradientTransformationExtraArgs:
 
 
 class RecordState(NamedTuple):
-    """What `record` saw last, by name."""
+    """State of `record`.
+
+    Attributes:
+      values: name of a statistic to its value at the last update.
+    """
 
     values: dict[str, jax.Array]
 
 
 def record(statistics: Mapping[str, Callable[[jax.Array], jax.Array]]) -> optax.GradientTransformationExtraArgs:
-    """Keep statistics of the weights in the state; the weights pass unchanged.
+    """Keep statistics of the weights in the state. The weights pass unchanged.
 
     Args:
-      statistics: name to function of the weights, such as `{"ess": effective_sample_size}`.
+      statistics: name of a statistic to a function of the weights, such as `{"ess": effective_sample_size}`.
 
     Returns:
       A transformation whose state holds the values of the last update, zeros before the first.

@@ -19,12 +19,15 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax.base import REPLICATED_SIGNALS, across
+from minibatch_jax.base import across
+from minibatch_jax.signals import SIGNALS
 
 ROWS = 16
 """Rows of a batch that neither signals nor weights determine."""
-PAIRWISE = frozenset({"pair_losses", "reference_pair_losses", "cost", "distances"})
+PAIRWISE = frozenset(name for name, signal in SIGNALS.items() if signal.pairwise)
 """Signals with one row and one column for each item."""
+REPLICATED = frozenset(name for name, signal in SIGNALS.items() if signal.replicated)
+"""Signals that every device holds whole."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def draw(case: Case, seed: int = 0) -> tuple[jax.Array, dict[str, jax.Array]]:
     weights = None if case.weights is None else case.weights(rng)
     signals = {name: jnp.asarray(value) for name, value in case.signals(rng).items()}
     if weights is None:
-        rows = next((len(value) for name, value in signals.items() if name not in REPLICATED_SIGNALS), ROWS)
+        rows = next((len(value) for name, value in signals.items() if name not in REPLICATED), ROWS)
         weights = np.full(rows, 1 / rows, np.float32)
     return jnp.asarray(weights), signals
 
@@ -151,7 +154,7 @@ def _replace(case: Case, signals: Mapping[str, jax.Array], rows: np.ndarray, fil
 
     def overwrite(name, value):
         value = np.array(value)
-        if name in REPLICATED_SIGNALS:
+        if name in REPLICATED:
             return jnp.asarray(value)
         new = fill if np.issubdtype(value.dtype, np.floating) else value.flat[0]
         value[rows] = new
@@ -350,7 +353,7 @@ def check_non_finite_signals(case: Case, fill: float) -> None:
     bad = _bad(weights)
     kept, state = run(case, weights, _replace(case, signals, bad, fill))
     _require(np.all(np.isfinite(kept)), "got a weight that is not finite")
-    if any(_is_float(v) and k not in REPLICATED_SIGNALS for k, v in signals.items()):
+    if any(_is_float(v) and k not in REPLICATED for k, v in signals.items()):
         np.testing.assert_array_equal(np.asarray(kept)[~_outside(weights, bad)], 0)
         _require(np.asarray(kept).sum() > 0, "got only zeros")
     again, _ = _compiled(case)[1](weights, state, signals)
@@ -415,14 +418,14 @@ def check_shard_map_and_pmap(case: Case) -> None:
         return sharded.update(w, s, **x)
 
     mesh = _mesh(len(weights), AxisType.Auto)
-    specs = {name: P() if name in REPLICATED_SIGNALS else P("data") for name in signals}
+    specs = {name: P() if name in REPLICATED else P("data") for name in signals}
     shard = jax.shard_map(step, mesh=mesh, in_specs=(P("data"), P(), specs), out_specs=(P("data"), P()))
     _require_same(jax.jit(shard)(weights, state, signals), expected, case.tolerance)
 
     def split(x):
         return x.reshape(mesh.size, -1, *x.shape[1:])
 
-    axes = {name: None if name in REPLICATED_SIGNALS else 0 for name in signals}
+    axes = {name: None if name in REPLICATED else 0 for name in signals}
     rows = {name: x if axes[name] is None else split(x) for name, x in signals.items()}
     mapped = jax.pmap(
         step, axis_name="data", in_axes=(0, None, axes), out_axes=(0, None), devices=list(mesh.devices.flat)
@@ -447,7 +450,7 @@ def check_sharded_jit(case: Case, axis_type: AxisType) -> None:
     expected = run(case, weights, signals)
     mesh = _mesh(len(weights), axis_type)
     rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    placed = {k: jax.device_put(v, whole if k in REPLICATED_SIGNALS else rows) for k, v in signals.items()}
+    placed = {k: jax.device_put(v, whole if k in REPLICATED else rows) for k, v in signals.items()}
     sharded_weights, state = jax.device_put(weights, rows), jax.device_put(tx.init(weights), whole)
     kept, new_state = jax.jit(lambda w, s, x: tx.update(w, s, **x))(sharded_weights, state, placed)
     _require_same((kept, new_state), expected, case.tolerance)

@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minibatch_jax import across, normalize, value_and_grad
-from minibatch_jax.base import REPLICATED_SIGNALS
 from minibatch_jax.selection import keep_topk
+from minibatch_jax.signals import SIGNALS
 from minibatch_jax.testing import ROWS, draw, run
 from tests.conformance_test import CASES
 
@@ -31,7 +31,7 @@ def check_factory(mesh, name):
     weights, signals = draw(case)
     expected, _ = run(case, weights, signals)
     tx = across("data", case.make())
-    specs = {k: P() if k in REPLICATED_SIGNALS else P("data") for k in signals}
+    specs = {k: P() if SIGNALS[k].replicated else P("data") for k in signals}
     kept = jax.jit(
         jax.shard_map(
             lambda w, x: tx.update(w, tx.init(w), **x)[0], mesh=mesh, in_specs=(P("data"), specs), out_specs=P("data")

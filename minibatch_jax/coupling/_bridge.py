@@ -1,10 +1,13 @@
 """Schroedinger-bridge flow matching: entropic pairs and Brownian bridges between their ends.
 
-A Schroedinger bridge of noise sigma is the entropic plan at epsilon `2 sigma^2` (cost: the squared distance), filled
-with Brownian bridges.
+A Schroedinger bridge of noise sigma pairs the ends by the entropic plan at epsilon `2 sigma^2`, with the squared
+distance as cost, and joins the two ends of a pair by a Brownian bridge.
 
 References:
   Tong et al., Simulation-free Schrodinger bridges via score and flow matching, 2023 (arXiv 2307.03672).
+
+Method: Schrödinger bridge CFM
+Paper: 2307.03672
 """
 
 from typing import NamedTuple
@@ -20,7 +23,7 @@ from minibatch_jax.coupling._sinkhorn import sinkhorn
 
 
 class BridgePath(NamedTuple):
-    """A time, a place on a Brownian bridge, and what a flow and a score model are regressed on there.
+    """A time, a place on a Brownian bridge, and the regression targets of a flow and a score model at that place.
 
     Attributes:
       t: `[S]`, in (0, 1).
@@ -46,19 +49,26 @@ def schroedinger_bridge_pairs(
     tolerance: float | None = 1e-3,
     max_iterations: int = 1000,
 ) -> FlowPairs:
-    """Pair two batches by the entropic plan of a Schroedinger bridge, epsilon `2 sigma^2`.
+    """Pair two batches by the entropic plan of a Schroedinger bridge, at epsilon `2 sigma^2`.
 
     Args:
       key: typed PRNG key or int seed.
-      x0: `[B0, ...]`, sources.
-      x1: `[B1, ...]`, targets.
+      x0: `[B0, ...]`, sources, floating point.
+      x1: `[B1, ...]`, targets, floating point, with the shape of `x0` after the first axis.
       sigma: noise of the bridge, > 0, may be traced.
-      mode: as in `sample_pairs`.
-      tolerance: as in `sinkhorn`.
-      max_iterations: as in `sinkhorn`.
+      mode: how to draw pairs from the plan, a mode of `sample_pairs`; `'columns'` draws one source for each target.
+      tolerance: the solver stops when its marginal error is at most this; None runs exactly `max_iterations`.
+      max_iterations: most iterations of the solver, static.
 
     Returns:
       `FlowPairs(x0, x1, weights, source, target)`.
+
+    Raises:
+      TypeError: if a batch is not floating point or a number has the wrong type.
+      ValueError: if the items of the batches differ in shape, sigma is not positive or the mode is unknown.
+
+    References:
+      Tong et al., Simulation-free Schrodinger bridges via score and flow matching, 2023 (arXiv 2307.03672).
 
     Examples:
       >>> pairs = schroedinger_bridge_pairs(0, jnp.array([[0.0], [9.0]]), jnp.array([[9.5], [0.5]]), sigma=0.5)
@@ -79,7 +89,7 @@ def bridge_path(
     sigma: float | jax.Array,
     t: jax.Array | None = None,
 ) -> BridgePath:
-    """Brownian bridges between paired batches: variance `sigma^2 t (1 - t)` around the straight line.
+    """Draw a place on the Brownian bridge of each pair: variance `sigma^2 t (1 - t)` around the straight line.
 
     Args:
       key: typed PRNG key or int seed.
@@ -90,6 +100,13 @@ def bridge_path(
 
     Returns:
       `BridgePath(t, xt, ut, noise)`.
+
+    Raises:
+      TypeError: if `x0` is not floating point or the key is a raw array.
+      ValueError: if shapes do not match or sigma is not positive.
+
+    References:
+      Tong et al., Simulation-free Schrodinger bridges via score and flow matching, 2023 (arXiv 2307.03672).
 
     Examples:
       >>> path = bridge_path(0, jnp.zeros((1, 2)), jnp.ones((1, 2)), 0.3, t=jnp.array([0.5]))

@@ -1,11 +1,14 @@
 """Condition-aware cost: pair noise with data without tying the noise to the condition of the data.
 
-Coupling without regard to labels makes the noise given a label non-Gaussian, and a conditional model then starts from
-the wrong noise. Adding the distance of the conditions to the cost keeps pairs within near conditions.
+A coupling that ignores labels makes the noise of each label non-Gaussian, and a conditional model then starts from the
+wrong noise. Adding the distance between conditions to the cost keeps the partners close in their conditions.
 
 References:
   Cheng and Schwing, The curse of conditions: analyzing and improving optimal transport for conditional flow-based
   generation, 2025 (arXiv 2503.10636).
+
+Method: condition-aware coupling (C2OT)
+Paper: 2503.10636
 """
 
 import jax
@@ -19,20 +22,28 @@ from minibatch_jax.base import weight_dtype
 def condition_aware_cost(
     cost: jax.Array, condition_cost: jax.Array, *, ratio: float | jax.Array, iterations: int = 50
 ) -> jax.Array:
-    """`cost + w * condition_cost` with the w that leaves each noise a given share of partners.
+    """Return `cost + w * condition_cost`, with the w that leaves each noise a given fraction of partners.
 
-    With items drawn together on the diagonal, w is the one for which the share of pairs that cost at most as much as
-    the diagonal pair of their row is `ratio`: small ratios keep pairs within near conditions, large ones ignore them.
+    The diagonal holds the items that were drawn together. A pair competes if it costs at most as much as the diagonal
+    pair of its row; w is chosen so that the fraction `ratio` of all pairs competes. Small ratios keep partners close in
+    their conditions, large ratios ignore the conditions.
 
     Args:
       cost: `[B, B]`, floating point, such as `squared_euclidean_cost(x0, x1)`.
       condition_cost: `[B, B]`, distance between the condition drawn with each noise and that of each target; its
         diagonal is the least of each row. For discrete labels mask the weights by equal labels instead.
-      ratio: wanted share of pairs, in (0, 1), may be traced.
-      iterations: steps of bisection, static.
+      ratio: wanted fraction of competing pairs, in (0, 1], may be traced.
+      iterations: steps of the search for an upper bound, and of the bisection after it, static.
 
     Returns:
-      `[B, B]`.
+      `[B, B]`, float32 (float64 if the cost is).
+
+    Raises:
+      TypeError: if the cost is not floating point or a number has the wrong type.
+      ValueError: if the costs are not square and of one shape, or a number is out of range.
+
+    References:
+      Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636).
 
     Examples:
       >>> cost = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -46,13 +57,28 @@ def condition_aware_cost(
 def condition_weight(
     cost: jax.Array, condition_cost: jax.Array, *, ratio: float | jax.Array, iterations: int = 50
 ) -> jax.Array:
-    """The w of `condition_aware_cost`: doubled until few enough pairs are left, then bisected.
+    """Return the w of `condition_aware_cost`, by doubling it until few enough pairs compete and then bisecting.
 
-    Args and raises as there.
+    The diagonal holds the items that were drawn together. A pair competes if `cost + w * condition_cost` is at most
+    that of the diagonal pair of its row.
+
+    Args:
+      cost: `[B, B]`, floating point, such as `squared_euclidean_cost(x0, x1)`.
+      condition_cost: `[B, B]`, distance between the condition drawn with each noise and that of each target; its
+        diagonal is the least of each row.
+      ratio: wanted fraction of competing pairs, in (0, 1], may be traced.
+      iterations: steps of the search for an upper bound, and of the bisection after it, static.
 
     Returns:
-      `[]`, the least w found whose share is at most `ratio`; 0 if that needs none. It ends at `2**iterations` times the
-      ratio of the mean costs if no w suffices.
+      `[]`, the least w found for which the fraction of competing pairs is at most `ratio`; 0 where w = 0 suffices. If
+      no w suffices, the result is `2**iterations` times the quotient of the mean costs.
+
+    Raises:
+      TypeError: if the cost is not floating point or a number has the wrong type.
+      ValueError: if the costs are not square and of one shape, or a number is out of range.
+
+    References:
+      Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636).
 
     Examples:
       >>> float(condition_weight(jnp.array([[1.0, 0.0], [0.0, 1.0]]), 1.0 - jnp.eye(2), ratio=1.0))

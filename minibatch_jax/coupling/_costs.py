@@ -1,7 +1,7 @@
 """What it costs to pair a source with a target: `[B0, B1]` from two batches.
 
-Float32 cancels badly when all items share a large offset, so both batches are first shifted by one common center, and
-the inner products run at the highest matmul precision (the default of TPU and GPU visibly changes assignments).
+Float32 cancels badly when all items share a large offset, so both batches are first shifted by one common center.
+Inner products run at the highest matmul precision, because the default of TPU and GPU visibly changes assignments.
 """
 
 import jax
@@ -12,10 +12,10 @@ from minibatch_jax.base import weight_dtype
 
 
 def squared_euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
-    """Squared Euclidean distance of every source to every target.
+    """Return the squared Euclidean distance of every source to every target.
 
-    A row with a NaN or infinity costs NaN to every partner, which couplings read as a forbidden pair; it does not reach
-    the other rows. To keep padded rows from moving the common center, make them NaN or equal to a real row.
+    A row with a NaN or infinity costs NaN with every partner, and couplings never use such a pair. The other rows keep
+    their costs. To keep padded rows from moving the common center, make them NaN or equal to a real row.
 
     Args:
       x0: `[B0, ...]`, floating point; all axes but the first are flattened.
@@ -26,7 +26,7 @@ def squared_euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
 
     Raises:
       TypeError: if a batch is not floating point.
-      ValueError: if the items of the batches differ in shape.
+      ValueError: if a batch is empty, or the items of the batches differ in shape.
 
     Examples:
       >>> squared_euclidean_cost(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
@@ -39,9 +39,20 @@ def squared_euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
 
 
 def euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
-    """Euclidean distance of every source to every target; its gradient at distance 0 is 0.
+    """Return the Euclidean distance of every source to every target. Its gradient at distance 0 is 0.
 
-    Args and returns as `squared_euclidean_cost`.
+    A row with a NaN or infinity costs NaN with every partner, and couplings never use such a pair.
+
+    Args:
+      x0: `[B0, ...]`, floating point; all axes but the first are flattened.
+      x1: `[B1, ...]`, floating point, with the shape of `x0` after the first axis.
+
+    Returns:
+      `[B0, B1]`, float32 (float64 if the batches are), at least 0.
+
+    Raises:
+      TypeError: if a batch is not floating point.
+      ValueError: if a batch is empty, or the items of the batches differ in shape.
 
     Examples:
       >>> euclidean_cost(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
@@ -53,9 +64,21 @@ def euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
 
 
 def cosine_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
-    """One minus the cosine of the angle between every source and every target, in [0, 2]; 1 for a zero item.
+    """Return one minus the cosine of the angle between every source and every target.
 
-    Args and returns as `squared_euclidean_cost`.
+    An item of length 0 costs 1 with every partner. A row with a NaN or infinity costs NaN with every partner, and
+    couplings never use such a pair.
+
+    Args:
+      x0: `[B0, ...]`, floating point; all axes but the first are flattened.
+      x1: `[B1, ...]`, floating point, with the shape of `x0` after the first axis.
+
+    Returns:
+      `[B0, B1]`, float32 (float64 if the batches are), in [0, 2].
+
+    Raises:
+      TypeError: if a batch is not floating point.
+      ValueError: if a batch is empty, or the items of the batches differ in shape.
 
     Examples:
       >>> cosine_cost(jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 3.0]])).tolist()

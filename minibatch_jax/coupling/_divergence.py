@@ -1,13 +1,17 @@
 """Sinkhorn divergence, and a plan that is differentiable in the cost.
 
-The entropic cost of a batch with itself is not 0, so as a loss it shrinks a model's samples; the divergence subtracts
-it. Its gradient needs no derivative of the iterations: at the optimum the derivative of the value in the cost is the
-plan. The plan itself is differentiated through the equations of its marginals (implicit function theorem).
+The entropic cost of a batch with itself is not 0, so a model trained on the entropic cost shrinks its samples. The
+divergence subtracts the cost of each batch with itself. The gradient needs no derivative of the iterations: at the
+optimum the derivative of the value in the cost is the plan. The plan itself is differentiated through the equations of
+its marginals (implicit function theorem).
 
 References:
   Genevay et al., Learning generative models with Sinkhorn divergences, 2018 (arXiv 1706.00292).
   Feydy et al., Interpolating between optimal transport and MMD using Sinkhorn divergences, 2019 (arXiv 1810.08278).
   Eisenberger et al., A unified framework for implicit Sinkhorn differentiation, 2022 (arXiv 2205.06688).
+
+Method: Sinkhorn divergence
+Paper: 1810.08278
 """
 
 from collections.abc import Callable
@@ -31,7 +35,7 @@ def sinkhorn_divergence(
     tolerance: float | None = 1e-4,
     max_iterations: int = 1000,
 ) -> jax.Array:
-    """`OT(x0, x1) - (OT(x0, x0) + OT(x1, x1)) / 2` with entropic OT; at least 0, and 0 for equal batches.
+    """Return `OT(x0, x1) - (OT(x0, x0) + OT(x1, x1)) / 2` with entropic OT; 0 for equal batches.
 
     Args:
       x0: `[B0, ...]`, floating point.
@@ -40,11 +44,18 @@ def sinkhorn_divergence(
       b: `[B1]`, mass of each target; uniform with sum 1 by default.
       epsilon: entropic regularization in the unit of the cost, > 0, may be traced; one for all three terms.
       cost_fn: cost `[B0, B1]` of two batches.
-      tolerance: as in `sinkhorn`.
-      max_iterations: as in `sinkhorn`.
+      tolerance: each solver stops when its marginal error is at most this; None runs exactly `max_iterations`.
+      max_iterations: most iterations of each solver, static.
 
     Returns:
-      `[]`, differentiable in the batches and the masses.
+      `[]`, at least 0, differentiable in the batches and the masses.
+
+    Raises:
+      TypeError: if a batch is not floating point or a number has the wrong type.
+      ValueError: if the items of the batches differ in shape, a mass does not fit its batch or epsilon is not positive.
+
+    References:
+      Feydy et al., Interpolating between optimal transport and MMD using Sinkhorn divergences, 2019 (arXiv 1810.08278).
 
     Examples:
       >>> x = jnp.array([[0.0], [1.0], [3.0]])
@@ -60,9 +71,10 @@ def sinkhorn_divergence(
 
 
 def differentiable_plan(cost: jax.Array, plan: jax.Array, epsilon: float | jax.Array) -> jax.Array:
-    """A converged entropic plan, with the derivative it has in its cost.
+    """Return a converged entropic plan with a derivative in its cost.
 
-    The backward pass solves one linear system of size B1 (marginals fixed). Pairs where the plan is 0 get gradient 0.
+    The backward pass solves one linear system of size B1, with the marginals fixed. Where the plan is 0, the gradient
+    is 0.
 
     Args:
       cost: `[B0, B1]`, floating point, the cost that the plan was solved for.
@@ -71,6 +83,12 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array, epsilon: float | jax.A
 
     Returns:
       `[B0, B1]`, equal to `plan`.
+
+    Raises:
+      ValueError: if the plan does not have the shape of the cost.
+
+    References:
+      Eisenberger et al., A unified framework for implicit Sinkhorn differentiation, 2022 (arXiv 2205.06688).
 
     Examples:
       >>> def match(cost):

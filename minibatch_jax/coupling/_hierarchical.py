@@ -1,14 +1,18 @@
-"""Batch of mini-batches: how much each pair of mini-batches counts, by optimal transport between the mini-batches.
+"""Batch of mini-batches: optimal transport between mini-batches says how much each pair of mini-batches counts.
 
 Averaging over all k^2 pairs of mini-batches (m-OT) couples every source batch with every target batch. BoMb-OT solves
-a k x k problem on the costs of the pairs and keeps the good ones. The outer coupling is any coupling of this package:
+a k x k problem on the costs of the pairs and keeps the cheap pairs. The outer coupling is any coupling of this package:
 
 - `couple_exact()`: BoMb-OT, k pairs of weight 1/k;
-- `couple_sinkhorn(epsilon)`: its entropic form, which tends to m-OT as epsilon grows;
+- `couple_sinkhorn(epsilon)`: the entropic form of BoMb-OT, which tends to m-OT as epsilon grows;
 - `couple_independent()`: m-OT over all pairs, or over batch i with batch i if the weights are the diagonal.
 
 References:
   Nguyen et al., On transportation of mini-batches: a hierarchical approach, 2022 (arXiv 2102.05912).
+
+Method: BoMb-OT
+Paper: 2102.05912
+Experiment: hierarchical_transport, color_transfer, domain_adaptation
 """
 
 from typing import NamedTuple
@@ -23,15 +27,16 @@ from minibatch_jax.base import Weights, weight_dtype
 
 
 class HierarchicalPlan(NamedTuple):
-    """Plans of all pairs of mini-batches and the weights of the pairs; constants for the backward pass, but `value`.
+    """Plans of all pairs of mini-batches and the weights of the pairs.
 
-    For training in two passes, make the costs without gradients first; then compute only the pairs that
-    `sample_pairs(0, outer, mode="permutation")` lists, k of them if the outer coupling is exact.
+    Everything but `value` is constant for the backward pass. To train in two passes, compute the costs without
+    gradients first, and then only the pairs that `sample_pairs(0, outer, mode="permutation")` lists: k of them if the
+    outer coupling is exact.
 
     Attributes:
       plans: `[k0, k1, m0, m1]`, inner plan of each pair times the weight of the pair.
-      outer: `[k0, k1]`, weight of each pair, of sum 1.
-      costs: `[k0, k1]`, what its inner plan costs.
+      outer: `[k0, k1]`, weight of each pair, with sum 1.
+      costs: `[k0, k1]`, what the inner plan of each pair costs.
       value: `[]`, `sum(plans * cost)`, differentiable in the cost.
     """
 
@@ -59,7 +64,11 @@ def hierarchical_plan(
       `HierarchicalPlan(plans, outer, costs, value)`.
 
     Raises:
+      TypeError: if the cost is not floating point.
       ValueError: if the cost is not of rank 4 or the weights do not match.
+
+    References:
+      Nguyen et al., On transportation of mini-batches: a hierarchical approach, 2022 (arXiv 2102.05912).
 
     Examples:
       >>> from minibatch_jax.coupling import couple_exact
@@ -86,16 +95,19 @@ def hierarchical_plan(
 def scatter_plans(
     plans: jax.Array, source_indices: jax.Array, target_indices: jax.Array, shape: tuple[int, int]
 ) -> jax.Array:
-    """Add the plans of all pairs of mini-batches up to one plan over the data.
+    """Add up the plans of all pairs of mini-batches to one plan over the data.
 
     Args:
       plans: `[k0, k1, m0, m1]`, weighted, as `hierarchical_plan` returns them.
       source_indices: `[k0, m0]` int, data index of each item of each source batch.
       target_indices: `[k1, m1]` int, data index of each item of each target batch.
-      shape: numbers of source and target items in the data.
+      shape: `(n0, n1)`, numbers of source and target items in the data, static.
 
     Returns:
-      `[n0, n1]`, of the mass of the plans.
+      `[n0, n1]`, with the mass of the plans.
+
+    Raises:
+      ValueError: if the plans are not of rank 4 or the indices do not match.
 
     Examples:
       >>> scatter_plans(jnp.ones((1, 1, 1, 2)) / 2, jnp.array([[2]]), jnp.array([[0, 1]]), (3, 2)).tolist()
@@ -114,5 +126,5 @@ def _run(coupling: optax.GradientTransformation, weights: jax.Array, cost: jax.A
 
 
 def _priced(plans: jax.Array, cost: jax.Array) -> jax.Array:
-    """The costs where the plans are not 0: a forbidden pair has no price."""
+    """Return the costs where the plans are not 0, and 0 elsewhere: the cost of a forbidden pair may be infinite."""
     return jnp.where(plans > 0, cost.astype(plans.dtype), 0)

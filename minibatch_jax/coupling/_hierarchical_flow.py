@@ -1,14 +1,19 @@
 """Hierarchical rectified flow with couplings: pair noise with data, and velocity noise with velocities.
 
-A two-level flow learns the law of the velocity at a place and time, by a flow of its own. Pairing noise with data in
-groups narrows that law towards one velocity, so the second level gets easier; groups of 1 are the plain method. Pairing
-the velocity noise must respect the place and time: the law is conditional on them, and pairing freely across items
-would make the noise at a place non-Gaussian. Hence a price on the distance in place and time (our form), or, where
-several velocities of one place are at hand, one assignment for each place (`couple_velocities`, the form of the paper).
+A two-level flow learns the distribution of the velocity at each place and time by a second flow. Pairing noise with
+data in groups narrows this distribution towards one velocity, which makes the second level easier; groups of 1 are the
+plain method. Pairing velocity noise must respect place and time, because pairing freely across items would make the
+noise at a place non-Gaussian. `hierarchical_path` therefore puts a price on distance in place and time (our form).
+Where several velocities of one place are at hand, `couple_velocities` solves one assignment for each place (the form
+of the paper).
 
 References:
   Zhang et al., Towards hierarchical rectified flow, 2025 (arXiv 2502.17436).
   Zhang et al., Hierarchical rectified flow matching with mini-batch couplings, 2025 (arXiv 2507.13350).
+
+Method: hierarchical rectified flow
+Paper: 2507.13350
+Experiment: hierarchical_flow
 """
 
 from collections.abc import Callable
@@ -25,7 +30,7 @@ from minibatch_jax.coupling._exact import assignment
 
 
 class HierarchicalPath(NamedTuple):
-    """What a two-level flow is trained on: the model maps (xt, t, vt, tau) to `at`.
+    """Training data of a two-level flow: the model maps (xt, t, vt, tau) to `at`.
 
     Attributes:
       t: `[B]`, time of the data level, in [0, 1).
@@ -33,7 +38,7 @@ class HierarchicalPath(NamedTuple):
       tau: `[B]`, time of the velocity level, in [0, 1).
       vt: `[B, ...]`, `(1 - tau) v0 + tau (x1 - x0)`.
       at: `[B, ...]`, `x1 - x0 - v0`.
-      x0: `[B, ...]`, the noise that was paired with each row of x1.
+      x0: `[B, ...]`, the noise paired with each row of x1.
     """
 
     t: jax.Array
@@ -52,18 +57,27 @@ def hierarchical_path(
     velocity_group: int = 1,
     place_weight: float | jax.Array = 100.0,
 ) -> HierarchicalPath:
-    """Draw noise and times for a batch of data and pair the noises at both levels.
+    """Draw noise and times for a batch of data, and pair the noise at both levels.
 
     Args:
       key: typed PRNG key or int seed.
       x1: `[B, ...]`, data, floating point; its order is kept, so labels stay aligned.
-      data_group: noise and data are paired within consecutive groups of this many; it divides B. 1 pairs nothing.
-      velocity_group: the same for the velocity noise and the velocities.
-      place_weight: price of squared distance in place and time against that of velocities, at least 0; at 0 the
-        sampled law is biased.
+      data_group: noise and data are paired within consecutive groups of this size, static; it divides B. 1 pairs
+        nothing.
+      velocity_group: velocity noise and velocities are paired within consecutive groups of this size, static; it
+        divides B. 1 pairs nothing.
+      place_weight: price of squared distance in place and time, relative to the price of squared distance in velocity,
+        at least 0. At 0 the sampled distribution is biased.
 
     Returns:
       `HierarchicalPath(t, xt, tau, vt, at, x0)`.
+
+    Raises:
+      TypeError: if the data are not floating point, a group is not a static int or the key is a raw array.
+      ValueError: if a group does not divide B or the weight is negative.
+
+    References:
+      Zhang et al., Hierarchical rectified flow matching with mini-batch couplings, 2025 (arXiv 2507.13350).
 
     Examples:
       >>> path = hierarchical_path(0, jnp.ones((4, 2)), data_group=2)
@@ -87,7 +101,7 @@ def hierarchical_path(
 def grouped_sources(
     cost_fn: Callable[[jax.Array, jax.Array], jax.Array], x0: jax.Array, x1: jax.Array, group: int
 ) -> jax.Array:
-    """The source that is paired with each target when consecutive groups are coupled exactly, each for itself.
+    """Return the source of each target when each group of consecutive items is coupled exactly, by itself.
 
     Args:
       cost_fn: cost of two batches, such as `squared_euclidean_cost`.
@@ -96,10 +110,12 @@ def grouped_sources(
       group: size of a group, static; it divides B.
 
     Returns:
-      `[B]` int32, row of `x0` for each row of `x1`; where an item is not finite, some keep their own row.
+      `[B]` int32, row of `x0` for each row of `x1`. If the items of a group cannot all be paired, because one is not
+        finite, every item of this group keeps its own row.
 
     Raises:
-      ValueError: if the batches differ in size or the group does not divide it.
+      TypeError: if a batch is not floating point or the group is not a static int.
+      ValueError: if the batches differ in size or the group does not divide the size.
 
     Examples:
       >>> x0, x1 = jnp.array([[0.0], [9.0], [5.0], [7.0]]), jnp.array([[8.0], [1.0], [5.0], [6.0]])
@@ -125,7 +141,7 @@ def grouped_sources(
 
 
 def couple_velocities(v0: jax.Array, v1: jax.Array) -> jax.Array:
-    """Pair velocity noises with velocities at each place: several of both for each item, one assignment an item.
+    """Pair n velocity noises with n velocities at each place, by one assignment for each item.
 
     Args:
       v0: `[B, n, ...]`, velocity noises of each item, floating point.
@@ -133,6 +149,13 @@ def couple_velocities(v0: jax.Array, v1: jax.Array) -> jax.Array:
 
     Returns:
       `[B, n, ...]`, v0 in the order of v1.
+
+    Raises:
+      TypeError: if the noises are not floating point.
+      ValueError: if shapes do not match.
+
+    References:
+      Zhang et al., Hierarchical rectified flow matching with mini-batch couplings, 2025 (arXiv 2507.13350).
 
     Examples:
       >>> couple_velocities(jnp.array([[[0.0], [9.0]]]), jnp.array([[[8.0], [1.0]]])).tolist()

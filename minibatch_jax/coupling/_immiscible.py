@@ -1,13 +1,18 @@
-"""Immiscible diffusion: give each image a near noise before the diffusion loss is computed.
+"""Immiscible diffusion: give each image a nearby noise before the diffusion loss is computed.
 
-By assignment, the noises are only handed out differently, so the noise of a batch stays exactly Gaussian. By the
-nearest of k own candidates there is nothing to solve, but **the noise is no longer Gaussian**: it is shifted towards
-its image (by +0.6 standard deviations along the image for k = 4, by +1.4 for k = 64, at 3072 dimensions) and shorter.
+An assignment only hands out the same noises in another order, so the noise of a batch stays exactly Gaussian. Taking
+the nearest of k candidates of each image needs no solver, but **the noise is no longer Gaussian**: it is shorter, and
+shifted towards the image (by +0.6 standard deviations along the image for k = 4, by +1.4 for k = 64, at 3072
+dimensions).
 
 References:
   Li et al., Immiscible diffusion: accelerating diffusion training with noise assignment, 2024 (arXiv 2406.12303).
   Li et al., Improved immiscible diffusion: accelerate diffusion training by reducing its miscibility, 2025
   (arXiv 2505.18521).
+
+Method: immiscible diffusion
+Paper: 2406.12303
+Experiment: flow_matching_images
 """
 
 import jax
@@ -24,17 +29,25 @@ _MAX_BITS = 12
 
 
 def immiscible_noise(key: jax.Array | int, x1: jax.Array, *, bits: int | None = None) -> jax.Array:
-    """Gaussian noise for a batch of images, assigned to them at the least total distance.
+    """Draw Gaussian noise for a batch of images, and assign it to the images at the least total distance.
 
-    Apply an offset or a scale of the noise afterwards. On several devices, gather the images and give all the same key.
+    Apply an offset or a scale of the noise afterwards. On several devices, gather the images and pass the same key.
 
     Args:
       key: typed PRNG key or int seed.
       x1: `[B, ...]`, images or latents, floating point.
-      bits: quantize the distances to `2**bits` levels first, at most 12; not at all by default.
+      bits: quantize the distances to `2**bits` levels first, 1 to 12, static; None leaves the distances as they are.
 
     Returns:
-      `[B, ...]`, noise of each image; as a set it is `jax.random.normal(key, x1.shape, x1.dtype)`.
+      `[B, ...]`, noise of each image: the rows of `jax.random.normal(key, x1.shape, x1.dtype)` in another order. An
+      image that is not finite keeps the noise of its own row.
+
+    Raises:
+      TypeError: if the images are not floating point, `bits` is not a static int or the key is a raw array.
+      ValueError: if `bits` is not in [1, 12].
+
+    References:
+      Li et al., Immiscible diffusion: accelerating diffusion training with noise assignment, 2024 (arXiv 2406.12303).
 
     Examples:
       >>> x1 = jnp.array([[9.0], [-9.0]])
@@ -52,17 +65,26 @@ def immiscible_noise(key: jax.Array | int, x1: jax.Array, *, bits: int | None = 
 
 
 def nearest_noise(key: jax.Array | int, x1: jax.Array, k: int) -> jax.Array:
-    """The nearest to each image of k Gaussian noises of its own. The result is **not** Gaussian, see the module.
+    """Draw k Gaussian noises for each image and return the nearest. The result is **not** Gaussian.
 
-    Needs memory for two noises of the batch only, whatever k.
+    The nearest noise is shorter than a Gaussian one, and shifted towards the image. Whatever k is, this needs memory
+    for two noises of the batch only.
 
     Args:
       key: typed PRNG key or int seed.
       x1: `[B, ...]`, images or latents, floating point.
-      k: candidates for each image, static; 1 is plain diffusion.
+      k: candidates for each image, at least 1, static; 1 is plain diffusion.
 
     Returns:
-      `[B, ...]`, noise of each image.
+      `[B, ...]`, noise of each image, the first of the nearest ones.
+
+    Raises:
+      TypeError: if the images are not floating point, k is not a static int or the key is a raw array.
+      ValueError: if k is below 1.
+
+    References:
+      Li et al., Improved immiscible diffusion: accelerate diffusion training by reducing its miscibility, 2025
+        (arXiv 2505.18521).
 
     Examples:
       >>> x1 = jnp.full((1, 4), 2.0)
@@ -89,7 +111,7 @@ def nearest_noise(key: jax.Array | int, x1: jax.Array, k: int) -> jax.Array:
 
 
 def quantize_cost(cost: jax.Array, bits: int, *, where: jax.Array | None = None) -> jax.Array:
-    """Round a cost to whole numbers from 0 to `2**bits - 1`, on which float32 assignment makes no rounding error.
+    """Round a cost to whole numbers from 0 to `2**bits - 1`. An assignment in float32 is then free of rounding errors.
 
     Args:
       cost: `[B0, B1]`, floating point.
@@ -97,7 +119,11 @@ def quantize_cost(cost: jax.Array, bits: int, *, where: jax.Array | None = None)
       where: `[B0, B1]` bool, the pairs whose range is divided into levels; all finite ones by default.
 
     Returns:
-      `[B0, B1]`, whole numbers; NaN outside `where`.
+      `[B0, B1]`, whole numbers; NaN outside `where` and where the cost is not finite.
+
+    Raises:
+      TypeError: if the cost is not floating point or `bits` is not a static int.
+      ValueError: if the cost is not a matrix or `bits` is not in [1, 12].
 
     Examples:
       >>> quantize_cost(jnp.array([[0.0, 0.4], [0.6, 1.0]]), 1).tolist()
@@ -115,10 +141,22 @@ def quantize_cost(cost: jax.Array, bits: int, *, where: jax.Array | None = None)
 
 
 def couple_quantized(bits: int) -> optax.GradientTransformationExtraArgs:
-    """`couple_exact` on the cost rounded to `2**bits` levels, as immiscible diffusion pairs. Signal: `cost` [B0, B1].
+    """Couple one-to-one at the least total cost, with the cost rounded to `2**bits` levels. Signal: `cost` [B0, B1].
+
+    This is the pairing of immiscible diffusion: `couple_exact` on `quantize_cost`.
 
     Args:
       bits: 1 to 12, static.
+
+    Returns:
+      A transformation over `[B0, B1]` weights without state.
+
+    Raises:
+      TypeError: if `bits` is not a static int or, in `update`, the cost is not floating point.
+      ValueError: if `bits` is not in [1, 12] or, in `update`, the cost does not have the shape of the weights.
+
+    References:
+      Li et al., Immiscible diffusion: accelerating diffusion training with noise assignment, 2024 (arXiv 2406.12303).
 
     Examples:
       >>> tx = couple_quantized(8)
@@ -136,10 +174,20 @@ def couple_quantized(bits: int) -> optax.GradientTransformationExtraArgs:
 
 
 def couple_nearest() -> optax.GradientTransformationExtraArgs:
-    """Move the weight of each row to its cheapest column, each row for itself. Signal: `cost` [B0, B1].
+    """Move the weight of each row to the cheapest column of the row. Signal: `cost` [B0, B1].
 
-    With k candidates of each row as columns, as in `nearest_noise`, this is its weight array. Row sums are kept, column
-    sums are not: **the marginal of the targets is biased**.
+    Ties go to the first column. Pairs of weight 0 or of non-finite cost are never used. Row sums are kept, column sums
+    are not: **the marginal of the targets is biased**.
+
+    Returns:
+      A transformation over `[B0, B1]` weights without state.
+
+    Raises:
+      ValueError: in `update`, if the cost does not have the shape of the weights.
+
+    References:
+      Li et al., Improved immiscible diffusion: accelerate diffusion training by reducing its miscibility, 2025
+        (arXiv 2505.18521).
 
     Examples:
       >>> tx = couple_nearest()

@@ -1,13 +1,17 @@
-"""Weighted flow matching: independent pairs, each weighted by a Gibbs kernel of its cost; nothing is solved.
+"""Weighted flow matching: independent pairs, each weighted by a Gibbs kernel of its cost. There is nothing to solve.
 
 The weights `exp(-cost / epsilon)` have the form of an entropic plan with constant potentials, so the marginals are
 tilted towards items with near partners (noise near the data mean, images of small norm). In high dimension distances
-concentrate: with epsilon of the size of the cost the weights are nearly equal, with a small one a few pairs carry all.
-Look at `effective_sample_size` of the weights. A few iterations of `couple_sinkhorn` with `tolerance=None` remove the
-bias (our extension).
+concentrate: if epsilon is about as large as the cost the weights are nearly equal, and if epsilon is small a few pairs
+carry all the weight. Look at `effective_sample_size` of the weights. A few iterations of `couple_sinkhorn` with
+`tolerance=None` remove the bias (our extension).
 
 References:
   Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
+
+Method: weighted CFM
+Paper: 2507.22270
+Experiment: flow_matching_images
 """
 
 from typing import NamedTuple
@@ -24,16 +28,21 @@ from minibatch_jax.coupling._sinkhorn import check_relative_to
 
 
 class KernelState(NamedTuple):
-    """State of `couple_by_kernel`; it changes with `normalization='ema'` only."""
+    """State of `couple_by_kernel`; it changes with `normalization='ema'` only.
 
-    log_level: jax.Array  # shape=(), moving average of the log of the mean kernel
-    num_updates: jax.Array  # shape=(), dtype=int32
+    Attributes:
+      log_level: `[]`, moving average of the log of the mean kernel.
+      num_updates: `[]` int32, updates that had a pair to weigh.
+    """
+
+    log_level: jax.Array
+    num_updates: jax.Array
 
 
 def gibbs_weights(
     cost: jax.Array, weights: jax.Array, *, epsilon: float | jax.Array, relative_to: str | None = None
 ) -> jax.Array:
-    """Weights times `exp(-cost / epsilon)`, rescaled to the mass they had.
+    """Return the weights times `exp(-cost / epsilon)`, rescaled to the mass of the weights.
 
     Args:
       cost: floating point, of the shape of the weights: `[B]` for pairs (i, i), `[B0, B1]` for all pairs. The paper
@@ -44,7 +53,13 @@ def gibbs_weights(
         the cost over pairs that are not 0.
 
     Returns:
-      As the weights, with the mass of the weights of finite cost.
+      Weights of the same shape, with the mass of the incoming weights of finite cost.
+
+    Raises:
+      ValueError: if the cost does not have the shape of the weights.
+
+    References:
+      Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
 
     Examples:
       >>> [round(x, 3) for x in gibbs_weights(jnp.array([0.0, 1.0]), jnp.ones(2) / 2, epsilon=1.0).tolist()]
@@ -64,12 +79,24 @@ def couple_by_kernel(
     """Multiply the weights by a Gibbs kernel of the cost. Signal: `cost`, of the shape of the weights.
 
     Args:
-      epsilon: as in `gibbs_weights`.
-      relative_to: as in `gibbs_weights`.
+      epsilon: width of the kernel, > 0, may be traced.
+      relative_to: None if epsilon is absolute, or `'mean'`, `'std'` or `'max'` if it is a fraction of that statistic of
+        the cost over pairs that are not 0.
       normalization: `'batch'` keeps the mass of each batch. `'ema'` divides by a moving average over batches of the
         mean kernel (in logs), so that far batches count less. `'none'` multiplies by the kernel itself, which may be
         tiny: below 1e-12 it vanishes in bfloat16 and next to Adam's epsilon.
-      decay: of the moving average, in [0, 1).
+      decay: share of the old value in the moving average, in [0, 1].
+
+    Returns:
+      A transformation over weights of any shape, with a `KernelState`.
+
+    Raises:
+      TypeError: if a number has the wrong type.
+      ValueError: if a number is out of range, a name is unknown or, in `update`, the cost does not have the shape of
+        the weights.
+
+    References:
+      Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
 
     Examples:
       >>> tx = couple_by_kernel(1.0)
@@ -104,14 +131,14 @@ def couple_by_kernel(
 def _tilt(
     cost: jax.Array, weights: jax.Array, epsilon: float | jax.Array, relative_to: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weights times `exp(low - cost / epsilon)`, low (the least `cost / epsilon`), and the weights on finite costs."""
+    """Return weights times `exp(low - cost / epsilon)`, low = min(cost / epsilon), and the weights of finite cost."""
     check_shape("cost", cost, weights.shape)
     cost = lax.stop_gradient(cost).astype(weights.dtype)
     allowed = (weights > 0) & jnp.isfinite(cost)
     cost = jnp.where(allowed, cost, jnp.inf)
     width = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
     numbers = jnp.finfo(cost.dtype)
-    width = jnp.clip(width, numbers.tiny, numbers.max / 8)  # of which the inverse is normal too
+    width = jnp.clip(width, numbers.tiny, numbers.max / 8)  # the inverse of each bound is a normal number too
     least = jnp.where(jnp.any(allowed), jnp.min(cost), 0)
     kept = jnp.where(allowed, weights, 0)
     return kept * jnp.exp((least - cost) / width), least / width, kept

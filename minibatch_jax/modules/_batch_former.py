@@ -1,8 +1,12 @@
-"""Attention across the examples of a batch while training, nothing at test time.
+"""Attention across the examples of a batch during training, and none at test time.
 
 References:
   Hou et al., BatchFormer: learning to explore sample relationships for robust representation learning, 2022
     (arXiv 2203.01522).
+
+Method: BatchFormer
+Paper: 2203.01522
+Experiment: batch_former
 """
 
 import jax
@@ -13,18 +17,18 @@ from minibatch_jax._checks import check_count, check_floating, check_number, che
 
 
 class BatchFormer(nnx.Module):
-    """One transformer encoder layer over the batch; classifier and loss are shared by both halves of what it returns.
+    """One transformer encoder layer over the batch.
 
-    While training it returns the features and, below them, the features that attended to each other: `[2 B, D]`. Use
-    the labels twice, and the example weights twice and halved. After `module.eval()` it returns the features unchanged,
-    so that a prediction does not depend on other examples.
+    During training the module returns the features followed by the features that attended to each other: `[2 B, D]`.
+    One classifier and one loss serve both halves: repeat the labels, and repeat and halve the example weights. After
+    `module.eval()` the module returns the features unchanged, so that a prediction does not depend on other examples.
 
     Args:
-      features: D.
-      num_heads: of the attention; divides D.
-      hidden: width of the feed-forward block; D by default.
-      dropout: rate.
-      rngs: for the parameters and the dropout.
+      features: D, the width of the features, static.
+      num_heads: number of attention heads, static; it divides D.
+      hidden: width of the feed-forward block, static; D by default.
+      dropout: rate of the dropout, in [0, 1].
+      rngs: random numbers for the parameters and the dropout.
 
     Raises:
       TypeError: if a size is not a static int.
@@ -56,14 +60,14 @@ class BatchFormer(nnx.Module):
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features `[B, D]` to `[2 B, D]` while training, to themselves after `eval()`.
+        """Map features `[B, D]` to `[2 B, D]` during training, and to themselves after `eval()`.
 
         Args:
-          x: `[B, D]`, floating point.
-          mask: `[B]` bool, False on padding, which nothing attends to.
+          x: `[B, D]`, features, floating point.
+          mask: `[B]` bool, False on padding; no example attends to padding. All True by default.
 
         Returns:
-          `[2 B, D]` or `[B, D]`.
+          `[2 B, D]` during training, `[B, D]` after `eval()`.
 
         Raises:
           TypeError: if the features are not floating point.
@@ -78,7 +82,7 @@ class BatchFormer(nnx.Module):
         return jnp.concatenate([x, self.encode(x, mask)])
 
     def encode(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features `[B, D]` after the encoder layer, post-norm as in the paper."""
+        """Return the features `[B, D]` after the encoder layer, post-norm as in the paper."""
         keys = None if mask is None else jnp.broadcast_to(mask[None, None, None, :], (1, 1, x.shape[0], x.shape[0]))
         safe = x if mask is None else jnp.where(mask[:, None], x, jnp.zeros_like(x))
         attended = self.attention(safe[None], mask=keys, deterministic=self.deterministic)[0]

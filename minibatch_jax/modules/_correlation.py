@@ -1,12 +1,17 @@
 """Correlation of two views as a mini-batch objective: deep canonical correlation analysis.
 
-The objective is not a sum over examples. A small batch overestimates it: independent views of width d look correlated
-unless B is much larger than d. For small batches use `orthogonal_iteration_loss`, whose whitening has a memory.
+The objective is not a sum over examples. A small batch overestimates the correlation: independent views of width d look
+correlated unless B is much larger than d. For small batches use `orthogonal_iteration_loss`, which whitens with moments
+averaged over past batches.
 
 References:
   Andrew et al., Deep canonical correlation analysis, ICML 2013.
   Wang et al., On deep multi-view representation learning, ICML 2015 (arXiv 1602.01024).
   Wang et al., Stochastic optimization for deep CCA via nonlinear orthogonal iterations, 2015 (arXiv 1510.02054).
+
+Method: DCCA, DCCAE
+Paper: 1602.01024
+Experiment: two_view_correlation
 """
 
 from typing import NamedTuple
@@ -18,7 +23,13 @@ from minibatch_jax._checks import check_count, check_floating, check_number, che
 
 
 class Projections(NamedTuple):
-    """Linear maps `[d1, k]` and `[d2, k]` of centered views, and the correlations `[k]` of their columns."""
+    """Linear maps of two centered views, and the correlations of the mapped views.
+
+    Attributes:
+      first: `[d1, k]`, map of the first view.
+      second: `[d2, k]`, map of the second view.
+      correlations: `[k]`, correlation of each pair of columns, largest first.
+    """
 
     first: jax.Array
     second: jax.Array
@@ -26,7 +37,15 @@ class Projections(NamedTuple):
 
 
 class Whitening(NamedTuple):
-    """Running means `[d1]`, `[d2]` and second moments `[d1, d1]`, `[d2, d2]` of two views, and the mass of the sums."""
+    """Moving averages of the moments of two views. They start at 0: divide by `mass` to remove this bias.
+
+    Attributes:
+      first_mean: `[d1]`, mean of the first view.
+      second_mean: `[d2]`, mean of the second view.
+      first_moment: `[d1, d1]`, second moments of the first view.
+      second_moment: `[d2, d2]`, second moments of the second view.
+      mass: `[]`, sum of the weights of all batches so far.
+    """
 
     first_mean: jax.Array
     second_mean: jax.Array
@@ -43,16 +62,16 @@ def canonical_correlation(
     num_components: int | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Sum of the largest canonical correlations of two views; minus this is the loss of deep CCA.
+    """Return the sum of the largest canonical correlations of two views. The negative sum is the loss of deep CCA.
 
-    Its derivative is a closed form that stays finite where correlations coincide. Add a reconstruction loss for DCCAE.
+    The derivative is a closed form that stays finite where correlations coincide. Add a reconstruction loss for DCCAE.
 
     Args:
       first: `[B, d1]`, float32 or float64, B > 1.
       second: `[B, d2]`, same dtype.
       ridge: > 0, added to the variances.
       num_components: static, how many correlations to sum; min(d1, d2) by default.
-      axis_name: of a `shard_map` or `pmap` over which the batch is sharded: the moments are summed over it.
+      axis_name: axis of a `shard_map` or `pmap` over which the batch is sharded; the moments are summed over this axis.
 
     Returns:
       `[]`, between 0 and the number of components.
@@ -60,6 +79,9 @@ def canonical_correlation(
     Raises:
       TypeError: if the views are not floating point or the number of components not a static int.
       ValueError: if shapes do not match or the ridge is not positive.
+
+    References:
+      Andrew et al., Deep canonical correlation analysis, ICML 2013.
 
     Examples:
       >>> x = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
@@ -74,13 +96,13 @@ def canonical_correlation(
 def linear_cca(
     first: jax.Array, second: jax.Array, *, ridge: float | jax.Array = 1e-3, num_components: int | None = None
 ) -> Projections:
-    """Canonical correlation analysis of two views, for the last layer after training.
+    """Solve the canonical correlation analysis of two views, such as the outputs of two trained networks.
 
     Args:
       first: `[B, d1]`, float32 or float64.
       second: `[B, d2]`, same dtype.
       ridge: > 0, added to the variances.
-      num_components: static; min(d1, d2) by default.
+      num_components: k, how many correlations to return, static; min(d1, d2) by default.
 
     Returns:
       Projections of unit variance, most correlated first. Subtract the mean of the training set before projecting.
@@ -104,14 +126,14 @@ def linear_cca(
 
 
 def init_whitening(first_width: int, second_width: int) -> Whitening:
-    """An empty memory of the moments of two views.
+    """Return moments of two views before the first batch: all zeros.
 
     Args:
       first_width: d1, static.
       second_width: d2, static.
 
     Returns:
-      Zeros.
+      `Whitening` of zeros, the first state of `orthogonal_iteration_loss`.
 
     Raises:
       TypeError: if a width is not a static int.
@@ -135,22 +157,25 @@ def orthogonal_iteration_loss(
     memory: float | jax.Array = 0.99,
     ridge: float | jax.Array = 1e-3,
 ) -> tuple[jax.Array, Whitening]:
-    """Regress each view on the other view, whitened by moments that remember past batches.
+    """Regress each view on the other view, whitened by moments averaged over past batches.
 
     Args:
-      state: moments so far.
+      state: moments of past batches, `init_whitening` at first.
       first: `[B, d]`, float32 or float64.
       second: `[B, d]`, same dtype: each view is the target of the other.
-      memory: in [0, 1), share of the old moments.
+      memory: share of the old moments in the average, in [0, 1).
       ridge: > 0, added to the variances.
 
     Returns:
-      The mean over the batch of the two squared errors, halved, and the new state; the targets are constants for the
-      gradient.
+      `(loss, state)`: half the sum of the two squared errors, averaged over the batch, and the new moments. The targets
+      are constants for the gradient.
 
     Raises:
       TypeError: if the views are not floating point.
       ValueError: if shapes do not match or a number is out of range.
+
+    References:
+      Wang et al., Stochastic optimization for deep CCA via nonlinear orthogonal iterations, 2015 (arXiv 1510.02054).
 
     Examples:
       >>> x = jnp.array([[1.0], [-1.0], [1.0], [-1.0]])

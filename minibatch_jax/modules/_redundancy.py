@@ -1,4 +1,4 @@
-"""Two views made equal while each feature keeps its variance and its own information.
+"""A loss that makes two views equal, while every feature keeps its variance and carries information of its own.
 
 References:
   Bardes et al., VICReg: variance-invariance-covariance regularization for self-supervised learning, 2022
@@ -20,7 +20,7 @@ def vicreg_loss(
     covariance: float | jax.Array = 1.0,
     epsilon: float = 1e-4,
 ) -> jax.Array:
-    """Mean squared difference, hinge of the standard deviations at 1, and squared covariances between features.
+    """Return the VICReg loss: mean squared difference, hinge of the deviations at 1, squared covariances of features.
 
     Args:
       first: `[B, D]`, floating point, B > 1.
@@ -31,11 +31,14 @@ def vicreg_loss(
       epsilon: > 0, added to the variances.
 
     Returns:
-      `[]`.
+      `[]`, the weighted sum of the three terms.
 
     Raises:
       TypeError: if a view is not floating point.
       ValueError: if shapes do not match or epsilon is not positive.
+
+    References:
+      Bardes et al., VICReg, 2022 (arXiv 2105.04906).
 
     Examples:
       >>> x = jnp.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])

@@ -1,11 +1,15 @@
 """Self-supervision from three views with one online network and two targets: TriBYOL.
 
-Two targets that start equal and are updated together stay equal, and the method is BYOL with three views. So they take
-turns here.
+Two targets that start equal and are updated together stay equal, and the method becomes BYOL with three views. The two
+targets are therefore updated in turn.
 
 References:
   Grill et al., Bootstrap your own latent: a new approach to self-supervised learning, 2020 (arXiv 2006.07733).
   Li et al., TriBYOL: triplet BYOL for self-supervised representation learning, 2022 (arXiv 2206.03012).
+
+Method: TriBYOL
+Paper: 2206.03012
+Experiment: small_batch_self_supervision
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +23,13 @@ from minibatch_jax.mining import normalize_embeddings
 
 
 class Targets(NamedTuple):
-    """Two moving averages of the online parameters, and the number of updates, int32."""
+    """Two moving averages of the online parameters.
+
+    Attributes:
+      first: pytree like the online parameters, the first target.
+      second: pytree like the online parameters, the second target.
+      num_updates: `[]` int32, updates so far.
+    """
 
     first: Any
     second: Any
@@ -52,19 +62,19 @@ class Projector(nnx.Module):
         self.norm = nnx.BatchNorm(hidden, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, features]` to `[B, out]`."""
+        """Map `[B, features]` to `[B, out]`."""
         return self.contract(nnx.relu(self.norm(self.expand(x))))
 
 
 def init_targets(parameters: Any) -> Targets:
-    """Both targets start at the online parameters.
+    """Start both targets at the online parameters.
 
     Args:
       parameters: pytree of the encoder and projector, such as `nnx.state(model, nnx.Param)`; it may hold the statistics
         of batch norms as well.
 
     Returns:
-      The targets; keep them in the training state.
+      `Targets`; keep them in the training state.
 
     Examples:
       >>> init_targets({"w": jnp.ones(2)}).second["w"].tolist()
@@ -80,11 +90,11 @@ def update_targets(
     """Move the targets towards the online parameters, after the optimizer's step.
 
     Args:
-      targets: so far.
-      parameters: online, as in `init_targets`.
-      decay: in [0, 1], share of the old target.
-      alternate: update the first target at even updates and the second at odd ones; else both at once, and then they
-        stay equal.
+      targets: the targets so far.
+      parameters: online parameters, a pytree of the structure given to `init_targets`.
+      decay: share of the old target in the average, in [0, 1], may be traced.
+      alternate: True updates the first target at even updates and the second at odd ones. False updates both every
+        time, so that they stay equal.
 
     Returns:
       The new targets.
@@ -110,7 +120,7 @@ def update_targets(
 
 
 def byol_losses(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """2 - 2 cos(prediction, target) of each example; the targets are constants for the gradient.
+    """Return 2 - 2 cos(prediction, target) of each example. The targets are constants for the gradient.
 
     Args:
       predictions: `[B, D]`, floating point.
@@ -122,6 +132,9 @@ def byol_losses(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     Raises:
       TypeError: if an argument is not floating point.
       ValueError: if shapes do not match.
+
+    References:
+      Grill et al., Bootstrap your own latent, 2020 (arXiv 2006.07733).
 
     Examples:
       >>> byol_losses(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
@@ -142,13 +155,13 @@ def tri_byol_losses(
     *,
     symmetric: bool = True,
 ) -> jax.Array:
-    """Views 1 and 2 meet through the first target network, views 1 and 3 through the second.
+    """Return the TriBYOL losses: view 1 against view 2 by the first target network, against view 3 by the second.
 
     Args:
-      predictions: of the online network for views 1, 2, 3, each `[B, D]`.
+      predictions: predictions of the online network for views 1, 2 and 3, each `[B, D]`.
       first_targets: projections of views 1 and 2 by the first target network, each `[B, D]`.
       second_targets: projections of views 1 and 3 by the second target network, each `[B, D]`.
-      symmetric: predict in both directions and halve; else only from view 1.
+      symmetric: True predicts in both directions and averages the two losses. False predicts from view 1 only.
 
     Returns:
       `[B]` in [0, 8], one loss for each example.
@@ -156,6 +169,9 @@ def tri_byol_losses(
     Raises:
       TypeError: if an array is not floating point.
       ValueError: if shapes do not match.
+
+    References:
+      Li et al., TriBYOL, 2022 (arXiv 2206.03012).
 
     Examples:
       >>> z = jnp.array([[1.0, 0.0]])

@@ -158,7 +158,7 @@ def select_by_concept_balance(k: int, num_concepts: int, cap: int = 10) -> optax
         mask = jnp.zeros(weights.shape, bool).at[indices].set(True, mode="drop")
         return jnp.where(mask, weights, 0), state
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update, extra_signals=("concepts",))
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
 def select_by_concept_count(k: int) -> optax.GradientTransformationExtraArgs:
@@ -194,7 +194,7 @@ def select_by_concept_count(k: int) -> optax.GradientTransformationExtraArgs:
         counts = jnp.sum(_first_of_each(concepts), 1, dtype=weights.dtype)
         return jnp.where(topk_mask(counts, k, where=weights != 0), weights, 0), state
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update, extra_signals=("concepts",))
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
 def _gains(data: Concepts, targets: jax.Array, counts: jax.Array, cap: int, left: jax.Array) -> jax.Array:

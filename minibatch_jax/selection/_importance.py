@@ -242,7 +242,7 @@ def select_by_gradient_norm(
         return sample(gradient_norms, weights, state)
 
     init, sample = _sampler(k, key, threshold, smoothing, decay, pass_cost=2)
-    return weight_transformation(init, update, extra_signals=("gradient_norms",))
+    return weight_transformation(init, update)
 
 
 def _sampler(

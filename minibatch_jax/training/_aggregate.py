@@ -12,7 +12,11 @@ from minibatch_jax.training._gather import check_leading_axis
 
 
 class WeightedAggregateState(NamedTuple):
-    """State of the selection inside `weighted_aggregate`."""
+    """State of `weighted_aggregate`.
+
+    Attributes:
+      selection: state of the selection inside.
+    """
 
     selection: Any
 
@@ -20,20 +24,21 @@ class WeightedAggregateState(NamedTuple):
 def weighted_aggregate(
     selection: optax.GradientTransformationExtraArgs, batch_size: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Sum per-example gradients with selected weights. Put it first in an `optax.chain`.
+    """Sum per-example gradients with selected weights. Put this first in an `optax.chain`.
 
-    Its updates go in as leaves `[B, *param]` and come out as leaves `[*param]`, so that one optax optimizer leads from
+    Updates come as leaves `[B, *param]` and leave as leaves `[*param]`, so that one optax optimizer leads from
     per-example gradients to the update. Rows of weight 0 do not reach the sum, whatever they hold.
 
     Args:
-      selection: weight transformation over `[batch_size]`; it starts from weights 1/B.
+      selection: weight transformation over `[batch_size]`; the incoming weights are 1/B.
       batch_size: B, static.
 
     Returns:
       A transformation; pass the selection's signals to `update`, `losses` among them.
 
     Raises:
-      ValueError: if a leaf does not have B rows.
+      TypeError: if `batch_size` is not a static int or, in `update`, the losses are not floating point.
+      ValueError: if `batch_size` is below 1 or, in `update`, a leaf or the losses do not have B rows.
 
     Examples:
       >>> from minibatch_jax.selection import keep_topk

@@ -1,4 +1,4 @@
-"""Boundary from weights to rows: the k heaviest rows of a batch, so that only they are computed."""
+"""Boundary from weights to rows: the k heaviest rows of a batch, so that only these rows are computed."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ class Taken(NamedTuple):
     Attributes:
       batch: pytree with leaves `[k, ...]`.
       weights: `[k]`, heaviest first; 0 where fewer than k weights were non-zero.
-      indices: `[k]` int32, row of the batch; a slot of weight 0 repeats the heaviest row, so it holds no padding.
+      indices: `[k]` int32, row of the batch. A slot of weight 0 repeats the heaviest row, and so holds no padding.
     """
 
     batch: Any
@@ -24,7 +24,7 @@ class Taken(NamedTuple):
 
 
 def take(batch: Any, weights: Weights, k: int) -> Taken:
-    """Take the k rows with the largest weights; ties go to the lowest index.
+    """Take the k rows with the largest weights. Ties go to the lowest index.
 
     Args:
       batch: pytree of arrays `[B, ...]`.
@@ -35,6 +35,7 @@ def take(batch: Any, weights: Weights, k: int) -> Taken:
       `Taken(batch, weights, indices)` with k rows.
 
     Raises:
+      TypeError: if k is not a static int.
       ValueError: if leading axes differ, or k is not in [1, B].
 
     Examples:

@@ -1,8 +1,9 @@
 """How large the gradient of each example is: exact norms without the gradients, and the general way with them.
 
-A layer hands on `delta`, the gradient by its outputs, and that of its parameters follows from its inputs and `delta`:
-for a dense layer it is an outer product, whose norm is the product of two norms. A *tap* is a vector `[B]` of zeros
-that goes through such layers; its gradient is the squared norms, and no gradient of a parameter is formed.
+Backpropagation gives every layer `delta`, the gradient in its outputs. The gradient in the parameters follows from the
+inputs and `delta`; for a dense layer it is an outer product, and its norm is the product of two norms. A *tap* is a
+vector `[B]` of zeros that passes through all layers. The gradient in the tap is the sum of the squared norms of the
+layers, so no gradient in a parameter is formed.
 
 References:
   Goodfellow, Efficient per-example gradient computations, 2015 (arXiv 1510.01799).
@@ -26,23 +27,23 @@ CHUNK = 16
 def gradient_norms(
     loss_fn: Callable[[Any, Any], jax.Array], params: Any, batch: Any, *, chunk_size: int = CHUNK
 ) -> jax.Array:
-    """Norm of the gradient of each example's loss, from the gradients: any network, but slow.
+    """Return the norm of the gradient of each example's loss by forming the gradients: any network, but slow.
 
-    Forms `chunk_size` gradients at a time, each as large as the parameters. For dense layers `ghost_gradient_norms` and
-    `linen_gradient_norms` give the same numbers many times faster.
+    This forms `chunk_size` gradients at a time, each as large as the parameters. For dense layers
+    `ghost_gradient_norms` and `linen_gradient_norms` give the same numbers many times faster.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses [B]`, where a loss depends on its own row alone.
       params: pytree of arrays.
       batch: pytree of arrays `[B, ...]`.
-      chunk_size: static.
+      chunk_size: number of gradients to form at a time, at least 1, static.
 
     Returns:
       `[B]`, float32 (float64 with x64), at least 0; not finite where the gradient of that example is not.
 
     Raises:
       TypeError: if the losses are not floating point or `chunk_size` is not a static int.
-      ValueError: if leading axes differ or the losses are not `[B]`.
+      ValueError: if leading axes differ, the losses are not `[B]` or `chunk_size` is below 1.
 
     Examples:
       >>> loss_fn = lambda w, batch: batch["x"] @ w
@@ -61,12 +62,12 @@ def gradient_norms(
 
 
 def ghost_gradient_norms(loss_fn: Callable[[jax.Array], jax.Array], batch_size: int) -> jax.Array:
-    """Norm of the gradient of each example's loss, exact, in one forward and a part of one backward pass.
+    """Return the norm of the gradient of each example's loss, exactly, in one forward and part of one backward pass.
 
-    Every layer with parameters must be tapped once, by `tap_dense`, `tap_embedding` or `tap_layer`; one without a tap
-    counts as constant. A layer used twice, as with tied weights, is out of reach: its gradient is a sum whose norm is
-    not that of its parts; use `gradient_norms`. flax linen modules need no taps: `linen_gradient_norms`. In a flax nnx
-    module or plain JAX write `y = tap_dense(tap, x, layer(x))`.
+    Every layer with parameters must be tapped once, by `tap_dense`, `tap_embedding` or `tap_layer`; a layer without a
+    tap counts as constant. In a flax nnx module or plain JAX write `y = tap_dense(tap, x, layer(x))`. For flax linen
+    modules use `linen_gradient_norms`, which needs no taps. If a layer is used twice, as with tied weights, use
+    `gradient_norms`: the gradient of such a layer is a sum, and its norm does not follow from the norms of the terms.
 
     Args:
       loss_fn: `loss_fn(tap [B]) -> losses [B]`, where a loss depends on its own row alone.
@@ -76,8 +77,11 @@ def ghost_gradient_norms(loss_fn: Callable[[jax.Array], jax.Array], batch_size: 
       `[B]`, float32 (float64 with x64), at least 0; not finite where the gradient of that example is not.
 
     Raises:
-      TypeError: if the losses are not floating point.
-      ValueError: if the losses are not `[B]`.
+      TypeError: if the losses are not floating point or `batch_size` is not a static int.
+      ValueError: if the losses are not `[B]` or `batch_size` is below 1.
+
+    References:
+      Goodfellow, Efficient per-example gradient computations, 2015 (arXiv 1510.01799).
 
     Examples:
       >>> x, w = jnp.array([[3.0, 4.0], [0.0, 1.0]]), jnp.zeros((2, 1))
@@ -94,12 +98,12 @@ def tap_dense(tap: jax.Array, inputs: jax.Array, outputs: jax.Array, *, bias: bo
 
     Args:
       tap: `[B]`, as given by `ghost_gradient_norms`.
-      inputs: `[B, ..., M]`, floating point; axes between, such as time, share the parameters.
+      inputs: `[B, ..., M]`, floating point; all positions along the axes between, such as time, share the parameters.
       outputs: `[B, ..., N]`, floating point, right after the layer, before the activation function.
       bias: whether the layer has a bias.
 
     Returns:
-      The outputs: go on with these.
+      The outputs. Continue with the returned array, not with the argument.
 
     Raises:
       TypeError: if inputs or outputs are not floating point.
@@ -122,11 +126,11 @@ def tap_embedding(tap: jax.Array, ids: jax.Array, outputs: jax.Array) -> jax.Arr
 
     Args:
       tap: `[B]`, as given by `ghost_gradient_norms`.
-      ids: `[B, ...]`, integer.
-      outputs: `[B, ..., N]`, floating point.
+      ids: `[B, ...]`, integer, rows of the table.
+      outputs: `[B, ..., N]`, floating point, right after the lookup.
 
     Returns:
-      The outputs: go on with these.
+      The outputs. Continue with the returned array, not with the argument.
 
     Raises:
       TypeError: if the ids are not integer or the outputs not floating point.
@@ -148,18 +152,19 @@ def tap_layer(
 ) -> jax.Array:
     """Count the parameters of any layer `outputs = apply(params, inputs)` in the gradient norms.
 
-    For convolutions, normalization of single examples and the like. It forms the gradient of this layer's parameters
-    for 16 examples at a time.
+    Use this for convolutions, normalization of single examples and the like. It forms the gradient in the parameters of
+    this layer for 16 examples at a time.
 
     Args:
       tap: `[B]`, as given by `ghost_gradient_norms`.
-      apply: of params and one example `[1, ...]`; it must not close over traced values.
-      params: pytree of arrays.
+      apply: `apply(params, inputs) -> outputs`, called with one example `[1, ...]`; it must not close over traced
+        values.
+      params: pytree of arrays, the parameters of the layer.
       inputs: `[B, ...]`.
-      outputs: `[B, ...]`, floating point.
+      outputs: `[B, ...]`, floating point, right after the layer.
 
     Returns:
-      The outputs: go on with these.
+      The outputs. Continue with the returned array, not with the argument.
 
     Raises:
       TypeError: if the outputs are not floating point.
@@ -192,7 +197,7 @@ def tap_layer(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def tap_outputs(squares: Callable[[Any, jax.Array], jax.Array], tap: jax.Array, inputs: Any, outputs: jax.Array):
-    """The outputs, whose gradient `delta` leaves `squares(inputs, delta) [B]` behind as the gradient of the tap."""
+    """Return the outputs. In the backward pass, `squares(inputs, delta) [B]` becomes the gradient in the tap."""
     del squares, tap, inputs
     return outputs
 
@@ -211,7 +216,7 @@ tap_outputs.defvjp(_tap_forward, _tap_backward)
 
 
 def batch_size(batch: Any) -> int:
-    """Rows of the first leaf; raises ValueError if another has more or fewer."""
+    """Return the number of rows of the first leaf. Raise ValueError if another leaf has more or fewer."""
     leaves = jax.tree.leaves(batch)
     if not leaves or jnp.ndim(leaves[0]) == 0:
         raise ValueError(f"batch has the shapes {jax.tree.map(jnp.shape, batch)}, wanted arrays [B, ...].")
@@ -220,7 +225,7 @@ def batch_size(batch: Any) -> int:
 
 
 def sum_of_squares(tree: Any) -> jax.Array:
-    """Sum over all entries of all floating-point leaves, in float32 (float64 for float64)."""
+    """Return the sum of squares of all floating-point entries, in float32 (float64 for float64)."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     parts = [jnp.sum(jnp.square(x.astype(weight_dtype(x.dtype)))) for x in leaves]
     return functools.reduce(jnp.add, parts, jnp.zeros(()))
@@ -233,7 +238,7 @@ def _sum_of_losses(losses: jax.Array, rows: int) -> jax.Array:
 
 
 def _dense_squares(inputs: jax.Array, deltas: jax.Array, *, bias: bool) -> jax.Array:
-    """|a^T d|^2 of each example: from the products of positions if these are fewer than the kernel's entries."""
+    """Return |a^T d|^2 of each example, by inner products of positions if they are fewer than the kernel's entries."""
     a, d = _positions(inputs), _positions(deltas)
     (_, steps, m), n = a.shape, d.shape[2]
     if steps == 1:
@@ -246,12 +251,12 @@ def _dense_squares(inputs: jax.Array, deltas: jax.Array, *, bias: bool) -> jax.A
 
 
 def _embedding_squares(ids: jax.Array, deltas: jax.Array) -> jax.Array:
-    """The sum over pairs of equal ids of the inner products of their deltas."""
+    """Return the sum of the inner products of deltas over all pairs of positions with equal ids."""
     d, ids = _positions(deltas), ids.reshape(ids.shape[0], -1)
     same = ids[:, :, None] == ids[:, None, :]
     return jnp.sum(jnp.where(same, jnp.einsum("bsn,btn->bst", d, d), 0), (1, 2))
 
 
 def _positions(x: jax.Array) -> jax.Array:
-    """`[B, ..., D]` as `[B, T, D]` in the dtype to compute with."""
+    """Return `[B, ..., D]` as `[B, T, D]`, in the dtype to compute in."""
     return x.astype(weight_dtype(x.dtype)).reshape(x.shape[0], -1, x.shape[-1])

@@ -16,12 +16,13 @@ from minibatch_jax.training._gradient_norms import (
 
 
 def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, batch: Any) -> jax.Array:
-    """Norm of the gradient of each example's loss for flax linen modules, exact, cheaper than one batch gradient.
+    """Return the exact norm of the gradient of each example's loss for flax linen modules.
 
-    Taps every module as `ghost_gradient_norms` asks for, by a method interceptor: `nn.Dense` and `nn.Embed` by their
-    closed form, any other module with parameters (convolutions, layer normalization, `DenseGeneral`) by the gradients
-    of this module alone, 16 examples at a time. What it cannot do exactly raises: then use `gradient_norms`. The batch
-    must be the first axis of what every module takes: it cannot tell shared positions `[T]` from a batch if T = B.
+    This costs less than one batch gradient. A method interceptor taps every module, as `ghost_gradient_norms` wants:
+    `nn.Dense` and `nn.Embed` by their closed form, any other module with parameters (convolutions, layer normalization,
+    `DenseGeneral`) by the gradients of this module alone, for 16 examples at a time. Where the norms would not be
+    exact, an error is raised: then use `gradient_norms`. The batch must be the first axis of the input of every module.
+    Shared positions `[T]` cannot be told from a batch if T = B.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses [B]`, which calls `module.apply` itself (not by way of an inner `jit`);
@@ -33,8 +34,10 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
       `[B]`, float32 (float64 with x64), at least 0; not finite where the gradient of that example is not.
 
     Raises:
+      TypeError: if the losses are not floating point.
       ValueError: if a parameter is used twice or by no module (as inside `nn.scan`, `nn.remat` or a module with
-        parameters beside submodules), if batch normalization is training, or if leading axes differ.
+        parameters beside submodules), a module takes or gives other than one array, batch normalization is training, or
+        leading axes differ.
 
     Examples:
       >>> import flax.linen as nn
@@ -72,7 +75,7 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
 
 
 def _own_parameters(module: Any) -> dict[str, Any]:
-    """The parameters of a module itself; a module that also has submodules is left to these."""
+    """Return the parameters of the module itself; none if the module has submodules with parameters."""
     variables = module.variables.get("params", {})
     return {} if any(isinstance(v, Mapping) for v in variables.values()) else dict(variables)
 

@@ -14,7 +14,7 @@ from minibatch_jax.training._gather import check_leading_axis, take
 
 
 class MinibatchAux(NamedTuple):
-    """What the selection saw and did.
+    """Losses, weights and signals of the selection.
 
     Attributes:
       losses: `[B]`, loss of every row.
@@ -35,22 +35,22 @@ def value_and_grad(
     gather: int | None = None,
     axis_name: str | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, MinibatchAux], Any, Any]]:
-    """Gradient of the weighted loss, with the weights chosen by `selection`.
+    """Make a function that returns the value and gradient of a weighted loss, with weights chosen by `selection`.
 
-    Without `gather`: one forward pass gives the losses, the selection turns 1/B weights into others, and one backward
-    pass applies them. With `gather=k`: a forward pass without gradient gives the losses, and only the k heaviest rows
-    are differentiated, which saves time if k is well below B. Use it when the loss of a row depends on this row alone
-    (for in-batch negatives the loss of the gathered rows is that of the smaller batch).
+    Without `gather`, one forward pass gives the losses, the selection changes the weights 1/B, and one backward pass
+    applies the new weights. With `gather=k`, a forward pass without gradient gives the losses, and only the k heaviest
+    rows are differentiated, which saves time if k is well below B. Use `gather` when the loss of a row depends on this
+    row alone (for in-batch negatives the loss of the gathered rows is that of the smaller batch).
 
-    Rows with a non-finite loss get weight 0, and no row of weight 0 reaches the gradient: where one would spoil it
-    (0 times infinity), a second pass is run without it. Under `vmap` that pass always runs and doubles the cost. The
-    value, the sum of weight times loss, is a report: do not differentiate it.
+    Rows with a non-finite loss get weight 0, and no row of weight 0 reaches the gradient: if such a row makes the
+    gradient non-finite, because 0 * infinity is NaN, a second pass runs without the row. Under `vmap` the second pass
+    always runs and doubles the cost. The value, the sum of weight times loss, is for reports: do not differentiate it.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses [B]`, or `(losses, signals)` if `has_aux`, where the dict of signals
         (such as `logits`) goes to the selection.
-      selection: weight transformation, with its own state: `selection.init(jnp.zeros(B))`. Do not chain it with the
-        optimizer of the parameters, whose updates are of another kind.
+      selection: weight transformation, with its own state: `selection.init(jnp.zeros(B))`. Do not chain the selection
+        with the optimizer of the parameters: the updates of one are weights, those of the other are gradients.
       has_aux: whether `loss_fn` returns signals.
       gather: number of rows to differentiate, static, at most B.
       axis_name: the axis over which `shard_map` or `pmap` shards the batch. Weights then start at 1/(global B); value
@@ -62,8 +62,10 @@ def value_and_grad(
       `[B]` replaces the 1/B start (0 on padding) and `signals` go to the selection.
 
     Raises:
-      TypeError: if losses are not floating point or `gather` is not a static int.
-      ValueError: if losses are not `[B]`, leading axes differ, or `gather` is not in [1, B].
+      TypeError: if losses are not floating point, `gather` is not a static int, or `loss_fn` returns signals without
+        `has_aux` or none with it.
+      ValueError: if losses are not `[B]`, leading axes differ, `gather` is not in [1, B] or not a multiple of the
+        number of devices, or a signal comes both from `loss_fn` and from the caller.
 
     Examples:
       >>> from minibatch_jax.selection import keep_bottomk
@@ -150,7 +152,7 @@ def _all_finite(grads: Any) -> jax.Array:
 
 
 def _without_zeros(batch: Any, weights: jax.Array) -> Any:
-    """Overwrite the rows of weight 0 with the heaviest row: no zero can undo the NaN that a row makes."""
+    """Overwrite the rows of weight 0 with the heaviest row, because 0 * NaN is NaN."""
     heaviest = jnp.argmax(replicate(weights))
 
     def overwrite(x):
