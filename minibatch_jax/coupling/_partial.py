@@ -28,6 +28,7 @@ from minibatch_jax.coupling._exact import (
     nearest,
     put,
 )
+from minibatch_jax.coupling._plans import Plan, has_converged
 
 
 class PartialAssignments(NamedTuple):
@@ -74,7 +75,7 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
     return PartialAssignments(columns, costs, largest)
 
 
-def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -> jax.Array:
+def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -> Plan:
     """Cheapest plan that moves a fraction of the mass: `P 1 <= a`, `P^T 1 <= b`, for uniform a and b.
 
     Args:
@@ -91,10 +92,10 @@ def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -
       ValueError: if shapes do not match or the mass is not in (0, 1].
 
     Examples:
-      >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).tolist()
+      >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).matrix.tolist()
       [[0.5, 0.0], [0.0, 0.0]]
     """
-    cost = in_weight_dtype(cost)
+    live, cost = cost, in_weight_dtype(cost)
     check_shape("weights", weights, cost.shape)
     check_number("mass", mass, 0, 1, open_low=True)
     allowed = (weights > 0) & is_price(cost)
@@ -102,14 +103,19 @@ def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -
     target = jnp.asarray(mass, cost.dtype) * count
     whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
     share = jnp.maximum(target - whole, 0)
-    pairs = (whole + jnp.ceil(share)).astype(jnp.int32)
-    history, largest = _grow(cost, allowed, pairs)
-    low, high = (history[jnp.minimum(k, largest)] for k in (whole.astype(jnp.int32), pairs))
+    few, many = whole.astype(jnp.int32), (whole + jnp.ceil(share)).astype(jnp.int32)
+    history, largest = _grow(cost, allowed, many)
+    found = [jnp.minimum(size, largest) for size in (few, many)]
     column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
-    low, high = ((c[:, None] == column).astype(weights.dtype) for c in (low, high))
+    low, high = ((history[size][:, None] == column).astype(weights.dtype) for size in found)
     each = jnp.sum(jnp.where(allowed, weights, 0)) / jnp.maximum(count, 1).astype(weights.dtype)
-    share = share.astype(weights.dtype)
-    return each * ((1 - share) * low + share * high)
+    part = share.astype(weights.dtype)
+    matrix = each * ((1 - part) * low + part * high)
+    value = jnp.sum(matrix.astype(cost.dtype) * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
+    missing = (1 - share) * (few - found[0]).astype(cost.dtype) + share * (many - found[1]).astype(cost.dtype)
+    error = lax.stop_gradient(missing / jnp.where(target > 0, target, 1))
+    u, v = (jnp.full(size, jnp.nan, cost.dtype) for size in cost.shape)
+    return Plan(matrix, u, v, value, error, largest, has_converged(error, 0))
 
 
 def couple_partial(mass: float | jax.Array) -> optax.GradientTransformationExtraArgs:
@@ -130,7 +136,7 @@ def couple_partial(mass: float | jax.Array) -> optax.GradientTransformationExtra
     check_number("mass", mass, 0, 1, open_low=True)
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        return partial_plan(cost, mass, weights), state
+        return partial_plan(cost, mass, weights).matrix, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 

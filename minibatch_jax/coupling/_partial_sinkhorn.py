@@ -22,6 +22,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
+from minibatch_jax.coupling._plans import Plan, has_converged
 from minibatch_jax.coupling._scaling import (
     SAFE,
     UNROLL,
@@ -35,19 +36,7 @@ from minibatch_jax.coupling._scaling import (
 )
 from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal, marginals_of
 
-
-class EntropicPlan(NamedTuple):
-    """An entropic plan, a constant for the backward pass.
-
-    Attributes:
-      plan: `[B0, B1]`, at least 0.
-      error: `[]`, how much of the mass the last iteration still moved.
-      iterations: `[]` int32, how many were run.
-    """
-
-    plan: jax.Array
-    error: jax.Array
-    iterations: jax.Array
+TOLERANCE = 1e-4
 
 
 def partial_sinkhorn(
@@ -59,9 +48,9 @@ def partial_sinkhorn(
     epsilon: float | jax.Array,
     relative_to: str | None = None,
     where: jax.Array | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
-) -> EntropicPlan:
+) -> Plan:
     """Plan of the given mass with `P 1 <= a`, `P^T 1 <= b` that minimizes `sum(P * cost) - epsilon * entropy(P)`.
 
     Args:
@@ -79,7 +68,7 @@ def partial_sinkhorn(
       `EntropicPlan(plan, error, iterations)`; the mass of the plan is exact.
 
     Examples:
-      >>> plan = partial_sinkhorn(jnp.array([[0.0, 9.0], [9.0, 5.0]]), 0.5, epsilon=0.5).plan
+      >>> plan = partial_sinkhorn(jnp.array([[0.0, 9.0], [9.0, 5.0]]), 0.5, epsilon=0.5).matrix
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.0]]
     """
@@ -98,7 +87,7 @@ def couple_partial_sinkhorn(
     epsilon: float | jax.Array,
     *,
     relative_to: str | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a fraction of the mass, on cheap pairs, smoothly; the rest gets 0. Signal: `cost` [B0, B1].
@@ -135,7 +124,7 @@ def couple_partial_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).plan
+        ).matrix
         return plan, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
@@ -179,7 +168,7 @@ class _Run(NamedTuple):
     scaling: _Scaling
 
 
-def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> EntropicPlan:
+def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> Plan:
     cost, a, b, epsilon = problem
     zero = 0 * epsilon
     lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
@@ -189,8 +178,14 @@ def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_i
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
     run = _Run(problem, mass, limit, jnp.int32(max_iterations), dual, _kernel(problem, dual), scaling)
     final = lax.while_loop(_is_unfinished, _scale_by(math.gcd(UNROLL, max_iterations)), run)
-    u, v, total = final.scaling[:3]
-    return EntropicPlan(final.kernel * (total * u)[:, None] * v[None], final.scaling.error, final.scaling.iterations)
+    (alpha, beta, shift), (u, v, total, error, iterations, _) = final.dual, final.scaling
+    matrix = final.kernel * (total * u)[:, None] * v[None]
+    shift += epsilon * log_where(total, total)
+    f = jnp.where(a > 0, shift - alpha + epsilon * log_where(u, a), 0)
+    g = jnp.where(b > 0, epsilon * log_where(v, b) - beta, 0)
+    error = jnp.where(mass > 0, error, 0)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
 
 
 def _is_unfinished(r: _Run) -> jax.Array:

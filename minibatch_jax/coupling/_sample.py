@@ -12,6 +12,7 @@ from jax import lax
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax.base import Weights
 from minibatch_jax.coupling._exact import first_minima
+from minibatch_jax.coupling._plans import Plan, matrix_of
 
 MODES = ("joint", "rows", "columns", "permutation")
 
@@ -31,12 +32,14 @@ class Pairs(NamedTuple):
     weights: jax.Array
 
 
-def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = None, *, mode: str = "joint") -> Pairs:
+def sample_pairs(
+    key: jax.Array | int, plan: Weights | Plan, num_pairs: int | None = None, *, mode: str = "joint"
+) -> Pairs:
     """Draw pairs of a source and a target from a plan.
 
     Args:
       key: typed PRNG key or int seed; mode `'permutation'` does not use it.
-      plan: `[B0, B1]`, at least 0, of any mass; entries that are not finite count as 0.
+      plan: `[B0, B1]`, at least 0, of any mass, or a `Plan`; entries that are not finite count as 0.
       num_pairs: how many pairs, static; B0 by default (B1 for `'columns'`). Only `'joint'` may have another number.
       mode: `'joint'` draws pairs with replacement in proportion to the plan. `'rows'` keeps each source once, in order,
         and draws its target from its row. `'columns'` keeps each target once, in order (labels stay aligned), and draws
@@ -56,6 +59,7 @@ def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = No
       >>> source.tolist(), target.tolist(), weights.tolist()
       ([0, 1], [1, 0], [0.5, 0.5])
     """
+    plan = matrix_of(plan)
     check_shape("plan", plan, (None, None))
     check_floating("plan", plan)
     check_choice("mode", mode, MODES)

@@ -10,7 +10,7 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +19,10 @@ from jax import lax
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number
 from minibatch_jax.base import as_varying, axis_is_bound, weight_dtype
 from minibatch_jax.coupling._costs import squared_euclidean_cost
+from minibatch_jax.coupling._plans import Potentials, has_converged
+from minibatch_jax.coupling._sinkhorn import TOLERANCE
 
 Cost = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class ShardedSinkhorn(NamedTuple):
-    """Potentials of an entropic plan with uniform marginals: `P_ij = exp((f_i + g_j - cost_ij) / epsilon)`.
-
-    Attributes:
-      row_potentials: `[b0]`, f of this device's rows.
-      column_potentials: `[B1]`, g, equal on all devices.
-      error: `[]`, L1 distance of all row sums to 1/B0 before the last update of f.
-    """
-
-    row_potentials: jax.Array
-    column_potentials: jax.Array
-    error: jax.Array
 
 
 def sharded_sinkhorn(
@@ -46,7 +34,7 @@ def sharded_sinkhorn(
     chunk: int,
     axis_name: str | None = None,
     cost_fn: Cost = squared_euclidean_cost,
-) -> ShardedSinkhorn:
+) -> Potentials:
     """Entropic coupling of large batches. Call it inside `shard_map` over rows of `x0`; without an axis, on one device.
 
     Args:
@@ -91,18 +79,21 @@ def sharded_sinkhorn(
         f = f.reshape(-1)
         error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (x0.shape[0] * devices)
         g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
-        return (g, f), lax.psum(error, axis_name) if axis_is_bound(axis_name) else error
+        return (g, f), _sum_over_devices(error, axis_name)
 
     start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
     (g, f), errors = lax.scan(step, start, None, length=iterations)
-    return ShardedSinkhorn(f, g, errors[-1])
+    prices = _sum_over_devices(jnp.sum(f), axis_name)
+    value = prices / (x0.shape[0] * devices) + jnp.mean(g) - width * (log_a + log_b)
+    converged = has_converged(errors[-1], TOLERANCE, prices, g)
+    return Potentials(f, g, value, errors[-1], jnp.int32(iterations), converged)
 
 
 def sharded_targets(
     key: jax.Array | int,
     x0: jax.Array,
     x1: jax.Array,
-    found: ShardedSinkhorn,
+    found: Potentials,
     *,
     epsilon: float | jax.Array,
     chunk: int,
@@ -128,7 +119,7 @@ def sharded_targets(
       See `sharded_sinkhorn`.
     """
     blocks = _blocks(x0, chunk)
-    g = found.column_potentials
+    g = found.column
     key = as_key(key)
     if axis_is_bound(axis_name):
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -148,6 +139,10 @@ def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.
     top, total = sums
     new_top = jnp.maximum(top, jnp.max(score, axis=0))
     return new_top, total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(score - new_top[None, :]), axis=0)
+
+
+def _sum_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
+    return lax.psum(x, axis_name) if axis_is_bound(axis_name) else x
 
 
 def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:

@@ -10,8 +10,6 @@ References:
   Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -21,28 +19,10 @@ from jax import lax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.coupling._plans import Plan, first_order, has_converged
 from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
 
-
-class Sinkhorn(NamedTuple):
-    """An entropic plan and its certificate. All but `value` are constants for the backward pass.
-
-    Attributes:
-      plan: `[B0, B1]`, at least 0; its columns sum to `b`.
-      row_potentials: `[B0]`, f; 0 where the marginal is 0.
-      column_potentials: `[B1]`, g; 0 where the marginal is 0.
-      error: `[]`, L1 distance of the row sums to `a`, as a fraction of the mass; 0 if there is no mass.
-      iterations: `[]` int32, how many were run.
-      value: `[]`, `sum(plan * cost) + epsilon * KL(plan | a b)`; its gradient is the plan for the cost and f, g for the
-        marginals, up to a constant (envelope theorem).
-    """
-
-    plan: jax.Array
-    row_potentials: jax.Array
-    column_potentials: jax.Array
-    error: jax.Array
-    iterations: jax.Array
-    value: jax.Array
+TOLERANCE = 1e-3
 
 
 def sinkhorn(
@@ -53,9 +33,9 @@ def sinkhorn(
     epsilon: float | jax.Array,
     relative_to: str | None = None,
     where: jax.Array | None = None,
-    tolerance: float | None = 1e-3,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
-) -> Sinkhorn:
+) -> Plan:
     """Plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
 
     Args:
@@ -80,7 +60,7 @@ def sinkhorn(
         unequal mass.
 
     Examples:
-      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).plan
+      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).matrix
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
@@ -92,14 +72,14 @@ def sinkhorn(
     live = cost.astype(live_a.dtype), live_a, live_b
     problem = make_problem(*live, epsilon, relative_to, where)
     scaled = scale_to_marginals(problem, tolerance, max_iterations)
-    return _result(problem, scaled, live)
+    return _result(problem, scaled, live, tolerance)
 
 
 def couple_sinkhorn(
     epsilon: float | jax.Array,
     *,
     relative_to: str | None = None,
-    tolerance: float | None = 1e-3,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs, keeping the mass of every row and column. Signal: `cost` [B0, B1].
@@ -134,31 +114,29 @@ def couple_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).plan
+        ).matrix
         return plan, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def _result(problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, jax.Array]) -> Sinkhorn:
+def _result(
+    problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, jax.Array], tolerance: float | None
+) -> Plan:
     cost, a, b, epsilon = problem
     u, v, error, iterations, _ = scaled.scaling
-    plan = u[:, None] * scaled.kernel * v[None, :]
+    matrix = u[:, None] * scaled.kernel * v[None, :]
     f, g = scaled.f + epsilon * log_where(u, a), scaled.g + epsilon * log_where(v, b)
     mass = jnp.sum(b)
     da, db = f - epsilon * log_where(a, a), g - epsilon * log_where(b, b)
     value = jnp.sum(da * a) + jnp.sum(db * b) + epsilon * mass * log_where(mass, mass)
     live_cost, live_a, live_b = live
-    value += _first_order(plan, jnp.where(jnp.isfinite(cost), live_cost, 0))
-    value += _first_order(da, live_a) + _first_order(db, live_b)
+    value += first_order(matrix, jnp.where(jnp.isfinite(cost), live_cost, 0))
+    value += first_order(da, live_a) + first_order(db, live_b)
     asked = jnp.sum(lax.stop_gradient(live_a))
-    lost = (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
-    return Sinkhorn(plan, f, g, error + lost, iterations, value)
-
-
-def _first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
-    """Zero, with this gradient with respect to x."""
-    return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
+    error += (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, value, error, iterations, converged)
 
 
 def check_relative_to(relative_to: str | None) -> None:

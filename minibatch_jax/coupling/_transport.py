@@ -21,6 +21,7 @@ from jax import lax
 from minibatch_jax._vector import first_min
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._exact import allowed_pairs, in_weight_dtype, is_price, put
+from minibatch_jax.coupling._plans import Plan, first_order, has_converged
 from minibatch_jax.coupling._scaling import log_where, make_problem, scale_to_marginals
 from minibatch_jax.coupling._sinkhorn import check_equal_mass, marginal, marginals_of
 
@@ -29,27 +30,13 @@ _EPSILON = 0.01
 _ITERATIONS = 100
 
 
-class Transport(NamedTuple):
-    """A cheapest plan, and the potentials that prove it. All are constants for the backward pass.
-
-    Attributes:
-      plan: `[B0, B1]`, at least 0; its rows sum to a and its columns to b, up to rounding.
-      row_potentials: `[B0]`, u with `u_i + v_j <= cost_ij` on allowed pairs, equal where the plan has mass.
-      column_potentials: `[B1]`, v.
-    """
-
-    plan: jax.Array
-    row_potentials: jax.Array
-    column_potentials: jax.Array
-
-
 def transport(
     cost: jax.Array,
     a: jax.Array | None = None,
     b: jax.Array | None = None,
     *,
     where: jax.Array | None = None,
-) -> Transport:
+) -> Plan:
     """Plan with marginals a, b that minimizes `sum(plan * cost)`: `ot.emd` inside jit.
 
     Args:
@@ -59,7 +46,8 @@ def transport(
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
 
     Returns:
-      `Transport(plan, row_potentials, column_potentials)`. If forbidden pairs leave no plan of all the mass, as much is
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`.
+      If forbidden pairs leave no plan of all the mass, as much is
       moved as they permit, not always in the cheapest way; so it is with a traced a and b of unequal mass. The
       square uniform case is faster by `assignment`.
 
@@ -68,14 +56,19 @@ def transport(
       ValueError: if shapes do not match, or concrete marginals are negative, not finite or of unequal mass.
 
     Examples:
-      >>> transport(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])).plan.tolist()
+      >>> transport(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])).matrix.tolist()
       [[0.5, 0.25], [0.0, 0.25]]
     """
-    cost = in_weight_dtype(cost)
+    live, cost = cost, in_weight_dtype(cost)
     allowed = allowed_pairs(cost, where)
     a, b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     check_equal_mass(a, b)
-    return _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
+    flow = _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
+    matrix = flow.shipped.T
+    value = jnp.sum(matrix * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
+    value += first_order(flow.u, a) + first_order(flow.v, b)
+    error = lax.stop_gradient(_unshipped(matrix, a, b))
+    return Plan(matrix, flow.u, flow.v, value, error, flow.paths, has_converged(error, 0, flow.u, flow.v))
 
 
 def couple_transport() -> optax.GradientTransformationExtraArgs:
@@ -94,7 +87,7 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
     def update(weights, state, params=None, *, cost, **extra_args):
         cost = in_weight_dtype(cost).astype(weights.dtype)
         allowed, a, b = marginals_of(weights, jnp.where(is_price(cost), cost, jnp.inf))
-        return transport(cost, a, b, where=allowed).plan, state
+        return transport(cost, a, b, where=allowed).matrix, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
@@ -135,13 +128,20 @@ class _Run(NamedTuple):
     search: _Search
 
 
-def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array) -> Transport:
+def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array) -> _Flow:
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     low = jnp.where(jnp.isfinite(low), low, 0)
     cost = jnp.where(allowed, cost - low, jnp.inf)
     flow = _empty(cost, a, b)
     flow = lax.while_loop(_is_short, _step, _Run(cost, flow, _begin(flow.supply, flow.v))).flow
-    return Transport(flow.shipped.T, flow.u + low, flow.v)
+    return flow._replace(u=flow.u + low)
+
+
+def _unshipped(matrix: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Fraction of the larger mass that is not in the plan; exactly 0 if that is no more than rounding."""
+    asked = jnp.maximum(jnp.sum(a), jnp.sum(b))
+    missing = (asked - jnp.sum(matrix)) / jnp.where(asked > 0, asked, 1)
+    return jnp.where(missing <= 4 * sum(matrix.shape) * jnp.finfo(matrix.dtype).eps, 0, missing)
 
 
 def _empty(cost: jax.Array, a: jax.Array, b: jax.Array) -> _Flow:

@@ -20,7 +20,8 @@ from jax import lax
 
 from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, check_loop
+from minibatch_jax.coupling._partial_sinkhorn import TOLERANCE, check_loop
+from minibatch_jax.coupling._plans import Plan, has_converged
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
 from minibatch_jax.coupling._sinkhorn import marginal, marginals_of
 
@@ -37,9 +38,9 @@ def unbalanced_sinkhorn(
     reference: str = "product",
     relative_to: str | None = None,
     where: jax.Array | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
-) -> EntropicPlan:
+) -> Plan:
     """Plan with marginals near a and b.
 
     Args:
@@ -59,7 +60,7 @@ def unbalanced_sinkhorn(
       and b.
 
     Examples:
-      >>> plan = unbalanced_sinkhorn(1.0 - jnp.eye(2), epsilon=1.0, rho=1.0).plan
+      >>> plan = unbalanced_sinkhorn(1.0 - jnp.eye(2), epsilon=1.0, rho=1.0).matrix
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.322, 0.118], [0.118, 0.322]]
     """
@@ -79,7 +80,7 @@ def couple_unbalanced(
     *,
     reference: str = "product",
     relative_to: str | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs and lower those of rows and columns without any. Signal: `cost` [B0, B1].
@@ -119,7 +120,7 @@ def couple_unbalanced(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).plan
+        ).matrix
         return plan, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
@@ -143,9 +144,7 @@ class _Run(NamedTuple):
     dual: _Dual
 
 
-def _alternate(
-    problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int
-) -> EntropicPlan:
+def _alternate(problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int) -> Plan:
     cost, a, b, epsilon = problem
     score = -cost / epsilon
     if reference == "product":
@@ -156,8 +155,10 @@ def _alternate(
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
     run = _Run(score, problem, rho, limit, jnp.int32(max_iterations), start)
     final = lax.while_loop(_is_unfinished, _step, run).dual
-    plan = jnp.exp(score + final.f[:, None] / epsilon + final.g[None, :] / epsilon)
-    return EntropicPlan(plan, final.error, final.iterations)
+    f, g, error, iterations = final
+    matrix = jnp.exp(score + f[:, None] / epsilon + g[None, :] / epsilon)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
 
 
 def _is_unfinished(r: _Run) -> jax.Array:
