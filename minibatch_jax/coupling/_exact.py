@@ -47,15 +47,14 @@ class Assignment(NamedTuple):
 
 
 def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
-    """Cheapest one-to-one pairing of rows with columns.
+    """Return the cheapest one-to-one pairing of rows with columns.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
-    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. For a stack of problems on a CPU
-    `lax.map` is a little faster than `vmap`.
+    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. The result is a constant for the
+    backward pass. For a stack of problems on a CPU `lax.map` is a little faster than `vmap`.
 
     Args:
-      cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in
-        float32) is forbidden.
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
       where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
 
     Returns:
@@ -63,8 +62,11 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       `columns` is a permutation.
 
     Raises:
-      TypeError: if the cost is not floating point or `where` not bool.
+      TypeError: if the cost is not floating point, or `where` not bool.
       ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
 
     Examples:
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
@@ -79,16 +81,25 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
 
 
 def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
-    """Cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+    """Return the cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+
+    Rows (or columns) that can be paired get the same mass each, whatever their weights. If equally many rows and
+    columns are not zero, this is an optimal transport plan of uniform marginals. If not, the dearer items of the more
+    numerous side are left out. For the marginals of the weights take `transport`.
 
     Args:
       cost: `[B0, B1]`, floating point.
       weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
 
     Returns:
-      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column. Rows (or
-      columns) that can be paired get the same mass each: an optimal transport plan of uniform marginals, if the rows
-      and columns that are not zero are equally many. If not, the dearer of the more numerous side are left out.
+      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column.
+
+    Raises:
+      TypeError: if the cost is not floating point.
+      ValueError: if the cost is not a matrix or the weights have another shape.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
 
     Examples:
       >>> exact_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
@@ -106,9 +117,20 @@ def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
 def couple_exact() -> optax.GradientTransformationExtraArgs:
     """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
 
-    The zeros of the incoming weights are forbidden pairs, and rows or columns of zeros are left out, so a class mask or
-    a selection may come before; their other values only give the mass. For unequal marginals take `couple_transport`.
-    See `exact_plan` for batches of unequal size.
+    A pair of weight 0 or of non-finite cost is forbidden, and rows or columns without an allowed pair are left out, so
+    a class mask or a selection may come before. The other values of the incoming weights only give the total mass: for
+    unequal marginals take `couple_transport`. In batches of unequal size the dearer items of the larger one are left
+    out.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: on update, if the cost does not have the shape of the weights.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
 
     Examples:
       >>> tx = couple_exact()

@@ -68,9 +68,9 @@ def flow_matching_pairs(
       key: typed PRNG key or int seed.
       x0: `[B0, ...]`, sources, usually noise.
       x1: `[B1, ...]`, targets, usually data.
-      coupling: a plan `[B0, B1]` or `Plan`, or a coupling without memory such as `couple_exact()`, run on uniform weights. None
-        pairs source i with target i: independent noise, each used once, whereas `couple_independent()` draws sources
-        with replacement.
+      coupling: a plan `[B0, B1]`, a `Plan`, or a coupling without memory such as `couple_exact()`, run on uniform
+        weights. None pairs source i with target i: independent noise, each used once, whereas `couple_independent()`
+        draws sources with replacement.
       mode: as in `sample_pairs`; `'columns'` keeps each target once and in order.
       cost_fn: cost `[B0, B1]` of the two batches, for a coupling that is a transformation.
 

@@ -47,7 +47,9 @@ class PartialAssignments(NamedTuple):
 
 
 def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> PartialAssignments:
-    """Cheapest one-to-one pairing of every size.
+    """Return the cheapest one-to-one pairing of every size.
+
+    The results are constants for the backward pass.
 
     Args:
       cost: `[B0, B1]`, floating point, of any sign; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
@@ -57,8 +59,11 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
       `PartialAssignments(columns, costs, size)`.
 
     Raises:
-      TypeError: if the cost is not floating point or `where` not bool.
+      TypeError: if the cost is not floating point, or `where` not bool.
       ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
       >>> found = partial_assignments(jnp.array([[1.0, 9.0], [2.0, 4.0]]))
@@ -76,20 +81,30 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
 
 
 def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -> Plan:
-    """Cheapest plan that moves a fraction of the mass: `P 1 <= a`, `P^T 1 <= b`, for uniform a and b.
+    """Return the cheapest plan that moves a fraction of the mass: `P 1 <= a`, `P^T 1 <= b`.
+
+    It minimizes `sum(P * cost)`.
+
+    The limits a and b are uniform. With S the smaller count of rows and of columns that have an allowed pair, a pair
+    weighs 1/S of the mass; if `mass * S` is not whole, the cheapest pairings of the two neighboring sizes are mixed.
 
     Args:
-      cost: `[B0, B1]`, floating point.
+      cost: `[B0, B1]`, floating point, of any sign.
       mass: fraction of the mass that is moved, in (0, 1], may be traced; 1 is `exact_plan`.
       weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
 
     Returns:
-      `[B0, B1]` with `mass` times the mass of the weights on allowed pairs. With S the smaller count of rows and of
-      columns that are not zero, a pair weighs 1/S of the mass; if `mass * S` is not whole, two pairings are mixed.
-      Less is moved if forbidden pairs allow fewer than `mass * S` pairs.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. `matrix` has `mass` times
+      the mass of the weights on allowed pairs, and less if forbidden pairs allow fewer than `mass * S` pairs: `error`
+      is the fraction that is missing. `value` is differentiable in the cost, the weights and `mass`. `iterations`
+      counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
 
     Raises:
+      TypeError: if the cost is not floating point.
       ValueError: if shapes do not match or the mass is not in (0, 1].
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
       >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).matrix.tolist()
@@ -121,11 +136,22 @@ def partial_plan(cost: jax.Array, mass: float | jax.Array, weights: jax.Array) -
 def couple_partial(mass: float | jax.Array) -> optax.GradientTransformationExtraArgs:
     """Keep a fraction of the mass, on the cheapest one-to-one pairs; the rest gets 0. Signal: `cost` [B0, B1].
 
-    Weights are read as in `couple_exact`, which is `mass = 1`. Raise the fraction to 1 over the training by
-    `optax.inject_hyperparams`. The rows sum to at most their share: do not normalize them.
+    A pair of weight 0 or of non-finite cost is forbidden; the other values of the incoming weights only give the total
+    mass, as in `couple_exact`, which is `mass = 1`. Raise the fraction to 1 over the training by
+    `optax.inject_hyperparams`. A row sums to at most its share of the mass: do not normalize the rows.
 
     Args:
       mass: fraction of the mass that is moved, in (0, 1].
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: if the mass is not in (0, 1]; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
       >>> tx = couple_partial(0.5)

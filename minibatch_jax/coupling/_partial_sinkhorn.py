@@ -51,21 +51,40 @@ def partial_sinkhorn(
     tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> Plan:
-    """Plan of the given mass with `P 1 <= a`, `P^T 1 <= b` that minimizes `sum(P * cost) - epsilon * entropy(P)`.
+    """Return the entropic plan of the cheapest part of the mass.
+
+    It is the plan P of the given mass, with `P 1 <= a` and `P^T 1 <= b`, that minimizes `sum(P * cost) - epsilon *
+    entropy(P)`.
+
+    The plan is a constant for the backward pass. A feasible plan need not be the optimum, so `error` is not the mass
+    beyond the limits but the mass that the last iteration still moved, as a fraction of the mass of the plan.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
       mass: fraction of `min(sum(a), sum(b))` that is moved, in (0, 1], may be traced.
-      a: `[B0]`, most mass of each row; uniform with sum 1 by default.
-      b: `[B1]`, most mass of each column; uniform with sum 1 by default. The sums may differ.
-      epsilon: as in `sinkhorn`.
-      relative_to: as in `sinkhorn`.
-      where: as in `sinkhorn`.
-      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`.
-      max_iterations: at most this many, static.
+      a: `[B0]`, most mass of each row, at least 0; uniform with sum 1 by default.
+      b: `[B1]`, most mass of each column, at least 0; uniform with sum 1 by default. The sums may differ.
+      epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
+        if it is less.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
-      `EntropicPlan(plan, error, iterations)`; the mass of the plan is exact.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The mass of `matrix` is
+      exact, and with row potentials f and column potentials g it is `exp((f + g - cost) / epsilon)`. `value` is NaN:
+      this solver does not compute it. With `tolerance=None`, `converged` takes 1e-4 as the tolerance.
+
+    Raises:
+      TypeError: if the cost or a marginal is not floating point, or `where` not bool.
+      ValueError: if shapes do not match, the mass is not in (0, 1], epsilon is not positive, or concrete marginals are
+        negative or not finite.
+
+    References:
+      Benamou et al., Iterative Bregman projections for regularized transportation problems, 2015 (arXiv 1412.5154).
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
       >>> plan = partial_sinkhorn(jnp.array([[0.0, 9.0], [9.0, 5.0]]), 0.5, epsilon=0.5).matrix
@@ -92,15 +111,28 @@ def couple_partial_sinkhorn(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a fraction of the mass, on cheap pairs, smoothly; the rest gets 0. Signal: `cost` [B0, B1].
 
-    The row and column sums of the incoming weights are the most that a row and a column may keep; a pair of weight 0
-    or of non-finite cost is forbidden. Do not normalize the rows afterwards.
+    The row and column sums of the incoming weights are the most that a row and a column may keep; a pair of weight 0 or
+    of non-finite cost is forbidden. Do not normalize the rows afterwards.
 
     Args:
       mass: fraction of the mass that is moved, in (0, 1]; may be injected by `optax.inject_hyperparams`.
-      epsilon: as in `sinkhorn`.
-      relative_to: as in `sinkhorn`.
-      tolerance: as in `partial_sinkhorn`.
-      max_iterations: as in `partial_sinkhorn`.
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_partial_sinkhorn, static_args="max_iterations")`.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when the last iteration moved at most this fraction of the mass, at least 0; None runs exactly
+        `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if the mass is not in (0, 1], epsilon is not positive, `relative_to` is unknown, the tolerance is
+        negative or `max_iterations` is less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
       >>> tx = couple_partial_sinkhorn(0.5, 0.5)

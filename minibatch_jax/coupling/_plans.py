@@ -85,16 +85,19 @@ def first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Plan that pairs at random, `a b^T` divided by the mass of b: the start of every coupling.
+    """Return the plan that pairs at random, `a b^T` divided by the mass of b: the start of every coupling.
 
-    With weights of two selections it hands both on: a zero row or column stays zero.
+    Weights of two selections are handed on: a zero row or column stays zero.
 
     Args:
-      a: `[B0]`, mass of each source.
-      b: `[B1]`, mass of each target.
+      a: `[B0]`, mass of each source, at least 0.
+      b: `[B1]`, mass of each target, at least 0.
 
     Returns:
       `[B0, B1]` with row sums a; its column sums are b if both have the same mass.
+
+    Raises:
+      ValueError: if a or b is not a vector or is empty.
 
     Examples:
       >>> independent_plan(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])).tolist()
@@ -106,9 +109,12 @@ def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def couple_independent() -> optax.GradientTransformationExtraArgs:
-    """Replace the weights by the independent plan of their row and column sums; keeps forbidden pairs. No signal.
+    """Replace the weights by the independent plan of their row and column sums; keep forbidden pairs. No signal.
 
-    Where a pair is forbidden its share is spread over the others of the plan, so that the mass is kept.
+    The share of a forbidden pair is spread over the other pairs of the plan, so that the mass is kept.
+
+    Returns:
+      A transformation without state; its update returns the plan as weights.
 
     Examples:
       >>> tx = couple_independent()
@@ -125,14 +131,19 @@ def couple_independent() -> optax.GradientTransformationExtraArgs:
 
 
 def normalized_entropy(plan: jax.Array | Plan) -> jax.Array:
-    """How blurred a plan is: 0 if each row (or column) has one partner, 1 if the plan is independent.
+    """Return how blurred a plan is: 0 if each row (or column) has one partner, 1 if the plan is independent.
+
+    It is `(H(plan) - max(H(a), H(b))) / min(H(a), H(b))` with H the entropy and a, b the marginals; for uniform
+    marginals of size n this is `H(plan) / log(n) - 1`. It is 0 if a marginal is a single item.
 
     Args:
       plan: `[B0, B1]`, at least 0, of any mass, or a `Plan`.
 
     Returns:
-      `[]`, `(H(plan) - max(H(a), H(b))) / min(H(a), H(b))` with H the entropy and a, b the marginals; for uniform
-      marginals of size n it is `H(plan) / log(n) - 1`. It is 0 if a marginal is a single item.
+      `[]`, in [0, 1].
+
+    Raises:
+      ValueError: if the plan is not a matrix or is empty.
 
     Examples:
       >>> float(normalized_entropy(jnp.eye(3))), round(float(normalized_entropy(jnp.ones((3, 3)))), 5)
@@ -147,7 +158,9 @@ def normalized_entropy(plan: jax.Array | Plan) -> jax.Array:
 
 
 def round_to_marginals(plan: jax.Array | Plan, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Plan with marginals a and b next to `plan`: shrink what is too much, then spread what lacks as a rank-one term.
+    """Return a plan near `plan` with exact marginals: shrink rows and columns with too much, then spread what is missing.
+
+    What is missing is added as a rank-one term, which does not know which pairs are forbidden.
 
     Args:
       plan: `[B0, B1]`, at least 0, or a `Plan`.
@@ -155,8 +168,13 @@ def round_to_marginals(plan: jax.Array | Plan, a: jax.Array, b: jax.Array) -> ja
       b: `[B1]`, mass of each column, of the same sum.
 
     Returns:
-      `[B0, B1]`, its L1 distance to `plan` is at most twice that of the marginals. The rank-one term does not know
-      which pairs are forbidden.
+      `[B0, B1]`, with row sums a and column sums b; its L1 distance to `plan` is at most twice that of the marginals.
+
+    Raises:
+      ValueError: if shapes do not match.
+
+    References:
+      Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
 
     Examples:
       >>> round_to_marginals(jnp.array([[0.75, 0.0], [0.0, 0.0]]), jnp.ones(2) / 2, jnp.ones(2) / 2).tolist()

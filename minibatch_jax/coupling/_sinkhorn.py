@@ -36,7 +36,10 @@ def sinkhorn(
     tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> Plan:
-    """Plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
+    """Return the plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
+
+    With row potentials f and column potentials g the plan is `exp((f + g - cost) / epsilon)`. A traced a and b of
+    unequal mass cannot raise: the columns then sum to b, and `error` shows what the rows lack.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
@@ -44,20 +47,26 @@ def sinkhorn(
       b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
       epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
         if it is less.
-      relative_to: None if epsilon is absolute, or `'mean'`, `'std'` or `'max'` if it is a fraction of the mean or
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
-      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`. Checked every 5 iterations.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`. Checked every 5
+        iterations.
       max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
-      `Sinkhorn(plan, row_potentials, column_potentials, error, iterations, value)`. A traced a and b of unequal mass
-      cannot raise: the columns then sum to b, and `error` shows what the rows lack.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The columns of `matrix`
+      sum to b, and `error` is the L1 distance of the row sums to a, as a fraction of the mass. `value` has a gradient:
+      the plan for the cost and f, g for the marginals, up to a constant (envelope theorem). With `tolerance=None`,
+      `converged` takes 1e-3 as the tolerance.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
       ValueError: if shapes do not match, epsilon is not positive, or concrete marginals are negative, not finite or of
         unequal mass.
+
+    References:
+      Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
 
     Examples:
       >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).matrix
@@ -88,11 +97,23 @@ def couple_sinkhorn(
     forbidden and its weight is lost. The incoming weights themselves fulfil the constraints, so a plan always exists.
 
     Args:
-      epsilon: as in `sinkhorn`; may be injected by
-        `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
-      relative_to: as in `sinkhorn`.
-      tolerance: as in `sinkhorn`.
-      max_iterations: as in `sinkhorn`.
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when the L1 distance of the row sums to the marginal is at most this fraction of the mass, at
+        least 0; None runs exactly `max_iterations`. Checked every 5 iterations.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if epsilon is not positive, `relative_to` is unknown, the tolerance is negative or `max_iterations` is
+        less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
 
     Examples:
       >>> tx = couple_sinkhorn(0.1)

@@ -37,7 +37,10 @@ def transport(
     *,
     where: jax.Array | None = None,
 ) -> Plan:
-    """Plan with marginals a, b that minimizes `sum(plan * cost)`: `ot.emd` inside jit.
+    """Return the plan with marginals a, b that minimizes `sum(plan * cost)`: `ot.emd` inside jit.
+
+    If forbidden pairs leave no plan of all the mass, as much is moved as they permit, not always in the cheapest way.
+    The same holds for a traced a and b of unequal mass. The square uniform case is faster by `assignment`.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
@@ -46,14 +49,19 @@ def transport(
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
 
     Returns:
-      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`.
-      If forbidden pairs leave no plan of all the mass, as much is
-      moved as they permit, not always in the cheapest way; so it is with a traced a and b of unequal mass. The
-      square uniform case is faster by `assignment`.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The rows of `matrix` sum
+      to a and its columns to b, up to rounding. The row potentials u and column potentials v prove that it is the
+      cheapest: `u_i + v_j <= cost_ij` on allowed pairs, equal where the plan has mass. `value` has a gradient: the plan
+      for the cost and u, v for the marginals, up to a constant (envelope theorem). `error` is the fraction of the
+      larger mass that was not shipped, exactly 0 if that is no more than rounding; `converged` wants 0. `iterations`
+      counts the paths along which mass was shipped.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
       ValueError: if shapes do not match, or concrete marginals are negative, not finite or of unequal mass.
+
+    References:
+      Ahuja, Magnanti and Orlin, Network flows, 1993, section 9.7.
 
     Examples:
       >>> transport(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])).matrix.tolist()
@@ -76,6 +84,16 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
 
     The row and column sums of the incoming weights are the marginals, whatever they are: `couple_exact` is for equal
     masses only. A pair of weight 0 or of non-finite cost is forbidden and its weight is lost.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: on update, if the cost does not have the shape of the weights.
+
+    References:
+      Ahuja, Magnanti and Orlin, Network flows, 1993, section 9.7.
 
     Examples:
       >>> tx = couple_transport()

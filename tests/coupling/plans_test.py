@@ -99,11 +99,11 @@ def test_a_mass_that_forbidden_pairs_do_not_let_through_is_the_error():
     np.testing.assert_allclose(found.error, 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(jnp.sum(found.matrix), 2 / 3, rtol=1e-6)
     assert not bool(found.converged)
-    part = partial_plan(cost, 1.0, allowed / 9)
+    part = partial_plan(cost, 1.0, allowed.astype(jnp.float32) / 9)
     np.testing.assert_allclose([part.error, part.iterations], [1 / 3, 2], rtol=1e-6)
     assert not bool(part.converged)
     for mass in (0.5, 2 / 3):
-        part = partial_plan(cost, mass, allowed / 9)
+        part = partial_plan(cost, mass, allowed.astype(jnp.float32) / 9)
         assert float(part.error) < 1e-6 and bool(part.converged)
     assert not bool(partial_sinkhorn(cost, 1.0, epsilon=0.3, where=allowed).converged)
     assert not bool(sinkhorn(cost, epsilon=0.3, where=allowed).converged)
@@ -157,7 +157,7 @@ def test_the_value_of_a_transport_has_the_plan_and_the_prices_as_its_gradient():
         np.testing.assert_allclose(slope[1], (found[1].value - found[0].value) / 0.01, rtol=1e-8)
 
 
-@pytest.mark.parametrize(("iterations", "converged"), [(1, False), (100, True)])
+@pytest.mark.parametrize(("iterations", "converged"), [(1, False), (500, True)])
 def test_sharded_potentials_are_those_of_the_plan(iterations, converged):
     x0, x1 = points(4)
     found = sharded_sinkhorn(x0, x1[:4], epsilon=0.3, iterations=iterations, chunk=2)
