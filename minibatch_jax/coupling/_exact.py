@@ -1,16 +1,19 @@
 """Exact one-to-one pairing of two batches: the cheapest assignment, found by shortest augmenting paths.
 
-Potentials first: a few over-relaxed Sinkhorn iterations on a sharp kernel come so near to those of the cheapest
-pairing that a fifth to a twentieth of the searches' steps is left. Then each row takes its best column, bids follow in
-which a row lowers the potential of its best column by the gap to its second best, and one Dijkstra search pairs each
-row that is still free. The searches are one flat `while_loop` whose step scans one row, so `vmap` costs one batched
-scan a step. Time is O(B^3) at worst. The steps are sequential: a few hundred to a few thousand for B = 512, which is
-what counts on a GPU or TPU.
+The solver starts with a few over-relaxed Sinkhorn iterations on a sharp kernel. Their potentials are so close to those
+of the cheapest pairing that the searches need only a fifth to a twentieth of the steps. Then each row takes its best
+column. Next come bids: a row that lost its column takes its best one and lowers its potential by the gap to the second
+best. At last one Dijkstra search pairs each row that is still free. All searches are one flat `while_loop` whose step
+scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at worst. The steps are sequential, a few
+hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU.
 
 References:
   Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
   Crouse, On implementing 2D rectangular assignment algorithms, 2016.
   Thibault et al., Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport, 2021 (arXiv 1711.01851).
+
+Method: exact optimal transport (assignment)
+Experiment: ot_flow_matching, speed assignment
 """
 
 from typing import NamedTuple
@@ -184,7 +187,7 @@ class _Search(NamedTuple):
 
 
 def in_weight_dtype(cost: jax.Array) -> jax.Array:
-    """A checked cost matrix, a constant, in the dtype that weights have."""
+    """Check a cost matrix and return it as a constant, in the dtype that weights have."""
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
     return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
@@ -335,12 +338,12 @@ def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) 
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """`x` with one entry replaced, none if the index is out of range; under `vmap` far faster than a CPU scatter."""
+    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster on CPU than a scatter."""
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
 def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Pairs of a usable cost that `where`, if it is given, allows."""
+    """Return which pairs have a usable cost and are allowed by `where`, if it is given."""
     if where is None:
         return is_price(cost)
     check_shape("where", where, cost.shape)
@@ -349,7 +352,7 @@ def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
 
 
 def is_price(cost: jax.Array) -> jax.Array:
-    """Whether a cost is finite and so far from overflow that sums of potentials are finite too."""
+    """Return whether a cost is finite and small enough that sums of potentials stay finite."""
     return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
 
 

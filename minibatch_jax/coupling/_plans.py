@@ -109,9 +109,10 @@ def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def couple_independent() -> optax.GradientTransformationExtraArgs:
-    """Replace the weights by the independent plan of their row and column sums; keep forbidden pairs. No signal.
+    """Replace the weights by the independent plan of their row and column sums. No signal.
 
-    The share of a forbidden pair is spread over the other pairs of the plan, so that the mass is kept.
+    A pair of weight 0 is forbidden and stays 0. Its share is spread over the other pairs of the plan, so that the mass
+    is kept.
 
     Returns:
       A transformation without state; its update returns the plan as weights.
@@ -158,7 +159,7 @@ def normalized_entropy(plan: jax.Array | Plan) -> jax.Array:
 
 
 def round_to_marginals(plan: jax.Array | Plan, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return a plan near `plan` with exact marginals: shrink rows and columns with too much, then spread what is missing.
+    """Return a plan near `plan` with exact marginals: shrink what is too much, then spread what is missing.
 
     What is missing is added as a rank-one term, which does not know which pairs are forbidden.
 

@@ -1,4 +1,4 @@
-"""Boundary from plans to pairs: indices of a static number of pairs, so that a network sees only those.
+"""From a plan to pairs: draw the indices of a static number of pairs, so that a network sees only these.
 
 `sum(weights * loss(source, target))` over drawn pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
 """

@@ -1,11 +1,14 @@
 """Semi-discrete coupling: fresh noise against the whole data set, by one potential for each data item.
 
-The potentials are learned over batches of noise by stochastic gradient ascent on the dual; once they are, a noise finds
-its partner among all N items without solving anything, and the pairing does not depend on the batch.
+The potentials are learned over batches of noise, by stochastic gradient ascent on the dual. With learned potentials a
+noise finds its partner among all N items without a solver, and the pairing does not depend on the batch.
 
 References:
   Genevay et al., Stochastic optimization for large-scale optimal transport, 2016 (arXiv 1605.08527).
   Mousavi-Hosseini et al., Flow matching with semidiscrete couplings, 2025 (arXiv 2509.25519).
+
+Method: semi-discrete transport
+Paper: 2509.25519
 """
 
 from typing import NamedTuple
@@ -21,11 +24,17 @@ from minibatch_jax.coupling._scaling import divide
 
 
 class SemidiscreteState(NamedTuple):
-    """State of `couple_semidiscrete`."""
+    """State of `couple_semidiscrete`.
 
-    potentials: jax.Array  # shape=(N,)
-    average: jax.Array  # shape=(N,), moving average of the potentials, which the plan uses
-    num_updates: jax.Array  # shape=(), dtype=int32
+    Attributes:
+      potentials: `[N]`, one for each item.
+      average: `[N]`, moving average of the potentials, which the plan uses.
+      num_updates: `[]` int32, how many batches have been seen.
+    """
+
+    potentials: jax.Array
+    average: jax.Array
+    num_updates: jax.Array
 
 
 def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, epsilon: float | jax.Array) -> jax.Array:

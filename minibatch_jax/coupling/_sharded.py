@@ -1,11 +1,15 @@
 """Sinkhorn for batches too large for one cost matrix: rows over devices, columns in chunks.
 
-Each device keeps the features of its rows and of all columns and the two potentials. Costs are computed again for one
-chunk of rows at a time, so the largest array is `[chunk, B1]` whatever B0 is. An iteration sends two vectors of B1
-floats: the maximum and the sum of a log-sum-exp over the rows of all devices.
+Each device keeps the features of its rows and of all columns, and the two potentials. Every iteration computes the
+costs again, one chunk of rows at a time, so the largest array is `[chunk, B1]` for every B0. An iteration sends two
+vectors of B1 floats: the maximum and the sum of a log-sum-exp over the rows of all devices.
 
 References:
   Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
+
+Method: row-sharded Sinkhorn
+Paper: 2506.05526
+Experiment: speed sharded_sinkhorn
 """
 
 import math

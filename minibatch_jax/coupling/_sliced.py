@@ -1,12 +1,15 @@
 """Couplings in one dimension, where sorting solves the problem, and their averages over projections.
 
-Everything is sorts and gathers, O(L B log B): the only coupling close to an assignment that is fast for B = 100,000 on
-an accelerator.
+Everything is sorts and gathers, O(L B log B) for L projections. No other coupling here is close to an assignment and
+fast for B = 100,000 on an accelerator.
 
 References:
   Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015.
   Mahey et al., Fast optimal transport through sliced Wasserstein generalized geodesics, 2023 (arXiv 2307.01770).
   Liu et al., Expected sliced transport plans, 2024 (arXiv 2410.12176).
+
+Method: 1-D and sliced transport
+Paper: 2410.12176
 """
 
 import jax
@@ -227,7 +230,7 @@ def _project(key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections
 
 
 def _levels(name: str, x: jax.Array, mass_name: str, mass: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Order of the places and the share of the mass up to each; the last is exactly 1."""
+    """Return the order of the places and the fraction of the mass up to each; the last is exactly 1."""
     check_shape(name, x, (None,))
     check_floating(name, x)
     order = jnp.argsort(x).astype(jnp.int32)

@@ -1,14 +1,18 @@
 """Unbalanced coupling: a smooth plan whose marginals may depart from a and b at a price, in the log domain.
 
 The plan minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`, so pairs
-that cost more than about rho are left out. The reference is `a b^T` (POT's default now, OTT's always) or constant (the
-entropy; as in JUMBOT and older POT); they differ in plan and mass. After each iteration the constant between the
-potentials is set to its optimum, without which rho >> epsilon converges very slowly.
+that cost more than about rho are left out. The reference is `a b^T` (the default of POT now, the only one of OTT) or
+constant (the entropy, as in JUMBOT and older POT); the two give plans of different mass. Each iteration also sets the
+constant between the potentials to its optimum, because without this rho >> epsilon converges very slowly.
 
 References:
   Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
   Sejourne et al., Faster unbalanced optimal transport: translation invariant Sinkhorn, 2022 (arXiv 2201.00730).
   Fatras et al., Unbalanced minibatch optimal transport; applications to domain adaptation, 2021 (arXiv 2103.03606).
+
+Method: unbalanced transport
+Paper: 1607.05816
+Experiment: domain_adaptation
 """
 
 from typing import NamedTuple
@@ -20,10 +24,10 @@ from jax import lax
 
 from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._partial_sinkhorn import TOLERANCE, check_loop
+from minibatch_jax.coupling._partial_sinkhorn import TOLERANCE
 from minibatch_jax.coupling._plans import Plan, has_converged
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
-from minibatch_jax.coupling._sinkhorn import marginal, marginals_of
+from minibatch_jax.coupling._sinkhorn import check_loop, marginal, marginals_of
 
 _REFERENCES = ("product", "uniform")
 
