@@ -338,7 +338,7 @@ def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) 
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster on CPU than a scatter."""
+    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster than a CPU scatter."""
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 

@@ -188,7 +188,7 @@ def marginals_of(weights: jax.Array, cost: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
-    """Return the masses along an axis of the cost, uniform if None; raise if concrete masses are negative or not finite."""
+    """Return the masses along an axis of the cost, uniform if None; concrete ones must be finite and >= 0."""
     size, dtype = cost.shape[axis], weight_dtype(cost.dtype)
     if mass is None:
         return jnp.full(size, 1 / size, dtype)
