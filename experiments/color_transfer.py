@@ -190,7 +190,7 @@ def draw(key: jax.Array, n: int, k: int, m: int) -> jax.Array:
 def by_sinkhorn(epsilon: float, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """Mean colour under the entropic plan of all colours."""
     del key
-    plan = sinkhorn(squared_euclidean_cost(x, y), epsilon=epsilon, relative_to="mean", max_iterations=300).plan
+    plan = sinkhorn(squared_euclidean_cost(x, y), epsilon=epsilon, relative_to="mean", max_iterations=300).matrix
     return jnp.matmul(plan, y, precision="highest") / jnp.sum(plan, axis=1, keepdims=True)
 
 

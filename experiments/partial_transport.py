@@ -184,7 +184,7 @@ def exact(cost: jax.Array) -> jax.Array:
 @functools.cache
 def partial(mass: float) -> Coupling:
     """Optimal transport of a fraction of the mass."""
-    return lambda cost: partial_plan(cost, mass, independent(cost))
+    return lambda cost: partial_plan(cost, mass, independent(cost)).matrix
 
 
 @functools.cache

@@ -24,7 +24,7 @@ OURS, OURS_UNEQUAL = "minibatch_jax.coupling.assignment", "minibatch_jax.couplin
 solve = jax.jit(lambda cost: assignment(cost).columns)
 solve_vmap = jax.jit(jax.vmap(lambda cost: assignment(cost).columns))
 solve_map = jax.jit(lambda cost: jax.lax.map(lambda c: assignment(c).columns, cost))
-solve_unequal = jax.jit(lambda cost, a, b: transport(cost, a, b).plan)
+solve_unequal = jax.jit(lambda cost, a, b: transport(cost, a, b).matrix)
 solve_optax = jax.jit(optax.assignment.hungarian_algorithm)
 optax_vmap = jax.jit(jax.vmap(optax.assignment.hungarian_algorithm))
 

@@ -28,7 +28,7 @@ TOLERANCES = (3e-4, 1e-4, 5e-5, 2e-5, 1e-5, 3e-6)
 
 @jax.jit
 def exact(cost: jax.Array, weights: jax.Array) -> jax.Array:
-    return partial_plan(cost, MASS, weights)
+    return partial_plan(cost, MASS, weights).matrix
 
 
 def entropic(tolerance: float | None, max_iterations: int):
@@ -36,7 +36,7 @@ def entropic(tolerance: float | None, max_iterations: int):
 
     def run(cost):
         stop = {"tolerance": tolerance, "max_iterations": max_iterations}
-        return partial_sinkhorn(cost, MASS, epsilon=EPSILON, relative_to="mean", **stop).plan
+        return partial_sinkhorn(cost, MASS, epsilon=EPSILON, relative_to="mean", **stop).matrix
 
     return jax.jit(run)
 

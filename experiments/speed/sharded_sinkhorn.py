@@ -21,7 +21,7 @@ def measure(size: int, width: int, chunk: int, iterations: int) -> dict[str, flo
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from minibatch_jax.coupling import ShardedSinkhorn, sharded_sinkhorn
+    from minibatch_jax.coupling import Potentials, sharded_sinkhorn
 
     mesh = jax.make_mesh((DEVICES,), ("rows",), axis_types=(AxisType.Auto,))
 
@@ -29,7 +29,7 @@ def measure(size: int, width: int, chunk: int, iterations: int) -> dict[str, flo
         # Gaussians: the mean squared distance is 2 * width
         return sharded_sinkhorn(x0, x1, epsilon=0.1 * width, iterations=iterations, chunk=chunk, axis_name="rows")
 
-    out = ShardedSinkhorn(P("rows"), P(), P())  # pyright: ignore[reportArgumentType]
+    out = Potentials(P("rows"), *(P(),) * 5)  # pyright: ignore[reportArgumentType]
     run = jax.jit(jax.shard_map(couple, mesh=mesh, in_specs=(P("rows"), P()), out_specs=out))
     keys = jax.random.split(jax.random.key(0))
     x0 = jax.device_put(jax.random.normal(keys[0], (size, width)), NamedSharding(mesh, P("rows")))

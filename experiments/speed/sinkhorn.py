@@ -28,8 +28,8 @@ def ours(iterations: int) -> Solver:
 
     def run(cost):
         if iterations:
-            return sinkhorn(cost, epsilon=EPSILON, relative_to="mean", tolerance=None, max_iterations=iterations).plan
-        return sinkhorn(cost, epsilon=EPSILON, relative_to="mean", tolerance=TOLERANCE).plan
+            return sinkhorn(cost, epsilon=EPSILON, relative_to="mean", tolerance=None, max_iterations=iterations).matrix
+        return sinkhorn(cost, epsilon=EPSILON, relative_to="mean", tolerance=TOLERANCE).matrix
 
     return run
 

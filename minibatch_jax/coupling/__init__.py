@@ -22,8 +22,10 @@ from minibatch_jax.coupling._immiscible import (
 )
 from minibatch_jax.coupling._kernel import KernelState, couple_by_kernel, gibbs_weights
 from minibatch_jax.coupling._partial import PartialAssignments, couple_partial, partial_assignments, partial_plan
-from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, couple_partial_sinkhorn, partial_sinkhorn
+from minibatch_jax.coupling._partial_sinkhorn import couple_partial_sinkhorn, partial_sinkhorn
 from minibatch_jax.coupling._plans import (
+    Plan,
+    Potentials,
     couple_independent,
     independent_plan,
     normalized_entropy,
@@ -31,8 +33,8 @@ from minibatch_jax.coupling._plans import (
 )
 from minibatch_jax.coupling._sample import Pairs, sample_pairs
 from minibatch_jax.coupling._semidiscrete import SemidiscreteState, couple_semidiscrete, semidiscrete_plan
-from minibatch_jax.coupling._sharded import ShardedSinkhorn, sharded_sinkhorn, sharded_targets
-from minibatch_jax.coupling._sinkhorn import Sinkhorn, couple_sinkhorn, sinkhorn
+from minibatch_jax.coupling._sharded import sharded_sinkhorn, sharded_targets
+from minibatch_jax.coupling._sinkhorn import couple_sinkhorn, sinkhorn
 from minibatch_jax.coupling._sliced import (
     pairs_1d,
     sliced_permutations,
@@ -40,24 +42,22 @@ from minibatch_jax.coupling._sliced import (
     sliced_wasserstein,
     wasserstein_1d,
 )
-from minibatch_jax.coupling._transport import Transport, couple_transport, transport
+from minibatch_jax.coupling._transport import couple_transport, transport
 from minibatch_jax.coupling._unbalanced import couple_unbalanced, unbalanced_sinkhorn
 
 __all__ = [
     "Assignment",
     "BridgePath",
     "ConditionalPath",
-    "EntropicPlan",
     "FlowPairs",
     "HierarchicalPath",
     "HierarchicalPlan",
     "KernelState",
     "Pairs",
     "PartialAssignments",
+    "Plan",
+    "Potentials",
     "SemidiscreteState",
-    "ShardedSinkhorn",
-    "Sinkhorn",
-    "Transport",
     "assignment",
     "bridge_path",
     "condition_aware_cost",

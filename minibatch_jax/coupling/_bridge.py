@@ -78,7 +78,7 @@ def schroedinger_bridge_pairs(
     check_number("sigma", sigma, 0, open_low=True)
     cost = squared_euclidean_cost(x0, x1)
     epsilon = 2 * jnp.asarray(sigma, cost.dtype) ** 2
-    plan = sinkhorn(cost, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations).plan
+    plan = sinkhorn(cost, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations).matrix
     return flow_matching_pairs(key, x0, x1, plan, mode=mode)
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax.coupling._costs import squared_euclidean_cost
+from minibatch_jax.coupling._plans import Plan, matrix_of
 from minibatch_jax.coupling._sinkhorn import sinkhorn
 
 
@@ -70,7 +71,7 @@ def sinkhorn_divergence(
     return value(x0, x1, a, b) - (value(x0, x0, a, a) + value(x1, x1, b, b)) / 2
 
 
-def differentiable_plan(cost: jax.Array, plan: jax.Array, epsilon: float | jax.Array) -> jax.Array:
+def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float | jax.Array) -> jax.Array:
     """Return a converged entropic plan with a derivative in its cost.
 
     The backward pass solves one linear system of size B1, with the marginals fixed. Where the plan is 0, the gradient
@@ -78,7 +79,7 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array, epsilon: float | jax.A
 
     Args:
       cost: `[B0, B1]`, floating point, the cost that the plan was solved for.
-      plan: `[B0, B1]`, such as `sinkhorn(cost, ...).plan`, converged to a small error.
+      plan: `[B0, B1]`, or a `Plan` such as that of `sinkhorn(cost, ...)`, converged to a small error.
       epsilon: the absolute epsilon of that plan; a constant.
 
     Returns:
@@ -92,10 +93,11 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array, epsilon: float | jax.A
 
     Examples:
       >>> def match(cost):
-      ...   return differentiable_plan(cost, sinkhorn(cost, epsilon=1.0, tolerance=1e-6).plan, 1.0)[0, 0]
+      ...   return differentiable_plan(cost, sinkhorn(cost, epsilon=1.0, tolerance=1e-6), 1.0)[0, 0]
       >>> [[round(x, 3) for x in row] for row in jax.grad(match)(jnp.zeros((2, 2))).tolist()]
       [[-0.062, 0.062], [0.062, -0.062]]
     """
+    plan = matrix_of(plan)
     check_shape("plan", plan, cost.shape)
     return _implicit(cost.astype(plan.dtype), jax.lax.stop_gradient(plan), jnp.asarray(epsilon, plan.dtype))
 

@@ -1,16 +1,19 @@
 """Exact one-to-one pairing of two batches: the cheapest assignment, found by shortest augmenting paths.
 
-Potentials first: a few over-relaxed Sinkhorn iterations on a sharp kernel come so near to those of the cheapest
-pairing that a fifth to a twentieth of the searches' steps is left. Then each row takes its best column, bids follow in
-which a row lowers the potential of its best column by the gap to its second best, and one Dijkstra search pairs each
-row that is still free. The searches are one flat `while_loop` whose step scans one row, so `vmap` costs one batched
-scan a step. Time is O(B^3) at worst. The steps are sequential: a few hundred to a few thousand for B = 512, which is
-what counts on a GPU or TPU.
+The solver starts with a few over-relaxed Sinkhorn iterations on a sharp kernel. Their potentials are so close to those
+of the cheapest pairing that the searches need only a fifth to a twentieth of the steps. Then each row takes its best
+column. Next come bids: a row that lost its column takes its best one and lowers its potential by the gap to the second
+best. At last one Dijkstra search pairs each row that is still free. All searches are one flat `while_loop` whose step
+scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at worst. The steps are sequential, a few
+hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU.
 
 References:
   Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
   Crouse, On implementing 2D rectangular assignment algorithms, 2016.
   Thibault et al., Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport, 2021 (arXiv 1711.01851).
+
+Method: exact optimal transport (assignment)
+Experiment: ot_flow_matching, speed assignment
 """
 
 from typing import NamedTuple
@@ -47,15 +50,14 @@ class Assignment(NamedTuple):
 
 
 def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
-    """Cheapest one-to-one pairing of rows with columns.
+    """Return the cheapest one-to-one pairing of rows with columns.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
-    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. For a stack of problems on a CPU
-    `lax.map` is a little faster than `vmap`.
+    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. The result is a constant for the
+    backward pass. For a stack of problems on a CPU `lax.map` is a little faster than `vmap`.
 
     Args:
-      cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in
-        float32) is forbidden.
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
       where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
 
     Returns:
@@ -63,8 +65,11 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       `columns` is a permutation.
 
     Raises:
-      TypeError: if the cost is not floating point or `where` not bool.
+      TypeError: if the cost is not floating point, or `where` not bool.
       ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
 
     Examples:
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
@@ -79,16 +84,25 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
 
 
 def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
-    """Cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+    """Return the cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+
+    Rows (or columns) that can be paired get the same mass each, whatever their weights. If equally many rows and
+    columns are not zero, this is an optimal transport plan of uniform marginals. If not, the dearer items of the more
+    numerous side are left out. For the marginals of the weights take `transport`.
 
     Args:
       cost: `[B0, B1]`, floating point.
       weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
 
     Returns:
-      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column. Rows (or
-      columns) that can be paired get the same mass each: an optimal transport plan of uniform marginals, if the rows
-      and columns that are not zero are equally many. If not, the dearer of the more numerous side are left out.
+      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column.
+
+    Raises:
+      TypeError: if the cost is not floating point.
+      ValueError: if the cost is not a matrix or the weights have another shape.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
 
     Examples:
       >>> exact_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
@@ -106,9 +120,20 @@ def exact_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
 def couple_exact() -> optax.GradientTransformationExtraArgs:
     """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
 
-    The zeros of the incoming weights are forbidden pairs, and rows or columns of zeros are left out, so a class mask or
-    a selection may come before; their other values only give the mass. For unequal marginals take `couple_transport`.
-    See `exact_plan` for batches of unequal size.
+    A pair of weight 0 or of non-finite cost is forbidden, and rows or columns without an allowed pair are left out, so
+    a class mask or a selection may come before. The other values of the incoming weights only give the total mass: for
+    unequal marginals take `couple_transport`. In batches of unequal size the dearer items of the larger one are left
+    out.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: on update, if the cost does not have the shape of the weights.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
 
     Examples:
       >>> tx = couple_exact()
@@ -162,7 +187,7 @@ class _Search(NamedTuple):
 
 
 def in_weight_dtype(cost: jax.Array) -> jax.Array:
-    """A checked cost matrix, a constant, in the dtype that weights have."""
+    """Check a cost matrix and return it as a constant, in the dtype that weights have."""
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
     return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
@@ -313,12 +338,12 @@ def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) 
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """`x` with one entry replaced, none if the index is out of range; under `vmap` far faster than a CPU scatter."""
+    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster than a CPU scatter."""
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
 def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Pairs of a usable cost that `where`, if it is given, allows."""
+    """Return which pairs have a usable cost and are allowed by `where`, if it is given."""
     if where is None:
         return is_price(cost)
     check_shape("where", where, cost.shape)
@@ -327,7 +352,7 @@ def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
 
 
 def is_price(cost: jax.Array) -> jax.Array:
-    """Whether a cost is finite and so far from overflow that sums of potentials are finite too."""
+    """Return whether a cost is finite and small enough that sums of potentials stay finite."""
     return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
 
 

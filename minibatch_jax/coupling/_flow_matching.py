@@ -21,7 +21,7 @@ import optax
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import Weights, weight_dtype
 from minibatch_jax.coupling._costs import squared_euclidean_cost
-from minibatch_jax.coupling._plans import independent_plan
+from minibatch_jax.coupling._plans import Plan, independent_plan, matrix_of
 from minibatch_jax.coupling._sample import MODES, sample_pairs
 
 
@@ -61,7 +61,7 @@ def flow_matching_pairs(
     key: jax.Array | int,
     x0: jax.Array,
     x1: jax.Array,
-    coupling: optax.GradientTransformation | jax.Array | None,
+    coupling: optax.GradientTransformation | jax.Array | Plan | None,
     *,
     mode: str = "columns",
     cost_fn: Callable[[jax.Array, jax.Array], jax.Array] = squared_euclidean_cost,
@@ -72,7 +72,7 @@ def flow_matching_pairs(
       key: typed PRNG key or int seed.
       x0: `[B0, ...]`, sources, usually noise.
       x1: `[B1, ...]`, targets, usually data.
-      coupling: a plan `[B0, B1]`, or a coupling without memory such as `couple_exact()`, run on uniform weights. None
+      coupling: a plan `[B0, B1]`, a `Plan`, or a coupling without memory such as `couple_exact()`, run on uniform weights. None
         pairs source i with target i, so that each source is used once; `couple_independent()` draws sources with
         replacement.
       mode: how to draw pairs from the plan, a mode of `sample_pairs`; `'columns'` keeps each target once and in order.
@@ -107,7 +107,7 @@ def flow_matching_pairs(
     if isinstance(coupling, optax.GradientTransformation):
         plan = _run(coupling, cost_fn(x0, x1))
     else:
-        plan = _as_plan(coupling)
+        plan = _as_plan(matrix_of(coupling))
     check_shape("coupling", plan, (x0.shape[0], x1.shape[0]))
     source, target, weights = sample_pairs(key, plan, mode=mode)
     return FlowPairs(x0[source], x1[target], weights, source, target)

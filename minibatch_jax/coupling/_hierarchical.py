@@ -24,6 +24,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_floating, check_shape
 from minibatch_jax.base import Weights, weight_dtype
+from minibatch_jax.coupling._plans import Plan, matrix_of
 
 
 class HierarchicalPlan(NamedTuple):
@@ -93,12 +94,12 @@ def hierarchical_plan(
 
 
 def scatter_plans(
-    plans: jax.Array, source_indices: jax.Array, target_indices: jax.Array, shape: tuple[int, int]
+    plans: jax.Array | Plan, source_indices: jax.Array, target_indices: jax.Array, shape: tuple[int, int]
 ) -> jax.Array:
     """Add up the plans of all pairs of mini-batches to one plan over the data.
 
     Args:
-      plans: `[k0, k1, m0, m1]`, weighted, as `hierarchical_plan` returns them.
+      plans: `[k0, k1, m0, m1]`, weighted, as `hierarchical_plan` returns them, or a `Plan` of such a stack.
       source_indices: `[k0, m0]` int, data index of each item of each source batch.
       target_indices: `[k1, m1]` int, data index of each item of each target batch.
       shape: `(n0, n1)`, numbers of source and target items in the data, static.
@@ -113,6 +114,7 @@ def scatter_plans(
       >>> scatter_plans(jnp.ones((1, 1, 1, 2)) / 2, jnp.array([[2]]), jnp.array([[0, 1]]), (3, 2)).tolist()
       [[0.0, 0.0], [0.0, 0.0], [0.5, 0.5]]
     """
+    plans = matrix_of(plans)
     check_shape("plans", plans, (None,) * 4)
     check_shape("source_indices", source_indices, (plans.shape[0], plans.shape[2]))
     check_shape("target_indices", target_indices, (plans.shape[1], plans.shape[3]))

@@ -1,13 +1,17 @@
 """Entropic partial coupling: a smooth plan that moves only a part of the mass, stable at every epsilon.
 
 With `P = exp((shift - cost - alpha - beta) / epsilon)` and alpha, beta >= 0, each dual variable in turn is set to its
-optimum: alpha and beta cut rows and columns down to their marginals, the shift fixes the mass. As in `_scaling`, what
-is iterated are factors of a kernel, and they are absorbed into the dual variables when they leave [1e-10, 1e10].
-(A dummy row and column in plain Sinkhorn regularizes what is left out too and gives another plan.)
+optimum: alpha and beta cut rows and columns down to their marginals, the shift fixes the mass. The iterations scale
+factors of a kernel, and absorb the factors into the dual variables when they leave [1e-10, 1e10]. (Plain Sinkhorn with
+a dummy row and column also regularizes the mass that is left out, and gives another plan.)
 
 References:
   Benamou et al., Iterative Bregman projections for regularized transportation problems, 2015 (arXiv 1412.5154).
   Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+
+Method: m-POT (partial transport)
+Paper: 2108.09645
+Experiment: partial_transport, speed partial, domain_adaptation
 """
 
 import functools
@@ -20,8 +24,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
+from minibatch_jax.coupling._plans import Plan, has_converged
 from minibatch_jax.coupling._scaling import (
     SAFE,
     UNROLL,
@@ -33,21 +38,9 @@ from minibatch_jax.coupling._scaling import (
     logsumexp_where,
     make_problem,
 )
-from minibatch_jax.coupling._sinkhorn import check_relative_to, marginal, marginals_of
+from minibatch_jax.coupling._sinkhorn import check_loop, marginal, marginals_of
 
-
-class EntropicPlan(NamedTuple):
-    """An entropic plan, a constant for the backward pass.
-
-    Attributes:
-      plan: `[B0, B1]`, at least 0.
-      error: `[]`, how much of the mass the last iteration still moved.
-      iterations: `[]` int32, how many were run.
-    """
-
-    plan: jax.Array
-    error: jax.Array
-    iterations: jax.Array
+TOLERANCE = 1e-4
 
 
 def partial_sinkhorn(
@@ -59,27 +52,46 @@ def partial_sinkhorn(
     epsilon: float | jax.Array,
     relative_to: str | None = None,
     where: jax.Array | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
-) -> EntropicPlan:
-    """Plan of the given mass with `P 1 <= a`, `P^T 1 <= b` that minimizes `sum(P * cost) - epsilon * entropy(P)`.
+) -> Plan:
+    """Return the entropic plan of the cheapest part of the mass.
+
+    It is the plan P of the given mass, with `P 1 <= a` and `P^T 1 <= b`, that minimizes `sum(P * cost) - epsilon *
+    entropy(P)`.
+
+    The plan is a constant for the backward pass. A feasible plan need not be the optimum, so `error` is not the mass
+    beyond the limits but the mass that the last iteration still moved, as a fraction of the mass of the plan.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
       mass: fraction of `min(sum(a), sum(b))` that is moved, in (0, 1], may be traced.
-      a: `[B0]`, most mass of each row; uniform with sum 1 by default.
-      b: `[B1]`, most mass of each column; uniform with sum 1 by default. The sums may differ.
-      epsilon: as in `sinkhorn`.
-      relative_to: as in `sinkhorn`.
-      where: as in `sinkhorn`.
-      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`.
-      max_iterations: at most this many, static.
+      a: `[B0]`, most mass of each row, at least 0; uniform with sum 1 by default.
+      b: `[B1]`, most mass of each column, at least 0; uniform with sum 1 by default. The sums may differ.
+      epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
+        if it is less.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
-      `EntropicPlan(plan, error, iterations)`; the mass of the plan is exact.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The mass of `matrix` is
+      exact, and with row potentials f and column potentials g it is `exp((f + g - cost) / epsilon)`. `value` is NaN:
+      this solver does not compute it. With `tolerance=None`, `converged` takes 1e-4 as the tolerance.
+
+    Raises:
+      TypeError: if the cost or a marginal is not floating point, or `where` not bool.
+      ValueError: if shapes do not match, the mass is not in (0, 1], epsilon is not positive, or concrete marginals are
+        negative or not finite.
+
+    References:
+      Benamou et al., Iterative Bregman projections for regularized transportation problems, 2015 (arXiv 1412.5154).
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
-      >>> plan = partial_sinkhorn(jnp.array([[0.0, 9.0], [9.0, 5.0]]), 0.5, epsilon=0.5).plan
+      >>> plan = partial_sinkhorn(jnp.array([[0.0, 9.0], [9.0, 5.0]]), 0.5, epsilon=0.5).matrix
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.0]]
     """
@@ -98,20 +110,33 @@ def couple_partial_sinkhorn(
     epsilon: float | jax.Array,
     *,
     relative_to: str | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a fraction of the mass, on cheap pairs, smoothly; the rest gets 0. Signal: `cost` [B0, B1].
 
-    The row and column sums of the incoming weights are the most that a row and a column may keep; a pair of weight 0
-    or of non-finite cost is forbidden. Do not normalize the rows afterwards.
+    The row and column sums of the incoming weights are the most that a row and a column may keep; a pair of weight 0 or
+    of non-finite cost is forbidden. Do not normalize the rows afterwards.
 
     Args:
       mass: fraction of the mass that is moved, in (0, 1]; may be injected by `optax.inject_hyperparams`.
-      epsilon: as in `sinkhorn`.
-      relative_to: as in `sinkhorn`.
-      tolerance: as in `partial_sinkhorn`.
-      max_iterations: as in `partial_sinkhorn`.
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_partial_sinkhorn, static_args="max_iterations")`.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when the last iteration moved at most this fraction of the mass, at least 0; None runs exactly
+        `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if the mass is not in (0, 1], epsilon is not positive, `relative_to` is unknown, the tolerance is
+        negative or `max_iterations` is less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
 
     Examples:
       >>> tx = couple_partial_sinkhorn(0.5, 0.5)
@@ -135,19 +160,10 @@ def couple_partial_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).plan
+        ).matrix
         return plan, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
-
-
-def check_loop(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
-    """Raise unless the arguments that all entropic couplings share are valid."""
-    check_number("epsilon", epsilon, 0, open_low=True)
-    check_relative_to(relative_to)
-    if tolerance is not None:
-        check_number("tolerance", tolerance, 0)
-    check_count("max_iterations", max_iterations)
 
 
 class _Dual(NamedTuple):
@@ -179,7 +195,7 @@ class _Run(NamedTuple):
     scaling: _Scaling
 
 
-def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> EntropicPlan:
+def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> Plan:
     cost, a, b, epsilon = problem
     zero = 0 * epsilon
     lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
@@ -189,8 +205,14 @@ def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_i
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
     run = _Run(problem, mass, limit, jnp.int32(max_iterations), dual, _kernel(problem, dual), scaling)
     final = lax.while_loop(_is_unfinished, _scale_by(math.gcd(UNROLL, max_iterations)), run)
-    u, v, total = final.scaling[:3]
-    return EntropicPlan(final.kernel * (total * u)[:, None] * v[None], final.scaling.error, final.scaling.iterations)
+    (alpha, beta, shift), (u, v, total, error, iterations, _) = final.dual, final.scaling
+    matrix = final.kernel * (total * u)[:, None] * v[None]
+    shift += epsilon * log_where(total, total)
+    f = jnp.where(a > 0, shift - alpha + epsilon * log_where(u, a), 0)
+    g = jnp.where(b > 0, epsilon * log_where(v, b) - beta, 0)
+    error = jnp.where(mass > 0, error, 0)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
 
 
 def _is_unfinished(r: _Run) -> jax.Array:
@@ -210,7 +232,7 @@ def _scale_by(steps: int) -> Callable[[_Run], _Run]:
 
 
 def _scale_block(r: _Run, t: _Scaling, steps: int) -> _Scaling:
-    """So many iterations on one kernel, and what the last one moved."""
+    """Run `steps` iterations on one kernel and measure what the last one moved."""
     _, a, b, epsilon = r.problem
     most_u, most_v = jnp.exp(r.dual.alpha / epsilon), jnp.exp(r.dual.beta / epsilon)
     old, new, columns = t, t, b

@@ -1,4 +1,4 @@
-"""Boundary from plans to pairs: indices of a static number of pairs, so that a network sees only those.
+"""From a plan to pairs: draw the indices of a static number of pairs, so that a network sees only these.
 
 `sum(weights * loss(source, target))` over drawn pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
 """
@@ -12,6 +12,7 @@ from jax import lax
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax.base import Weights
 from minibatch_jax.coupling._exact import first_minima
+from minibatch_jax.coupling._plans import Plan, matrix_of
 
 MODES = ("joint", "rows", "columns", "permutation")
 
@@ -31,24 +32,32 @@ class Pairs(NamedTuple):
     weights: jax.Array
 
 
-def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = None, *, mode: str = "joint") -> Pairs:
+def sample_pairs(
+    key: jax.Array | int, plan: Weights | Plan, num_pairs: int | None = None, *, mode: str = "joint"
+) -> Pairs:
     """Draw pairs of a source and a target from a plan.
 
+    - `'joint'` draws pairs with replacement in proportion to the plan.
+    - `'rows'` keeps each source once, in order, and draws its target from its row.
+    - `'columns'` keeps each target once, in order (labels stay aligned), and draws its source from its column.
+    - `'permutation'` keeps each source once and takes the target of the largest entry of its row: the pairing itself,
+      for plans with at most one entry a row, as `couple_exact` makes. For a dense plan this is no unbiased estimate:
+      several sources may get the same target. Of equal entries the first is taken.
+
+    Entries of the plan that are not finite count as 0. No gradient flows through the result.
+
     Args:
-      key: typed PRNG key or int seed; mode `'permutation'` does not use it.
-      plan: `[B0, B1]`, at least 0, of any mass; entries that are not finite count as 0.
+      key: int seed, typed key or legacy `PRNGKey`; mode `'permutation'` does not use it.
+      plan: `[B0, B1]`, at least 0, of any mass, or a `Plan`.
       num_pairs: how many pairs, static; B0 by default (B1 for `'columns'`). Only `'joint'` may have another number.
-      mode: `'joint'` draws pairs with replacement in proportion to the plan. `'rows'` keeps each source once, in order,
-        and draws its target from its row. `'columns'` keeps each target once, in order (labels stay aligned), and draws
-        its source. `'permutation'` keeps each source once and takes the target of the largest entry of its row: the
-        pairing itself, for plans with at most one entry a row, as `couple_exact` makes. Of a dense plan it is not an
-        unbiased estimate: several sources may get the same target, and ties go to the first.
+      mode: `'joint'`, `'rows'`, `'columns'` or `'permutation'`.
 
     Returns:
       `Pairs(source, target, weights)`. The weights are `mass / num_pairs` for `'joint'`, the column sums for
       `'columns'`, the row sums for `'rows'` and `'permutation'`; in sum always the mass of the plan.
 
     Raises:
+      TypeError: if the plan is not floating point.
       ValueError: if the plan is not a matrix, the mode is unknown, or `num_pairs` does not fit the mode.
 
     Examples:
@@ -56,6 +65,7 @@ def sample_pairs(key: jax.Array | int, plan: Weights, num_pairs: int | None = No
       >>> source.tolist(), target.tolist(), weights.tolist()
       ([0, 1], [1, 0], [0.5, 0.5])
     """
+    plan = matrix_of(plan)
     check_shape("plan", plan, (None, None))
     check_floating("plan", plan)
     check_choice("mode", mode, MODES)

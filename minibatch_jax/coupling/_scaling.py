@@ -153,7 +153,7 @@ def make_problem(
     relative_to: str | None,
     where: jax.Array | None,
 ) -> Problem:
-    """Costs with infinity on forbidden pairs, and no mass on rows and columns that have no pair; all are constants."""
+    """Set forbidden pairs to infinite cost and rows and columns without a pair to mass 0; all results are constants."""
     if where is not None:
         check_shape("where", where, cost.shape)
         check_bool("where", where)
@@ -170,13 +170,14 @@ def make_problem(
 
 
 def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
-    """What epsilon is a fraction of: 1, or a statistic of the finite costs (1 if that is 0); infinity is forbidden."""
+    """Return the unit of epsilon: 1, or a statistic of the costs that are not infinite (1 if that is 0)."""
     if relative_to is None:
         return jnp.ones((), cost.dtype)
     if relative_to == "std":
         scale = _deviation(cost)
     else:
-        # what goes into a reduction is stored first on a CPU: one of the cost itself does, if it is as costs mostly are
+        # XLA on CPU materializes a reduction's operand. Costs are usually finite and non-negative: then reduce the cost
+        # itself, unmasked.
         plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
         scale = lax.cond(plain, *_STATISTICS[relative_to], cost)
     return jnp.where(scale > 0, scale, 1)

@@ -1,11 +1,14 @@
 """Semi-discrete coupling: fresh noise against the whole data set, by one potential for each data item.
 
-The potentials are learned over batches of noise by stochastic gradient ascent on the dual; once they are, a noise finds
-its partner among all N items without solving anything, and the pairing does not depend on the batch.
+The potentials are learned over batches of noise, by stochastic gradient ascent on the dual. With learned potentials a
+noise finds its partner among all N items without a solver, and the pairing does not depend on the batch.
 
 References:
   Genevay et al., Stochastic optimization for large-scale optimal transport, 2016 (arXiv 1605.08527).
   Mousavi-Hosseini et al., Flow matching with semidiscrete couplings, 2025 (arXiv 2509.25519).
+
+Method: semi-discrete transport
+Paper: 2509.25519
 """
 
 from typing import NamedTuple
@@ -21,24 +24,39 @@ from minibatch_jax.coupling._scaling import divide
 
 
 class SemidiscreteState(NamedTuple):
-    """State of `couple_semidiscrete`."""
+    """State of `couple_semidiscrete`.
 
-    potentials: jax.Array  # shape=(N,)
-    average: jax.Array  # shape=(N,), moving average of the potentials, which the plan uses
-    num_updates: jax.Array  # shape=(), dtype=int32
+    Attributes:
+      potentials: `[N]`, one for each item.
+      average: `[N]`, moving average of the potentials, which the plan uses.
+      num_updates: `[]` int32, how many batches have been seen.
+    """
+
+    potentials: jax.Array
+    average: jax.Array
+    num_updates: jax.Array
 
 
 def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, epsilon: float | jax.Array) -> jax.Array:
-    """Probability of each item for each noise, `b_j exp((g_j - cost_ij) / epsilon)` divided by its row sum.
+    """Return the probability of each item for each noise, `b_j exp((g_j - cost_ij) / epsilon)` divided by its row sum.
+
+    With epsilon 0 each noise gets the item of the largest `g_j - cost_ij`, of equal ones the first. An item of mass 0
+    is never chosen.
 
     Args:
       cost: `[B, N]`, floating point; a pair of non-finite cost is forbidden.
-      potentials: `[N]`, g.
+      potentials: `[N]`, g, floating point.
       b: `[N]`, mass of each item, at least 0.
-      epsilon: entropic regularization, at least 0; 0 gives each noise the item of the largest `g_j - cost_ij`.
+      epsilon: absolute entropic regularization, at least 0, may be traced.
 
     Returns:
       `[B, N]`, rows of sum 1, or 0 where a row has no allowed pair.
+
+    Raises:
+      ValueError: if shapes do not match or epsilon is negative.
+
+    References:
+      Mousavi-Hosseini et al., Flow matching with semidiscrete couplings, 2025 (arXiv 2509.25519).
 
     Examples:
       >>> semidiscrete_plan(jnp.array([[0.0, 1.0]]), jnp.array([0.0, 3.0]), jnp.ones(2) / 2, epsilon=0.0).tolist()
@@ -66,14 +84,27 @@ def couple_semidiscrete(
 ) -> optax.GradientTransformationExtraArgs:
     """Give each noise of a batch its partner in the data, and learn the potentials. Signal: `cost` [B, N].
 
-    The plan of a step uses the potentials from before it: row i of the incoming weights keeps its sum; the column sums
-    are the masses of the items, which only an average over many batches keeps. Forbidden pairs have weight 0.
+    The plan of a step uses the averaged potentials from before the step. Row i of the incoming weights keeps its sum.
+    The column sums are the masses of the items, which are kept only on average over many batches. A pair of weight 0 or
+    of non-finite cost is forbidden.
 
     Args:
-      epsilon: as in `semidiscrete_plan`.
-      learning_rate: step of the potentials in the unit of the cost: an item drawn twice as often as it should falls by
-        it.
-      decay: of the average of the potentials, in [0, 1]; the first steps weigh more.
+      epsilon: absolute entropic regularization, at least 0; 0 gives each noise a single item.
+      learning_rate: step of the potentials, > 0, in the unit of the cost: the potential of an item that is drawn twice
+        as often as it should be falls by this.
+      decay: share of the old value in the average of the potentials, in [0, 1]; the first steps weigh more.
+
+    Returns:
+      A transformation with a `SemidiscreteState`; its update takes the signal `cost` `[B, N]` and returns the plan as
+      weights.
+
+    Raises:
+      ValueError: if epsilon is negative, `learning_rate` not positive or `decay` not in [0, 1]; on update, if the cost
+        does not have the shape of the weights.
+
+    References:
+      Genevay et al., Stochastic optimization for large-scale optimal transport, 2016 (arXiv 1605.08527).
+      Mousavi-Hosseini et al., Flow matching with semidiscrete couplings, 2025 (arXiv 2509.25519).
 
     Examples:
       >>> tx = couple_semidiscrete(1.0, 0.5, decay=0.0)

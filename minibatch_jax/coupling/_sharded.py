@@ -1,16 +1,20 @@
 """Sinkhorn for batches too large for one cost matrix: rows over devices, columns in chunks.
 
-Each device keeps the features of its rows and of all columns and the two potentials. Costs are computed again for one
-chunk of rows at a time, so the largest array is `[chunk, B1]` whatever B0 is. An iteration sends two vectors of B1
-floats: the maximum and the sum of a log-sum-exp over the rows of all devices.
+Each device keeps the features of its rows and of all columns, and the two potentials. Every iteration computes the
+costs again, one chunk of rows at a time, so the largest array is `[chunk, B1]` for every B0. An iteration sends two
+vectors of B1 floats: the maximum and the sum of a log-sum-exp over the rows of all devices.
 
 References:
   Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
+
+Method: row-sharded Sinkhorn
+Paper: 2506.05526
+Experiment: speed sharded_sinkhorn
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +23,10 @@ from jax import lax
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number
 from minibatch_jax.base import as_varying, axis_is_bound, weight_dtype
 from minibatch_jax.coupling._costs import squared_euclidean_cost
+from minibatch_jax.coupling._plans import Potentials, has_converged
+from minibatch_jax.coupling._sinkhorn import TOLERANCE
 
 Cost = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class ShardedSinkhorn(NamedTuple):
-    """Potentials of an entropic plan with uniform marginals: `P_ij = exp((f_i + g_j - cost_ij) / epsilon)`.
-
-    Attributes:
-      row_potentials: `[b0]`, f of this device's rows.
-      column_potentials: `[B1]`, g, equal on all devices.
-      error: `[]`, L1 distance of all row sums to 1/B0 before the last update of f.
-    """
-
-    row_potentials: jax.Array
-    column_potentials: jax.Array
-    error: jax.Array
 
 
 def sharded_sinkhorn(
@@ -46,8 +38,11 @@ def sharded_sinkhorn(
     chunk: int,
     axis_name: str | None = None,
     cost_fn: Cost = squared_euclidean_cost,
-) -> ShardedSinkhorn:
-    """Entropic coupling of large batches. Call it inside `shard_map` over rows of `x0`; without an axis, on one device.
+) -> Potentials:
+    """Return the potentials of an entropic plan with uniform marginals, for batches too large for one cost matrix.
+
+    The plan is `P_ij = exp((f_i + g_j - cost_ij) / epsilon)`, with f the row and g the column potentials. Call this
+    inside `shard_map` over the rows of `x0`; without an axis it runs on one device.
 
     Args:
       x0: `[b0, ...]`, this device's sources, floating point.
@@ -59,10 +54,17 @@ def sharded_sinkhorn(
       cost_fn: cost of two batches, computed chunk by chunk.
 
     Returns:
-      `ShardedSinkhorn(row_potentials, column_potentials, error)`; the column sums of the plan are exact.
+      `Potentials(row, column, value, error, iterations, converged)`. `row` `[b0]` belongs to this device; all else is
+      equal on all devices. The column sums of the plan are exact, `error` is the L1 distance of all row sums to 1/B0
+      before the last update of f, and `converged` takes 1e-3 as the tolerance. `value` is the optimum of `sum(P * cost)
+      + epsilon * KL(P | uniform)`.
 
     Raises:
-      ValueError: if the chunk does not divide the rows or epsilon is not positive.
+      TypeError: if `x0` is not floating point.
+      ValueError: if the chunk does not divide the rows, epsilon is not positive or `iterations` is less than 1.
+
+    References:
+      Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
 
     Examples:
       >>> x = jnp.array([[0.0], [1.0]])
@@ -91,18 +93,21 @@ def sharded_sinkhorn(
         f = f.reshape(-1)
         error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (x0.shape[0] * devices)
         g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
-        return (g, f), lax.psum(error, axis_name) if axis_is_bound(axis_name) else error
+        return (g, f), _sum_over_devices(error, axis_name)
 
     start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
     (g, f), errors = lax.scan(step, start, None, length=iterations)
-    return ShardedSinkhorn(f, g, errors[-1])
+    prices = _sum_over_devices(jnp.sum(f), axis_name)
+    value = prices / (x0.shape[0] * devices) + jnp.mean(g) - width * (log_a + log_b)
+    converged = has_converged(errors[-1], TOLERANCE, prices, g)
+    return Potentials(f, g, value, errors[-1], jnp.int32(iterations), converged)
 
 
 def sharded_targets(
     key: jax.Array | int,
     x0: jax.Array,
     x1: jax.Array,
-    found: ShardedSinkhorn,
+    found: Potentials,
     *,
     epsilon: float | jax.Array,
     chunk: int,
@@ -111,24 +116,35 @@ def sharded_targets(
 ) -> jax.Array:
     """Draw a target for each of this device's sources from its row of the plan, as `sample_pairs(mode="rows")` does.
 
+    Each chunk of costs is computed again, so no row of the plan is ever stored.
+
     Args:
-      key: typed PRNG key or int seed, the same on all devices.
-      x0: as in `sharded_sinkhorn`.
-      x1: as in `sharded_sinkhorn`.
-      found: what `sharded_sinkhorn` returned.
-      epsilon: as in `sharded_sinkhorn`.
-      chunk: as in `sharded_sinkhorn`.
-      axis_name: as in `sharded_sinkhorn`.
-      cost_fn: as in `sharded_sinkhorn`.
+      key: int seed, typed key or legacy `PRNGKey`, the same on all devices.
+      x0: `[b0, ...]`, this device's sources, floating point.
+      x1: `[B1, ...]`, all targets, the same on all devices.
+      found: what `sharded_sinkhorn` returned for these batches.
+      epsilon: the epsilon that `found` was solved with.
+      chunk: rows whose costs are in memory at once, static; it must divide b0.
+      axis_name: name of the mapped axis over which `x0` is sharded.
+      cost_fn: the cost that `found` was solved with.
 
     Returns:
       `[b0]` int32, row of `x1` for each row of `x0`.
 
+    Raises:
+      ValueError: if the chunk does not divide the rows.
+
+    References:
+      Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
+
     Examples:
-      See `sharded_sinkhorn`.
+      >>> x = jnp.array([[0.0], [1.0]])
+      >>> found = sharded_sinkhorn(x, x[::-1], epsilon=0.1, iterations=20, chunk=2)
+      >>> sharded_targets(0, x, x[::-1], found, epsilon=0.1, chunk=2).tolist()
+      [1, 0]
     """
     blocks = _blocks(x0, chunk)
-    g = found.column_potentials
+    g = found.column
     key = as_key(key)
     if axis_is_bound(axis_name):
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -148,6 +164,10 @@ def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.
     top, total = sums
     new_top = jnp.maximum(top, jnp.max(score, axis=0))
     return new_top, total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(score - new_top[None, :]), axis=0)
+
+
+def _sum_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
+    return lax.psum(x, axis_name) if axis_is_bound(axis_name) else x
 
 
 def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:

@@ -8,9 +8,11 @@ References:
   Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
   Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, 2016 (arXiv 1610.06519).
   Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
-"""
 
-from typing import NamedTuple
+Method: Sinkhorn
+Paper: 1306.0895
+Experiment: ot_flow_matching, speed sinkhorn
+"""
 
 import jax
 import jax.core
@@ -21,28 +23,10 @@ from jax import lax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_dtype, weight_transformation
+from minibatch_jax.coupling._plans import Plan, first_order, has_converged
 from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
 
-
-class Sinkhorn(NamedTuple):
-    """An entropic plan and its certificate. All but `value` are constants for the backward pass.
-
-    Attributes:
-      plan: `[B0, B1]`, at least 0; its columns sum to `b`.
-      row_potentials: `[B0]`, f; 0 where the marginal is 0.
-      column_potentials: `[B1]`, g; 0 where the marginal is 0.
-      error: `[]`, L1 distance of the row sums to `a`, as a fraction of the mass; 0 if there is no mass.
-      iterations: `[]` int32, how many were run.
-      value: `[]`, `sum(plan * cost) + epsilon * KL(plan | a b)`; its gradient is the plan for the cost and f, g for the
-        marginals, up to a constant (envelope theorem).
-    """
-
-    plan: jax.Array
-    row_potentials: jax.Array
-    column_potentials: jax.Array
-    error: jax.Array
-    iterations: jax.Array
-    value: jax.Array
+TOLERANCE = 1e-3
 
 
 def sinkhorn(
@@ -53,10 +37,13 @@ def sinkhorn(
     epsilon: float | jax.Array,
     relative_to: str | None = None,
     where: jax.Array | None = None,
-    tolerance: float | None = 1e-3,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
-) -> Sinkhorn:
-    """Plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
+) -> Plan:
+    """Return the plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
+
+    With row potentials f and column potentials g the plan is `exp((f + g - cost) / epsilon)`. A traced a and b of
+    unequal mass cannot raise: the columns then sum to b, and `error` shows what the rows lack.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
@@ -64,42 +51,48 @@ def sinkhorn(
       b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
       epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
         if it is less.
-      relative_to: None if epsilon is absolute, or `'mean'`, `'std'` or `'max'` if it is a fraction of the mean or
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
-      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`. Checked every 5 iterations.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`. Checked every 5
+        iterations.
       max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
-      `Sinkhorn(plan, row_potentials, column_potentials, error, iterations, value)`. A traced a and b of unequal mass
-      cannot raise: the columns then sum to b, and `error` shows what the rows lack.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The columns of `matrix`
+      sum to b, and `error` is the L1 distance of the row sums to a, as a fraction of the mass. `value` has a gradient:
+      the plan for the cost and f, g for the marginals, up to a constant (envelope theorem). With `tolerance=None`,
+      `converged` takes 1e-3 as the tolerance.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
       ValueError: if shapes do not match, epsilon is not positive, or concrete marginals are negative, not finite or of
         unequal mass.
 
+    References:
+      Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
+
     Examples:
-      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).plan
+      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).matrix
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
-    _check_numbers(epsilon, relative_to, tolerance, max_iterations)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
     live_a, live_b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     check_equal_mass(live_a, live_b)
     live = cost.astype(live_a.dtype), live_a, live_b
     problem = make_problem(*live, epsilon, relative_to, where)
     scaled = scale_to_marginals(problem, tolerance, max_iterations)
-    return _result(problem, scaled, live)
+    return _result(problem, scaled, live, tolerance)
 
 
 def couple_sinkhorn(
     epsilon: float | jax.Array,
     *,
     relative_to: str | None = None,
-    tolerance: float | None = 1e-3,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs, keeping the mass of every row and column. Signal: `cost` [B0, B1].
@@ -108,11 +101,23 @@ def couple_sinkhorn(
     forbidden and its weight is lost. The incoming weights themselves fulfil the constraints, so a plan always exists.
 
     Args:
-      epsilon: as in `sinkhorn`; may be injected by
-        `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
-      relative_to: as in `sinkhorn`.
-      tolerance: as in `sinkhorn`.
-      max_iterations: as in `sinkhorn`.
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when the L1 distance of the row sums to the marginal is at most this fraction of the mass, at
+        least 0; None runs exactly `max_iterations`. Checked every 5 iterations.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if epsilon is not positive, `relative_to` is unknown, the tolerance is negative or `max_iterations` is
+        less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
 
     Examples:
       >>> tx = couple_sinkhorn(0.1)
@@ -121,7 +126,7 @@ def couple_sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    _check_numbers(epsilon, relative_to, tolerance, max_iterations)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
         allowed, a, b = marginals_of(weights, cost)
@@ -134,31 +139,29 @@ def couple_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).plan
+        ).matrix
         return plan, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def _result(problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, jax.Array]) -> Sinkhorn:
+def _result(
+    problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, jax.Array], tolerance: float | None
+) -> Plan:
     cost, a, b, epsilon = problem
     u, v, error, iterations, _ = scaled.scaling
-    plan = u[:, None] * scaled.kernel * v[None, :]
+    matrix = u[:, None] * scaled.kernel * v[None, :]
     f, g = scaled.f + epsilon * log_where(u, a), scaled.g + epsilon * log_where(v, b)
     mass = jnp.sum(b)
     da, db = f - epsilon * log_where(a, a), g - epsilon * log_where(b, b)
     value = jnp.sum(da * a) + jnp.sum(db * b) + epsilon * mass * log_where(mass, mass)
     live_cost, live_a, live_b = live
-    value += _first_order(plan, jnp.where(jnp.isfinite(cost), live_cost, 0))
-    value += _first_order(da, live_a) + _first_order(db, live_b)
+    value += first_order(matrix, jnp.where(jnp.isfinite(cost), live_cost, 0))
+    value += first_order(da, live_a) + first_order(db, live_b)
     asked = jnp.sum(lax.stop_gradient(live_a))
-    lost = (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
-    return Sinkhorn(plan, f, g, error + lost, iterations, value)
-
-
-def _first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
-    """Zero, with this gradient with respect to x."""
-    return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
+    error += (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, value, error, iterations, converged)
 
 
 def check_relative_to(relative_to: str | None) -> None:
@@ -167,8 +170,17 @@ def check_relative_to(relative_to: str | None) -> None:
         check_choice("relative_to", relative_to, ("mean", "std", "max"))
 
 
+def check_loop(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
+    """Raise unless the arguments that all entropic couplings share are valid."""
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_relative_to(relative_to)
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
+    check_count("max_iterations", max_iterations)
+
+
 def marginals_of(weights: jax.Array, cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pairs that have a weight and a finite cost, and the row and column sums of the weights on these."""
+    """Return which pairs have a weight and a finite cost, and the row and column sums of the weights on them."""
     check_shape("cost", cost, weights.shape)
     allowed = (weights > 0) & jnp.isfinite(cost)
     kept = jnp.where(allowed, weights, 0)
@@ -176,7 +188,7 @@ def marginals_of(weights: jax.Array, cost: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
-    """The masses along an axis of the cost, uniform if None; concrete ones are checked."""
+    """Return the masses along an axis of the cost, uniform if None; concrete ones must be finite and >= 0."""
     size, dtype = cost.shape[axis], weight_dtype(cost.dtype)
     if mass is None:
         return jnp.full(size, 1 / size, dtype)
@@ -195,11 +207,3 @@ def check_equal_mass(a: jax.Array, b: jax.Array) -> None:
     total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
     if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
         raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")
-
-
-def _check_numbers(epsilon, relative_to, tolerance, max_iterations) -> None:
-    check_number("epsilon", epsilon, 0, open_low=True)
-    check_relative_to(relative_to)
-    if tolerance is not None:
-        check_number("tolerance", tolerance, 0)
-    check_count("max_iterations", max_iterations)

@@ -2,13 +2,16 @@
 
 Successive shortest paths with capacities. From a row that has mass left, a Dijkstra search over rows and columns (from
 a row to any column, from a column back to the rows that fill it) finds the cheapest way to a column with room; as much
-mass as fits goes along it. Each path empties a row, fills a column or clears a pair, so a plan of few pairs comes out.
-Potentials of a Sinkhorn plan to begin with keep the searches short.
-The searches are one flat `while_loop` whose step scans one row or one column: sequential, so a CPU suits it best.
+mass as fits goes along it. Each path empties a row, fills a column or clears a pair, so the plan has few pairs. The
+first potentials are those of a Sinkhorn plan, which keeps the searches short. All searches are one flat `while_loop`
+whose step scans one row or one column. The steps are sequential, so the solver is fastest on a CPU.
 
 References:
   Ahuja, Magnanti and Orlin, Network flows, 1993, section 9.7.
   Peyre and Cuturi, Computational optimal transport, 2019 (arXiv 1803.00567), section 3.
+
+Method: exact optimal transport of unequal masses
+Experiment: speed assignment
 """
 
 from typing import NamedTuple
@@ -21,6 +24,7 @@ from jax import lax
 from minibatch_jax._vector import first_min
 from minibatch_jax.base import weight_transformation
 from minibatch_jax.coupling._exact import allowed_pairs, in_weight_dtype, is_price, put
+from minibatch_jax.coupling._plans import Plan, first_order, has_converged
 from minibatch_jax.coupling._scaling import log_where, make_problem, scale_to_marginals
 from minibatch_jax.coupling._sinkhorn import check_equal_mass, marginal, marginals_of
 
@@ -29,28 +33,17 @@ _EPSILON = 0.01
 _ITERATIONS = 100
 
 
-class Transport(NamedTuple):
-    """A cheapest plan, and the potentials that prove it. All are constants for the backward pass.
-
-    Attributes:
-      plan: `[B0, B1]`, at least 0; its rows sum to a and its columns to b, up to rounding.
-      row_potentials: `[B0]`, u with `u_i + v_j <= cost_ij` on allowed pairs, equal where the plan has mass.
-      column_potentials: `[B1]`, v.
-    """
-
-    plan: jax.Array
-    row_potentials: jax.Array
-    column_potentials: jax.Array
-
-
 def transport(
     cost: jax.Array,
     a: jax.Array | None = None,
     b: jax.Array | None = None,
     *,
     where: jax.Array | None = None,
-) -> Transport:
-    """Plan with marginals a, b that minimizes `sum(plan * cost)`: `ot.emd` inside jit.
+) -> Plan:
+    """Return the plan with marginals a, b that minimizes `sum(plan * cost)`: `ot.emd` inside jit.
+
+    If forbidden pairs leave no plan of all the mass, as much is moved as they permit, not always in the cheapest way.
+    The same holds for a traced a and b of unequal mass. The square uniform case is faster by `assignment`.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
@@ -59,23 +52,34 @@ def transport(
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
 
     Returns:
-      `Transport(plan, row_potentials, column_potentials)`. If forbidden pairs leave no plan of all the mass, as much is
-      moved as they permit, not always in the cheapest way; so it is with a traced a and b of unequal mass. The
-      square uniform case is faster by `assignment`.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The rows of `matrix` sum
+      to a and its columns to b, up to rounding. The row potentials u and column potentials v prove that it is the
+      cheapest: `u_i + v_j <= cost_ij` on allowed pairs, equal where the plan has mass. `value` has a gradient: the plan
+      for the cost and u, v for the marginals, up to a constant (envelope theorem). `error` is the fraction of the
+      larger mass that was not shipped, exactly 0 if that is no more than rounding; `converged` wants 0. `iterations`
+      counts the paths along which mass was shipped.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
       ValueError: if shapes do not match, or concrete marginals are negative, not finite or of unequal mass.
 
+    References:
+      Ahuja, Magnanti and Orlin, Network flows, 1993, section 9.7.
+
     Examples:
-      >>> transport(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])).plan.tolist()
+      >>> transport(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])).matrix.tolist()
       [[0.5, 0.25], [0.0, 0.25]]
     """
-    cost = in_weight_dtype(cost)
+    live, cost = cost, in_weight_dtype(cost)
     allowed = allowed_pairs(cost, where)
     a, b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
     check_equal_mass(a, b)
-    return _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
+    flow = _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
+    matrix = flow.shipped.T
+    value = jnp.sum(matrix * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
+    value += first_order(flow.u, a) + first_order(flow.v, b)
+    error = lax.stop_gradient(_unshipped(matrix, a, b))
+    return Plan(matrix, flow.u, flow.v, value, error, flow.paths, has_converged(error, 0, flow.u, flow.v))
 
 
 def couple_transport() -> optax.GradientTransformationExtraArgs:
@@ -83,6 +87,16 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
 
     The row and column sums of the incoming weights are the marginals, whatever they are: `couple_exact` is for equal
     masses only. A pair of weight 0 or of non-finite cost is forbidden and its weight is lost.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: on update, if the cost does not have the shape of the weights.
+
+    References:
+      Ahuja, Magnanti and Orlin, Network flows, 1993, section 9.7.
 
     Examples:
       >>> tx = couple_transport()
@@ -94,7 +108,7 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
     def update(weights, state, params=None, *, cost, **extra_args):
         cost = in_weight_dtype(cost).astype(weights.dtype)
         allowed, a, b = marginals_of(weights, jnp.where(is_price(cost), cost, jnp.inf))
-        return transport(cost, a, b, where=allowed).plan, state
+        return transport(cost, a, b, where=allowed).matrix, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
@@ -135,17 +149,24 @@ class _Run(NamedTuple):
     search: _Search
 
 
-def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array) -> Transport:
+def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array) -> _Flow:
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     low = jnp.where(jnp.isfinite(low), low, 0)
     cost = jnp.where(allowed, cost - low, jnp.inf)
     flow = _empty(cost, a, b)
     flow = lax.while_loop(_is_short, _step, _Run(cost, flow, _begin(flow.supply, flow.v))).flow
-    return Transport(flow.shipped.T, flow.u + low, flow.v)
+    return flow._replace(u=flow.u + low)
+
+
+def _unshipped(matrix: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Fraction of the larger mass that is not in the plan; exactly 0 if that is no more than rounding."""
+    asked = jnp.maximum(jnp.sum(a), jnp.sum(b))
+    missing = (asked - jnp.sum(matrix)) / jnp.where(asked > 0, asked, 1)
+    return jnp.where(missing <= 4 * sum(matrix.shape) * jnp.finfo(matrix.dtype).eps, 0, missing)
 
 
 def _empty(cost: jax.Array, a: jax.Array, b: jax.Array) -> _Flow:
-    """Nothing shipped, and potentials that are nearly the best: those of a Sinkhorn plan, made feasible."""
+    """Start with nothing shipped and with nearly optimal potentials: those of a Sinkhorn plan, made feasible."""
     problem = make_problem(cost, a, b, _EPSILON, "mean", None)
     start = scale_to_marginals(problem, None, _ITERATIONS)
     v = start.g + problem.epsilon * log_where(start.scaling.v, problem.b)
@@ -218,7 +239,7 @@ def _scan_column(s: _Search, flow: _Flow, dist: jax.Array, j: jax.Array) -> _Sea
 
 
 def _end(s: _Search, flow: _Flow, dist: jax.Array, j: jax.Array, lost: jax.Array) -> _Flow:
-    """Ship along the path to column j, if it is not -1; give up what is left of the root if it is lost."""
+    """Ship along the path to column j unless j is -1; give up what is left of the root if no column was found."""
     found = j >= 0
     amount = _bottleneck(s, flow, j)
     left = jnp.where(lost, 0, flow.supply[s.root] - jnp.where(found, amount, 0))

@@ -1,14 +1,18 @@
 """Unbalanced coupling: a smooth plan whose marginals may depart from a and b at a price, in the log domain.
 
 The plan minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`, so pairs
-that cost more than about rho are left out. The reference is `a b^T` (POT's default now, OTT's always) or constant (the
-entropy; as in JUMBOT and older POT); they differ in plan and mass. After each iteration the constant between the
-potentials is set to its optimum, without which rho >> epsilon converges very slowly.
+that cost more than about rho are left out. The reference is `a b^T` (the default of POT now, the only one of OTT) or
+constant (the entropy, as in JUMBOT and older POT); the two give plans of different mass. Each iteration also sets the
+constant between the potentials to its optimum, because without this rho >> epsilon converges very slowly.
 
 References:
   Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
   Sejourne et al., Faster unbalanced optimal transport: translation invariant Sinkhorn, 2022 (arXiv 2201.00730).
   Fatras et al., Unbalanced minibatch optimal transport; applications to domain adaptation, 2021 (arXiv 2103.03606).
+
+Method: unbalanced transport
+Paper: 1607.05816
+Experiment: domain_adaptation
 """
 
 from typing import NamedTuple
@@ -20,9 +24,10 @@ from jax import lax
 
 from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
 from minibatch_jax.base import weight_transformation
-from minibatch_jax.coupling._partial_sinkhorn import EntropicPlan, check_loop
+from minibatch_jax.coupling._partial_sinkhorn import TOLERANCE
+from minibatch_jax.coupling._plans import Plan, has_converged
 from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
-from minibatch_jax.coupling._sinkhorn import marginal, marginals_of
+from minibatch_jax.coupling._sinkhorn import check_loop, marginal, marginals_of
 
 _REFERENCES = ("product", "uniform")
 
@@ -37,29 +42,46 @@ def unbalanced_sinkhorn(
     reference: str = "product",
     relative_to: str | None = None,
     where: jax.Array | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
-) -> EntropicPlan:
-    """Plan with marginals near a and b.
+) -> Plan:
+    """Return the plan P that minimizes cost, blur and the price of departing from the marginals a and b.
+
+    It minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`. With the
+    product reference and costs >= 0 the mass of P is at most that of a and b. P is a constant for the backward pass.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
-      a: `[B0]`, mass of each row; uniform with sum 1 by default.
-      b: `[B1]`, mass of each column; uniform with sum 1 by default. The sums may differ.
-      epsilon: as in `sinkhorn`.
-      rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost; `inf` is `sinkhorn`.
+      a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
+      b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default. The sums may differ.
+      epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
+        if it is less.
+      rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost, may be traced; `inf` is
+        `sinkhorn`.
       reference: `'product'` for `a b^T` divided by the geometric mean of their masses, `'uniform'` for 1.
-      relative_to: as in `sinkhorn`.
-      where: as in `sinkhorn`.
-      tolerance: stop when `error` is at most this; None runs exactly `max_iterations`.
-      max_iterations: at most this many, static.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
-      `EntropicPlan(plan, error, iterations)`. With the product reference and costs >= 0 the mass is at most that of a
-      and b.
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. With row potentials f and
+      column potentials g, `matrix` is `reference * exp((f + g - cost) / epsilon)`. No marginal is a constraint here:
+      `error` is the largest change of a column potential in the last iteration, divided by epsilon, which bounds the
+      fraction of the mass it moved. `value` is NaN: this solver does not compute it. With `tolerance=None`, `converged`
+      takes 1e-4 as the tolerance.
+
+    Raises:
+      TypeError: if the cost or a marginal is not floating point, or `where` not bool.
+      ValueError: if shapes do not match, epsilon or rho is not positive, the reference is unknown, or concrete
+        marginals are negative or not finite.
+
+    References:
+      Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
 
     Examples:
-      >>> plan = unbalanced_sinkhorn(1.0 - jnp.eye(2), epsilon=1.0, rho=1.0).plan
+      >>> plan = unbalanced_sinkhorn(1.0 - jnp.eye(2), epsilon=1.0, rho=1.0).matrix
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.322, 0.118], [0.118, 0.322]]
     """
@@ -79,7 +101,7 @@ def couple_unbalanced(
     *,
     reference: str = "product",
     relative_to: str | None = None,
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = TOLERANCE,
     max_iterations: int = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs and lower those of rows and columns without any. Signal: `cost` [B0, B1].
@@ -88,12 +110,26 @@ def couple_unbalanced(
     cost is forbidden. With `reference='uniform'`, or negative costs, the mass may also grow.
 
     Args:
-      epsilon: as in `sinkhorn`.
-      rho: as in `unbalanced_sinkhorn`.
-      reference: as in `unbalanced_sinkhorn`.
-      relative_to: as in `sinkhorn`.
-      tolerance: as in `unbalanced_sinkhorn`.
-      max_iterations: as in `unbalanced_sinkhorn`.
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_unbalanced, static_args="max_iterations")`.
+      rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost; `inf` is `couple_sinkhorn`.
+      reference: `'product'` for the product of the marginals divided by the geometric mean of their masses, `'uniform'`
+        for 1.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when no column potential changes by more than this fraction of epsilon, at least 0; None runs
+        exactly `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if epsilon or rho is not positive, the reference or `relative_to` is unknown, the tolerance is
+        negative or `max_iterations` is less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
 
     Examples:
       >>> tx = couple_unbalanced(0.1, 1.0)
@@ -119,7 +155,7 @@ def couple_unbalanced(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).plan
+        ).matrix
         return plan, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
@@ -143,9 +179,7 @@ class _Run(NamedTuple):
     dual: _Dual
 
 
-def _alternate(
-    problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int
-) -> EntropicPlan:
+def _alternate(problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int) -> Plan:
     cost, a, b, epsilon = problem
     score = -cost / epsilon
     if reference == "product":
@@ -156,8 +190,10 @@ def _alternate(
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
     run = _Run(score, problem, rho, limit, jnp.int32(max_iterations), start)
     final = lax.while_loop(_is_unfinished, _step, run).dual
-    plan = jnp.exp(score + final.f[:, None] / epsilon + final.g[None, :] / epsilon)
-    return EntropicPlan(plan, final.error, final.iterations)
+    f, g, error, iterations = final
+    matrix = jnp.exp(score + f[:, None] / epsilon + g[None, :] / epsilon)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
 
 
 def _is_unfinished(r: _Run) -> jax.Array:

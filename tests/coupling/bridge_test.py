@@ -21,7 +21,7 @@ def test_pairs_follow_the_entropic_plan_at_twice_the_variance():
     pairs = draw(jax.random.split(jax.random.key(0), 4000))
     counts = np.zeros((4, 4))
     np.add.at(counts, (np.asarray(pairs.source), np.asarray(pairs.target)), 1)
-    expected = sinkhorn(squared_euclidean_cost(x0, x1), epsilon=2 * 0.49, tolerance=1e-5).plan
+    expected = sinkhorn(squared_euclidean_cost(x0, x1), epsilon=2 * 0.49, tolerance=1e-5).matrix
     np.testing.assert_allclose(counts / counts.sum(), expected, atol=0.012)
     np.testing.assert_array_equal(pairs.x0[7], x0[pairs.source[7]])
 

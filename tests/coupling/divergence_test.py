@@ -49,7 +49,7 @@ def test_implicit_gradient_equals_that_through_the_iterations(shape):
         a, b = jnp.asarray(a / a.sum()), jnp.asarray(b / b.sum())
 
         def implicit(cost):
-            plan = sinkhorn(cost, a, b, epsilon=0.2, tolerance=1e-13, max_iterations=10_000).plan
+            plan = sinkhorn(cost, a, b, epsilon=0.2, tolerance=1e-13, max_iterations=10_000).matrix
             return jnp.sum(jnp.square(differentiable_plan(cost, plan, 0.2)) * target)
 
         def unrolled(cost):
@@ -70,7 +70,7 @@ def test_padding_does_not_reach_the_implicit_gradient():
     a, b = jnp.array([0.5, 0.5, 0, 0]), jnp.array([0.25, 0.5, 0.25, 0, 0])
 
     def total(cost):
-        plan = sinkhorn(cost, a, b, epsilon=0.3, tolerance=1e-6).plan
+        plan = sinkhorn(cost, a, b, epsilon=0.3, tolerance=1e-6).matrix
         return jnp.sum(differentiable_plan(cost, plan, 0.3)[:2, :3] ** 2)
 
     gradient = jax.grad(total)(cost.at[2:].set(jnp.nan).at[:, 3:].set(jnp.nan))
@@ -79,7 +79,7 @@ def test_padding_does_not_reach_the_implicit_gradient():
         gradient[:2, :3],
         jax.grad(
             lambda c: jnp.sum(
-                differentiable_plan(c, sinkhorn(c, a[:2], b[:3], epsilon=0.3, tolerance=1e-6).plan, 0.3) ** 2
+                differentiable_plan(c, sinkhorn(c, a[:2], b[:3], epsilon=0.3, tolerance=1e-6).matrix, 0.3) ** 2
             )
         )(cost[:2, :3]),
         rtol=1e-3,

@@ -76,15 +76,15 @@ def test_eight_devices_find_the_plan_of_one(chunk):
         found = sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=300, chunk=chunk, axis_name="data")
         return found, sharded_targets(0, x0, x1, found, epsilon=0.5, chunk=chunk, axis_name="data")
 
-    out = (type(sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=1, chunk=4))(P("data"), P(), P()), P("data"))
+    out = (type(sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=1, chunk=4))(P("data"), *(P(),) * 5), P("data"))
     run = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=(P("data"), P()), out_specs=out))
     found, targets = run(x0, x1)
     cost = squared_euclidean_cost(x0, x1)
-    plan = np.exp((found.row_potentials[:, None] + found.column_potentials[None, :] - cost) / 0.5)
-    np.testing.assert_allclose(plan, sinkhorn(cost, epsilon=0.5, tolerance=1e-6).plan, atol=2e-6)
+    plan = np.exp((found.row[:, None] + found.column[None, :] - cost) / 0.5)
+    np.testing.assert_allclose(plan, sinkhorn(cost, epsilon=0.5, tolerance=1e-6).matrix, atol=2e-6)
     assert found.error < 1e-4
     alone = sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=300, chunk=16)
-    np.testing.assert_allclose(found.column_potentials, alone.column_potentials, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.column, alone.column, rtol=1e-4, atol=1e-4)
     assert targets.shape == (32,) and np.all(plan[np.arange(32), targets] > 0)
 
 
@@ -93,7 +93,7 @@ def test_targets_follow_the_rows_of_the_plan():
     found = sharded_sinkhorn(x0, x1, epsilon=1.0, iterations=200, chunk=2)
     draw = jax.jit(jax.vmap(lambda k: sharded_targets(k, x0, x1, found, epsilon=1.0, chunk=2)))
     targets = np.asarray(draw(jax.random.split(jax.random.key(0), 8000)))
-    plan = np.asarray(sinkhorn(squared_euclidean_cost(x0, x1), epsilon=1.0, tolerance=1e-6).plan)
+    plan = np.asarray(sinkhorn(squared_euclidean_cost(x0, x1), epsilon=1.0, tolerance=1e-6).matrix)
     for i in range(4):
         np.testing.assert_allclose(np.bincount(targets[:, i], minlength=4) / 8000, 4 * plan[i], atol=0.03)
 

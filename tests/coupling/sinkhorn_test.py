@@ -36,9 +36,9 @@ def test_plan_is_that_of_pot(shape, epsilon):
     cost, (a, b) = clouds(0, *shape), marginals(1, *shape)
     expected = ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn_log", stopThr=1e-12, numItermax=20_000)
     found = solve(*f32(cost, a, b), epsilon, tolerance=1e-6, max_iterations=5000)
-    np.testing.assert_allclose(found.plan, expected, atol=2e-6)
+    np.testing.assert_allclose(found.matrix, expected, atol=2e-6)
     f, g = np.asarray(found.row_potentials, np.float64), np.asarray(found.column_potentials, np.float64)
-    np.testing.assert_allclose(np.exp((f[:, None] + g[None, :] - cost) / epsilon), found.plan, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(np.exp((f[:, None] + g[None, :] - cost) / epsilon), found.matrix, rtol=2e-3, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:JAXopt:DeprecationWarning", "ignore:Explicitly requested dtype:UserWarning")
@@ -53,10 +53,10 @@ def test_plan_and_value_are_those_of_ott():
         problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=0.2), a=jnp.asarray(a), b=jnp.asarray(b))
         expected = np.asarray(solver(problem).matrix)
         found = sinkhorn(cost, jnp.asarray(a), jnp.asarray(b), epsilon=0.2, tolerance=1e-12, max_iterations=10_000)
-    np.testing.assert_allclose(found.plan, expected, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found.matrix, expected, rtol=1e-8, atol=1e-12)
     divergence = np.sum(expected * np.log(expected / np.outer(a, b)))
     np.testing.assert_allclose(found.value, np.sum(expected * np.asarray(cost)) + 0.2 * divergence, rtol=1e-9)
-    assert found.plan.dtype == np.float64 and found.error <= 1e-12
+    assert found.matrix.dtype == np.float64 and found.error <= 1e-12
 
 
 def test_gradient_of_the_value_is_the_plan_and_equals_finite_differences():
@@ -64,7 +64,7 @@ def test_gradient_of_the_value_is_the_plan_and_equals_finite_differences():
         cost, (a, b) = jnp.asarray(clouds(4, 5, 6)), map(jnp.asarray, marginals(5, 5, 6))
         value = jax.jit(lambda c, a: sinkhorn(c, a, b, epsilon=0.3, tolerance=1e-13, max_iterations=10_000).value)
         dc, da = jax.grad(value, argnums=(0, 1))(cost, a)
-        plan = sinkhorn(cost, a, b, epsilon=0.3, tolerance=1e-13, max_iterations=10_000).plan
+        plan = sinkhorn(cost, a, b, epsilon=0.3, tolerance=1e-13, max_iterations=10_000).matrix
         np.testing.assert_allclose(dc, plan, rtol=1e-10)
         step = 1e-5
         for i, j in [(0, 0), (2, 3), (4, 5)]:
@@ -77,8 +77,8 @@ def test_gradient_of_the_value_is_the_plan_and_equals_finite_differences():
 
 def test_the_plan_is_a_constant_for_the_backward_pass():
     (cost,) = f32(clouds(0, 4, 4))
-    gradient = jax.grad(lambda c: jnp.sum(sinkhorn(c, epsilon=0.5).plan * jnp.sin(3 * c)))(cost)
-    np.testing.assert_allclose(gradient, sinkhorn(cost, epsilon=0.5).plan * 3 * jnp.cos(3 * cost), rtol=1e-5)
+    gradient = jax.grad(lambda c: jnp.sum(sinkhorn(c, epsilon=0.5).matrix * jnp.sin(3 * c)))(cost)
+    np.testing.assert_allclose(gradient, sinkhorn(cost, epsilon=0.5).matrix * 3 * jnp.cos(3 * cost), rtol=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [0.005, 0.0005])
@@ -86,7 +86,7 @@ def test_small_epsilon_stays_finite_and_nears_the_assignment(epsilon):
     cost, (a, b) = clouds(6, 16, 16), (np.full(16, 1 / 16),) * 2
     options = {"relative_to": "mean", "max_iterations": 4000, "tolerance": 1e-3}
     found = solve(*f32(cost, a, b), epsilon, **options)
-    plan = np.asarray(found.plan)
+    plan = np.asarray(found.matrix)
     assert np.all(np.isfinite(plan)) and np.all(np.isfinite(found.row_potentials))
     np.testing.assert_allclose(plan.sum(0), b, rtol=1e-5)
     best = ot.emd2(a, b, cost)
@@ -97,7 +97,7 @@ def test_small_epsilon_stays_finite_and_nears_the_assignment(epsilon):
 def test_far_clusters_do_not_underflow():
     cost = np.asarray([[0.0, 1e4], [1e4, 3e4]])
     found = sinkhorn(*f32(cost, [0.7, 0.3], [0.7, 0.3]), epsilon=1.0, max_iterations=200)
-    np.testing.assert_allclose(found.plan, [[0.4, 0.3], [0.3, 0.0]], atol=1e-3)
+    np.testing.assert_allclose(found.matrix, [[0.4, 0.3], [0.3, 0.0]], atol=1e-3)
 
 
 @pytest.mark.parametrize("relative_to", ["mean", "std", "max"])
@@ -111,8 +111,8 @@ def test_relative_epsilon_is_a_fraction_of_the_statistic_over_allowed_pairs(rela
     options = {"tolerance": None, "max_iterations": 40}
     relative = solve(*f32(garbage, a, a), 0.1, where=where, relative_to=relative_to, **options)
     absolute = solve(*f32(cost, a, a), 0.1 * scale, where=where, **options)
-    np.testing.assert_allclose(relative.plan, absolute.plan, atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(relative.plan)[~where], 0)
+    np.testing.assert_allclose(relative.matrix, absolute.matrix, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(relative.matrix)[~where], 0)
 
 
 @pytest.mark.parametrize("relative_to", ["mean", "std", "max"])
@@ -121,9 +121,9 @@ def test_relative_epsilon_follows_the_scale_of_costs_of_any_sign(relative_to, sc
     cost = clouds(1, 6, 6) - 30
     a = np.full(6, 1 / 6)
     options = {"relative_to": relative_to, "tolerance": None, "max_iterations": 40}
-    plain = solve(*f32(cost, a, a), 0.1, **options).plan
+    plain = solve(*f32(cost, a, a), 0.1, **options).matrix
     assert np.all(np.isfinite(plain)) and np.sum(plain) > 0.99
-    np.testing.assert_allclose(solve(*f32(scale * cost, a, a), 0.1, **options).plan, plain, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(solve(*f32(scale * cost, a, a), 0.1, **options).matrix, plain, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
@@ -140,7 +140,7 @@ def test_no_pair_and_no_mass_give_nothing_with_a_finite_error():
     none = jax.jit(lambda w: sinkhorn(cost, epsilon=0.1, where=w))(jnp.zeros((3, 3), bool))
     empty = sinkhorn(cost, jnp.zeros(3), jnp.zeros(3), epsilon=0.1)
     for found, error in ((none, 1), (empty, 0)):
-        np.testing.assert_array_equal(found.plan, 0)
+        np.testing.assert_array_equal(found.matrix, 0)
         np.testing.assert_allclose(found.error, error, rtol=1e-6)
         assert np.isfinite(found.value)
 
@@ -158,8 +158,8 @@ def test_zero_marginals_give_the_smaller_problem_bit_for_bit_free_of_padding():
     large = solve(
         *f32(padded, np.pad(a, (0, 2)), np.pad(b, (0, 4))), 0.2, relative_to="mean", tolerance=None, max_iterations=60
     )
-    np.testing.assert_allclose(np.asarray(large.plan)[:6, :5], small.plan, atol=1e-6)
-    assert np.asarray(large.plan)[6:].sum() == 0 and np.asarray(large.plan)[:, 5:].sum() == 0
+    np.testing.assert_allclose(np.asarray(large.matrix)[:6, :5], small.matrix, atol=1e-6)
+    assert np.asarray(large.matrix)[6:].sum() == 0 and np.asarray(large.matrix)[:, 5:].sum() == 0
     np.testing.assert_array_equal(np.asarray(large.row_potentials)[6:], 0)
 
 
@@ -174,13 +174,13 @@ def test_fixed_count_runs_exactly_that_many(iterations):
         u = a / (kernel @ v)
         v = b / (u @ kernel)
     assert found.iterations == iterations
-    np.testing.assert_allclose(found.plan, u[:, None] * kernel * v, rtol=1e-4)
+    np.testing.assert_allclose(found.matrix, u[:, None] * kernel * v, rtol=1e-4)
     np.testing.assert_allclose(found.error, np.abs((u[:, None] * kernel * v).sum(1) - a).sum(), rtol=1e-3, atol=1e-6)
 
 
 def test_vmap_gives_what_a_loop_gives():
     costs = np.stack([clouds(0, 6, 6), 100 * clouds(1, 6, 6), np.zeros((6, 6))]).astype(np.float32)
-    run = lambda c: sinkhorn(c, epsilon=0.1, max_iterations=300).plan  # noqa: E731
+    run = lambda c: sinkhorn(c, epsilon=0.1, max_iterations=300).matrix  # noqa: E731
     expected = np.stack([jax.jit(run)(c) for c in costs])
     np.testing.assert_allclose(jax.jit(jax.vmap(run))(costs), expected, rtol=1e-3, atol=1e-6)
 
@@ -200,7 +200,7 @@ def test_invariances(seed):
     np.testing.assert_allclose(run(cost, 3 * a, 3 * b), 3 * plain, rtol=1e-4, atol=1e-6)
 
 
-SOLVE = jax.jit(lambda c, a, b: sinkhorn(c, a, b, epsilon=0.5, tolerance=1e-5).plan)
+SOLVE = jax.jit(lambda c, a, b: sinkhorn(c, a, b, epsilon=0.5, tolerance=1e-5).matrix)
 
 
 def test_transformation_takes_marginals_and_mask_from_the_weights():
@@ -223,8 +223,8 @@ def test_transformation_takes_marginals_and_mask_from_the_weights():
 def test_large_epsilon_gives_the_independent_plan():
     cost, (a, b) = clouds(0, 5, 7), marginals(0, 5, 7)
     found = sinkhorn(*f32(cost, a, b), epsilon=1e5)
-    np.testing.assert_allclose(found.plan, independent_plan(*f32(a, b)), rtol=1e-3)
-    np.testing.assert_allclose(normalized_entropy(found.plan), 1, atol=1e-3)
+    np.testing.assert_allclose(found.matrix, independent_plan(*f32(a, b)), rtol=1e-3)
+    np.testing.assert_allclose(normalized_entropy(found.matrix), 1, atol=1e-3)
 
 
 def test_rounding_is_feasible_and_near():
@@ -274,7 +274,7 @@ def test_traced_marginals_of_unequal_mass_keep_the_columns_and_show_the_error():
     (cost,) = f32(clouds(0, 4, 4))
     a, b = jnp.ones(4) / 4, jnp.ones(4) / 2
     found = jax.jit(lambda a, b: sinkhorn(cost, a, b, epsilon=0.5, max_iterations=50))(a, b)
-    np.testing.assert_allclose(np.asarray(found.plan).sum(0), b, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(found.matrix).sum(0), b, rtol=1e-5)
     np.testing.assert_allclose(found.error, 1.0, rtol=1e-3)
 
 
@@ -283,7 +283,7 @@ def test_costs_at_the_edge_of_float32_give_plans(relative_to):
     """A mean that underflows, and an epsilon that does."""
     for cost in (jnp.zeros((512, 512)).at[0, 0].set(1e-35), jnp.full((2, 2), 1e-37)):
         found = sinkhorn(cost, epsilon=0.05, relative_to=relative_to, max_iterations=20)
-        np.testing.assert_allclose(jnp.sum(found.plan, axis=0), 1 / cost.shape[0], rtol=1e-5)
+        np.testing.assert_allclose(jnp.sum(found.matrix, axis=0), 1 / cost.shape[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -296,4 +296,4 @@ def test_epsilon_is_a_fraction_of_a_statistic_of_the_allowed_costs(sign):
         for name, value in (("mean", kept.mean()), ("max", kept.max()), ("std", kept.std())):
             found = sinkhorn(sign * cost, epsilon=0.3, relative_to=name, where=allowed, max_iterations=50)
             absolute = sinkhorn(sign * cost, epsilon=0.3 * value, where=allowed, max_iterations=50)
-            np.testing.assert_allclose(found.plan, absolute.plan, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.matrix, absolute.matrix, rtol=1e-4, atol=1e-6)

@@ -31,7 +31,7 @@ def test_cost_marginals_and_potentials(shape, empty):
     for seed in range(4):
         cost, a, b = problem(seed, *shape, empty)
         found = solve(cost - 3, a, b)
-        plan = np.asarray(found.plan, np.float64)
+        plan = np.asarray(found.matrix, np.float64)
         np.testing.assert_allclose(plan.sum(1), a, atol=3e-7)
         np.testing.assert_allclose(plan.sum(0), b, atol=3e-7)
         np.testing.assert_allclose((plan * cost).sum(), emd(cost, a, b), rtol=1e-5, atol=1e-6)
@@ -48,34 +48,34 @@ def test_forbidden_pairs_against_linear_programming():
         allowed = feasible > 0
         a, b = feasible.sum(1), feasible.sum(0)
         exact_a, exact_b, a, b = a, b, a.astype(np.float32), b.astype(np.float32)
-        plan = np.asarray(solve(np.where(allowed, cost, np.nan).astype(np.float32), a, b).plan)
+        plan = np.asarray(solve(np.where(allowed, cost, np.nan).astype(np.float32), a, b).matrix)
         rows, columns = np.kron(np.eye(5), np.ones(6)), np.kron(np.ones(5), np.eye(6))
         bounds = [(0, None if ok else 0) for ok in allowed.ravel()]
         best = linprog(cost.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.r_[exact_a, exact_b], bounds=bounds)
         np.testing.assert_allclose((plan * cost).sum(), best.fun, rtol=1e-5)
         assert np.all(plan[~allowed] == 0)
-        np.testing.assert_array_equal(plan, solve(cost, a, b, where=allowed).plan)
+        np.testing.assert_array_equal(plan, solve(cost, a, b, where=allowed).matrix)
 
 
 def test_as_much_as_forbidden_pairs_permit_is_moved():
     allowed = np.array([[True, False, False], [True, True, False], [False, False, False]])
     third = np.full(3, 1 / 3, np.float32)
-    plan = np.asarray(solve(np.ones((3, 3), np.float32), third, third, where=allowed).plan)
+    plan = np.asarray(solve(np.ones((3, 3), np.float32), third, third, where=allowed).matrix)
     np.testing.assert_allclose(plan.sum(), 2 / 3, rtol=1e-6)
     assert np.all(plan[~allowed] == 0)
 
 
 def test_uniform_masses_give_the_assignment():
     cost, _, _ = problem(0, 16, 16)
-    plan = np.asarray(transport(cost).plan)
+    plan = np.asarray(transport(cost).matrix)
     np.testing.assert_allclose((plan * cost).sum(), cost[np.arange(16), assignment(cost).columns].mean(), rtol=1e-5)
 
 
 def test_vmap_equals_single_calls():
     cost, a, b = (np.stack(x) for x in zip(*(problem(seed, 6, 9) for seed in range(4))))
-    stacked = jax.jit(jax.vmap(transport))(cost, a, b).plan
+    stacked = jax.jit(jax.vmap(transport))(cost, a, b).matrix
     for i in range(4):
-        np.testing.assert_allclose(stacked[i], solve(cost[i], a[i], b[i]).plan, atol=1e-7)
+        np.testing.assert_allclose(stacked[i], solve(cost[i], a[i], b[i]).matrix, atol=1e-7)
 
 
 def test_the_chain_keeps_the_marginals_of_its_weights():
