@@ -2,6 +2,9 @@
 
 References:
   Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
+
+Method: angular triplets
+Paper: 1708.01682
 """
 
 import jax
@@ -24,10 +27,10 @@ def angular_triplet_weights(
     angle: float | jax.Array = 0.349,
     margin: float | jax.Array = 0.2,
 ) -> jax.Array:
-    """How often each pair is in an active triplet of a wide angle, divided by the number of such triplets.
+    """Return how often each pair is in an active triplet of a wide angle, divided by the number of such triplets.
 
     The angle of a triplet is atan(d_ap / (2 d_nc)), c the midpoint of anchor and positive. The distance to the midpoint
-    follows from the three sides, so distances are all it needs.
+    follows from the three sides, so no embeddings are needed.
 
     Args:
       distances: `[A, M]`, Euclidean, floating point; pairs of non-finite distance take part in no triplet.
@@ -35,7 +38,7 @@ def angular_triplet_weights(
       negatives: `[A, M]` bool.
       reference_distances: `[M, M]`, Euclidean, between the references; the distances by default, if the references are
         the anchors.
-      angle: in radians, below pi / 2; triplets of larger angle count.
+      angle: in radians, at least 0 and below pi / 2; triplets of larger angle count.
       margin: a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
 
     Returns:
@@ -58,7 +61,9 @@ def angular_triplet_weights(
     distances, positives, negatives = prepare(distances, positives, negatives)
     check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
     check_floating("reference_distances", others)
-    squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # no triplet is wide
+    squared = (
+        jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2
+    )  # excludes them: no triplet with an infinite side is wide
     tangent = jnp.asarray(jnp.tan(angle) ** 2, distances.dtype)
 
     def is_wide(reach, column):
@@ -71,6 +76,18 @@ def angular_triplet_weights(
 
 def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
     """Weigh pairs by the active triplets of wide angle. Weights `[B, B]`; signals `distances` (Euclidean), `labels`.
+
+    Args:
+      angle: float, in radians, in [0, 1.57]; triplets of larger angle count.
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the angle or the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_angular()

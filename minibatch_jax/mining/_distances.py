@@ -1,7 +1,7 @@
 """Distances and similarities between anchors and references, with finite gradients everywhere.
 
-They are computed in float32 at least. A row that is not finite gives NaN in its row and column and a gradient of 0: the
-losses leave such pairs out.
+All are computed in float32 at least. An embedding that is not finite gives NaN in its row and column and a gradient of
+0. The losses leave such pairs out.
 """
 
 import jax
@@ -12,7 +12,7 @@ from minibatch_jax.base import weight_dtype
 
 
 def squared_euclidean_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
-    """Squared distance of each anchor to each reference, by one matrix product.
+    """Return the squared distance of each anchor to each reference, by one matrix product.
 
     Differences below the rounding error of the product count as 0, and so does their gradient.
 
@@ -36,7 +36,7 @@ def squared_euclidean_distances(embeddings: jax.Array, references: jax.Array | N
 
 
 def euclidean_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
-    """Distance of each anchor to each reference; its gradient at duplicates is 0, not NaN.
+    """Return the distance of each anchor to each reference; its gradient at duplicates is 0, not NaN.
 
     Args:
       embeddings: `[A, D]`, floating point.
@@ -61,7 +61,7 @@ def euclidean_distances(embeddings: jax.Array, references: jax.Array | None = No
 
 
 def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
-    """Cosine of the angle between each anchor and each reference; 0 where one of them is the zero vector.
+    """Return the cosine of the angle between each anchor and each reference; 0 where one of them is the zero vector.
 
     Args:
       embeddings: `[A, D]`, floating point, of any length.
@@ -84,7 +84,7 @@ def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None
 
 
 def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
-    """Inner product of each anchor and each reference.
+    """Return the inner product of each anchor and each reference.
 
     Args:
       embeddings: `[A, D]`, floating point.
@@ -106,9 +106,9 @@ def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None =
 
 
 def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
-    """Variance of the difference over the variance of the anchor, an inverse signal-to-noise ratio; not symmetric.
+    """Return the variance of the difference over that of the anchor, an inverse signal-to-noise ratio.
 
-    An anchor whose entries are all alike has no variance: its distances are NaN, as if it were not finite.
+    The result is not symmetric.     An anchor whose entries are all alike has no variance: its distances are NaN, as if it were not finite.
 
     Args:
       embeddings: `[A, D]`, floating point.

@@ -1,7 +1,9 @@
-"""Pairs by their place among the pairs of the batch or of their anchor: the hardest, a band of ranks, all alike.
+"""Pairs by how hard they are within the batch or for their anchor: the hardest, a range of ranks, all distances alike.
 
 References:
   Yuan et al., Hard-aware deeply cascaded embedding, 2017 (arXiv 1611.05720).
+
+Method: hardest pairs of a batch, ranks of an anchor, allowed distances
 """
 
 import jax
@@ -13,16 +15,16 @@ from minibatch_jax.mining._pairs import finite_pairs, mine_by_masks, mine_by_wei
 
 Ranks = tuple[int, int | None]
 _BELOW_ONE = 1 - 2**-22
-"""so that .15 of 100, which is 15.000001 in float32, is not rounded up"""
+"""Keeps `ceil` from rounding 0.15 * 100, which is 15.000001 in float32, up to 16."""
 
 
 def hardest_pair_masks(
     distances: jax.Array, positives: jax.Array, negatives: jax.Array, fraction: float | jax.Array = 0.5
 ) -> tuple[jax.Array, jax.Array]:
-    """Keep this share of the positives, the farthest, and this share of the negatives, the nearest.
+    """Keep a fraction of the positives, the farthest, and the same fraction of the negatives, the nearest.
 
-    Distances are compared in float32; pairs that tie with the last one kept are kept as well, and pairs of non-finite
-    distance are none.
+    Distances are compared in float32. Pairs that tie with the last one kept are kept as well. Pairs of non-finite
+    distance are ignored.
 
     Args:
       distances: `[A, M]`, floating point.
@@ -59,18 +61,18 @@ def rank_pair_masks(
     positive_ranks: Ranks = (0, None),
     negative_ranks: Ranks = (0, None),
 ) -> tuple[jax.Array, jax.Array]:
-    """Keep these places of each anchor's pairs, sorted from the hardest: (0, 1) is the hardest, (2, None) skips two.
+    """Keep a slice of each anchor's pairs, sorted from the hardest: (0, 1) is the hardest, (2, None) skips two.
 
-    Places count as in a slice of Python: (-1, None) is the easiest. Positives are the harder the farther, negatives the
-    nearer. Distances are compared in float32; pairs that tie have the place of the first of them, and pairs of
-    non-finite distance have none.
+    Ranks count as in a slice of Python: (-1, None) is the easiest. The hardest positive is the farthest, the hardest
+    negative the nearest. Distances are compared in float32. Tied pairs share the rank of the first of them. Pairs of
+    non-finite distance are ignored.
 
     Args:
       distances: `[A, M]`, floating point.
       positives: `[A, M]` bool.
       negatives: `[A, M]` bool.
-      positive_ranks: first place and the one after the last, static; all by default.
-      negative_ranks: likewise.
+      positive_ranks: first rank of the positives and the rank after the last, static ints or None; all by default.
+      negative_ranks: first rank of the negatives and the rank after the last, static ints or None; all by default.
 
     Returns:
       The kept positives and the kept negatives, `[A, M]` bool.
@@ -91,21 +93,21 @@ def rank_pair_masks(
 
 
 def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: int = 100) -> jax.Array:
-    """One over the number of masked pairs with about the same distance, so that every distance counts alike.
+    """Return one over the number of masked pairs in the same bin of distances, so that all distances count alike.
 
-    Pairs of non-finite distance get 0.
+    Pairs outside the mask and pairs of non-finite distance get 0.
 
     Args:
       distances: `[A, M]`, floating point.
       mask: `[A, M]` bool.
-      num_bins: of equal width from the least to the greatest masked distance, static.
+      num_bins: number of bins of equal width from the least to the greatest masked distance, static.
 
     Returns:
       `[A, M]`, in the dtype of the distances; the weights of each bin that is not empty sum to 1.
 
     Raises:
       TypeError: if the distances are not floating point, the mask not bool or the number of bins not a static int.
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match or the number of bins is below 1.
 
     Examples:
       >>> distances = jnp.array([[0.0, 0.1, 1.0]])
@@ -125,6 +127,18 @@ def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: in
 def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExtraArgs:
     """Keep the pairs that `hardest_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
 
+    A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
+
+    Args:
+      fraction: float in (0, 1], of the positives and of the negatives of the batch. The number kept is rounded up.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if the fraction is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the fraction is out of range or, in `update`, the shapes do not match.
+
     Examples:
       >>> tx = mine_hardest_pairs()
       >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
@@ -140,8 +154,18 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
 def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationExtraArgs:
     """Weigh pairs so that every distance counts alike. Weights `[B, B]`; signals `distances`, `labels`.
 
-    Positives and negatives have histograms of their own. The weights are the mean of drawing the same number of pairs
-    from every bin.
+    Positives and negatives are binned separately. The weights equal, in the mean, a draw of the same number of pairs
+    from every bin. A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
+
+    Args:
+      num_bins: number of bins of equal width from the least to the greatest distance, static.
+
+    Returns:
+      A transformation of weights `[B, B]`.
+
+    Raises:
+      TypeError: if the number of bins is not a static int, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the number of bins is below 1 or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_uniform_distances(2)
@@ -163,8 +187,22 @@ def mine_ranks(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep the pairs that `rank_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
 
-    Put it before another miner to hide pairs from it: `optax.chain(mine_ranks(negative_ranks=(2, None)), mine_hard())`
-    takes the third nearest negative.
+    Put it first in a chain: the miners after it ignore the pairs that it drops. For example,
+    `optax.chain(mine_ranks(negative_ranks=(2, None)), mine_hard())` takes the third nearest negative.
+
+    Args:
+      positive_ranks: first rank of the positives of an anchor and the rank after the last, static ints or None, counted
+        from the farthest; all by default.
+      negative_ranks: first rank of the negatives of an anchor and the rank after the last, static ints or None, counted
+        from the nearest; all by default.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if the ranks are not pairs of ints or None, or if `distances` is not floating point or `labels` not int
+        in `update`.
+      ValueError: if the shapes do not match in `update`.
 
     Examples:
       >>> tx = mine_ranks(negative_ranks=(0, 1))
@@ -193,7 +231,7 @@ def _check_ranks(name, ranks):
 
 
 def _largest(values, mask, wanted, axis=None):
-    """So many of the largest masked values, of all or along the axis, by building the bits of the smallest one kept."""
+    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search for the least."""
     keys = _sortable_bits(jnp.where(mask, values, 0).astype(jnp.float32))
 
     def set_bit(i, threshold):
@@ -206,7 +244,7 @@ def _largest(values, mask, wanted, axis=None):
 
 
 def _sortable_bits(values):
-    """uint32 in the order of the float32 values."""
+    """Return uint32 keys that sort like the float32 values."""
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
     negative = bits >> jnp.uint32(31) == 1
     return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

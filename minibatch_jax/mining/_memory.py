@@ -3,6 +3,9 @@
 References:
   Wang et al., Cross-batch memory for embedding learning, 2020 (arXiv 1912.06798).
   He et al., Momentum contrast for unsupervised visual representation learning, 2020 (arXiv 1911.05722).
+
+Method: cross-batch memory
+Paper: 1912.06798
 """
 
 from typing import NamedTuple
@@ -15,7 +18,13 @@ from minibatch_jax.mining._pairs import negative_mask, positive_mask
 
 
 class Memory(NamedTuple):
-    """The last K embeddings `[K, D]`, their labels `[K]` int32, and how many were stored so far, int32."""
+    """The last K embeddings and their labels.
+
+    Fields:
+      embeddings: `[K, D]`, zero where nothing is stored yet.
+      labels: `[K]` int32, -1 where nothing is stored yet.
+      num_stored: `[]` int32, how many embeddings were stored so far, below 2 K: a full memory stays at K or above.
+    """
 
     embeddings: jax.Array
     labels: jax.Array
@@ -23,7 +32,13 @@ class Memory(NamedTuple):
 
 
 class MemoryPairs(NamedTuple):
-    """References `[B + K, D]`, the batch first, and the masks `[B, B + K]` of a loss of pairs."""
+    """References of a batch and the masks of its pairs with them.
+
+    Fields:
+      references: `[B + K, D]`, the batch first, then the memory.
+      positives: `[B, B + K]` bool, the pairs of one class.
+      negatives: `[B, B + K]` bool, the pairs of different classes.
+    """
 
     references: jax.Array
     positives: jax.Array
@@ -31,11 +46,11 @@ class MemoryPairs(NamedTuple):
 
 
 def init_memory(size: int, dimension: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Memory:
-    """An empty memory; keep it in the training state, replicated over devices.
+    """Return an empty memory; keep it in the training state, replicated over devices.
 
     Args:
-      size: K, static.
-      dimension: D, static.
+      size: K, number of embeddings, static.
+      dimension: D, number of entries of an embedding, static.
       dtype: of the embeddings.
 
     Returns:
@@ -60,7 +75,7 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory
     With several devices store the gathered batch, in the same order everywhere: the memories stay equal.
 
     Args:
-      memory: K entries.
+      memory: of K embeddings `[K, D]`.
       embeddings: `[B, D]`, floating point, B <= K.
       labels: `[B]` int.
 
@@ -90,10 +105,10 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory
 
 
 def memory_pairs(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> MemoryPairs:
-    """Pairs of a batch with itself and with the memory; call it before the batch is remembered.
+    """Return the pairs of a batch with itself and with the memory; call it before the batch is remembered.
 
     Args:
-      memory: K entries; those not yet stored are in no pair.
+      memory: of K embeddings `[K, D]`; slots where nothing is stored yet are in no pair.
       embeddings: `[B, D]`, floating point; the gradient flows through them as anchors and as references.
       labels: `[B]` int.
 

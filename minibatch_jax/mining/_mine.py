@@ -3,6 +3,10 @@
 The weight of a pair that comes out is how often it is in an active triplet, divided by the number of active triplets,
 times the weight that went in. From weights of one, `weighted_pair_loss` has exactly the gradient of `triplet_loss`.
 A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
+
+Method: semi-hard triplets
+Paper: 1503.03832
+Experiment: triplet_mining
 """
 
 import jax
@@ -18,9 +22,10 @@ from minibatch_jax.mining._triplets import FALLBACKS, check_kinds, select_triple
 
 
 def weighted_pair_loss(weights: Weights, distances: jax.Array, positives: jax.Array) -> jax.Array:
-    """Sum of weight x distance over positives minus the sum over all other pairs: what mined weights are for.
+    """Return the sum of weight x distance over the positives minus that over all other pairs.
 
-    Its gradient is that of the mined loss, its value is not: the margin and the inactive triplets are missing.
+    With the weights of a miner the gradient is that of the mined loss. The value is not: the margin is missing. A pair
+    of weight 0 adds nothing, even if its distance is not finite.
 
     Args:
       weights: `[A, M]`, constants for the gradient.
@@ -50,6 +55,17 @@ def weighted_pair_loss(weights: Weights, distances: jax.Array, positives: jax.Ar
 def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
     """Weigh pairs by all active triplets, d_ap - d_an + margin > 0. Weights `[B, B]`; signals `distances`, `labels`.
 
+    Args:
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the margin is NaN or, in `update`, the shapes do not match.
+
     Examples:
       >>> tx = mine_all()
       >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
@@ -63,8 +79,19 @@ def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
 def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
     """Weigh the farthest positive and nearest negative of each anchor. Weights `[B, B]`; signals `distances`, `labels`.
 
-    With an infinite margin the triplet of every anchor is active. If all embeddings are equal, the loss is stuck at the
-    margin: start from `mine_semihard` or `mine_easy_hard`.
+    With an infinite margin the triplet of every anchor is active. A network that maps everything to one point is
+    stuck with a loss equal to the margin: to avoid it, start from `mine_semihard` or `mine_easy_hard`.
+
+    Args:
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_hard()
@@ -82,16 +109,18 @@ def mine_semihard(
     """Weigh pairs by the triplets with d_ap < d_an < d_ap + margin. Weights `[B, B]`; signals `distances`, `labels`.
 
     Args:
-      margin: width of the band.
-      nearest: take only the nearest negative beyond each positive, as FaceNet and TensorFlow do.
+      margin: float, width of the band.
+      nearest: bool, whether to take only the nearest negative beyond each positive, as FaceNet and TensorFlow do.
       fallback: for a positive that no negative is farther than: "drop" it, or pair it with the "easiest" (farthest) or
         "hardest" (nearest) negative.
 
     Returns:
-      A transformation of weights `[B, B]`.
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
 
     Raises:
-      ValueError: if the margin is not a number or the fallback unknown.
+      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the margin is NaN, the fallback is unknown or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_semihard()
@@ -108,19 +137,22 @@ def mine_easy_hard(
 ) -> optax.GradientTransformationExtraArgs:
     """Weigh the triplet of each anchor that `select_triplets` chooses. Weights `[B, B]`; signals `distances`, `labels`.
 
-    By default it is easy-positive mining: the nearest positive and the nearest negative beyond it.
+    The default is easy-positive mining: the nearest positive and the nearest negative that is farther.
 
     Args:
-      positive: "hard", "easy" or "semihard", see `select_triplets`.
-      negative: likewise.
-      margin: of the hinge; infinite to let every anchor count.
+      positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
+      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive); not both
+        are semi-hard.
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
       fallback: where nothing is semi-hard: "drop" the anchor, or take the "easiest" or "hardest".
 
     Returns:
-      A transformation of weights `[B, B]`.
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
 
     Raises:
-      ValueError: if the margin is not a number or a choice unknown.
+      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if the margin is NaN, a choice is unknown or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_easy_hard("semihard", "hard", margin=jnp.inf)

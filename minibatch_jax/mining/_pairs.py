@@ -2,6 +2,10 @@
 
 References:
   Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
+
+Method: multi-similarity
+Paper: 1904.06627
+Experiment: triplet_mining, zero_shot_retrieval
 """
 
 import math
@@ -18,7 +22,7 @@ Range = tuple[float | jax.Array, float | jax.Array]
 
 
 def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
-    """Mask of the pairs of one class.
+    """Return the mask of the pairs of one class.
 
     Args:
       labels: `[A]` int, class of each anchor.
@@ -43,11 +47,11 @@ def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) 
 
 
 def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
-    """Mask of the pairs of different classes.
+    """Return the mask of the pairs of different classes.
 
     Args:
       labels: `[A]` int, class of each anchor.
-      reference_labels: `[M]` int, class of each reference; the anchors' by default.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors.
 
     Returns:
       `[A, M]` bool.
@@ -67,9 +71,10 @@ def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) 
 def multi_similarity_pair_masks(
     similarities: jax.Array, positives: jax.Array, negatives: jax.Array, epsilon: float = 0.1
 ) -> tuple[jax.Array, jax.Array]:
-    """Keep a pair if the extreme pair of the other kind contradicts it.
+    """Keep the pairs that the hardest pair of the other kind of the same anchor makes informative.
 
-    A negative is kept if s_n + epsilon > min s_p of its anchor, a positive if s_p - epsilon < max s_n.
+    A negative is kept if s_n + epsilon > min s_p, the least similar positive of its anchor. A positive is kept if
+    s_p - epsilon < max s_n, the most similar negative of its anchor.
 
     Args:
       similarities: `[A, M]`, floating point, larger is closer.
@@ -143,14 +148,16 @@ def range_pair_masks(
     positive_range: Range = (-math.inf, math.inf),
     negative_range: Range = (-math.inf, math.inf),
 ) -> tuple[jax.Array, jax.Array]:
-    """Keep the pairs at allowed distances: not the positives too far to be true, nor the negatives too near.
+    """Keep the pairs whose distance lies in a range, for example to drop likely wrong labels.
+
+    Very far positives and very near negatives are often mislabeled.
 
     Args:
       distances: `[A, M]`, floating point.
       positives: `[A, M]` bool.
       negatives: `[A, M]` bool.
-      positive_range: least and greatest distance of a positive that is kept.
-      negative_range: least and greatest distance of a negative that is kept.
+      positive_range: pair of floats, least and greatest distance of a positive that is kept; all by default.
+      negative_range: pair of floats, least and greatest distance of a negative that is kept; all by default.
 
     Returns:
       The kept positives and the kept negatives, `[A, M]` bool.
@@ -177,8 +184,18 @@ def range_pair_masks(
 def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationExtraArgs:
     """Keep the pairs that `multi_similarity_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
 
-    Distances count as negated similarities: pass 1 - cosine for the rule of the paper. A pair that enters with weight 0
-    is not compared with, so padding needs zero rows and columns.
+    The similarity of a pair is its negated distance: pass 1 - cosine for the rule of the paper. A pair that enters with
+    weight 0 is ignored, so give padding zero rows and columns. A pair of non-finite distance is ignored as well.
+
+    Args:
+      epsilon: float, slack of the comparison; it may be negative.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if epsilon is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if epsilon is NaN or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_multi_similarity()
@@ -196,6 +213,19 @@ def mine_pair_margin(
     positive_margin: float = 0.2, negative_margin: float = 0.8
 ) -> optax.GradientTransformationExtraArgs:
     """Keep the pairs that `margin_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
+
+    Args:
+      positive_margin: float, a positive is kept if its distance is larger.
+      negative_margin: float, a negative is kept if its distance is smaller.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if a margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if a margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_pair_margin()
@@ -215,7 +245,19 @@ def mine_ranges(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep the pairs that `range_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
 
-    Put it before another miner to hide pairs from it.
+    Put it first in a chain: the miners after it ignore the pairs that it drops. A pair of non-finite distance is
+    dropped as well.
+
+    Args:
+      positive_range: pair of floats, least and greatest distance of a positive that is kept; all by default.
+      negative_range: pair of floats, least and greatest distance of a negative that is kept; all by default.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if an end of a range is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      ValueError: if an end of a range is NaN or, in `update`, the shapes do not match.
 
     Examples:
       >>> tx = mine_ranges(negative_range=(0.6, 1.0))
@@ -257,9 +299,9 @@ def mine_by_weights(
 def pairs_of_weights(
     weights: jax.Array, distances: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Distances in the dtype of the weights, and the positives and negatives that may count.
+    """Return the distances in the dtype of the weights, and the masks of usable positives and negatives.
 
-    A pair may count if it enters with a weight and its distance is finite.
+    A pair is usable if its weight is not 0 and its distance is finite.
     """
     check_shape("weights", weights, (None, weights.shape[0] if weights.ndim else None))
     check_shape("labels", labels, weights.shape[:1])
@@ -288,7 +330,7 @@ def check_positive(**numbers: float | jax.Array) -> None:
 def finite_pairs(
     name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Check the pairs; values that are not finite become 0 and leave the masks."""
+    """Check the pairs, set values that are not finite to 0 and remove them from the masks."""
     check_pairs(name, values, positives, negatives)
     finite = jnp.isfinite(values)
     return jnp.where(finite, values, 0), positives & finite, negatives & finite

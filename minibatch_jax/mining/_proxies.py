@@ -4,6 +4,10 @@ The batches are chosen before the data are loaded: `partition_by_proxies` once a
 
 References:
   Ali-bey et al., Global proxy-based hard mining for visual place recognition, 2022 (arXiv 2302.14217).
+
+Method: GPM
+Paper: 2302.14217
+Experiment: place_mining
 """
 
 from typing import NamedTuple
@@ -16,21 +20,26 @@ from minibatch_jax.mining._distances import normalize_embeddings
 
 
 class Proxies(NamedTuple):
-    """One vector for each class `[N, D]`, zero until the class is seen, and whether it was `[N]` bool."""
+    """One vector for each class.
+
+    Fields:
+      embeddings: `[N, D]` float32, zero until the class is seen.
+      seen: `[N]` bool, whether the class was in a batch.
+    """
 
     embeddings: jax.Array
     seen: jax.Array
 
 
 def init_proxies(num_classes: int, dimension: int) -> Proxies:
-    """Proxies of classes not yet seen; keep them in the training state.
+    """Return the proxies of classes not yet seen; keep the proxies in the training state.
 
     Args:
-      num_classes: N, static.
-      dimension: D of the proxy head, static; small, so that the index fits.
+      num_classes: N, number of classes, static.
+      dimension: D, number of outputs of the proxy head, static; keep it small, so that `[N, D]` fits in memory.
 
     Returns:
-      Zeros.
+      Proxies of N classes, all zero and not seen.
 
     Raises:
       TypeError: if a size is not a static int.
@@ -51,7 +60,7 @@ def update_proxies(
     """Write the mean embedding of each class of the batch, scaled to length 1; gradients stop here.
 
     Args:
-      proxies: N classes.
+      proxies: of N classes.
       embeddings: `[B, D]`, floating point, of the proxy head.
       labels: `[B]` int in [0, N); labels out of this range are ignored.
       momentum: in [0, 1], share of the old proxy that is kept if the class was seen before.
@@ -88,13 +97,13 @@ def partition_by_proxies(
 ) -> jax.Array:
     """Partition the classes into batches: a random class and its nearest neighbors among those that remain.
 
-    Classes not yet seen have no neighbors: they fill up batches in random order. The last batches are made of what is
-    left, and are less hard.
+    Classes not yet seen have no neighbors and fill up batches in random order. The last batches take the classes that
+    are left, and are less hard.
 
     Args:
       key: typed PRNG key.
-      proxies: N classes.
-      classes_per_batch: P <= N, static.
+      proxies: of N classes.
+      classes_per_batch: P, number of classes of a batch, at most N, static.
       temperature: >= 0; above 0 neighbors are drawn with probabilities exp(cosine / temperature), without replacement,
         and an infinite temperature gives random batches.
 

@@ -1,4 +1,8 @@
-"""Triplets of a positive pair and one random negative: the uninformed baseline of mining."""
+"""Triplets of a positive pair and one random negative: the uninformed baseline of mining.
+
+Method: random triplets, the uninformed baseline
+Experiment: triplet_mining
+"""
 
 from typing import NamedTuple
 
@@ -13,7 +17,7 @@ from minibatch_jax.mining._triplets import prepare
 
 
 class MineRandomState(NamedTuple):
-    """The key of the next draw."""
+    """State of `mine_random`: `rng_key`, the typed key of the next draw."""
 
     rng_key: jax.Array
 
@@ -26,7 +30,7 @@ def random_triplet_weights(
     *,
     margin: float | jax.Array = 0.2,
 ) -> jax.Array:
-    """How often each pair is in an active triplet, divided by their number, with one random negative per positive pair.
+    """Return how often each pair is in an active triplet of one random negative per positive pair, over their number.
 
     Args:
       key: typed PRNG key or int seed.
@@ -68,7 +72,7 @@ def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTran
 
     Args:
       key: typed PRNG key or int seed.
-      margin: of the hinge; infinite to let every triplet count.
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
 
     Returns:
       A transformation of weights `[B, B]` with `rng_key` in its state.

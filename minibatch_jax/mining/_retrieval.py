@@ -1,6 +1,10 @@
 """Retrieval metrics over a whole data set, one block of queries at a time: no array `[N, N]`.
 
-Similarities are computed in float32 at least, so that rounding makes no ties of half-precision embeddings.
+Similarities are computed in float32 at least, so that embeddings in half precision do not tie by rounding.
+
+Method: retrieval scores in blocks
+Paper: 2003.08505
+Experiment: triplet_mining
 """
 
 from typing import NamedTuple
@@ -23,7 +27,7 @@ def nearest_positive_ranks(
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """How many references of other classes are at least as similar to a query as its nearest positive.
+    """Return how many references of other classes are at least as similar to a query as its nearest positive.
 
     A tie counts against the query, and so does NaN: collapsed or broken embeddings score 0, not 1.
 
@@ -74,14 +78,15 @@ def recall_at_k(
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Share of the queries with a positive among their k nearest references; those without any positive are left out.
+    """Return the fraction of queries with a positive among their k nearest references.
 
+    Queries without any positive are left out.
     Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
       labels: `[N]` int.
-      k: at most the number of references, static.
+      k: number of nearest references that count, at most the number of references, static.
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
       reference_labels: `[M]` int, given if and only if the references are.
       block_size: queries compared at once; memory is O(block_size M).
@@ -109,7 +114,12 @@ def recall_at_k(
 
 
 class RetrievalScores(NamedTuple):
-    """Means over the queries that have a positive, `[]` float32 in [0, 1]; R is the number of positives of a query."""
+    """Means over the queries that have a positive; R is the number of positives of a query.
+
+    Fields:
+      r_precision: `[]` float32 in [0, 1], fraction of positives among the R nearest references.
+      map_at_r: `[]` float32 in [0, 1], mean over the R nearest of precision x relevance.
+    """
 
     r_precision: jax.Array
     map_at_r: jax.Array
@@ -125,7 +135,10 @@ def retrieval_scores(
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> RetrievalScores:
-    """R-precision, the share of positives among the R nearest, and mAP@R, the mean of precision x relevance over them.
+    """Return R-precision and mAP@R, both from the R nearest references of a query with R positives.
+
+    R-precision is the fraction of positives among the R nearest, mAP@R the mean of precision x relevance over the R
+    nearest. Queries without a positive are left out.
 
     Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
 
@@ -134,7 +147,8 @@ def retrieval_scores(
       labels: `[N]` int.
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
       reference_labels: `[M]` int, given if and only if the references are.
-      max_positives: static bound on R, which saves sorting all references; larger R count as this.
+      max_positives: static bound on R, which saves sorting all references; a larger R counts as this. By default the
+        number of references.
       block_size: queries compared at once; memory is O(block_size M).
       axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
         compared with the references of all, and averaged over all.

@@ -2,6 +2,10 @@
 
 References:
   Wu et al., Sampling matters in deep embedding learning, 2017 (arXiv 1706.07567).
+
+Method: distance-weighted sampling, margin loss
+Paper: 1706.07567
+Experiment: zero_shot_retrieval
 """
 
 from typing import NamedTuple
@@ -16,7 +20,7 @@ from minibatch_jax.mining._pairs import check_pairs, pairs_of_weights
 
 
 class DistanceWeightedState(NamedTuple):
-    """Key of the next draw."""
+    """State of `mine_distance_weighted`: `rng_key`, the typed key of the next draw."""
 
     rng_key: jax.Array
 
@@ -24,14 +28,16 @@ class DistanceWeightedState(NamedTuple):
 def distance_weighted_logits(
     distances: jax.Array, negatives: jax.Array, dimension: int, *, nearest: float = 0.5, farthest: float = 1.4
 ) -> jax.Array:
-    """Log of the inverse density of each negative's distance between random points of the sphere, up to a constant.
+    """Return the log of one over the density of each negative's distance between random points of the sphere.
+
+    The logits are exact up to a constant.
 
     Args:
       distances: `[A, M]`, floating point, between vectors of length 1.
       negatives: `[A, M]` bool.
-      dimension: of the embeddings, static.
-      nearest: distances below count as this, which bounds the variance.
-      farthest: negatives at or beyond are never drawn, at most 2. Random points are 1.41 apart: in high dimensions this
+      dimension: number of entries of an embedding, static.
+      nearest: in (0, 2], smaller distances count as this, which bounds the variance.
+      farthest: in (0, 2], negatives at least this far are never drawn. Random points are 1.41 apart: in high dimensions this
         leaves few negatives.
 
     Returns:
@@ -102,13 +108,13 @@ def mine_distance_weighted(
     use the weights on the terms of `margin_loss(..., reduction="none")`.
 
     Args:
-      dimension: of the embeddings, static.
+      dimension: number of entries of an embedding, static.
       key: int seed or typed key.
-      nearest: distances below count as this.
-      farthest: negatives at or beyond are never drawn.
+      nearest: float in (0, 2], smaller distances count as this.
+      farthest: float in (0, 2], negatives at least this far are never drawn.
 
     Returns:
-      A transformation of weights `[B, B]`.
+      A transformation of weights `[B, B]` with `rng_key` in its state.
 
     Raises:
       TypeError: if the dimension is not a static int or the key not a seed or typed key.

@@ -9,7 +9,13 @@ from minibatch_jax._checks import check_count, check_integer, check_shape
 
 
 class ClassIndex(NamedTuple):
-    """Examples sorted by class `[N]`, and the start and the size of each class `[C]`, int32."""
+    """The examples of a data set, sorted by class.
+
+    Fields:
+      order: `[N]` int32, example numbers sorted by class.
+      starts: `[C]` int32, where each class starts in `order`.
+      sizes: `[C]` int32, number of examples of each class.
+    """
 
     order: jax.Array
     starts: jax.Array
@@ -21,7 +27,7 @@ def index_classes(labels: jax.Array, num_classes: int) -> ClassIndex:
 
     Args:
       labels: `[N]` int; examples with a label outside [0, C) are never drawn.
-      num_classes: C, static.
+      num_classes: C, number of classes, static.
 
     Returns:
       The index for `sample_classes`.
@@ -49,9 +55,9 @@ def sample_classes(key: jax.Array, index: ClassIndex, num_classes: int, per_clas
 
     Args:
       key: typed PRNG key.
-      index: of the data set.
-      num_classes: P, static; it should not exceed the number of classes that have examples.
-      per_class: K, static.
+      index: result of `index_classes` for the data set.
+      num_classes: P, number of classes to draw, static; it should not exceed the number of classes that have examples.
+      per_class: K, number of examples of each class, static.
 
     Returns:
       `[P, K]` int32, example numbers. Where P exceeds the number of classes with examples, the surplus rows are -1.
@@ -78,7 +84,7 @@ def sample_classes(key: jax.Array, index: ClassIndex, num_classes: int, per_clas
 
 
 def _distinct(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
-    """`[P, count]` offsets in [0, size), different within a row if size >= count: Floyd's algorithm."""
+    """`[P, count]` offsets in [0, size), all different in a row if size >= count, by Floyd's algorithm."""
     chosen = jnp.full((sizes.shape[0], count), -1, jnp.int32)
     for j, step_key in enumerate(jax.random.split(key, count)):
         last = jnp.maximum(sizes - count + j, 0)

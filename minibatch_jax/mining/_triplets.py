@@ -21,7 +21,13 @@ FALLBACKS = ("drop", "easiest", "hardest")
 
 
 class Triplets(NamedTuple):
-    """One triplet for each anchor: columns `[A]` int32 of positive and negative, and `[A]` bool whether it exists."""
+    """One triplet for each anchor.
+
+    Fields:
+      positive: `[A]` int32, column of the positive.
+      negative: `[A]` int32, column of the negative.
+      valid: `[A]` bool, whether the anchor has a triplet; where not, its columns mean nothing.
+    """
 
     positive: jax.Array
     negative: jax.Array
@@ -49,7 +55,7 @@ def select_triplets(
         negative) or the "hardest".
 
     Returns:
-      Columns and validity; the columns of an invalid anchor mean nothing.
+      The columns of the triplets, and which anchors have one.
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
@@ -92,7 +98,7 @@ def prepare(distances, positives, negatives):
 
 
 def nearest(distances, mask):
-    """Least distance in each row `[A]`, its first column, and whether the mask has any."""
+    """Return the least masked distance of each row `[A]`, its first column, and whether the row has any."""
     rows, columns = distances.shape
     width = BLOCK if columns % BLOCK == 0 else columns
     blocks = jnp.where(mask, distances, jnp.inf).reshape(rows, columns // width, width)
@@ -109,7 +115,7 @@ def farthest(distances, mask):
 
 
 def nearest_beyond(distances, negatives, reach, fallback):
-    """The nearest negative farther than `reach` [A], else what `fallback` says."""
+    """Return the nearest negative farther than `reach` `[A]`, or where there is none what `fallback` says."""
     distance, column, found = nearest(distances, negatives & (distances > reach[:, None]))
     if fallback == "drop":
         return distance, column, found
@@ -126,5 +132,5 @@ def column_numbers(distances):
 
 
 def _first(values, wanted):
-    """The first column of each row that holds the wanted value; faster than `argmin` on a CPU."""
+    """Return the first column of each row that holds the wanted value; faster than `argmin` on a CPU."""
     return jnp.min(jnp.where(values == wanted[:, None], column_numbers(values), values.shape[1] - 1), axis=1)
