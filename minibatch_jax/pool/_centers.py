@@ -1,7 +1,9 @@
-"""k-center on a pool, exact: many picks for one pass over the rows.
+"""Exact k-center on a pool, with many new centers from each pass over the file.
 
-The farthest rows are read into memory. As distances only fall, the farthest of those is the farthest of all while it
-is farther than the last that was read; a pass over the pool is due only then.
+A pass over the file updates the distance of every row to its nearest center. The `CANDIDATES` farthest rows are then
+read into memory, and centers are chosen among them. A new center can only lower distances, so every row outside memory
+stays at most as far as the farthest row that was not read. While the farthest row in memory is farther than that, it is
+the farthest row of the whole pool, and it becomes a center without another pass. Otherwise the next pass begins.
 """
 
 import functools
@@ -19,7 +21,7 @@ BLOCK = 512
 
 
 def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
-    """State: squared distance to the nearest center and its number for each own row, and the centers so far."""
+    """Make the job. Its state: for each row of this process the nearest center and the squared distance; the centers."""
     return Job(
         init=lambda: _init(rows, unit),
         step=lambda state: _choose(rows, k, unit, state),
@@ -29,12 +31,12 @@ def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
 
 
 def nearest_center(rows: Rows, unit: bool, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distance `[own rows]` of each row to the nearest center, and its number; infinite if it is not finite."""
+    """Return the squared distance `[own rows]` to the nearest center, infinite if the row is not finite, and its number."""
     return _nearest_in_pool(rows, unit, centers, *_nothing(rows))
 
 
 def _init(rows: Rows, unit: bool) -> State:
-    """The first center is the row nearest to the mean."""
+    """Start with the row nearest to the mean as the first center."""
     mean = _mean(rows, unit)
     distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
     place = int(np.argmin(distances)) if len(distances) else 0
@@ -52,7 +54,7 @@ def _init(rows: Rows, unit: bool) -> State:
 
 
 def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
-    """Pass over the pool with the new centers, and pick more."""
+    """Update the distances by one pass over the pool with the new centers, then pick more centers."""
     centers, passed = state["centers"], int(state["passed"])
     new = centers[passed:][centers[passed:] < rows.size]
     points = points_at(rows, new, unit)
@@ -85,7 +87,7 @@ def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def _nearest_in_pool(
     rows: Rows, unit: bool, centers: np.ndarray, nearest: np.ndarray, owners: np.ndarray, offset: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One pass, in which the rows of a chunk meet a block of centers at a time; rows that are not finite stay as is."""
+    """Update the nearest centers in one pass over the pool, `BLOCK` centers at a time; skip rows that are not finite."""
     nearest, owners = nearest.copy(), owners.copy()
     blocks = [(start, centers[start : start + BLOCK]) for start in range(0, len(centers), BLOCK)]
     padded = [(start, len(b), np.pad(b, ((0, _power_of_two(len(b)) - len(b)), (0, 0)))) for start, b in blocks]
@@ -114,7 +116,7 @@ def _nearer(chunk, nearest, owners, centers, count, offset, *, unit):
 
 
 def _pick(rows: Rows, nearest: np.ndarray, count: int, unit: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The next centers, as many as are certain, and their distances to those before."""
+    """Return the next centers, as many as are certain without another pass, and their distances to earlier centers."""
     if count == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     places = _farthest(nearest, CANDIDATES + 1)
@@ -142,7 +144,7 @@ def _pick(rows: Rows, nearest: np.ndarray, count: int, unit: bool) -> tuple[np.n
 
 
 def _farthest(nearest: np.ndarray, count: int) -> np.ndarray:
-    """Places of the largest entries that are finite, ties by the lowest place, in order of the places."""
+    """Return the places of the largest finite entries in ascending order. Ties go to the lowest place."""
     places = np.flatnonzero(np.isfinite(nearest))
     if len(places) <= count:
         return places
@@ -161,7 +163,7 @@ def points_at(rows: Rows, indices: np.ndarray, unit: bool) -> np.ndarray:
 
 
 def _mean(rows: Rows, unit: bool) -> np.ndarray:
-    """Mean of the finite rows `[1, D]`: sums of chunks in one order, whoever made them."""
+    """Return the mean `[1, D]` of the finite rows. Chunks are summed in one order, for any number of processes."""
     sums = [np.append(*map(np.asarray, _sum(rows.chunk(number), unit=unit))) for number in rows.own]
     everyone = np.concatenate([g["sums"] for g in gather({"sums": np.reshape(sums, (-1, rows.width + 1))})])
     total = everyone.astype(np.float64).sum(0)

@@ -1,7 +1,12 @@
-"""Facility location on a pool: medoids of parts, then of these, level by level, until one part holds them all.
+"""Facility location on a pool, level by level, as in distributed greedy (GreeDi).
 
-A part is represented by its own members. In the last stage that would lose most, as few medoids stand for all rows, so
-the last candidates represent the finer level before: all rows, or their weighted medoids.
+Level 0 shuffles all rows into parts that fit in memory, and chooses k medoids in each part. The medoids of all parts,
+weighted by the rows that each stands for, are the rows of the next level, until one part holds a whole level. The
+greedy in this last part makes the final choice.
+
+In all other parts, medoids are chosen to represent the members of their own part. In the last part, this would measure
+the choice by a few medoids only. The last medoids are therefore chosen to represent a random sample of the level before:
+of all rows, or of weighted medoids.
 """
 
 import functools
@@ -17,11 +22,20 @@ from minibatch_jax.pool._rows import Rows
 from minibatch_jax.selection import facility_location, medoid_weights, similarity_matrix
 from minibatch_jax.selection._similarity import similarity, usable_features
 
-ITEMS = 4  # how many times the rows of a part the last candidates represent at most
+ITEMS = 4  # the last medoids represent a sample of at most this many times the rows of a part
 
 
 class Plan(NamedTuple):
-    """What all rounds share: the arguments, the shuffle of the rows and how many rows each level has at most."""
+    """What all rounds share.
+
+    Attributes:
+      k: medoids of each part.
+      metric: metric of the distances.
+      part_rows: most rows of a part.
+      seed: seed of all shuffles.
+      order: `[N]`, shuffled rows of level 0.
+      level_sizes: most rows of each level.
+    """
 
     k: int
     metric: str
@@ -32,7 +46,7 @@ class Plan(NamedTuple):
 
 
 def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make: Any) -> Job:
-    """State: rows and weights of this level (level 0: all rows, shuffled), and the medoids of the parts done so far."""
+    """Make the job. Its state: rows and weights of this level (empty at level 0), and medoids of the finished parts."""
     sizes = [rows.size]
     while sizes[-1] > part_rows:
         sizes.append(_parts(sizes[-1], part_rows) * k)
@@ -48,7 +62,7 @@ def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make
 
 
 def _choose(rows: Rows, plan: Plan, state: State) -> State:
-    """Every process does a part; after the last one the survivors are the next level."""
+    """Choose the medoids of one part in each process. After the last part, the medoids become the next level."""
     level, part = int(state["level"]), int(state["part"])
     members, weights = state["rows"], state["weights"]
     if level == 0:
@@ -120,7 +134,7 @@ def _keep(state: State, part: int, members: np.ndarray, weights: np.ndarray, gai
 def _of_part(
     rows: Rows, plan: Plan, members: np.ndarray, weights: np.ndarray, items: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The medoids of some rows, what they weigh and what each gained; they represent the items, if any, or the rows."""
+    """Return medoids of some rows, their weights and gains. They represent `items`, or the rows if `items` is None."""
     missing = plan.part_rows - len(members)
     features, weights = np.pad(rows.at(members), ((0, missing), (0, 0))), np.pad(weights, (0, missing))
     if items is None:

@@ -1,4 +1,4 @@
-"""Rounds whose state is on disk: a job that is killed goes on where it stood, on all processes at once."""
+"""Rounds whose state is saved on disk: a job that was killed continues after the last saved round, in all processes."""
 
 import io
 import json
@@ -18,10 +18,10 @@ class Job(NamedTuple):
     """A choice in rounds.
 
     Attributes:
-      init: gives the state before the first round.
-      step: one round; the same state and pool give the same state, bit for bit.
-      progress: share of the work that is done; 1 where it is finished.
-      result: what the last state says.
+      init: returns the state before the first round.
+      step: runs one round; the same state and pool give the same new state, bit for bit.
+      progress: returns the fraction of the work that is done, 1 at the end.
+      result: turns the last state into the result.
     """
 
     init: Callable[[], State]
@@ -44,7 +44,7 @@ def run(job: Job, folder: Path | None, call: dict[str, Any], show: Callable[[flo
 
 
 def gather(arrays: State) -> list[State]:
-    """The arrays of every process, in order of the processes; exact for every dtype."""
+    """Return the arrays of every process, in the order of the processes, bit for bit."""
     if jax.process_count() == 1:
         return [arrays]
     from jax.experimental import multihost_utils
@@ -59,7 +59,7 @@ def gather(arrays: State) -> list[State]:
 
 
 def _save(folder: Path, number: int, state: State, call: dict[str, Any]) -> None:
-    """Write a round, whole or not at all, and forget the one before the last: no process is two rounds ahead."""
+    """Write a round atomically and delete the one two rounds back: no process is more than one round ahead."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, number)
     partial = path.with_suffix(".partial")

@@ -17,7 +17,7 @@ class Rows:
     Attributes:
       size, width: N, D.
       chunk_rows: rows of a chunk; the last is filled up with NaN.
-      own: numbers of the chunks of this process, consecutive; over the processes in order they are all chunks.
+      own: numbers of the chunks of this process, consecutive. Every chunk belongs to one process.
     """
 
     def __init__(self, pool: Any, chunk_rows: int):
@@ -29,31 +29,31 @@ class Rows:
         self.own = range(edges[jax.process_index()], edges[jax.process_index() + 1])
 
     def chunk(self, number: int) -> np.ndarray:
-        """Rows `[chunk_rows, D]` of a chunk."""
+        """Return the rows `[chunk_rows, D]` of a chunk."""
         start = number * self.chunk_rows
         rows = np.asarray(self._pool[start : start + self.chunk_rows])
         missing = self.chunk_rows - len(rows)
         return np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan) if missing else rows
 
     def at(self, indices: np.ndarray) -> np.ndarray:
-        """Rows `[n, D]`, float32, read in the order of the file."""
+        """Return rows `[n, D]` in float32. They are read in the order of the file."""
         order = np.argsort(indices, kind="stable")
         rows = np.empty((len(indices), self.width), np.float32)
         rows[order] = self._pool[np.asarray(indices)[order]]
         return rows
 
     def ends(self) -> str:
-        """Digest of the first and the last row: another file of this shape has another."""
+        """Return a digest of the first and the last row, which tells this file from others of its shape."""
         return hashlib.sha256(self.at(np.array([0, self.size - 1])).tobytes()).hexdigest()
 
     def places(self, number: int) -> slice:
-        """Where a chunk of this process lies in an array of all rows of this process."""
+        """Return the place of a chunk of this process in an array of all rows of this process."""
         start = (number - self.own.start) * self.chunk_rows
         return slice(start, start + self.chunk_rows)
 
     @property
     def own_rows(self) -> int:
-        """How many rows this process has, with the filling."""
+        """Number of rows of this process, filled rows included."""
         return len(self.own) * self.chunk_rows
 
     @property
@@ -63,7 +63,7 @@ class Rows:
 
 
 class NpyFile:
-    """Rows of a `.npy` file `[N, D]`, read and not mapped: mapped pages would count as memory of this process."""
+    """Rows of a `.npy` file `[N, D]`. They are read, not mapped: mapped pages count as memory of this process."""
 
     def __init__(self, path: str | Path):
         mapped = np.load(path, mmap_mode="r")
@@ -87,7 +87,7 @@ class NpyFile:
 
 
 def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
-    """Rows in float32, of unit length if asked, 0 where not finite, and which are finite."""
+    """Return the rows in float32, and which of them are finite. The others become 0; `unit` scales to length 1."""
     rows = rows.astype(jnp.float32)
     finite = jnp.isfinite(rows).all(1)
     rows = jnp.where(finite[:, None], rows, 0)

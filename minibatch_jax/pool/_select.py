@@ -1,4 +1,4 @@
-"""One call: k rows of a pool on disk by facility location, k-center or SIFT, with a progress bar."""
+"""Choose k rows of a pool on disk in one call, by facility location, k-center or SIFT, with a progress bar."""
 
 import contextlib
 import hashlib
@@ -24,11 +24,12 @@ class PoolSelection(NamedTuple):
     """Rows chosen from a pool.
 
     Attributes:
-      indices: `[k]` int64, in order, distinct except for SIFT; N, one past the end, where no row was left.
-      weights: `[k]` float32, how many rows of the pool are nearest to each, or 1 for SIFT; 0 where no row was left.
-      values: `[k]` float32: what each gained in the last stage (facility location), how far it was from those before it
-        (k-center), or the variance left at the queries after it (SIFT).
-      cost: mean distance of a row to the nearest chosen one in the metric, squared unless "euclidean" (facility
+      indices: `[k]` int64, in the order of choice, distinct except for SIFT; N, one past the end, where no row was left.
+      weights: `[k]` float32, number of rows of the pool that are nearest to each chosen row, or 1 for SIFT; 0 where no
+        row was left.
+      values: `[k]` float32, one number for each chosen row: the gain in the last part (facility location), the distance
+        to the rows chosen before (k-center), or the variance left at the queries after the choice (SIFT).
+      cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
         location), the largest distance (k-center), or the variance left at the queries (SIFT).
     """
 
@@ -52,15 +53,15 @@ def select_from_pool(
     state_folder: str | Path | None = None,
     progress: bool = True,
 ) -> PoolSelection:
-    """Choose k of N rows of a file, with little of it in memory at a time.
+    """Choose k of N rows of a file, with a small part of the file in memory at a time.
 
-    Where several processes run (`jax.distributed`), all make the same call on the same file; each reads its own part
-    and all get the result that one process would. This is a driver for the host: do not call it inside `jit`.
+    If several processes run (`jax.distributed`), all make the same call on the same file. Each process reads its own
+    part, and all get the result of a single process. This function runs on the host: do not call it inside `jit`.
 
-    - "facility_location": greedy in parts of `part_rows` random rows, then in the union of their medoids, and so on
-      (GreeDi, as `selection.partitioned_medoids`); the last candidates represent the level before. O(N part_rows D)
-      time, O(part_rows^2 + N) memory. Its cost is a little above that of the greedy on all rows at once, which takes
-      O(N^2 D).
+    - "facility_location": greedy in parts of `part_rows` random rows, then in the union of the medoids of the parts, and
+      so on (GreeDi, like `selection.partitioned_medoids`); the last medoids represent a sample of the level before.
+      O(N part_rows D) time, O(part_rows^2 + N) memory. The cost is a little above that of the greedy on all rows at
+      once, which takes O(N^2 D) time.
     - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(chunk_rows D + N) memory.
     - "sift": the same choice as `selection.sift_indices`, up to rounding; one pass over the file for each of k choices.
       O(N k D) time, O(chunk_rows D + N Q + D^2) memory.
@@ -70,18 +71,20 @@ def select_from_pool(
         finite neither count nor are chosen.
       k: how many to choose.
       method: "facility_location", "k_center" or "sift".
-      metric: "sqeuclidean", "euclidean" or "cosine"; the first two are one for k-center, and SIFT is always by cosine.
+      metric: "sqeuclidean", "euclidean" or "cosine"; for k-center the first two choose the same rows, and SIFT always
+        takes the cosine.
       queries: `[Q, D]`, floating point, for SIFT only.
       noise: variance of an observation, positive, for SIFT only.
       part_rows: rows of a part, at least 2 k, for facility location only.
-      seed: of the shuffle into parts, for facility location only.
-      chunk_rows: rows read at a time.
-      state_folder: where to save after each round (a part, or a pass over the file); the same call goes on from there
-        after a kill, with the same result, and a finished call returns at once. None for no saving.
+      seed: seed of the shuffle into parts, at least 0, for facility location only.
+      chunk_rows: rows to read at a time.
+      state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
+        same call continues from the last saved round, with the same result; a finished call returns at once. None saves
+        nothing.
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
-      Indices, weights and values `[k]`, and the cost.
+      `PoolSelection(indices, weights, values, cost)`.
 
     Raises:
       TypeError: if the pool or the queries are not floating point or a count is not an int.

@@ -1,7 +1,7 @@
-"""SIFT on a pool, exact: one pass over the rows for each choice.
+"""Exact SIFT on a pool, with one pass over the file for each choice.
 
-The kernel is an inner product, so what the choices left unknown is a matrix `[D, D]`, and a pass needs one product of
-every row with a vector. It keeps `Q + 1` numbers for every row, as `selection.sift_indices` does with `Q + k + D`.
+The kernel is an inner product, so the posterior covariance after some choices is a matrix `[D, D]`, and a pass needs one
+product of every row with a vector. The state holds `Q + 1` numbers for every row.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from minibatch_jax.pool._rows import Rows, usable
 
 
 def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -> Job:
-    """State: covariance of each own row with the queries and its variance, the choices so far and the next."""
+    """Make the job. Its state: variance of each own row and its covariance with the queries, the choices, the next."""
     finite = np.isfinite(queries).all(1)
     norms = np.sqrt(np.sum(queries[finite].astype(np.float64) ** 2, 1, keepdims=True))
     targets = queries[finite] / np.where(norms > 0, norms, 1)
@@ -49,7 +49,7 @@ def _init(rows: Rows, targets: np.ndarray, noise: float) -> State:
 
 
 def _choose(rows: Rows, targets: np.ndarray, noise: float, state: State) -> State:
-    """Take the next row, pass over the pool with what it tells, and find the one after it."""
+    """Choose the next row, condition every row of the pool on it in one pass, and find the row to choose after it."""
     following, unknown = int(state["next"]), state["unknown"]
     row = rows.at(np.array([min(following, rows.size - 1)]))[0].astype(np.float64)
     norm = np.sqrt(np.sum(row**2))
@@ -75,7 +75,7 @@ def _choose(rows: Rows, targets: np.ndarray, noise: float, state: State) -> Stat
 
 
 def _best(rows: Rows, gains: np.ndarray) -> int:
-    """Row of the largest gain in the whole pool, ties to the lowest; N if no row may be chosen."""
+    """Return the row of the largest gain in the whole pool, or N if none may be chosen. Ties go to the lowest row."""
     place = int(np.argmax(gains)) if len(gains) else 0
     gain = gains[place] if len(gains) else np.float32(-np.inf)
     found = gather({"gain": np.array(gain), "row": np.array(rows.first + place)})
