@@ -11,9 +11,14 @@ Experiment: batch_former
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._extras import missing
+
+try:
+    from flax import nnx
+except ImportError as error:
+    raise missing("flax", "modules", "minibatch_jax.modules") from error
 
 
 class BatchFormer(nnx.Module):

@@ -16,10 +16,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._extras import missing
 from minibatch_jax.mining import normalize_embeddings
+
+try:
+    from flax import nnx
+except ImportError as error:
+    raise missing("flax", "modules", "minibatch_jax.modules") from error
 
 
 class Targets(NamedTuple):

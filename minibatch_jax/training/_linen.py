@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._extras import missing
 from minibatch_jax.training._gradient_norms import (
     batch_size,
     ghost_gradient_norms,
@@ -34,6 +35,7 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
       `[B]`, float32 (float64 with x64), at least 0; not finite where the gradient of that example is not.
 
     Raises:
+      ImportError: if flax is not installed.
       TypeError: if the losses are not floating point.
       ValueError: if a parameter is used twice or by no module (as inside `nn.scan`, `nn.remat` or a module with
         parameters beside submodules), a module takes or gives other than one array, batch normalization is training, or
@@ -46,7 +48,10 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
       >>> linen_gradient_norms(loss_fn, model.init(jax.random.key(0), x), x).tolist()
       [5.0, 1.0]
     """
-    from flax import linen as nn
+    try:
+        from flax import linen as nn
+    except ImportError as error:
+        raise missing("flax", "modules", "linen_gradient_norms") from error
 
     batch = jax.tree.map(jnp.asarray, batch)
     params = jax.tree.map(jnp.array, params)  # copies: each leaf is known by its identity
