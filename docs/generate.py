@@ -1,0 +1,171 @@
+"""Write the pages that the docstrings give: the method table and the API.
+
+`python docs/generate.py` writes `docs/methods.md`, which is committed; with `--check` it fails if the file is out of date.
+Every build of the site writes `docs/api/`, which is not committed.
+
+A module whose docstring ends in lines `Method:`, `Paper:` and `Experiment:` gives a row of the table. The row names
+what the module defines and its noun, the part of the package right below `minibatch_jax`, makes public.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent
+PACKAGE = "minibatch_jax"
+TITLES = {
+    "selection": "Selection: which examples of a batch count",
+    "coupling": "Coupling: which sources and targets belong together",
+    "mining": "Mining: which pairs and triplets count",
+    "mixing": "Mixing: how much of each domain is in a batch",
+    "sampling": "Sampling: which rows come next",
+    "scores": "Scores: what the signals are made of",
+    "boundaries": "Boundaries: from weights to gradients, rows and pairs",
+    "metrics": "Metrics: how well embeddings retrieve",
+    "modules": "Modules: networks in which examples see each other",
+    "pool": "Pool: which rows of a file that is larger than memory",
+}
+HEAD = """\
+# Methods
+
+Each row is a method: its paper, its functions on arrays, its transformations of weights, and the experiment that tests
+its claim, to run as `python -m experiments NAME`. Functions and transformations are names of the noun, such as
+`minibatch_jax.selection`. This file is generated from the docstrings by `python docs/generate.py`.
+"""
+TABLE = "| method | paper | functions | transformations | experiment |\n|---|---|---|---|---|"
+
+
+class Row(NamedTuple):
+    """Cells of a row of the method table, each a list of entries."""
+
+    papers: list[str]
+    functions: list[str]
+    transformations: list[str]
+    experiments: list[str]
+
+
+def nouns() -> list[str]:
+    """Return the names of the parts of the package: those with a title in its order, then the others."""
+    found = [m.name for m in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__) if m.name[0] != "_"]
+    return [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]
+
+
+def modules(noun: str) -> Iterator[ModuleType]:
+    """Iterate over the module of a noun and all modules below it."""
+    top = importlib.import_module(f"{PACKAGE}.{noun}")
+    yield top
+    for found in pkgutil.walk_packages(getattr(top, "__path__", []), f"{top.__name__}."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def defined(module: ModuleType) -> dict[str, Any]:
+    """Return the public functions and classes that a module defines, in its order."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name[0] != "_" and getattr(value, "__module__", None) == module.__name__
+        if inspect.isfunction(value) or inspect.isclass(value)
+    }
+
+
+def public(noun: str) -> dict[str, Any]:
+    """Return the functions and classes of the library that are attributes of a noun."""
+    return {
+        name: value
+        for name, value in vars(importlib.import_module(f"{PACKAGE}.{noun}" if noun else PACKAGE)).items()
+        if name[0] != "_" and (inspect.isfunction(value) or inspect.isclass(value))
+        if value.__module__.startswith(PACKAGE)
+    }
+
+
+def makes_transformation(value: Any) -> bool:
+    """Return whether a function says that it returns a transformation."""
+    return inspect.isfunction(value) and "Transformation" in str(inspect.signature(value).return_annotation)
+
+
+def fields(docstring: str | None) -> dict[str, list[str]]:
+    """Return the values of the lines `Method:`, `Paper:` and `Experiment:`, those of several methods in one list."""
+    found: dict[str, list[str]] = {"Method": [], "Paper": [], "Experiment": []}
+    for name, value in re.findall(r"^(Method|Paper|Experiment): *(\S.*?) *$", docstring or "", flags=re.MULTILINE):
+        found[name] += [value] if name == "Method" else re.split(r", *", value)
+    return found
+
+
+def rows(noun: str) -> dict[str, Row]:
+    """Return the rows of a noun by method; modules that name the same method share a row."""
+    names, found = public(noun), {}
+    for module in modules(noun):
+        lines = fields(module.__doc__)
+        if lines["Method"]:
+            own = {n: v for n, v in defined(module).items() if names.get(n) is v and not _is_record(v)}
+            made = [n for n, v in own.items() if makes_transformation(v)]
+            row = Row(lines["Paper"], [n for n in own if n not in made], made, lines["Experiment"])
+            old = found.get(method := "; ".join(lines["Method"]), Row([], [], [], []))
+            found[method] = Row(*(list(dict.fromkeys(a + b)) for a, b in zip(old, row)))
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _is_record(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, tuple)
+
+
+def methods() -> str:
+    """Return the text of `methods.md`."""
+    parts = [HEAD]
+    for noun in nouns():
+        lines = []
+        for method, row in rows(noun).items():
+            papers = ", ".join(f"[{p}](https://arxiv.org/abs/{p})" for p in row.papers)
+            code = [", ".join(f"`{entry}`" for entry in entries) for entries in row[1:]]
+            lines.append(f"| {method} | {papers} | {' | '.join(code)} |")
+        if lines:
+            parts.append("\n".join([f"## {TITLES.get(noun, noun.capitalize())}", "", TABLE, *lines, ""]))
+    return "\n".join(parts)
+
+
+def api(noun: str) -> str:
+    """Return the text of a page: what a noun makes public, then what else its public modules define."""
+    full = f"{PACKAGE}.{noun}" if noun else PACKAGE
+    lines = [f"# `{full}`", "", f"```{{py:module}} {full}", "```", ""]
+    lines += [inspect.cleandoc(importlib.import_module(full).__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
+    names = public(noun)
+    lines += [_entry(full, name, value) for name, value in names.items()]
+    for module in modules(noun) if noun else ():
+        steps = {n: v for n, v in defined(module).items() if names.get(n) is not v}
+        if steps and "._" not in module.__name__ and module.__name__ != full:
+            lines += [f"## `{module.__name__}`", "", f"```{{py:module}} {module.__name__}", "```", ""]
+            lines += [_entry(module.__name__, name, value) for name, value in steps.items()]
+    return "\n".join(lines)
+
+
+def _entry(module: str, name: str, value: Any) -> str:
+    directive = "autoclass" if inspect.isclass(value) else "autofunction"
+    options = "   :members:\n" if inspect.isclass(value) and not _is_record(value) else ""
+    return f"```{{eval-rst}}\n.. {directive}:: {module}.{name}\n{options}```\n"
+
+
+def write_api() -> None:
+    """Write the pages of `docs/api`."""
+    folder = FOLDER / "api"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.md"):
+        old.unlink()
+    pages = {"package": api(""), **{noun: api(noun) for noun in nouns()}}
+    index = ["# API", "", "```{toctree}", ":maxdepth: 1", "", *pages, "```", ""]
+    for name, text in {**pages, "index": "\n".join(index)}.items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    page, text = FOLDER / "methods.md", methods()
+    if sys.argv[1:] != ["--check"]:
+        page.write_text(text, encoding="utf-8")
+    elif page.read_text(encoding="utf-8") != text:
+        sys.exit("docs/methods.md is out of date, wanted what the docstrings say: run python docs/generate.py.")
