@@ -1,6 +1,6 @@
 """Write the pages that the docstrings give: the method table and the API.
 
-`python docs/generate.py` writes `docs/methods.md`, which is committed; with `--check` it fails if the file is out of date.
+`python docs/generate.py` writes `docs/methods.md`, which is committed; with `--check` it fails if that is out of date.
 Every build of the site writes `docs/api/`, which is not committed.
 
 A module whose docstring ends in lines `Method:`, `Paper:` and `Experiment:` gives a row of the table. The row names

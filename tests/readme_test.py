@@ -1,29 +1,80 @@
-"""The README's training loop trains."""
+"""The README and the guides: code runs and learns what they say, commands need nothing before them, tables are complete."""
 
-import pathlib
 import re
+import runpy
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+import pytest
 
+from experiments.__main__ import listing
 from tests.conformance_test import public_factories
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+METHODS = (ROOT / "docs" / "methods.md").read_text()
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
 
 
-def test_the_training_loop_trains():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def run(code):
     names = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(code, names)
-        logits = names["x"] @ names["params"]["w"] + names["params"]["b"]
-    assert jnp.mean(jnp.argmax(logits, axis=-1) == names["y"]) > 0.95
+        names["after"] = names["accuracy"](names["params"])
+    return names
 
 
-def test_the_method_table_names_every_transformation_and_experiment():
-    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    words = {word for name in re.findall(r"`([^`]+)`", prose) for word in re.split(r"[\s.]+", name)}
-    assert set(public_factories()) <= words
-    experiments = {path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")} - {"common"}
+def test_the_training_loop_learns_from_the_rows_it_keeps():
+    (code,) = blocks(README, "python")
+    names = run(code)
+    assert names["before"] < 0.6
+    assert names["after"] > 0.97
+    weights = np.asarray(names["aux"].weights)
+    assert np.count_nonzero(weights) == 32
+    np.testing.assert_allclose(weights[weights > 0], 1 / 32, rtol=1e-6)
+
+
+def test_the_mean_over_all_rows_fails_as_the_readme_says():
+    (code,) = blocks(README, "python")
+    names = run(code.replace("keep_bottomk(32)", "keep_bottomk(64)").replace("gather=32", "gather=64"))
+    assert np.count_nonzero(names["aux"].weights) == 64
+    assert names["after"] < 0.5
+
+
+def test_the_two_commands_make_their_own_environment():
+    first, tests = blocks(README, "sh")[0].splitlines()
+    assert re.fullmatch(r"python3 -m venv \.venv && \.venv/bin/pip install -e '\.\[experiments\]' && \.venv/.*", first)
+    assert re.fullmatch(r"python3 -m venv \.venv && \.venv/bin/pip install -e '\.\[dev\]' && \.venv/.*", tests)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
+def test_the_code_of_a_guide_runs(page):
+    names = {}
+    for code in blocks(page.read_text(), "python"):
+        exec(code, names)
+
+
+def test_the_method_table_is_what_the_docstrings_say():
+    assert runpy.run_path(str(ROOT / "docs" / "generate.py"))["methods"]() == METHODS
+
+
+def test_the_tables_name_every_transformation_and_experiment():
+    words = {word for name in re.findall(r"`([^`]+)`", METHODS) for word in name.split()}
+    composing = {"mask_rows", "normalize", "record"}  # they serve every method and belong to none
+    assert set(public_factories()) - composing <= words
+    experiments = set(re.findall(r"^  (\w+) .* min  ", listing(), flags=re.MULTILINE))
+    assert len(experiments) > 20
     assert experiments <= words | {"quickstart"}
+
+
+def test_transformations_that_belong_to_no_method_are_in_the_guide():
+    assert all(f"`{name}" in (ROOT / "docs" / "start.md").read_text() for name in ("mask_rows", "normalize", "record"))
