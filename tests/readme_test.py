@@ -1,4 +1,4 @@
-"""The README and the guides: code runs and learns what they say, commands need nothing before them, tables are complete."""
+"""The README and the guides: their code runs and learns what they say, and their tables leave nothing out."""
 
 import re
 import runpy
