@@ -19,7 +19,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax.base import across
+from minibatch_jax.devices import across
 from minibatch_jax.signals import SIGNALS
 
 ROWS = 16

@@ -1,4 +1,4 @@
-"""Every public factory keeps the law of `minibatch_jax.base`, on one device and on eight."""
+"""Every public factory keeps the law of `minibatch_jax.weights`, on one device and on eight."""
 
 import inspect
 

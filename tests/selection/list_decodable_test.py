@@ -36,7 +36,9 @@ def test_a_candidate_is_right_though_most_sources_are_not_and_least_squares_fail
         assert np.all(np.diff(losses) >= 0)
         rng = np.random.default_rng(seed)
         x_new = rng.normal(size=(20, D))
-        best = selection.best_of_list(found, *(jnp.asarray(a, jnp.float32) for a in (x_new, x_new @ truth[0])))
+        best = selection.list_decodable.best_of_list(
+            found, *(jnp.asarray(a, jnp.float32) for a in (x_new, x_new @ truth[0]))
+        )
         assert np.linalg.norm(best - truth[0]) < 0.1
 
 
@@ -75,14 +77,16 @@ def test_gradients_are_those_of_the_huber_loss():
         return jnp.mean(jnp.where(r < clip, r**2 / 2, clip * (r - clip / 2)))
 
     expected = jax.vmap(jax.grad(huber), (None, 0, 0))(w, x, y)
-    np.testing.assert_allclose(selection.batch_gradients(x, y, w, clip), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(selection.list_decodable.batch_gradients(x, y, w, clip), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_direction_is_the_top_eigenvector_and_the_filter_clears_what_lies_far_along_it():
     rng = np.random.default_rng(0)
     vectors, weights = rng.normal(size=(30, D)), rng.uniform(0.5, 1, 30)
     vectors[:5] += 8 * np.array([1.0, 0, 1, 0])
-    value, direction = selection.top_direction(jnp.asarray(vectors, jnp.float32), jnp.asarray(weights, jnp.float32))
+    value, direction = selection.list_decodable.top_direction(
+        jnp.asarray(vectors, jnp.float32), jnp.asarray(weights, jnp.float32)
+    )
     values, directions = np.linalg.eigh(np.cov(vectors.T, aweights=weights, ddof=0))
     np.testing.assert_allclose(value, values[-1], rtol=1e-4)
     assert abs(directions[:, -1] @ direction) > 1 - 1e-4
