@@ -11,13 +11,9 @@ from jax.sharding import PartitionSpec as P
 import minibatch_jax
 from minibatch_jax import across, weight_transformation
 from minibatch_jax.signals import SIGNALS, Signal
-from tests.compose_cases import CASES as COMPOSE
-from tests.coupling.cases import CASES as COUPLING
-from tests.mining.cases import CASES as MINING
-from tests.selection.cases import CASES as SELECTION
+from tests.conformance_test import CASES
 
 PACKAGE = pathlib.Path(minibatch_jax.__file__).parent
-CASES = COMPOSE | SELECTION | COUPLING | MINING
 OF_MIXTURES = {"domain_losses", "domain_counts"}  # transformations over domains, `mix_by_*`, read these
 
 
