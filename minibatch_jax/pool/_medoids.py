@@ -5,8 +5,8 @@ weighted by the rows that each stands for, are the rows of the next level, until
 greedy in this last part makes the final choice.
 
 In all other parts, medoids are chosen to represent the members of their own part. In the last part, this would measure
-the choice by a few medoids only. The last medoids are therefore chosen to represent a random sample of the level before:
-of all rows, or of weighted medoids.
+the choice by a few medoids only. The last medoids are therefore chosen to represent a random sample of the level
+before: of all rows, or of weighted medoids.
 """
 
 import functools
