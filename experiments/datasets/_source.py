@@ -61,14 +61,19 @@ def arrays(name: str, split: str, data_dir: str | Path | None = None) -> dict[st
     """A whole split as arrays, sorted by index, so that row i of a whole split has index i.
 
     Args:
-      name, split, data_dir: as in `source`.
+      name: name of the data set.
+      split: name of the split, such as `train` or `test`.
+      data_dir: folder of prepared data sets; by default `prepared` in the data folder (ours), or the default of
+        tensorflow-datasets (stock names).
 
     Returns:
       One array per feature, examples on axis 0: `image` uint8 `[N, H, W, C]`, `label` and `index` int32 `[N]`; text is
       an object array of bytes; 64-bit numbers become 32-bit ones (integers only if they fit), as in JAX.
 
     Raises:
-      As `source`.
+      FileNotFoundError: if the archive is missing, or a stock data set is not prepared.
+      ValueError: if the archive has the wrong sha256, or the name or split is unknown.
+      OSError: if the disk is full.
 
     Examples:
       >>> import tempfile
@@ -95,6 +100,10 @@ def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | Non
 
     Returns:
       A `grain` iterator of dicts of numpy arrays `[batch_size, ...]`; `{"index": int32 [batch_size]}` for a length.
+
+    Raises:
+      TypeError: if a count is not an int.
+      ValueError: if there are no examples, or `batch_size` is below 1 or exceeds the number of examples.
 
     Examples:
       >>> iterator = batches(5, batch_size=2, seed=0)
