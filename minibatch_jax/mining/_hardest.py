@@ -136,7 +136,7 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
       A transformation of weights `[B, B]`; the weights of all other pairs become 0.
 
     Raises:
-      TypeError: if the fraction is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the fraction is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the fraction is out of range or, in `update`, the shapes do not match.
 
     Examples:
@@ -164,7 +164,7 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
       A transformation of weights `[B, B]`.
 
     Raises:
-      TypeError: if the number of bins is not a static int, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the number of bins is not a static int, or, in `update`, a dtype is wrong.
       ValueError: if the number of bins is below 1 or, in `update`, the shapes do not match.
 
     Examples:

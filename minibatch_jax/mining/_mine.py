@@ -63,7 +63,7 @@ def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
@@ -90,7 +90,7 @@ def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
@@ -119,7 +119,7 @@ def mine_semihard(
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN, the fallback is unknown or, in `update`, the shapes do not match.
 
     Examples:
@@ -151,7 +151,7 @@ def mine_easy_hard(
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN, a choice is unknown or, in `update`, the shapes do not match.
 
     Examples:
