@@ -231,7 +231,7 @@ def _check_ranks(name, ranks):
 
 
 def _largest(values, mask, wanted, axis=None):
-    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search for the least."""
+    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search."""
     keys = _sortable_bits(jnp.where(mask, values, 0).astype(jnp.float32))
 
     def set_bit(i, threshold):

@@ -3,10 +3,6 @@
 The weight of a pair that comes out is how often it is in an active triplet, divided by the number of active triplets,
 times the weight that went in. From weights of one, `weighted_pair_loss` has exactly the gradient of `triplet_loss`.
 A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
-
-Method: semi-hard triplets
-Paper: 1503.03832
-Experiment: triplet_mining
 """
 
 import jax
