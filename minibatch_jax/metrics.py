@@ -160,13 +160,13 @@ def retrieval_scores(
       TypeError: if a dtype is wrong or a count not a static int.
       ValueError: if shapes do not match or a count is out of range.
 
+    References:
+      Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
+
     Examples:
       >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), jnp.array([0, 0, 1, 0]))
       >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
       (0.5, 0.4167)
-
-    References:
-      Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
     """
     check_count("block_size", block_size)
     others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)

@@ -108,8 +108,7 @@ def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None =
 def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
     """Return the variance of the difference over that of the anchor, an inverse signal-to-noise ratio.
 
-    The result is not symmetric.     An anchor whose entries are all alike has no variance: its distances are NaN, as
-    if it were not finite.
+    The result is not symmetric. An anchor whose entries are all alike has no variance: its distances are NaN.
 
     Args:
       embeddings: `[A, D]`, floating point.
@@ -122,12 +121,12 @@ def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = 
       TypeError: if an argument is not floating point.
       ValueError: if an argument is empty, not a matrix, or the widths differ.
 
+    References:
+      Yuan et al., Signal-to-noise ratio: a robust distance metric for deep metric learning, 2019 (arXiv 1904.02616).
+
     Examples:
       >>> noise_ratio_distances(jnp.array([[0.0, 2.0]]), jnp.array([[2.0, 2.0]])).tolist()
       [[1.0]]
-
-    References:
-      Yuan et al., Signal-to-noise ratio: a robust distance metric for deep metric learning, 2019 (arXiv 1904.02616).
     """
     x, y, finite = _pair(embeddings, references)
     size = jnp.sum(x * x, axis=1)

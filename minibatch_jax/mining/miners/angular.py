@@ -61,9 +61,7 @@ def angular_triplet_weights(
     distances, positives, negatives = prepare(distances, positives, negatives)
     check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
     check_floating("reference_distances", others)
-    squared = (
-        jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2
-    )  # excludes them: no triplet with an infinite side is wide
+    squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # inf: not wide
     tangent = jnp.asarray(jnp.tan(angle) ** 2, distances.dtype)
 
     def is_wide(reach, column):
@@ -86,8 +84,7 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
       active triplets.
 
     Raises:
-      TypeError: if the angle or the margin is not a number, or if `distances` is not floating point or `labels` not
-        int in `update`.
+      TypeError: if the angle or the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:

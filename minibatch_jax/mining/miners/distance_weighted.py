@@ -37,8 +37,8 @@ def distance_weighted_logits(
       negatives: `[A, M]` bool.
       dimension: number of entries of an embedding, static.
       nearest: in (0, 2], smaller distances count as this, which bounds the variance.
-      farthest: in (0, 2], negatives at least this far are never drawn. Random points are 1.41 apart: in high
-        dimensions this leaves few negatives.
+      farthest: in (0, 2], negatives at least this far are never drawn. Random points are 1.41
+        apart: in high dimensions few negatives are left.
 
     Returns:
       `[A, M]`, -inf where a negative is never drawn.

@@ -136,8 +136,7 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
       A transformation of weights `[B, B]`; the weights of all other pairs become 0.
 
     Raises:
-      TypeError: if the fraction is not a number, or if `distances` is not floating point or `labels` not int in
-        `update`.
+      TypeError: if the fraction is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the fraction is out of range or, in `update`, the shapes do not match.
 
     Examples:
@@ -165,8 +164,7 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
       A transformation of weights `[B, B]`.
 
     Raises:
-      TypeError: if the number of bins is not a static int, or if `distances` is not floating point or `labels` not int
-        in `update`.
+      TypeError: if the number of bins is not a static int, or, in `update`, a dtype is wrong.
       ValueError: if the number of bins is below 1 or, in `update`, the shapes do not match.
 
     Examples:
@@ -233,7 +231,7 @@ def _check_ranks(name, ranks):
 
 
 def _largest(values, mask, wanted, axis=None):
-    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search for the least."""
+    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search."""
     keys = _sortable_bits(jnp.where(mask, values, 0).astype(jnp.float32))
 
     def set_bit(i, threshold):

@@ -194,7 +194,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationE
       A transformation of weights `[B, B]`; the weights of all other pairs become 0.
 
     Raises:
-      TypeError: if epsilon is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if epsilon is not a number, or, in `update`, a dtype is wrong.
       ValueError: if epsilon is NaN or, in `update`, the shapes do not match.
 
     Examples:
@@ -224,7 +224,7 @@ def mine_pair_margin(
       A transformation of weights `[B, B]`; the weights of all other pairs become 0.
 
     Raises:
-      TypeError: if a margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if a margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if a margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
@@ -256,8 +256,7 @@ def mine_ranges(
       A transformation of weights `[B, B]`; the weights of all other pairs become 0.
 
     Raises:
-      TypeError: if an end of a range is not a number, or if `distances` is not floating point or `labels` not int in
-        `update`.
+      TypeError: if an end of a range is not a number, or, in `update`, a dtype is wrong.
       ValueError: if an end of a range is NaN or, in `update`, the shapes do not match.
 
     Examples:

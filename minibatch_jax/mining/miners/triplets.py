@@ -3,10 +3,6 @@
 The weight of a pair that comes out is how often it is in an active triplet, divided by the number of active triplets,
 times the weight that went in. From weights of one, `weighted_pair_loss` has exactly the gradient of `triplet_loss`.
 A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
-
-Method: semi-hard triplets
-Paper: 1503.03832
-Experiment: triplet_mining
 """
 
 import jax
@@ -63,7 +59,7 @@ def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
@@ -90,7 +86,7 @@ def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN or, in `update`, the shapes do not match.
 
     Examples:
@@ -119,7 +115,7 @@ def mine_semihard(
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN, the fallback is unknown or, in `update`, the shapes do not match.
 
     Examples:
@@ -151,7 +147,7 @@ def mine_easy_hard(
       active triplets.
 
     Raises:
-      TypeError: if the margin is not a number, or if `distances` is not floating point or `labels` not int in `update`.
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
       ValueError: if the margin is NaN, a choice is unknown or, in `update`, the shapes do not match.
 
     Examples:
