@@ -1,11 +1,15 @@
 """Better mini-batches in JAX: select, couple, mine and mix the items of a batch as one weight array."""
 
+import importlib
+from types import ModuleType
+
 from . import boundaries as boundaries
 from . import coupling as coupling
 from . import metrics as metrics
 from . import mining as mining
 from . import scores as scores
 from . import selection as selection
+from ._version import __version__ as __version__
 from .boundaries.aggregation import weighted_aggregate as weighted_aggregate
 from .boundaries.gradients import value_and_grad as value_and_grad
 from .boundaries.pairs import sample_pairs as sample_pairs
@@ -19,3 +23,10 @@ from .devices import replicate as replicate
 from .signals import SIGNALS as SIGNALS
 from .weights import uniform_like as uniform_like
 from .weights import weight_transformation as weight_transformation
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `modules`, `pool` and `testing` when they are first used; most programs use none."""
+    if name in ("modules", "pool", "testing"):
+        return importlib.import_module(f"minibatch_jax.{name}")
+    raise AttributeError(f"minibatch_jax has no attribute {name!r}.")

@@ -1,4 +1,4 @@
-"""Command line: `python -m experiments.datasets list` and `python -m experiments.datasets fetch NAME ...` (or `all`)."""
+"""Command line: `python -m experiments.datasets list`, and `fetch NAME ...` for data of those names, or of all."""
 
 import argparse
 import sys

@@ -1,5 +1,9 @@
 """Networks and objectives in which the examples of a batch see each other; needs flax."""
 
+from minibatch_jax._extras import require
+
+require("flax.nnx", "modules")
+
 from . import batch_former as batch_former
 from . import correlation as correlation
 from . import redundancy as redundancy

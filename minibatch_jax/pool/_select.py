@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from minibatch_jax._checks import check_choice, check_count, check_number, check_shape, check_whole
+from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._rounds import run
@@ -158,11 +159,13 @@ def _bar(method: str, progress: bool) -> Iterator[Callable[[float], None]]:
     if not progress or jax.process_index() > 0:
         yield lambda share: None
         return
-    try:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    except ImportError as error:
-        raise ImportError("the progress bar needs rich: pip install rich, or pass progress=False") from error
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns) as bar:
+    bars = require("rich.progress", "pool")
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns) as bar:
         task = bar.add_task(f"select_from_pool, {method}", total=1.0)
         yield lambda share: bar.update(task, completed=share)

@@ -1,4 +1,4 @@
-"""Per-example scores that feed the signals of a transformation: gradient norms of flax linen modules and of any network."""
+"""Scores of examples that feed the signals of a transformation: gradient norms of linen modules and of any network."""
 
 from . import linen_norms as linen_norms
 from . import norms as norms

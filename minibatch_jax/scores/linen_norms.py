@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._extras import require
 from minibatch_jax.scores.norms import (
     batch_size,
     ghost_gradient_norms,
@@ -46,7 +47,7 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
       >>> linen_gradient_norms(loss_fn, model.init(jax.random.key(0), x), x).tolist()
       [5.0, 1.0]
     """
-    from flax import linen as nn
+    nn = require("flax.linen", "modules")
 
     batch = jax.tree.map(jnp.asarray, batch)
     params = jax.tree.map(jnp.array, params)  # copies: each leaf is known by its identity
@@ -89,7 +90,7 @@ def _use(own: dict[str, Any], unused: dict[int, str], names: dict[int, str], mod
 
 
 def _tapped(tap: jax.Array, context: Any, own: dict[str, Any], args: tuple, kwargs: dict, outputs: Any) -> jax.Array:
-    from flax import linen as nn
+    nn = require("flax.linen", "modules")
 
     module = context.module
     if isinstance(module, nn.BatchNorm) and not kwargs.get("use_running_average", module.use_running_average):
