@@ -174,7 +174,7 @@ def _stack(*trees: Any) -> Any:
 
 
 def _mesh(rows: int, axis_type: AxisType) -> jax.sharding.Mesh:
-    """As many devices as there are and divide the rows."""
+    """The largest number of devices at hand that divides the rows."""
     devices = jax.devices()[: math.gcd(jax.device_count(), rows)]
     return jax.make_mesh((len(devices),), ("data",), axis_types=(axis_type,), devices=devices)
 
@@ -513,7 +513,7 @@ def check_transformation(
 ) -> None:
     """Run every check of `CHECKS` on a transformation and stop at the first law that is broken.
 
-    The checks use as many devices as there are and divide the number of rows. On a CPU, call
+    The checks use the largest number of devices at hand that divides the number of rows. On a CPU, call
     `jax.config.update("jax_num_cpu_devices", 8)` first, so that one device is compared with eight.
 
     Args:

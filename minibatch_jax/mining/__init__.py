@@ -41,6 +41,7 @@ from .losses.angles import orthogonal_pair_loss as orthogonal_pair_loss
 from .losses.angles import orthogonal_projection_loss as orthogonal_projection_loss
 from .losses.classification import margin_softmax_loss as margin_softmax_loss
 from .losses.classification import proxy_anchor_loss as proxy_anchor_loss
+from .losses.classification import soften_centers as soften_centers
 from .losses.contrastive import contrastive_loss as contrastive_loss
 from .losses.contrastive import info_nce_loss as info_nce_loss
 from .losses.contrastive import multi_similarity_loss as multi_similarity_loss

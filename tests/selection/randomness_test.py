@@ -42,3 +42,11 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="k is 4, wanted at most 3"):
         tx = selection.keep_random(4, key=0)
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+def test_seed_typed_key_and_legacy_key_draw_the_same():
+    drawn = []
+    for key in (3, jax.random.key(3), jax.random.PRNGKey(3)):
+        tx = selection.keep_random(4, key=key)
+        drawn.append(tx.update(jnp.ones(16), tx.init(jnp.ones(16)))[0].tolist())
+    assert drawn[0] == drawn[1] == drawn[2] and sum(drawn[0]) == 4
