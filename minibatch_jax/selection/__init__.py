@@ -17,6 +17,7 @@ from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import randomness as randomness
 from . import reducible as reducible
+from . import selective_backprop as selective_backprop
 from . import sift as sift
 from . import similarities as similarities
 from . import thresholds as thresholds
@@ -64,6 +65,7 @@ from .power_sampling import power_inclusion as power_inclusion
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
+from .selective_backprop import keep_by_loss_rank as keep_by_loss_rank
 from .sift import sift_indices as sift_indices
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
