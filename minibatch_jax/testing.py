@@ -311,7 +311,7 @@ def check_gradient(case: Case) -> None:
     floats = {k: v for k, v in signals.items() if _is_float(v)}
 
     def total(floats, weights):
-        kept = tx.update(weights, tx.init(weights), **(signals | floats))[0]
+        kept: Any = tx.update(weights, tx.init(weights), **(signals | floats))[0]
         return jnp.sum(kept * jnp.cos(jnp.arange(kept.size, dtype=kept.dtype)).reshape(kept.shape))
 
     for gradient in jax.tree.leaves(jax.jit(jax.grad(total, argnums=(0, 1)))(floats, weights)):

@@ -84,7 +84,7 @@ def calls_of(model: Mlp, rows: int, whole: bool) -> dict[str, Callable[..., jax.
         "gradient_norms, chunks of 16": lambda p, b: gradient_norms(loss_fn, p, b),
     }
     if whole:
-        calls["vmap(grad)"] = lambda p, b: gradient_norms(loss_fn, p, b, chunk_size=rows)
+        calls["vmap(grad)"] = lambda p, b: gradient_norms(loss_fn, p, b, block_size=rows)
     return {name: jax.jit(call) for name, call in calls.items()}
 
 

@@ -67,24 +67,24 @@ def sample_pairs(
       >>> source.tolist(), target.tolist(), weights.tolist()
       ([0, 1], [1, 0], [0.5, 0.5])
     """
-    plan = getattr(plan, "matrix", plan)
-    check_shape("plan", plan, (None, None))
-    check_floating("plan", plan)
+    matrix: jax.Array = getattr(plan, "matrix", plan)
+    check_shape("plan", matrix, (None, None))
+    check_floating("plan", matrix)
     check_choice("mode", mode, MODES)
-    size = plan.shape[1] if mode == "columns" else plan.shape[0]
+    size = matrix.shape[1] if mode == "columns" else matrix.shape[0]
     count: int = size if num_pairs is None else num_pairs
     check_count("num_pairs", count)
     if mode != "joint" and count != size:
         raise ValueError(f"num_pairs is {count}, wanted {size} in mode {mode!r}: one for each.")
-    plan = lax.stop_gradient(jnp.where(jnp.isfinite(plan) & (plan > 0), plan, 0))
+    matrix = lax.stop_gradient(jnp.where(jnp.isfinite(matrix) & (matrix > 0), matrix, 0))
     if mode == "joint":
-        return _without_holes(*_joint(as_key(key), plan, count))
+        return _without_holes(*_joint(as_key(key), matrix, count))
     if mode == "rows":
-        return _without_holes(*_rows(as_key(key), plan))
+        return _without_holes(*_rows(as_key(key), matrix))
     if mode == "columns":
-        target, source, weights = _rows(as_key(key), plan.T)
+        target, source, weights = _rows(as_key(key), matrix.T)
         return _without_holes(source, target, weights)
-    return _without_holes(lax.iota(jnp.int32, size), first_minima(-plan, axis=1)[1], jnp.sum(plan, axis=1))
+    return _without_holes(lax.iota(jnp.int32, size), first_minima(-matrix, axis=1)[1], jnp.sum(matrix, axis=1))
 
 
 def _joint(key: jax.Array, plan: jax.Array, num_pairs: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -66,7 +66,7 @@ class Potentials(NamedTuple):
     converged: jax.Array
 
 
-def matrix_of(plan: Weights | Plan) -> Weights:
+def matrix_of(plan: Weights | Plan) -> jax.Array:
     """Return the matrix of a plan that is given as a `Plan` or as the matrix itself."""
     return plan.matrix if isinstance(plan, Plan) else plan
 

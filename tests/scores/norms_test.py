@@ -78,7 +78,7 @@ def test_linen_norms_are_those_of_the_gradients(model, x):
 def test_chunks_change_nothing(chunk_size):
     loss_fn, params, batch = linen_problem(*MODELS["dense"])
     norms = jax.jit(scores.gradient_norms, static_argnames=("loss_fn", "chunk_size"))
-    actual = norms(loss_fn, params, batch, chunk_size=chunk_size)
+    actual = norms(loss_fn, params, batch, block_size=chunk_size)
     np.testing.assert_allclose(actual, oracle(loss_fn, params, batch), rtol=1e-5)
 
 

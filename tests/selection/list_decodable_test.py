@@ -6,7 +6,7 @@ import pytest
 from minibatch_jax import selection
 
 NOISE, D = 0.3, 4
-fit = jax.jit(selection.list_regressions, static_argnames=("share", "num_starts", "num_steps", "radius"))
+fit = jax.jit(selection.list_regressions, static_argnames=("fraction", "num_starts", "max_iterations", "radius"))
 
 
 def mixture(seed, share, n, sources=100):
@@ -28,7 +28,7 @@ def error(candidates, truth):
 def test_a_candidate_is_right_though_most_sources_are_not_and_least_squares_fails():
     for seed in range(3):
         x, y, truth = mixture(seed, share=0.3, n=8)
-        found = fit(jax.random.key(seed), x, y, share=0.3, num_starts=30)
+        found = fit(jax.random.key(seed), x, y, fraction=0.3, num_starts=30)
         pooled = np.linalg.lstsq(np.reshape(x, (-1, D)), np.reshape(y, -1))[0]
         assert error(found, truth[0]) < 0.1 < 1.0 < np.linalg.norm(pooled - truth[0])
         assert found.valid.sum() <= 30
@@ -47,13 +47,13 @@ def test_batches_are_what_makes_it_work():
     errors = {}
     for n in (1, 8):
         x, y, truth = mixture(0, share=0.2, n=n, sources=150)
-        errors[n] = error(fit(jax.random.key(0), x, y, share=0.2, num_starts=30), truth[0])
+        errors[n] = error(fit(jax.random.key(0), x, y, fraction=0.2, num_starts=30), truth[0])
     assert errors[8] < 0.15 < 2 * errors[1]
 
 
 def test_without_impostors_it_is_least_squares():
     x, y, _ = mixture(1, share=1.0, n=6, sources=20)
-    found = fit(jax.random.key(0), x, y, share=1.0, num_starts=5)
+    found = fit(jax.random.key(0), x, y, fraction=1.0, num_starts=5)
     pooled = np.linalg.lstsq(np.reshape(x, (-1, D)), np.reshape(y, -1))[0]
     assert found.valid.tolist() == [True] + [False] * 3
     np.testing.assert_allclose(found.parameters[0], pooled, rtol=1e-3, atol=1e-4)
@@ -61,7 +61,10 @@ def test_without_impostors_it_is_least_squares():
 
 def test_candidates_are_apart_and_do_not_depend_on_the_order_within_sources():
     x, y, _ = mixture(2, share=0.3, n=8)
-    found, same = fit(jax.random.key(0), x, y, share=0.3), fit(jax.random.key(0), x[:, ::-1], y[:, ::-1], share=0.3)
+    found, same = (
+        fit(jax.random.key(0), x, y, fraction=0.3),
+        fit(jax.random.key(0), x[:, ::-1], y[:, ::-1], fraction=0.3),
+    )
     parameters = np.asarray(found.parameters)[np.asarray(found.valid)]
     gaps = np.linalg.norm(parameters[:, None] - parameters, axis=-1)[~np.eye(len(parameters), dtype=bool)]
     assert gaps.min() >= 0.1

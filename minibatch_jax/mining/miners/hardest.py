@@ -148,7 +148,7 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
     """
     check_number("fraction", fraction, 0, 1, open_low=True)
 
-    return mine_by_masks(lambda *pairs: hardest_pair_masks(*pairs, fraction))
+    return mine_by_masks(lambda d, p, n: hardest_pair_masks(d, p, n, fraction))
 
 
 def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationExtraArgs:
@@ -177,7 +177,8 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
     check_count("num_bins", num_bins)
 
     def factors(distances, *masks):
-        return sum(uniform_distance_weights(distances, mask, num_bins) for mask in masks)
+        positives, negatives = (uniform_distance_weights(distances, mask, num_bins) for mask in masks)
+        return positives + negatives
 
     return mine_by_weights(factors)
 
@@ -214,7 +215,7 @@ def mine_ranks(
     _check_ranks("positive_ranks", positive_ranks)
     _check_ranks("negative_ranks", negative_ranks)
 
-    return mine_by_masks(lambda *pairs: rank_pair_masks(*pairs, positive_ranks, negative_ranks))
+    return mine_by_masks(lambda d, p, n: rank_pair_masks(d, p, n, positive_ranks, negative_ranks))
 
 
 def _band(values, mask, ranks):

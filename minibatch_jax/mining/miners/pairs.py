@@ -206,7 +206,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationE
     """
     check_number("epsilon", epsilon)
 
-    return mine_by_masks(lambda distances, *masks: multi_similarity_pair_masks(-distances, *masks, epsilon))
+    return mine_by_masks(lambda d, p, n: multi_similarity_pair_masks(-d, p, n, epsilon))
 
 
 def mine_pair_margin(
@@ -237,7 +237,7 @@ def mine_pair_margin(
     check_number("positive_margin", positive_margin)
     check_number("negative_margin", negative_margin)
 
-    return mine_by_masks(lambda *pairs: margin_pair_masks(*pairs, positive_margin, negative_margin))
+    return mine_by_masks(lambda d, p, n: margin_pair_masks(d, p, n, positive_margin, negative_margin))
 
 
 def mine_ranges(
@@ -270,11 +270,11 @@ def mine_ranges(
         for limit in limits:
             check_number(name, limit)
 
-    return mine_by_masks(lambda *pairs: range_pair_masks(*pairs, positive_range, negative_range))
+    return mine_by_masks(lambda d, p, n: range_pair_masks(d, p, n, positive_range, negative_range))
 
 
 def mine_by_masks(
-    masks: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    masks: Callable[..., tuple[jax.Array, jax.Array]],
 ) -> optax.GradientTransformationExtraArgs:
     """Return the transformation that keeps the pairs of either mask of `masks(distances, positives, negatives)`."""
 
@@ -286,7 +286,7 @@ def mine_by_masks(
 
 
 def mine_by_weights(
-    factors: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    factors: Callable[..., jax.Array],
 ) -> optax.GradientTransformationExtraArgs:
     """Return the transformation that multiplies the weights by `factors(distances, positives, negatives)`."""
 
