@@ -3,7 +3,7 @@
 `sum(weights * loss(source, target))` over drawn pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def sample_pairs(
       >>> source.tolist(), target.tolist(), weights.tolist()
       ([0, 1], [1, 0], [0.5, 0.5])
     """
-    matrix: jax.Array = getattr(plan, "matrix", plan)
+    matrix: Any = getattr(plan, "matrix", plan)
     check_shape("plan", matrix, (None, None))
     check_floating("plan", matrix)
     check_choice("mode", mode, MODES)
