@@ -46,7 +46,7 @@ def functions(module, noun: str) -> tuple[list[str], list[str]]:
             made = "Transformation" in str(inspect.signature(value).return_annotation)
             (transformations if made else plain).append(name)
     index = importlib.import_module(f"minibatch_jax.{noun}")
-    return [n for n in plain if hasattr(index, n)] or plain, [n for n in transformations if hasattr(index, n)]
+    return [n for n in plain if hasattr(index, n)], [n for n in transformations if hasattr(index, n)]
 
 
 def modules(noun: str):

@@ -119,7 +119,7 @@ def test_memory_holds_one_chunk_and_never_the_block_of_a_device():
 
 def test_bad_input_raises():
     x0, x1 = clouds()
-    with pytest.raises(ValueError, match="chunk is 5, wanted a divisor of the 32 rows"):
+    with pytest.raises(ValueError, match="block_size is 5, wanted a divisor of the 32 rows"):
         sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=5)
     with pytest.raises(ValueError, match="epsilon is 0"):
         sharded_sinkhorn(x0, x1, epsilon=0.0, max_iterations=1, block_size=4)

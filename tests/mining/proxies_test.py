@@ -95,7 +95,7 @@ def test_bad_input_is_named():
         mining.partition_by_proxies(jax.random.key(0), proxies, 5)
     with pytest.raises(ValueError, match=r"embeddings has shape \[2, 3\]"):
         mining.update_proxies(proxies, jnp.ones((2, 3)), jnp.arange(2))
-    with pytest.raises(ValueError, match="momentum is 2"):
+    with pytest.raises(ValueError, match="decay is 2"):
         mining.update_proxies(proxies, jnp.ones((2, 2)), jnp.arange(2), decay=2)
     with pytest.raises(ValueError, match="temperature is -1"):
         mining.partition_by_proxies(jax.random.key(0), proxies, 2, temperature=-1)

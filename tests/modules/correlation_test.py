@@ -139,5 +139,5 @@ def test_bad_input_is_named():
         modules.canonical_correlation(x, x, num_components=3)
     with pytest.raises(TypeError, match="first has dtype int32"):
         modules.canonical_correlation(x.astype(jnp.int32), x)
-    with pytest.raises(ValueError, match="memory is 2"):
+    with pytest.raises(ValueError, match="decay is 2"):
         modules.orthogonal_iteration_loss(modules.init_whitening(2, 2), x, x, decay=2)

@@ -77,7 +77,7 @@ def test_linen_norms_are_those_of_the_gradients(model, x):
 @pytest.mark.parametrize("chunk_size", [1, 4, 100])
 def test_chunks_change_nothing(chunk_size):
     loss_fn, params, batch = linen_problem(*MODELS["dense"])
-    norms = jax.jit(scores.gradient_norms, static_argnames=("loss_fn", "chunk_size"))
+    norms = jax.jit(scores.gradient_norms, static_argnames=("loss_fn", "block_size"))
     actual = norms(loss_fn, params, batch, block_size=chunk_size)
     np.testing.assert_allclose(actual, oracle(loss_fn, params, batch), rtol=1e-5)
 
@@ -179,7 +179,7 @@ def test_bad_input_is_named():
     loss_fn, params, batch = linen_problem(*MODELS["dense"])
     with pytest.raises(ValueError, match=r"batch\['y'\] has shape \[3\]"):
         scores.gradient_norms(loss_fn, params, batch | {"y": batch["y"][:3]})
-    with pytest.raises(TypeError, match="chunk_size is 0.5"):
+    with pytest.raises(TypeError, match="block_size is 0.5"):
         scores.gradient_norms(loss_fn, params, batch, block_size=0.5)
     with pytest.raises(ValueError, match=r"losses has shape \[\]"):
         scores.ghost_gradient_norms(jnp.sum, B)

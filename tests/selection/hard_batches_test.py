@@ -89,7 +89,7 @@ def test_mask_is_the_largest_share():
 
 def test_bad_input_is_named():
     for delta in (0.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=r"delta is .*\(0, 1\]"):
+        with pytest.raises(ValueError, match=r"fraction is .*\(0, 1\]"):
             selection.keep_hard_batches(delta)
     with pytest.raises(ValueError, match="full_round_every is -1"):
         selection.keep_hard_batches(0.5, full_round_every=-1)
@@ -101,7 +101,7 @@ def test_bad_input_is_named():
 
 def test_hyper_parameters_can_be_injected_under_jit():
     table = jnp.asarray(recorded_losses(8, 40, seed=2), jnp.float32)
-    for options in ({"delta": 0.5}, {"delta": 0.25, "full_round_every": 3}):
+    for options in ({"fraction": 0.5}, {"fraction": 0.25, "full_round_every": 3}):
         injected = optax.inject_hyperparams(selection.keep_hard_batches)(**options)
         assert visits(injected, table, jnp.ones(8)) == visits(
             selection.keep_hard_batches(**options), table, jnp.ones(8)

@@ -103,7 +103,7 @@ def test_direction_is_the_top_eigenvector_and_the_filter_clears_what_lies_far_al
 
 def test_bad_input_is_named():
     x, y = jnp.ones((3, 2, 1)), jnp.ones((3, 2))
-    with pytest.raises(ValueError, match="share is 0"):
+    with pytest.raises(ValueError, match="fraction is 0"):
         selection.list_regressions(0, x, y, 0.0)
     with pytest.raises(ValueError, match="targets has shape"):
         selection.list_regressions(0, x, y[:2], 0.5)

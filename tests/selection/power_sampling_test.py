@@ -76,7 +76,7 @@ def test_law_of_the_kept_weights(unbiased):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="share is 0"):
+    with pytest.raises(ValueError, match="fraction is 0"):
         selection.keep_by_power(0.0, 1.0, 0)
     with pytest.raises(ValueError, match="alpha is nan"):
         selection.keep_by_power(0.5, float("nan"), 0)

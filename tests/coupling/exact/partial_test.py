@@ -119,7 +119,7 @@ def test_a_traced_mass_schedule_reaches_the_transformation():
     import optax
 
     cost, weights = jnp.asarray(clouds(1, 6, 6)), jnp.ones((6, 6)) / 36
-    tx = optax.inject_hyperparams(couple_partial)(mass=optax.linear_schedule(0.5, 1.0, 2))
+    tx = optax.inject_hyperparams(couple_partial)(fraction=optax.linear_schedule(0.5, 1.0, 2))
     state = tx.init(weights)
     for mass in (0.5, 0.75, 1.0):
         plan, state = tx.update(weights, state, cost=cost)
@@ -218,9 +218,9 @@ def test_less_mass_crosses_between_clusters_when_less_is_moved():
 
 @pytest.mark.parametrize("mass", [0.0, -0.5, 1.5])
 def test_bad_mass_raises(mass):
-    with pytest.raises(ValueError, match=f"mass is {mass}"):
+    with pytest.raises(ValueError, match=f"fraction is {mass}"):
         couple_partial(mass)
-    with pytest.raises(ValueError, match=f"mass is {mass}"):
+    with pytest.raises(ValueError, match=f"fraction is {mass}"):
         couple_partial_sinkhorn(mass, 0.1)
 
 

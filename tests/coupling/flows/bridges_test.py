@@ -76,5 +76,5 @@ def test_bad_input_raises():
         schroedinger_bridge_pairs(0, x, x, -1.0)
     with pytest.raises(ValueError, match=r"cost has shape \[3, 2\]"):
         condition_weight(x, x, fraction=0.1)
-    with pytest.raises(ValueError, match="ratio is 0"):
+    with pytest.raises(ValueError, match="fraction is 0"):
         condition_weight(jnp.ones((2, 2)), jnp.ones((2, 2)), fraction=0.0)

@@ -9,11 +9,12 @@ import ot
 import pytest
 import scipy.optimize
 
+from experiments.coupling import _flows
 from experiments.coupling import ot_flow_matching as experiment
 
 
 def _measured(monkeypatch, field, noise, test):
-    monkeypatch.setattr(experiment, "velocity", lambda params, x, t: field(x, t))
+    monkeypatch.setattr(_flows, "velocity", lambda params, x, t: field(x, t))
     data = {"test": test, "noise": noise, "directions": jnp.eye(noise.shape[1])}
     return jax.jit(lambda data: experiment.measure((), data))(data)
 

@@ -24,7 +24,7 @@ from experiments.engine.checkpoints import Checkpoints
 from tests.experiments import tiny
 from tests.experiments.tiny import Config, Stop
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Orbax closes its event loop at the first read or write that fails, and those still under way complain.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 RUN = Config("").steps

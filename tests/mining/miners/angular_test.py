@@ -176,7 +176,7 @@ def test_bad_input_is_named():
         mining.mine_angular(2.0)
     with pytest.raises(ValueError, match=r"reference_distances has shape \[2, 3\], wanted \[3, 3\]"):
         mining.angular_triplet_weights(d, mask, mask)
-    with pytest.raises(ValueError, match="momentum is 2"):
+    with pytest.raises(ValueError, match="decay is 2"):
         mining.dynamic_margin_loss(mining.init_dynamic_margin(), d, mask, mask, decay=2)
     with pytest.raises(TypeError, match=r"num_bins is 2\.0"):
         mining.init_dynamic_margin(2.0)

@@ -65,7 +65,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="farthest is 3"):
         mining.mine_distance_weighted(2, key=0, farthest=3)
     with pytest.raises(TypeError, match="key has dtype"):
-        tx = mining.mine_distance_weighted(2, key=jnp.zeros(2, jnp.uint32))
+        tx = mining.mine_distance_weighted(2, key=jnp.zeros(2))
         tx.init(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"num_draws has shape \[3\], wanted \[2\]"):
         mining.sample_negative_counts(jax.random.key(0), jnp.ones((2, 2)), jnp.ones(3, jnp.int32), 3)
