@@ -217,7 +217,7 @@ def test_invariances(seed):
     np.testing.assert_allclose(run(cost, 3 * a, 3 * b), 3 * plain, rtol=1e-4, atol=1e-6)
 
 
-SOLVE = jax.jit(lambda c, a, b: sinkhorn(c, a, b, epsilon=0.5, tolerance=1e-5).matrix)
+SOLVE = jax.jit(lambda c, a, b: sinkhorn(c, a, b, epsilon=0.5, tolerance=1e-5, max_iterations=50_000).matrix)
 
 
 def test_transformation_takes_marginals_and_mask_from_the_weights():
