@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_EXPERIMENTS = {"common"}
+ROOMS = ("selection", "coupling", "mining", "modules")
 COMPILATION_CACHE = {
     "JAX_COMPILATION_CACHE_DIR": ".jax_cache",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -16,9 +16,10 @@ COMPILATION_CACHE = {
 }
 
 
-def names(folder: Path = HERE) -> list[str]:
-    """Names of the experiments (or speed cases) in a folder."""
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in NOT_EXPERIMENTS)
+def files(*folders: Path) -> dict[str, Path]:
+    """Files of the experiments (or speed cases) by name; by default those of all nouns, and the quickstart."""
+    found = [p for f in folders or (HERE, *(HERE / room for room in ROOMS)) for p in f.glob("*.py")]
+    return {p.stem: p for p in sorted(found, key=lambda p: p.stem) if not p.stem.startswith("_")}
 
 
 def docstring(path: Path) -> str:
@@ -29,29 +30,34 @@ def docstring(path: Path) -> str:
 def listing() -> str:
     """One line for each experiment: name, minutes, claim."""
     lines = ["Experiments (python -m experiments NAME; --help shows the flags):"]
-    for name in names():
-        doc = docstring(HERE / f"{name}.py")
+    for name, path in files().items():
+        doc = docstring(path)
         minutes = re.search(r"^Minutes: (\S+)", doc, re.MULTILINE)
         lines.append(f"  {name:<24} {minutes[1] if minutes else '?':>4} min  {doc.splitlines()[0] if doc else ''}")
     lines.append("Speed cases (python -m experiments speed [CASE ...]):")
-    for name in names(HERE / "speed"):
-        doc = docstring(HERE / "speed" / f"{name}.py")
+    for name, path in files(HERE / "speed").items():
+        doc = docstring(path)
         lines.append(f"  {name:<24}           {doc.splitlines()[0] if doc else ''}")
     return "\n".join(lines)
+
+
+def module_of(name: str) -> str:
+    """Name of the module that holds an experiment."""
+    return ".".join(files()[name].relative_to(HERE.parent).with_suffix("").parts)
 
 
 def run_experiment(name: str, flags: list[str]) -> None:
     """Parse the flags into the experiment's `Config` and run it."""
     import tyro
 
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(module_of(name))
     description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")
     module.main(tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description))
 
 
 def run_speed(cases: list[str]) -> None:
     """Run the speed cases, all if none is named."""
-    for case in cases or names(HERE / "speed"):
+    for case in cases or files(HERE / "speed"):
         importlib.import_module(f"experiments.speed.{case}").main()
 
 
@@ -64,7 +70,7 @@ def main(args: list[str]) -> int:
         return 0
     name, *rest = args
     name = name.replace("-", "_")
-    known = names(HERE / "speed") if name == "speed" else names()
+    known = files(HERE / "speed") if name == "speed" else files()
     unknown = [case for case in rest if case not in known] if name == "speed" else [name] * (name not in known)
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.common import Arm, State, init_mlp, mlp, run, with_wrong_labels
-from minibatch_jax import normalize
-from minibatch_jax.data import arrays
-from minibatch_jax.selection import select_by_adaptive_k
-from minibatch_jax.training import value_and_grad
+from experiments.datasets import arrays
+from experiments.engine import Arm, State, init_mlp, mlp, run, with_wrong_labels
+from minibatch_jax import normalize, value_and_grad
+from minibatch_jax.selection import keep_by_adaptive_k
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,6 @@ def main(config: Config):
 
     arms = {
         "all samples": arm(normalize()),
-        "Adaptive-k": arm(optax.chain(select_by_adaptive_k(warmup_steps=config.warmup_steps), normalize())),
+        "Adaptive-k": arm(optax.chain(keep_by_adaptive_k(warmup_steps=config.warmup_steps), normalize())),
     }
     return run(config, arms, data, evaluate, steps_per_call=20)

@@ -3,37 +3,30 @@
 import importlib
 from types import ModuleType
 
-from minibatch_jax import coupling, mining, selection, training
-from minibatch_jax.base import SIGNALS, across, replicate, uniform_like, weight_transformation
-from minibatch_jax.compose import effective_sample_size, mask_rows, normalize, record
-from minibatch_jax.coupling import sample_pairs
-from minibatch_jax.training import take, value_and_grad, weighted_aggregate
-
-__version__ = "0.2.0.dev0"
-
-__all__ = [
-    "SIGNALS",
-    "across",
-    "coupling",
-    "effective_sample_size",
-    "mask_rows",
-    "mining",
-    "normalize",
-    "record",
-    "replicate",
-    "sample_pairs",
-    "selection",
-    "take",
-    "training",
-    "uniform_like",
-    "value_and_grad",
-    "weight_transformation",
-    "weighted_aggregate",
-]
+from . import boundaries as boundaries
+from . import coupling as coupling
+from . import metrics as metrics
+from . import mining as mining
+from . import scores as scores
+from . import selection as selection
+from ._version import __version__ as __version__
+from .boundaries.aggregation import weighted_aggregate as weighted_aggregate
+from .boundaries.gradients import value_and_grad as value_and_grad
+from .boundaries.pairs import sample_pairs as sample_pairs
+from .boundaries.rows import take as take
+from .compose import effective_sample_size as effective_sample_size
+from .compose import mask_rows as mask_rows
+from .compose import normalize as normalize
+from .compose import record as record
+from .devices import across as across
+from .devices import replicate as replicate
+from .signals import SIGNALS as SIGNALS
+from .weights import uniform_like as uniform_like
+from .weights import weight_transformation as weight_transformation
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import a part of the library that needs an extra when somebody asks for it."""
-    if name in ("modules", "pool"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import `modules`, `pool` and `testing` when they are first used; most programs use none."""
+    if name in ("modules", "pool", "testing"):
+        return importlib.import_module(f"minibatch_jax.{name}")
+    raise AttributeError(f"minibatch_jax has no attribute {name!r}.")

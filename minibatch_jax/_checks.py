@@ -89,9 +89,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def as_key(key: jax.Array | int) -> jax.Array:
-    """Return a typed PRNG key from a typed key or an int seed; a raw uint32 key raises."""
+    """Return a typed PRNG key from a typed key, an int seed or a legacy `jax.random.PRNGKey`."""
     if isinstance(key, int | np.integer):
         return jax.random.key(int(key))
-    if jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-        return jnp.asarray(key)
-    raise TypeError(f"key has dtype {jnp.asarray(key).dtype}, wanted an int seed or a typed key from jax.random.key.")
+    array = jnp.asarray(key)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array
+    if array.dtype == jnp.uint32 and array.ndim > 0:
+        return jax.random.wrap_key_data(array)
+    raise TypeError(f"key has dtype {array.dtype}, wanted an int seed, a key from jax.random.key or from PRNGKey.")

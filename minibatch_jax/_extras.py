@@ -1,15 +1,24 @@
-"""What is raised where a package is missing that only a part of the library needs."""
+"""Packages that only a part of the library needs: imported when used, and named with the command that installs them."""
+
+import importlib
+from typing import Any
 
 
-def missing(package: str, extra: str, part: str) -> ImportError:
-    """Return the error that says what needs the package and which command installs it.
+def require(package: str, extra: str) -> Any:
+    """Return the imported package, or say how to install it.
 
     Args:
-      package: name of the package, such as "flax".
+      package: name to import, such as "flax.linen".
       extra: extra of `minibatch_jax` that holds it.
-      part: what needs it, such as "minibatch_jax.modules".
 
     Returns:
-      The error, to raise from the one of the import.
+      The module.
+
+    Raises:
+      ImportError: if the package is missing, with the command that installs it.
     """
-    return ImportError(f"{package} is missing, wanted by {part}: pip install 'minibatch_jax[{extra}]'", name=package)
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        top = package.split(".")[0]
+        raise ImportError(f"{top} is missing, wanted it here: pip install 'minibatch_jax[{extra}]'") from error

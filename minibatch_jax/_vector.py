@@ -40,3 +40,10 @@ def vector_min(x: jax.Array) -> jax.Array:
             half = (x.shape[0] + 1) // 2
             x = jnp.minimum(x[:half], x[-half:])
     return jnp.min(x)
+
+
+def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Minima of a matrix along an axis, and the first index of each."""
+    low = jnp.min(x, axis=axis)
+    index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    return low, jnp.min(jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1), axis=axis)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_number, check_shape
-from minibatch_jax.base import Weights, weight_transformation
+from minibatch_jax.weights import Weights, weight_transformation
 
 
 def effective_sample_size(weights: Weights) -> jax.Array:

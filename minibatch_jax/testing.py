@@ -19,7 +19,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax.base import across
+from minibatch_jax.devices import across
 from minibatch_jax.signals import SIGNALS
 
 ROWS = 16
@@ -174,7 +174,7 @@ def _stack(*trees: Any) -> Any:
 
 
 def _mesh(rows: int, axis_type: AxisType) -> jax.sharding.Mesh:
-    """As many devices as there are and divide the rows."""
+    """The largest number of devices at hand that divides the rows."""
     devices = jax.devices()[: math.gcd(jax.device_count(), rows)]
     return jax.make_mesh((len(devices),), ("data",), axis_types=(axis_type,), devices=devices)
 
@@ -311,7 +311,7 @@ def check_gradient(case: Case) -> None:
     floats = {k: v for k, v in signals.items() if _is_float(v)}
 
     def total(floats, weights):
-        kept = tx.update(weights, tx.init(weights), **(signals | floats))[0]
+        kept: Any = tx.update(weights, tx.init(weights), **(signals | floats))[0]
         return jnp.sum(kept * jnp.cos(jnp.arange(kept.size, dtype=kept.dtype)).reshape(kept.shape))
 
     for gradient in jax.tree.leaves(jax.jit(jax.grad(total, argnums=(0, 1)))(floats, weights)):
@@ -513,7 +513,7 @@ def check_transformation(
 ) -> None:
     """Run every check of `CHECKS` on a transformation and stop at the first law that is broken.
 
-    The checks use as many devices as there are and divide the number of rows. On a CPU, call
+    The checks use the largest number of devices at hand that divides the number of rows. On a CPU, call
     `jax.config.update("jax_num_cpu_devices", 8)` first, so that one device is compared with eight.
 
     Args:

@@ -1,9 +1,9 @@
 """Bad input that is known at trace time raises at once: the argument, what came, what is wanted."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 
+import minibatch_jax
 from minibatch_jax import coupling, mining, selection, take, uniform_like, value_and_grad, weighted_aggregate
 
 ONES = jnp.ones(4)
@@ -20,7 +20,7 @@ BAD = {
     "k = 0": (lambda: selection.keep_topk(0), ValueError, "k is 0, wanted at least 1"),
     "k > B": (lambda: update(selection.keep_topk(5), losses=ONES), ValueError, "k is 5, wanted at most 4"),
     "k > B, jest": (
-        lambda: update(selection.select_by_jest(8, 2, 0), pair_losses=SQUARE, reference_pair_losses=SQUARE),
+        lambda: update(selection.keep_by_jest(8, 2, 0), pair_losses=SQUARE, reference_pair_losses=SQUARE),
         ValueError,
         "k is 8, wanted at most 4",
     ),
@@ -58,7 +58,7 @@ BAD = {
         "a has mass 1.0 and b has mass 2.0, wanted equal masses",
     ),
     "cost rank": (lambda: coupling.assignment(ONES), ValueError, r"cost has shape \[4\]"),
-    "plan rank": (lambda: coupling.sample_pairs(0, ONES), ValueError, r"plan has shape \[4\]"),
+    "plan rank": (lambda: minibatch_jax.sample_pairs(0, ONES), ValueError, r"plan has shape \[4\]"),
     "labels rank": (
         lambda: mining.positive_mask(jnp.zeros((4, 1), jnp.int32)),
         ValueError,
@@ -74,10 +74,10 @@ BAD = {
         ValueError,
         r"labels has shape \[3\]",
     ),
-    "raw key": (
-        lambda: selection.select_by_jest(2, 1, jax.random.PRNGKey(0)),
+    "no key": (
+        lambda: selection.keep_by_jest(2, 1, jnp.zeros(2)),
         TypeError,
-        "key has dtype uint32, wanted an int seed or a typed key",
+        "key has dtype float32, wanted an int seed, a key from jax.random.key or from PRNGKey",
     ),
 }
 

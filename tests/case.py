@@ -1,4 +1,4 @@
-"""What the cases of the conformance suite share. Each noun lists its own in `tests/<noun>/cases.py`."""
+"""What the cases of the conformance suite share. A test file carries the case of its transformation in `CASES`."""
 
 import numpy as np
 

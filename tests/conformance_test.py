@@ -1,6 +1,8 @@
-"""Every public factory keeps the law of `minibatch_jax.base`, on one device and on eight."""
+"""Every public factory keeps the law of `minibatch_jax.weights`, on one device and on eight."""
 
+import importlib
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,20 @@ import pytest
 
 from minibatch_jax import compose, coupling, mining, selection, weight_transformation
 from minibatch_jax.testing import CHECKS, check_transformation
-from tests import compose_cases
 from tests.case import losses as draw_losses
-from tests.coupling import cases as coupling_cases
-from tests.mining import cases as mining_cases
-from tests.selection import cases as selection_cases
 
-CASES = compose_cases.CASES | selection_cases.CASES | coupling_cases.CASES | mining_cases.CASES
+HERE = Path(__file__).parent
+
+
+def cases_of_test_files():
+    """A test file carries the case of its transformation, as a dict `CASES`."""
+    for path in sorted(HERE.rglob("*_test.py")):
+        if "\nCASES = {" in path.read_text():
+            name = ".".join(path.relative_to(HERE.parent).with_suffix("").parts)
+            yield from importlib.import_module(name).CASES.items()
+
+
+CASES = dict(cases_of_test_files())
 
 
 def public_factories():

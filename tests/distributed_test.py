@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-FAST = ["keep_topk", "select_by_jest", "couple_exact", "couple_sinkhorn", "mine_semihard"]
+FAST = ["keep_topk", "keep_by_jest", "couple_assignment", "couple_sinkhorn", "mine_semihard"]
 
 
 def run_two_processes(names):

@@ -14,7 +14,6 @@ from minibatch_jax import across, normalize, value_and_grad
 from minibatch_jax.selection import keep_topk
 from minibatch_jax.signals import SIGNALS
 from minibatch_jax.testing import ROWS, draw, run
-from tests.conformance_test import CASES
 
 
 def place(mesh, tree, spec):
@@ -26,8 +25,7 @@ def everywhere(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def check_factory(mesh, name):
-    case = CASES[name]
+def check_factory(mesh, name, case):
     weights, signals = draw(case)
     expected, _ = run(case, weights, signals)
     tx = across("data", case.make())
@@ -77,8 +75,10 @@ def main(port: str, process: int, names: list[str]) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    from tests.conformance_test import CASES  # test files compute, which must come after the devices are known
+
     for name in names or CASES:
-        check_factory(mesh, name)
+        check_factory(mesh, name, CASES[name])
     for gather in (None, 8):
         check_training(mesh, gather)
     jax.distributed.shutdown()

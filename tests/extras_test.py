@@ -10,7 +10,7 @@ import pytest
 
 import minibatch_jax
 from minibatch_jax.pool import select_from_pool
-from minibatch_jax.training import linen_gradient_norms
+from minibatch_jax.scores import linen_gradient_norms
 
 OTHERS = (
     "flax",
@@ -41,19 +41,19 @@ except ImportError as error:
 def test_the_package_imports_without_any_other_and_modules_name_their_extra():
     run = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "flax is missing, wanted by minibatch_jax.modules: pip install 'minibatch_jax[modules]'\n"
+    assert run.stdout == "flax is missing, wanted it here: pip install 'minibatch_jax[modules]'\n"
 
 
 def test_norms_of_linen_modules_name_their_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "flax", None)
-    with pytest.raises(ImportError, match=r"wanted by linen_gradient_norms: pip install 'minibatch_jax\[modules\]'$"):
+    monkeypatch.setitem(sys.modules, "flax.linen", None)
+    with pytest.raises(ImportError, match=r"flax is missing, wanted it here: pip install 'minibatch_jax\[modules\]'$"):
         linen_gradient_norms(lambda params, batch: batch, {}, jnp.zeros(2))
 
 
 def test_the_progress_bar_names_its_extra(monkeypatch, tmp_path):
     np.save(tmp_path / "rows.npy", np.eye(4, dtype=np.float32))
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ImportError, match=r"rich is missing, wanted by progress=True: .*'minibatch_jax\[pool\]'$"):
+    with pytest.raises(ImportError, match=r"rich is missing, wanted it here: .*'minibatch_jax\[pool\]'$"):
         select_from_pool(tmp_path / "rows.npy", 2, method="k_center", progress=True)
 
 

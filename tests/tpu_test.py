@@ -15,8 +15,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import minibatch_jax
 from minibatch_jax import across, coupling, mining, normalize, value_and_grad
-from minibatch_jax.base import gather_rows
+from minibatch_jax.devices import gather_rows
 from minibatch_jax.selection import keep_topk
 
 pytestmark = pytest.mark.tpu
@@ -59,10 +60,10 @@ def coupling_step(mesh, solver):
     couple = across("data", solver)
 
     def train(params, x0, x1):
-        cost = coupling.squared_euclidean_cost(x0, gather_rows(x1, "data"))
+        cost = coupling.costs.squared_euclidean_cost(x0, gather_rows(x1, "data"))
         weights = jnp.full_like(cost, 1 / cost.shape[1] ** 2)
         plan, _ = couple.update(weights, couple.init(weights), cost=cost)
-        source, target, weights = coupling.sample_pairs(0, plan, mode="rows")
+        source, target, weights = minibatch_jax.sample_pairs(0, plan, mode="rows")
         t, xt, ut = coupling.conditional_path(1, x0[source], gather_rows(x1, "data")[target])
 
         def loss(params):
@@ -102,7 +103,7 @@ def mining_step(mesh):
 
 STEPS = {
     "selection": selection_step,
-    "exact": lambda mesh: coupling_step(mesh, coupling.couple_exact()),
+    "exact": lambda mesh: coupling_step(mesh, coupling.couple_assignment()),
     "sinkhorn": lambda mesh: coupling_step(mesh, coupling.couple_sinkhorn(0.05, relative_to="mean")),
     "mining": mining_step,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minibatch_jax.data import arrays
+from experiments.datasets import arrays
 
 BLOCK = 10_000
 

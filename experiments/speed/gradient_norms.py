@@ -16,8 +16,8 @@ from flax import linen as nn
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
 from experiments.speed._timing import milliseconds, print_ratios
+from minibatch_jax.scores import ghost_gradient_norms, gradient_norms, linen_gradient_norms, tap_dense
 from minibatch_jax.selection import gradient_norm_bound
-from minibatch_jax.training import ghost_gradient_norms, gradient_norms, linen_gradient_norms, tap_dense
 
 LINEN, TAPS, BATCH = "linen_gradient_norms", "ghost_gradient_norms, taps by hand", "one batch gradient"
 BOUND = "forward pass with the bound by the logits"
@@ -84,7 +84,7 @@ def calls_of(model: Mlp, rows: int, whole: bool) -> dict[str, Callable[..., jax.
         "gradient_norms, chunks of 16": lambda p, b: gradient_norms(loss_fn, p, b),
     }
     if whole:
-        calls["vmap(grad)"] = lambda p, b: gradient_norms(loss_fn, p, b, chunk_size=rows)
+        calls["vmap(grad)"] = lambda p, b: gradient_norms(loss_fn, p, b, block_size=rows)
     return {name: jax.jit(call) for name, call in calls.items()}
 
 

@@ -12,12 +12,8 @@ import jax.numpy as jnp
 
 from experiments.speed import _jest_numpy
 from experiments.speed._timing import in_fresh_process, milliseconds, print_ratios
-from minibatch_jax.selection import (
-    PairEmbeddings,
-    jest_indices,
-    jest_indices_from_embeddings,
-    sigmoid_pair_losses,
-)
+from minibatch_jax.selection import jest_indices, jest_indices_from_embeddings
+from minibatch_jax.selection.jest_embeddings import PairEmbeddings, sigmoid_pair_losses
 
 OURS = "jest_indices_from_embeddings"
 

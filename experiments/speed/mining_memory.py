@@ -24,7 +24,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.speed._timing import in_fresh_process
-from minibatch_jax import mining
+from minibatch_jax import metrics, mining
 
 DEVICES, PER_CLASS = 8, 8
 Step = Callable[[jax.Array, jax.Array], Any]
@@ -49,8 +49,8 @@ LOSSES = {
     "semi-hard triplets": (mining.euclidean_distances, triplets),
 }
 RETRIEVAL = {
-    "recall@1": mining.recall_at_k,
-    "R-precision, mAP@R": each(mining.retrieval_scores, max_positives=PER_CLASS),
+    "recall@1": metrics.recall_at_k,
+    "R-precision, mAP@R": each(metrics.retrieval_scores, max_positives=PER_CLASS),
 }
 HARD = "hard triplets through chosen pairs"
 RUN = ("SupCon", HARD, "recall@1")

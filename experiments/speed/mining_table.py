@@ -76,18 +76,18 @@ def miners() -> dict[str, Callable[..., Any]]:
 
     return {
         "mine angular": of(mining.angular_triplet_weights, angle=math.radians(40), margin=jnp.inf),
-        "mine batch-hard": of(mining.select_triplets),
+        "mine batch-hard": of(mining.triplet_choice),
         "mine distance-weighted": distance_weighted,
-        "mine easy positive, semi-hard negative": of(mining.select_triplets, "easy", "semihard"),
-        "mine semi-hard positive, hard negative": of(mining.select_triplets, "semihard", "hard"),
+        "mine easy positive, semi-hard negative": of(mining.triplet_choice, "easy", "semihard"),
+        "mine semi-hard positive, hard negative": of(mining.triplet_choice, "semihard", "hard"),
         "mine all positives, hard negative": of(mining.rank_pair_masks, negative_ranks=(0, 1)),
         "mine in allowed ranges": of(mining.range_pair_masks, (0.0, 1.4), (1.2, 2.0)),
         "mine hardest half": of(mining.hardest_pair_masks),
         "mine multi-similarity": of(mining.multi_similarity_pair_masks, compare=mining.cosine_similarity),
         "mine pair margin": of(mining.margin_pair_masks, 1.0, 1.2),
-        "mine all triplets": of(lambda *pairs: mining.triplet_pair_weights(*pairs, margin=0.2)[1]),
+        "mine all triplets": of(lambda *pairs: mining.losses.triplets.triplet_pair_weights(*pairs, margin=0.2)[1]),
         "mine semi-hard triplets": of(
-            lambda *pairs: mining.triplet_pair_weights(*pairs, margin=0.2, mining="semihard")[1]
+            lambda *pairs: mining.losses.triplets.triplet_pair_weights(*pairs, margin=0.2, mining="semihard")[1]
         ),
         "mine uniform distances": of(uniform),
     }
@@ -187,7 +187,9 @@ def losses_of_classes(size: int) -> dict[str, Callable[..., jax.Array]]:
         "P2SGrad": of(mining.orthogonal_pair_loss),
         "proxy anchor": of(lambda s, p, n: mining.proxy_anchor_loss(s.T, p.T, n.T)),
         "ProxyNCA": of(mining.info_nce_loss, lambda x, r: -squared(x, r), temperature=1.0),
-        "SoftTriple": of(softmax, lambda x, r: mining.soften_centers(to_centers(x, r)), cosine=0.01, scale=20.0),
+        "SoftTriple": of(
+            softmax, lambda x, r: mining.losses.classification.soften_centers(to_centers(x, r)), cosine=0.01, scale=20.0
+        ),
         "SphereFace": with_norms(4, 1.0, False),
         "sub-center ArcFace": of(softmax, lambda x, r: to_centers(x, r).max(axis=2), **turned),
     }

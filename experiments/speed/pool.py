@@ -73,7 +73,7 @@ def compare_with_exact(file: Path, size: int, parts: int, k: int, seed: int = 0)
     rows = np.sort(np.random.default_rng(seed).choice(len(pool), size, replace=False))
     subset: Any = pool[rows].astype(np.float32)
     exact = np.asarray(jax.jit(lambda x: facility_location_from_features(x, k).indices)(subset))
-    chosen = select_from_pool(subset, k, part_rows=size // parts, progress=False).indices
+    chosen = select_from_pool(subset, k, rows_per_part=size // parts, progress=False).indices
     random = np.random.default_rng(seed).choice(size, k, replace=False)
     value = {
         n: distances_to_nearest(subset, subset[i]).mean()

@@ -21,13 +21,16 @@ def measure(size: int, width: int, chunk: int, iterations: int) -> dict[str, flo
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from minibatch_jax.coupling import Potentials, sharded_sinkhorn
+    from minibatch_jax.coupling import sharded_sinkhorn
+    from minibatch_jax.coupling.plans import Potentials
 
     mesh = jax.make_mesh((DEVICES,), ("rows",), axis_types=(AxisType.Auto,))
 
     def couple(x0, x1):
         # Gaussians: the mean squared distance is 2 * width
-        return sharded_sinkhorn(x0, x1, epsilon=0.1 * width, iterations=iterations, chunk=chunk, axis_name="rows")
+        return sharded_sinkhorn(
+            x0, x1, epsilon=0.1 * width, max_iterations=iterations, block_size=chunk, axis_name="rows"
+        )
 
     out = Potentials(P("rows"), *(P(),) * 5)  # pyright: ignore[reportArgumentType]
     run = jax.jit(jax.shard_map(couple, mesh=mesh, in_specs=(P("rows"), P()), out_specs=out))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments._mlp import init_mlp, mlp
+from experiments.shared.mlp import init_mlp, mlp
 from experiments.speed._timing import milliseconds, print_ratios
 from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import keep_topk

@@ -26,7 +26,7 @@ from minibatch_jax.mining import (
     negative_mask,
     normalize_embeddings,
     positive_mask,
-    select_triplets,
+    triplet_choice,
     triplet_loss,
 )
 
@@ -68,7 +68,7 @@ def dense_loss(mining: str) -> Callable[..., Any]:
 
 def calls_of(size: int) -> dict[str, dict[str, Callable[..., Any]]]:
     """Jitted functions of embeddings and labels, by row of the case and by name."""
-    calls = {"mine hard": {OURS: jax.jit(lambda x, y: select_triplets(*distances_and_masks(x, y)))}}
+    calls = {"mine hard": {OURS: jax.jit(lambda x, y: triplet_choice(*distances_and_masks(x, y)))}}
     for name in _triplets_pml.MINED:
         calls[name] = {OURS: jax.jit(loss(name))}
         if size <= 256 and name != "hard":

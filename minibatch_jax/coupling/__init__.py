@@ -1,112 +1,53 @@
 """Which sources and targets of two batches belong together: weights `[B0, B1]`."""
 
-from minibatch_jax.coupling._bridge import BridgePath, bridge_path, schroedinger_bridge_pairs
-from minibatch_jax.coupling._conditions import condition_aware_cost, condition_weight
-from minibatch_jax.coupling._costs import cosine_cost, euclidean_cost, squared_euclidean_cost
-from minibatch_jax.coupling._divergence import differentiable_plan, sinkhorn_divergence
-from minibatch_jax.coupling._exact import Assignment, assignment, couple_exact, exact_plan
-from minibatch_jax.coupling._flow_matching import ConditionalPath, FlowPairs, conditional_path, flow_matching_pairs
-from minibatch_jax.coupling._hierarchical import HierarchicalPlan, hierarchical_plan, scatter_plans
-from minibatch_jax.coupling._hierarchical_flow import (
-    HierarchicalPath,
-    couple_velocities,
-    grouped_sources,
-    hierarchical_path,
-)
-from minibatch_jax.coupling._immiscible import (
-    couple_nearest,
-    couple_quantized,
-    immiscible_noise,
-    nearest_noise,
-    quantize_cost,
-)
-from minibatch_jax.coupling._kernel import KernelState, couple_by_kernel, gibbs_weights
-from minibatch_jax.coupling._partial import PartialAssignments, couple_partial, partial_assignments, partial_plan
-from minibatch_jax.coupling._partial_sinkhorn import couple_partial_sinkhorn, partial_sinkhorn
-from minibatch_jax.coupling._plans import (
-    Plan,
-    Potentials,
-    couple_independent,
-    independent_plan,
-    normalized_entropy,
-    round_to_marginals,
-)
-from minibatch_jax.coupling._sample import Pairs, sample_pairs
-from minibatch_jax.coupling._semidiscrete import SemidiscreteState, couple_semidiscrete, semidiscrete_plan
-from minibatch_jax.coupling._sharded import sharded_sinkhorn, sharded_targets
-from minibatch_jax.coupling._sinkhorn import couple_sinkhorn, sinkhorn
-from minibatch_jax.coupling._sliced import (
-    pairs_1d,
-    sliced_permutations,
-    sliced_plan,
-    sliced_wasserstein,
-    wasserstein_1d,
-)
-from minibatch_jax.coupling._transport import couple_transport, transport
-from minibatch_jax.coupling._unbalanced import couple_unbalanced, unbalanced_sinkhorn
-
-__all__ = [
-    "Assignment",
-    "BridgePath",
-    "ConditionalPath",
-    "FlowPairs",
-    "HierarchicalPath",
-    "HierarchicalPlan",
-    "KernelState",
-    "Pairs",
-    "PartialAssignments",
-    "Plan",
-    "Potentials",
-    "SemidiscreteState",
-    "assignment",
-    "bridge_path",
-    "condition_aware_cost",
-    "condition_weight",
-    "conditional_path",
-    "cosine_cost",
-    "couple_by_kernel",
-    "couple_exact",
-    "couple_independent",
-    "couple_nearest",
-    "couple_partial",
-    "couple_partial_sinkhorn",
-    "couple_quantized",
-    "couple_semidiscrete",
-    "couple_sinkhorn",
-    "couple_transport",
-    "couple_unbalanced",
-    "couple_velocities",
-    "differentiable_plan",
-    "euclidean_cost",
-    "exact_plan",
-    "flow_matching_pairs",
-    "gibbs_weights",
-    "grouped_sources",
-    "hierarchical_path",
-    "hierarchical_plan",
-    "immiscible_noise",
-    "independent_plan",
-    "nearest_noise",
-    "normalized_entropy",
-    "pairs_1d",
-    "partial_assignments",
-    "partial_plan",
-    "partial_sinkhorn",
-    "quantize_cost",
-    "round_to_marginals",
-    "sample_pairs",
-    "scatter_plans",
-    "schroedinger_bridge_pairs",
-    "semidiscrete_plan",
-    "sharded_sinkhorn",
-    "sharded_targets",
-    "sinkhorn",
-    "sinkhorn_divergence",
-    "sliced_permutations",
-    "sliced_plan",
-    "sliced_wasserstein",
-    "squared_euclidean_cost",
-    "transport",
-    "unbalanced_sinkhorn",
-    "wasserstein_1d",
-]
+from . import batches_of_batches as batches_of_batches
+from . import costs as costs
+from . import entropic as entropic
+from . import exact as exact
+from . import flows as flows
+from . import plans as plans
+from . import semidiscrete as semidiscrete
+from . import sliced_plans as sliced_plans
+from .batches_of_batches import hierarchical_plan as hierarchical_plan
+from .batches_of_batches import scatter_plans as scatter_plans
+from .entropic.balanced import couple_sinkhorn as couple_sinkhorn
+from .entropic.balanced import sinkhorn as sinkhorn
+from .entropic.divergences import differentiable_plan as differentiable_plan
+from .entropic.divergences import sinkhorn_divergence as sinkhorn_divergence
+from .entropic.kernels import couple_by_kernel as couple_by_kernel
+from .entropic.kernels import gibbs_weights as gibbs_weights
+from .entropic.partial import couple_partial_sinkhorn as couple_partial_sinkhorn
+from .entropic.partial import partial_sinkhorn as partial_sinkhorn
+from .entropic.sharded import sharded_sinkhorn as sharded_sinkhorn
+from .entropic.sharded import sharded_targets as sharded_targets
+from .entropic.unbalanced import couple_unbalanced as couple_unbalanced
+from .entropic.unbalanced import unbalanced_sinkhorn as unbalanced_sinkhorn
+from .exact.assignments import assignment as assignment
+from .exact.assignments import assignment_plan as assignment_plan
+from .exact.assignments import couple_assignment as couple_assignment
+from .exact.partial import couple_partial as couple_partial
+from .exact.partial import partial_assignments as partial_assignments
+from .exact.partial import partial_plan as partial_plan
+from .exact.transports import couple_transport as couple_transport
+from .exact.transports import transport as transport
+from .flows.bridges import bridge_path as bridge_path
+from .flows.bridges import schroedinger_bridge_pairs as schroedinger_bridge_pairs
+from .flows.conditions import condition_aware_cost as condition_aware_cost
+from .flows.conditions import condition_weight as condition_weight
+from .flows.hierarchical import grouped_sources as grouped_sources
+from .flows.hierarchical import hierarchical_path as hierarchical_path
+from .flows.hierarchical import velocity_pairs as velocity_pairs
+from .flows.immiscible import couple_nearest as couple_nearest
+from .flows.immiscible import couple_quantized as couple_quantized
+from .flows.immiscible import immiscible_noise as immiscible_noise
+from .flows.immiscible import nearest_noise as nearest_noise
+from .flows.matching import conditional_path as conditional_path
+from .flows.matching import flow_matching_pairs as flow_matching_pairs
+from .plans import couple_independent as couple_independent
+from .plans import independent_plan as independent_plan
+from .semidiscrete import couple_semidiscrete as couple_semidiscrete
+from .semidiscrete import semidiscrete_plan as semidiscrete_plan
+from .sliced_plans import pairs_1d as pairs_1d
+from .sliced_plans import sliced_permutations as sliced_permutations
+from .sliced_plans import sliced_plan as sliced_plan
+from .sliced_plans import wasserstein_1d as wasserstein_1d

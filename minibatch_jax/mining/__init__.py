@@ -4,7 +4,7 @@ Rows are anchors and columns are references, often the same items. Five kinds of
 
   distances   `euclidean_distances`, `cosine_similarity`, ...: from embeddings to `[A, M]`
   pairs       `positive_mask`, `negative_mask`: from labels to bool `[A, M]`; `memory_pairs` adds past batches
-  miners      `..._pair_masks`: from distances and masks to fewer pairs; `select_triplets`: to one triplet for each
+  miners      `..._pair_masks`: from distances and masks to fewer pairs; `triplet_choice`: to one triplet for each
               anchor; `..._weights`: to how much each pair counts; `mine_...`: transformations of weights that do so
   losses      `..._loss`: from distances or similarities and masks to a number; `weigh_pairs` makes a transformation
               of a loss
@@ -15,176 +15,85 @@ Rows are anchors and columns are references, often the same items. Five kinds of
 and over devices. `docs/pytorch_metric_learning.md` in the repository translates the names of pytorch-metric-learning.
 """
 
-from minibatch_jax.mining._angular import angular_triplet_weights, mine_angular
-from minibatch_jax.mining._blocks import blockwise_losses
-from minibatch_jax.mining._class_losses import margin_softmax_loss, proxy_anchor_loss, soften_centers
-from minibatch_jax.mining._distances import (
-    cosine_similarity,
-    dot_product_similarity,
-    euclidean_distances,
-    noise_ratio_distances,
-    normalize_embeddings,
-    squared_euclidean_distances,
-)
-from minibatch_jax.mining._dynamic_margin import DynamicMargin, dynamic_margin_loss, init_dynamic_margin
-from minibatch_jax.mining._hardest import (
-    hardest_pair_masks,
-    mine_hardest_pairs,
-    mine_ranks,
-    mine_uniform_distances,
-    rank_pair_masks,
-    uniform_distance_weights,
-)
-from minibatch_jax.mining._losses import (
-    contrastive_loss,
-    info_nce_loss,
-    multi_similarity_loss,
-    ntxent_loss,
-    supcon_loss,
-    weigh_pairs,
-)
-from minibatch_jax.mining._manifold import manifold_loss, random_walk_similarity
-from minibatch_jax.mining._margin_losses import (
-    intra_pair_variance_loss,
-    margin_loss,
-    ranked_list_loss,
-    threshold_consistent_loss,
-)
-from minibatch_jax.mining._memory import Memory, MemoryPairs, init_memory, memory_pairs, remember
-from minibatch_jax.mining._mine import (
-    mine_all,
-    mine_easy_hard,
-    mine_hard,
-    mine_semihard,
-    weighted_pair_loss,
-)
-from minibatch_jax.mining._mined_triplets import mined_triplet_loss
-from minibatch_jax.mining._pairs import (
-    margin_pair_masks,
-    mine_multi_similarity,
-    mine_pair_margin,
-    mine_ranges,
-    multi_similarity_pair_masks,
-    negative_mask,
-    positive_mask,
-    range_pair_masks,
-)
-from minibatch_jax.mining._proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
-from minibatch_jax.mining._random import MineRandomState, mine_random, random_triplet_weights
-from minibatch_jax.mining._rank_losses import fast_ap_loss, histogram_loss, pnp_loss, smooth_ap_loss, soft_ranks
-from minibatch_jax.mining._reductions import reduce_losses
-from minibatch_jax.mining._retrieval import RetrievalScores, nearest_positive_ranks, recall_at_k, retrieval_scores
-from minibatch_jax.mining._sampled import (
-    DistanceWeightedState,
-    distance_weighted_logits,
-    mine_distance_weighted,
-    sample_negative_counts,
-)
-from minibatch_jax.mining._sampler import ClassIndex, index_classes, sample_classes
-from minibatch_jax.mining._soft_losses import (
-    binomial_deviance_loss,
-    circle_loss,
-    generalized_lifted_structure_loss,
-    lifted_structure_loss,
-    tuplet_margin_loss,
-)
-from minibatch_jax.mining._structured_losses import (
-    angular_loss,
-    hard_negative_loss,
-    orthogonal_pair_loss,
-    orthogonal_projection_loss,
-)
-from minibatch_jax.mining._triplet_loss import triplet_loss, triplet_pair_weights
-from minibatch_jax.mining._triplets import Triplets, select_triplets
-
-__all__ = [
-    "ClassIndex",
-    "DistanceWeightedState",
-    "DynamicMargin",
-    "Memory",
-    "MemoryPairs",
-    "MineRandomState",
-    "Proxies",
-    "RetrievalScores",
-    "Triplets",
-    "angular_loss",
-    "angular_triplet_weights",
-    "binomial_deviance_loss",
-    "blockwise_losses",
-    "circle_loss",
-    "contrastive_loss",
-    "cosine_similarity",
-    "distance_weighted_logits",
-    "dot_product_similarity",
-    "dynamic_margin_loss",
-    "euclidean_distances",
-    "fast_ap_loss",
-    "generalized_lifted_structure_loss",
-    "hard_negative_loss",
-    "hardest_pair_masks",
-    "histogram_loss",
-    "index_classes",
-    "info_nce_loss",
-    "init_dynamic_margin",
-    "init_memory",
-    "init_proxies",
-    "intra_pair_variance_loss",
-    "lifted_structure_loss",
-    "manifold_loss",
-    "margin_loss",
-    "margin_pair_masks",
-    "margin_softmax_loss",
-    "memory_pairs",
-    "mine_all",
-    "mine_angular",
-    "mine_distance_weighted",
-    "mine_easy_hard",
-    "mine_hard",
-    "mine_hardest_pairs",
-    "mine_multi_similarity",
-    "mine_pair_margin",
-    "mine_random",
-    "mine_ranges",
-    "mine_ranks",
-    "mine_semihard",
-    "mine_uniform_distances",
-    "mined_triplet_loss",
-    "multi_similarity_loss",
-    "multi_similarity_pair_masks",
-    "nearest_positive_ranks",
-    "negative_mask",
-    "noise_ratio_distances",
-    "normalize_embeddings",
-    "ntxent_loss",
-    "orthogonal_pair_loss",
-    "orthogonal_projection_loss",
-    "partition_by_proxies",
-    "pnp_loss",
-    "positive_mask",
-    "proxy_anchor_loss",
-    "random_triplet_weights",
-    "random_walk_similarity",
-    "range_pair_masks",
-    "rank_pair_masks",
-    "ranked_list_loss",
-    "recall_at_k",
-    "reduce_losses",
-    "remember",
-    "retrieval_scores",
-    "sample_classes",
-    "sample_negative_counts",
-    "select_triplets",
-    "smooth_ap_loss",
-    "soft_ranks",
-    "soften_centers",
-    "squared_euclidean_distances",
-    "supcon_loss",
-    "threshold_consistent_loss",
-    "triplet_loss",
-    "triplet_pair_weights",
-    "tuplet_margin_loss",
-    "uniform_distance_weights",
-    "update_proxies",
-    "weigh_pairs",
-    "weighted_pair_loss",
-]
+from . import blocks as blocks
+from . import class_batches as class_batches
+from . import cross_batch as cross_batch
+from . import distances as distances
+from . import losses as losses
+from . import miners as miners
+from . import proxies as proxies
+from . import reductions as reductions
+from .blocks import blockwise_losses as blockwise_losses
+from .class_batches import index_classes as index_classes
+from .class_batches import sample_classes as sample_classes
+from .cross_batch import init_memory as init_memory
+from .cross_batch import memory_pairs as memory_pairs
+from .cross_batch import remember as remember
+from .distances import cosine_similarity as cosine_similarity
+from .distances import dot_product_similarity as dot_product_similarity
+from .distances import euclidean_distances as euclidean_distances
+from .distances import noise_ratio_distances as noise_ratio_distances
+from .distances import normalize_embeddings as normalize_embeddings
+from .distances import squared_euclidean_distances as squared_euclidean_distances
+from .losses.angles import angular_loss as angular_loss
+from .losses.angles import hard_negative_loss as hard_negative_loss
+from .losses.angles import orthogonal_pair_loss as orthogonal_pair_loss
+from .losses.angles import orthogonal_projection_loss as orthogonal_projection_loss
+from .losses.classification import margin_softmax_loss as margin_softmax_loss
+from .losses.classification import proxy_anchor_loss as proxy_anchor_loss
+from .losses.classification import soften_centers as soften_centers
+from .losses.contrastive import contrastive_loss as contrastive_loss
+from .losses.contrastive import info_nce_loss as info_nce_loss
+from .losses.contrastive import multi_similarity_loss as multi_similarity_loss
+from .losses.contrastive import ntxent_loss as ntxent_loss
+from .losses.contrastive import supcon_loss as supcon_loss
+from .losses.contrastive import weigh_pairs as weigh_pairs
+from .losses.dynamic_margins import dynamic_margin_loss as dynamic_margin_loss
+from .losses.dynamic_margins import init_dynamic_margin as init_dynamic_margin
+from .losses.manifolds import manifold_loss as manifold_loss
+from .losses.manifolds import random_walk_similarity as random_walk_similarity
+from .losses.margins import intra_pair_variance_loss as intra_pair_variance_loss
+from .losses.margins import margin_loss as margin_loss
+from .losses.margins import ranked_list_loss as ranked_list_loss
+from .losses.margins import threshold_consistent_loss as threshold_consistent_loss
+from .losses.mined_triplets import mined_triplet_loss as mined_triplet_loss
+from .losses.ranking import fast_ap_loss as fast_ap_loss
+from .losses.ranking import histogram_loss as histogram_loss
+from .losses.ranking import pnp_loss as pnp_loss
+from .losses.ranking import smooth_ap_loss as smooth_ap_loss
+from .losses.soft_maxima import binomial_deviance_loss as binomial_deviance_loss
+from .losses.soft_maxima import circle_loss as circle_loss
+from .losses.soft_maxima import generalized_lifted_structure_loss as generalized_lifted_structure_loss
+from .losses.soft_maxima import lifted_structure_loss as lifted_structure_loss
+from .losses.soft_maxima import tuplet_margin_loss as tuplet_margin_loss
+from .losses.triplets import triplet_loss as triplet_loss
+from .miners.angular import angular_triplet_weights as angular_triplet_weights
+from .miners.angular import mine_angular as mine_angular
+from .miners.choices import triplet_choice as triplet_choice
+from .miners.distance_weighted import distance_weighted_logits as distance_weighted_logits
+from .miners.distance_weighted import mine_distance_weighted as mine_distance_weighted
+from .miners.distance_weighted import sample_negative_counts as sample_negative_counts
+from .miners.hardest import hardest_pair_masks as hardest_pair_masks
+from .miners.hardest import mine_hardest_pairs as mine_hardest_pairs
+from .miners.hardest import mine_ranks as mine_ranks
+from .miners.hardest import mine_uniform_distances as mine_uniform_distances
+from .miners.hardest import rank_pair_masks as rank_pair_masks
+from .miners.hardest import uniform_distance_weights as uniform_distance_weights
+from .miners.pairs import margin_pair_masks as margin_pair_masks
+from .miners.pairs import mine_multi_similarity as mine_multi_similarity
+from .miners.pairs import mine_pair_margin as mine_pair_margin
+from .miners.pairs import mine_ranges as mine_ranges
+from .miners.pairs import multi_similarity_pair_masks as multi_similarity_pair_masks
+from .miners.pairs import negative_mask as negative_mask
+from .miners.pairs import positive_mask as positive_mask
+from .miners.pairs import range_pair_masks as range_pair_masks
+from .miners.random_triplets import mine_random as mine_random
+from .miners.random_triplets import random_triplet_weights as random_triplet_weights
+from .miners.triplets import mine_all as mine_all
+from .miners.triplets import mine_easy_hard as mine_easy_hard
+from .miners.triplets import mine_hard as mine_hard
+from .miners.triplets import mine_semihard as mine_semihard
+from .miners.triplets import weighted_pair_loss as weighted_pair_loss
+from .proxies import partition_by_proxies as partition_by_proxies
+from .proxies import update_proxies as update_proxies
+from .reductions import reduce_losses as reduce_losses

@@ -1,37 +1,20 @@
 """Networks and objectives in which the examples of a batch see each other; needs flax."""
 
-from minibatch_jax.modules._batch_former import BatchFormer
-from minibatch_jax.modules._correlation import (
-    Projections,
-    Whitening,
-    canonical_correlation,
-    init_whitening,
-    linear_cca,
-    orthogonal_iteration_loss,
-)
-from minibatch_jax.modules._redundancy import vicreg_loss
-from minibatch_jax.modules._views import (
-    Projector,
-    Targets,
-    byol_losses,
-    init_targets,
-    tri_byol_losses,
-    update_targets,
-)
+from minibatch_jax._extras import require
 
-__all__ = [
-    "BatchFormer",
-    "Projections",
-    "Projector",
-    "Targets",
-    "Whitening",
-    "byol_losses",
-    "canonical_correlation",
-    "init_targets",
-    "init_whitening",
-    "linear_cca",
-    "orthogonal_iteration_loss",
-    "tri_byol_losses",
-    "update_targets",
-    "vicreg_loss",
-]
+require("flax.nnx", "modules")
+
+from . import batch_former as batch_former
+from . import correlation as correlation
+from . import redundancy as redundancy
+from . import views as views
+from .batch_former import BatchFormer as BatchFormer
+from .correlation import canonical_correlation as canonical_correlation
+from .correlation import init_whitening as init_whitening
+from .correlation import linear_cca as linear_cca
+from .correlation import orthogonal_iteration_loss as orthogonal_iteration_loss
+from .redundancy import vicreg_loss as vicreg_loss
+from .views import byol_losses as byol_losses
+from .views import init_targets as init_targets
+from .views import tri_byol_losses as tri_byol_losses
+from .views import update_targets as update_targets

@@ -1,4 +1,4 @@
-"""Choose rows from a pool on disk that is larger than memory: chunk by chunk, resumable, in one or several processes."""
+"""Choose rows from a pool on disk that exceeds memory: chunk by chunk, resumable, in one or several processes."""
 
 from minibatch_jax.pool._select import PoolSelection, select_from_pool
 

@@ -21,7 +21,7 @@ BLOCK = 512
 
 
 def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
-    """Make the job. Its state: for each row of this process the nearest center and the squared distance; the centers."""
+    """Make the job. Its state: the nearest center of each own row, the squared distance to it, and all centers."""
     return Job(
         init=lambda: _init(rows, unit),
         step=lambda state: _choose(rows, k, unit, state),
@@ -31,7 +31,7 @@ def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
 
 
 def nearest_center(rows: Rows, unit: bool, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the squared distance `[own rows]` to the nearest center, infinite if the row is not finite, and its number."""
+    """Return the squared distance `[own rows]` to the nearest center, infinite for non-finite rows, and its number."""
     return _nearest_in_pool(rows, unit, centers, *_nothing(rows))
 
 
@@ -87,7 +87,7 @@ def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def _nearest_in_pool(
     rows: Rows, unit: bool, centers: np.ndarray, nearest: np.ndarray, owners: np.ndarray, offset: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Update the nearest centers in one pass over the pool, `BLOCK` centers at a time; skip rows that are not finite."""
+    """Update the nearest centers in one pass over the pool, `BLOCK` centers at a time; skip non-finite rows."""
     nearest, owners = nearest.copy(), owners.copy()
     blocks = [(start, centers[start : start + BLOCK]) for start in range(0, len(centers), BLOCK)]
     padded = [(start, len(b), np.pad(b, ((0, _power_of_two(len(b)) - len(b)), (0, 0)))) for start, b in blocks]

@@ -5,8 +5,8 @@ weighted by the rows that each stands for, are the rows of the next level, until
 greedy in this last part makes the final choice.
 
 In all other parts, medoids are chosen to represent the members of their own part. In the last part, this would measure
-the choice by a few medoids only. The last medoids are therefore chosen to represent a random sample of the level before:
-of all rows, or of weighted medoids.
+the choice by a few medoids only. The last medoids are therefore chosen to represent a random sample of the level
+before: of all rows, or of weighted medoids.
 """
 
 import functools
@@ -19,8 +19,8 @@ import numpy as np
 from minibatch_jax.pool._centers import nearest_center, points_at
 from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows
-from minibatch_jax.selection import facility_location, medoid_weights, similarity_matrix
-from minibatch_jax.selection._similarity import similarity, usable_features
+from minibatch_jax.selection.coresets import facility_location, medoid_weights
+from minibatch_jax.selection.similarities import similarity, similarity_matrix, usable_features
 
 ITEMS = 4  # the last medoids represent a sample of at most this many times the rows of a part
 
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     Attributes:
       k: medoids of each part.
       metric: metric of the distances.
-      part_rows: most rows of a part.
+      rows_per_part: most rows of a part.
       seed: seed of all shuffles.
       order: `[N]`, shuffled rows of level 0.
       level_sizes: most rows of each level.
@@ -39,19 +39,19 @@ class Plan(NamedTuple):
 
     k: int
     metric: str
-    part_rows: int
+    rows_per_part: int
     seed: int
     order: np.ndarray
     level_sizes: list[int]
 
 
-def medoids_job(rows: Rows, k: int, metric: str, part_rows: int, seed: int, make: Any) -> Job:
+def medoids_job(rows: Rows, k: int, metric: str, rows_per_part: int, seed: int, make: Any) -> Job:
     """Make the job. Its state: rows and weights of this level (empty at level 0), and medoids of the finished parts."""
     sizes = [rows.size]
-    while sizes[-1] > part_rows:
-        sizes.append(_parts(sizes[-1], part_rows) * k)
-    total = sum(_parts(size, part_rows) for size in sizes)
-    plan = Plan(k, metric, part_rows, seed, np.random.default_rng(seed).permutation(rows.size), sizes)
+    while sizes[-1] > rows_per_part:
+        sizes.append(_parts(sizes[-1], rows_per_part) * k)
+    total = sum(_parts(size, rows_per_part) for size in sizes)
+    plan = Plan(k, metric, rows_per_part, seed, np.random.default_rng(seed).permutation(rows.size), sizes)
     nobody = np.zeros(0, np.int64), np.zeros(0, np.float32)
     return Job(
         init=lambda: _level(0, *nobody, *nobody, done=0),
@@ -67,7 +67,7 @@ def _choose(rows: Rows, plan: Plan, state: State) -> State:
     members, weights = state["rows"], state["weights"]
     if level == 0:
         members, weights = plan.order, np.ones(rows.size, np.float32)
-    count = _parts(plan.level_sizes[level], plan.part_rows)
+    count = _parts(plan.level_sizes[level], plan.rows_per_part)
     mine = part + jax.process_index()
     if mine < count:
         found = slice(len(members) * mine // count, len(members) * (mine + 1) // count)
@@ -80,7 +80,7 @@ def _choose(rows: Rows, plan: Plan, state: State) -> State:
     kept = {name: np.concatenate([e[name] for e in everyone]) for name in everyone[0]}
     by_part = np.argsort(kept["kept_part"], kind="stable")
     survivors, survived, gains = (kept[f"kept_{name}"][by_part] for name in ("rows", "weights", "gains"))
-    items = np.sort(np.random.default_rng((plan.seed, level)).permutation(len(members))[: ITEMS * plan.part_rows])
+    items = np.sort(np.random.default_rng((plan.seed, level)).permutation(len(members))[: ITEMS * plan.rows_per_part])
     return _level(level + 1, survivors, survived, members[items], weights[items], done) | {"gains": gains}
 
 
@@ -99,8 +99,8 @@ def _result(rows: Rows, plan: Plan, state: State, make: Any) -> Any:
     )
 
 
-def _parts(size: int, part_rows: int) -> int:
-    return -(-size // part_rows)
+def _parts(size: int, rows_per_part: int) -> int:
+    return -(-size // rows_per_part)
 
 
 def _level(
@@ -135,7 +135,7 @@ def _of_part(
     rows: Rows, plan: Plan, members: np.ndarray, weights: np.ndarray, items: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return medoids of some rows, their weights and gains. They represent `items`, or the rows if `items` is None."""
-    missing = plan.part_rows - len(members)
+    missing = plan.rows_per_part - len(members)
     features, weights = np.pad(rows.at(members), ((0, missing), (0, 0))), np.pad(weights, (0, missing))
     if items is None:
         chosen = _medoids(features, weights, plan.k, plan.metric)

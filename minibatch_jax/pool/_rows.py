@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.selection._similarity import unit_rows
+from minibatch_jax.selection.similarities import unit_rows
 
 
 class Rows:
@@ -16,23 +16,23 @@ class Rows:
 
     Attributes:
       size, width: N, D.
-      chunk_rows: rows of a chunk; the last is filled up with NaN.
+      block_size: rows of a chunk; the last is filled up with NaN.
       own: numbers of the chunks of this process, consecutive. Every chunk belongs to one process.
     """
 
-    def __init__(self, pool: Any, chunk_rows: int):
+    def __init__(self, pool: Any, block_size: int):
         self._pool = NpyFile(pool) if isinstance(pool, str | Path) else pool
         (self.size, self.width), self.dtype = self._pool.shape, self._pool.dtype
-        self.chunk_rows = min(chunk_rows, self.size)
-        count = -(-self.size // self.chunk_rows)
+        self.block_size = min(block_size, self.size)
+        count = -(-self.size // self.block_size)
         edges = [count * p // jax.process_count() for p in range(jax.process_count() + 1)]
         self.own = range(edges[jax.process_index()], edges[jax.process_index() + 1])
 
     def chunk(self, number: int) -> np.ndarray:
-        """Return the rows `[chunk_rows, D]` of a chunk."""
-        start = number * self.chunk_rows
-        rows = np.asarray(self._pool[start : start + self.chunk_rows])
-        missing = self.chunk_rows - len(rows)
+        """Return the rows `[block_size, D]` of a chunk."""
+        start = number * self.block_size
+        rows = np.asarray(self._pool[start : start + self.block_size])
+        missing = self.block_size - len(rows)
         return np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan) if missing else rows
 
     def at(self, indices: np.ndarray) -> np.ndarray:
@@ -48,18 +48,18 @@ class Rows:
 
     def places(self, number: int) -> slice:
         """Return the place of a chunk of this process in an array of all rows of this process."""
-        start = (number - self.own.start) * self.chunk_rows
-        return slice(start, start + self.chunk_rows)
+        start = (number - self.own.start) * self.block_size
+        return slice(start, start + self.block_size)
 
     @property
     def own_rows(self) -> int:
         """Number of rows of this process, filled rows included."""
-        return len(self.own) * self.chunk_rows
+        return len(self.own) * self.block_size
 
     @property
     def first(self) -> int:
         """Number of this process's first row."""
-        return self.own.start * self.chunk_rows
+        return self.own.start * self.block_size
 
 
 class NpyFile:

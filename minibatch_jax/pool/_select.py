@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from minibatch_jax._checks import check_choice, check_count, check_number, check_shape, check_whole
-from minibatch_jax._extras import missing
+from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._rounds import run
@@ -25,7 +25,7 @@ class PoolSelection(NamedTuple):
     """Rows chosen from a pool.
 
     Attributes:
-      indices: `[k]` int64, in the order of choice, distinct except for SIFT; N, one past the end, where no row was left.
+      indices: `[k]` int64, in order of choice, distinct except for SIFT; N, one past the end, where no row was left.
       weights: `[k]` float32, number of rows of the pool that are nearest to each chosen row, or 1 for SIFT; 0 where no
         row was left.
       values: `[k]` float32, one number for each chosen row: the gain in the last part (facility location), the distance
@@ -48,9 +48,9 @@ def select_from_pool(
     metric: str = "sqeuclidean",
     queries: np.ndarray | None = None,
     noise: float = 0.01,
-    part_rows: int = 4096,
+    rows_per_part: int = 4096,
     seed: int = 0,
-    chunk_rows: int = 16384,
+    block_size: int = 16384,
     state_folder: str | Path | None = None,
     progress: bool = True,
 ) -> PoolSelection:
@@ -59,13 +59,14 @@ def select_from_pool(
     If several processes run (`jax.distributed`), all make the same call on the same file. Each process reads its own
     part, and all get the result of a single process. This function runs on the host: do not call it inside `jit`.
 
-    - "facility_location": greedy in parts of `part_rows` random rows, then in the union of the medoids of the parts, and
-      so on (GreeDi, like `selection.partitioned_medoids`); the last medoids represent a sample of the level before.
-      O(N part_rows D) time, O(part_rows^2 + N) memory. The cost is a little above that of the greedy on all rows at
-      once, which takes O(N^2 D) time.
-    - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(chunk_rows D + N) memory.
+    - "facility_location": greedy in parts of `rows_per_part` random rows, then in the union of the medoids of the
+    parts,
+      and so on (GreeDi, like `selection.partitioned_medoids`); the last medoids represent a sample of the level before.
+      O(N rows_per_part D) time, O(rows_per_part^2 + N) memory. The cost is a little above that of the greedy on all
+      rows at once, which takes O(N^2 D) time.
+    - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(block_size D + N) memory.
     - "sift": the same choice as `selection.sift_indices`, up to rounding; one pass over the file for each of k choices.
-      O(N k D) time, O(chunk_rows D + N Q + D^2) memory.
+      O(N k D) time, O(block_size D + N Q + D^2) memory.
 
     Args:
       pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map; rows that are not
@@ -76,9 +77,9 @@ def select_from_pool(
         takes the cosine.
       queries: `[Q, D]`, floating point, for SIFT only.
       noise: variance of an observation, positive, for SIFT only.
-      part_rows: rows of a part, at least 2 k, for facility location only.
+      rows_per_part: rows of a part, at least 2 k, for facility location only.
       seed: seed of the shuffle into parts, at least 0, for facility location only.
-      chunk_rows: rows to read at a time.
+      block_size: rows to read at a time.
       state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
         same call continues from the last saved round, with the same result; a finished call returns at once. None saves
         nothing.
@@ -107,14 +108,14 @@ def select_from_pool(
     """
     check_choice("method", method, METHODS)
     check_choice("metric", metric, METRICS)
-    check_count("chunk_rows", chunk_rows)
+    check_count("block_size", block_size)
     check_whole("seed", seed)
     check_number("noise", noise, 0, open_low=True)
-    rows = _rows(pool, chunk_rows)
+    rows = _rows(pool, block_size)
     check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
-    call |= {"dtype": str(rows.dtype), "chunk_rows": rows.chunk_rows, "ends": rows.ends()}
+    call |= {"dtype": str(rows.dtype), "block_size": rows.block_size, "ends": rows.ends()}
     if method == "sift":
         targets = _queries(queries, rows.width)
         call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
@@ -123,24 +124,24 @@ def select_from_pool(
         call |= {"unit": metric == "cosine"}
         job = centers_job(rows, k, metric == "cosine", PoolSelection)
     else:
-        check_count("part_rows", part_rows)
-        if 2 * k > part_rows:
+        check_count("rows_per_part", rows_per_part)
+        if 2 * k > rows_per_part:
             raise ValueError(
-                f"part_rows is {part_rows}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
+                f"rows_per_part is {rows_per_part}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
             )
-        call |= {"metric": metric, "part_rows": int(part_rows), "seed": int(seed)}
-        job = medoids_job(rows, k, metric, int(part_rows), int(seed), PoolSelection)
+        call |= {"metric": metric, "rows_per_part": int(rows_per_part), "seed": int(seed)}
+        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), PoolSelection)
     with _bar(method, progress) as show:
         return run(job, None if state_folder is None else Path(state_folder), call, show)
 
 
-def _rows(pool: Any, chunk_rows: int) -> Rows:
+def _rows(pool: Any, block_size: int) -> Rows:
     opened = np.load(pool, mmap_mode="r") if isinstance(pool, str | Path) else pool
     dtype = np.dtype(getattr(opened, "dtype", object))
     if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
         raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
     check_shape("pool", opened, (None, None))
-    return Rows(pool, int(chunk_rows))
+    return Rows(pool, int(block_size))
 
 
 def _queries(queries: Any, width: int) -> np.ndarray:
@@ -158,11 +159,13 @@ def _bar(method: str, progress: bool) -> Iterator[Callable[[float], None]]:
     if not progress or jax.process_index() > 0:
         yield lambda share: None
         return
-    try:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    except ImportError as error:
-        raise missing("rich", "pool", "progress=True") from error
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns) as bar:
+    bars = require("rich.progress", "pool")
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns) as bar:
         task = bar.add_task(f"select_from_pool, {method}", total=1.0)
         yield lambda share: bar.update(task, completed=share)

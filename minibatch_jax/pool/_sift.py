@@ -1,7 +1,7 @@
 """Exact SIFT on a pool, with one pass over the file for each choice.
 
-The kernel is an inner product, so the posterior covariance after some choices is a matrix `[D, D]`, and a pass needs one
-product of every row with a vector. The state holds `Q + 1` numbers for every row.
+The kernel is an inner product, so the posterior covariance after some choices is a matrix `[D, D]`, and a pass needs
+one product of every row with a vector. The state holds `Q + 1` numbers for every row.
 """
 
 from typing import Any

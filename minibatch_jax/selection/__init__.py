@@ -1,150 +1,75 @@
 """Which examples of a batch count: weights `[B]`."""
 
-from minibatch_jax.selection._colm import (
-    adam_features,
-    largest_features_by_source,
-    select_by_colm,
-    source_budgets,
-    zeroth_order_scale,
-)
-from minibatch_jax.selection._concept import (
-    concept_balanced_indices,
-    concept_targets,
-    select_by_concept_balance,
-    select_by_concept_count,
-)
-from minibatch_jax.selection._crest import (
-    QuadraticModel,
-    curvature_of,
-    drop_learned,
-    hutchinson_diagonal,
-    needs_reselection,
-    predicted_loss,
-    quadratic_model,
-    reselection_interval,
-    select_class_medoids,
-    update_quadratic_model,
-)
-from minibatch_jax.selection._diverse import (
-    dpp_map_indices,
-    feature_kernel,
-    kdpp_inclusion,
-    kdpp_indices,
-    log_symmetric_sums,
-    select_diverse,
-)
-from minibatch_jax.selection._facility_location import (
-    facility_location,
-    facility_location_from_features,
-    facility_location_value,
-    medoid_weights,
-    select_medoids,
-)
-from minibatch_jax.selection._flexi import embed_at_two_resolutions
-from minibatch_jax.selection._greedy import Medoids
-from minibatch_jax.selection._hard_batches import hard_batch_mask, select_hard_batches
-from minibatch_jax.selection._importance import (
-    gradient_norm_bound,
-    importance_counts,
-    importance_probabilities,
-    select_by_gradient_norm,
-    select_by_importance,
-    variance_reduction,
-)
-from minibatch_jax.selection._information_gain import Sift, sift_indices
-from minibatch_jax.selection._jest import jest_indices, select_by_jest, softmax_jest_indices
-from minibatch_jax.selection._jest_embeddings import PairEmbeddings, jest_indices_from_embeddings, sigmoid_pair_losses
-from minibatch_jax.selection._k_center import Centers, k_center, select_centers
-from minibatch_jax.selection._list_decodable import (
-    RegressionList,
-    batch_gradients,
-    best_of_list,
-    list_regressions,
-    soft_filter,
-    top_direction,
-)
-from minibatch_jax.selection._optimal_transport import calibrated_gradient, transport_scores
-from minibatch_jax.selection._partitioned import partitioned_medoids
-from minibatch_jax.selection._power import power_inclusion, select_by_power, surrogate_uncertainty
-from minibatch_jax.selection._random import keep_random
-from minibatch_jax.selection._reducible import reducible_loss, select_by_reducible_loss
-from minibatch_jax.selection._similarity import similarity_matrix
-from minibatch_jax.selection._threshold import keep_below, running_threshold, select_by_adaptive_k, weighted_mean_loss
-from minibatch_jax.selection._topk import keep_bottomk, keep_topk, topk_mask
-
-__all__ = [
-    "Centers",
-    "Medoids",
-    "PairEmbeddings",
-    "QuadraticModel",
-    "RegressionList",
-    "Sift",
-    "adam_features",
-    "batch_gradients",
-    "best_of_list",
-    "calibrated_gradient",
-    "concept_balanced_indices",
-    "concept_targets",
-    "curvature_of",
-    "dpp_map_indices",
-    "drop_learned",
-    "embed_at_two_resolutions",
-    "facility_location",
-    "facility_location_from_features",
-    "facility_location_value",
-    "feature_kernel",
-    "gradient_norm_bound",
-    "hard_batch_mask",
-    "hutchinson_diagonal",
-    "importance_counts",
-    "importance_probabilities",
-    "jest_indices",
-    "jest_indices_from_embeddings",
-    "k_center",
-    "kdpp_inclusion",
-    "kdpp_indices",
-    "keep_below",
-    "keep_bottomk",
-    "keep_random",
-    "keep_topk",
-    "largest_features_by_source",
-    "list_regressions",
-    "log_symmetric_sums",
-    "medoid_weights",
-    "needs_reselection",
-    "partitioned_medoids",
-    "power_inclusion",
-    "predicted_loss",
-    "quadratic_model",
-    "reducible_loss",
-    "reselection_interval",
-    "running_threshold",
-    "select_by_adaptive_k",
-    "select_by_colm",
-    "select_by_concept_balance",
-    "select_by_concept_count",
-    "select_by_gradient_norm",
-    "select_by_importance",
-    "select_by_jest",
-    "select_by_power",
-    "select_by_reducible_loss",
-    "select_centers",
-    "select_class_medoids",
-    "select_diverse",
-    "select_hard_batches",
-    "select_medoids",
-    "sift_indices",
-    "sigmoid_pair_losses",
-    "similarity_matrix",
-    "soft_filter",
-    "softmax_jest_indices",
-    "source_budgets",
-    "surrogate_uncertainty",
-    "top_direction",
-    "topk_mask",
-    "transport_scores",
-    "update_quadratic_model",
-    "variance_reduction",
-    "weighted_mean_loss",
-    "zeroth_order_scale",
-]
+from . import centers as centers
+from . import colm as colm
+from . import concepts as concepts
+from . import coresets as coresets
+from . import crest as crest
+from . import dpp as dpp
+from . import flexi_jest as flexi_jest
+from . import got_d as got_d
+from . import hard_batches as hard_batches
+from . import importance_sampling as importance_sampling
+from . import jest as jest
+from . import jest_embeddings as jest_embeddings
+from . import list_decodable as list_decodable
+from . import partitions as partitions
+from . import power_sampling as power_sampling
+from . import randomness as randomness
+from . import reducible as reducible
+from . import selective_backprop as selective_backprop
+from . import sift as sift
+from . import similarities as similarities
+from . import thresholds as thresholds
+from . import topk as topk
+from .centers import k_center as k_center
+from .centers import keep_centers as keep_centers
+from .colm import adam_features as adam_features
+from .colm import domain_budgets as domain_budgets
+from .colm import keep_by_colm as keep_by_colm
+from .colm import zeroth_order_scale as zeroth_order_scale
+from .concepts import concept_balanced_indices as concept_balanced_indices
+from .concepts import keep_by_concept_balance as keep_by_concept_balance
+from .concepts import keep_by_concept_count as keep_by_concept_count
+from .coresets import facility_location as facility_location
+from .coresets import facility_location_from_features as facility_location_from_features
+from .coresets import keep_medoids as keep_medoids
+from .coresets import medoid_weights as medoid_weights
+from .crest import keep_class_medoids as keep_class_medoids
+from .crest import keep_unlearned as keep_unlearned
+from .crest import needs_reselection as needs_reselection
+from .crest import quadratic_model as quadratic_model
+from .crest import reselection_interval as reselection_interval
+from .dpp import dpp_map_indices as dpp_map_indices
+from .dpp import kdpp_inclusion as kdpp_inclusion
+from .dpp import kdpp_indices as kdpp_indices
+from .dpp import keep_diverse as keep_diverse
+from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
+from .got_d import calibrated_gradient as calibrated_gradient
+from .got_d import transport_scores as transport_scores
+from .hard_batches import hard_batch_mask as hard_batch_mask
+from .hard_batches import keep_hard_batches as keep_hard_batches
+from .importance_sampling import gradient_norm_bound as gradient_norm_bound
+from .importance_sampling import importance_counts as importance_counts
+from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
+from .importance_sampling import keep_by_importance as keep_by_importance
+from .jest import jest_indices as jest_indices
+from .jest import keep_by_jest as keep_by_jest
+from .jest import softmax_jest_indices as softmax_jest_indices
+from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_embeddings
+from .list_decodable import list_regressions as list_regressions
+from .list_decodable import soft_filter as soft_filter
+from .partitions import partitioned_medoids as partitioned_medoids
+from .power_sampling import keep_by_power as keep_by_power
+from .power_sampling import power_inclusion as power_inclusion
+from .randomness import keep_random as keep_random
+from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
+from .reducible import reducible_loss as reducible_loss
+from .selective_backprop import keep_by_loss_rank as keep_by_loss_rank
+from .sift import sift_indices as sift_indices
+from .thresholds import keep_below as keep_below
+from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
+from .thresholds import running_threshold as running_threshold
+from .topk import keep_bottomk as keep_bottomk
+from .topk import keep_topk as keep_topk
+from .topk import topk_mask as topk_mask

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from minibatch_jax.coupling import cosine_cost, euclidean_cost, squared_euclidean_cost
+from minibatch_jax.coupling.costs import cosine_cost, euclidean_cost, squared_euclidean_cost
 
 COSTS = {"sqeuclidean": squared_euclidean_cost, "euclidean": euclidean_cost, "cosine": cosine_cost}
 

@@ -6,23 +6,29 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from minibatch_jax import coupling, sample_pairs
 from minibatch_jax.coupling import (
-    Plan,
-    Potentials,
     differentiable_plan,
     flow_matching_pairs,
-    normalized_entropy,
     partial_plan,
     partial_sinkhorn,
-    round_to_marginals,
-    sample_pairs,
     scatter_plans,
     sharded_sinkhorn,
     sinkhorn,
-    squared_euclidean_cost,
     transport,
     unbalanced_sinkhorn,
 )
+from minibatch_jax.coupling.costs import squared_euclidean_cost
+from minibatch_jax.coupling.plans import Plan, Potentials, normalized_entropy, round_to_marginals
+from tests.case import Case
+from tests.coupling import draws
+
+CASES = {
+    "couple_independent": Case(
+        coupling.couple_independent, draws.nothing, draws.pairs, lowers_mass=False, tolerance=1e-6
+    ),
+}
+
 
 SIZE = 6
 UNIFORM = jnp.ones((SIZE, SIZE)) / SIZE**2
@@ -160,7 +166,7 @@ def test_the_value_of_a_transport_has_the_plan_and_the_prices_as_its_gradient():
 @pytest.mark.parametrize(("iterations", "converged"), [(1, False), (500, True)])
 def test_sharded_potentials_are_those_of_the_plan(iterations, converged):
     x0, x1 = points(4)
-    found = sharded_sinkhorn(x0, x1[:4], epsilon=0.3, iterations=iterations, chunk=2)
+    found = sharded_sinkhorn(x0, x1[:4], epsilon=0.3, max_iterations=iterations, block_size=2)
     assert isinstance(found, Potentials) and int(found.iterations) == iterations
     assert bool(found.converged) is converged
     if converged:

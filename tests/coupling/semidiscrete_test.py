@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from minibatch_jax import coupling
 from minibatch_jax.coupling import (
     couple_semidiscrete,
     independent_plan,
@@ -13,8 +14,16 @@ from minibatch_jax.coupling import (
     sharded_sinkhorn,
     sharded_targets,
     sinkhorn,
-    squared_euclidean_cost,
 )
+from minibatch_jax.coupling.costs import squared_euclidean_cost
+from tests.case import Case
+from tests.coupling import draws
+
+CASES = {
+    "couple_semidiscrete": Case(
+        lambda: coupling.couple_semidiscrete(0.5, 0.1), draws.cost, draws.pairs, lowers_mass=False, tolerance=1e-5
+    ),
+}
 
 
 def train(epsilon, steps, items, b, rate):
@@ -73,25 +82,28 @@ def test_eight_devices_find_the_plan_of_one(chunk):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
     def solve(x0, x1):
-        found = sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=300, chunk=chunk, axis_name="data")
-        return found, sharded_targets(0, x0, x1, found, epsilon=0.5, chunk=chunk, axis_name="data")
+        found = sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=300, block_size=chunk, axis_name="data")
+        return found, sharded_targets(0, x0, x1, found, epsilon=0.5, block_size=chunk, axis_name="data")
 
-    out = (type(sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=1, chunk=4))(P("data"), *(P(),) * 5), P("data"))
+    out = (
+        type(sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=4))(P("data"), *(P(),) * 5),
+        P("data"),
+    )
     run = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=(P("data"), P()), out_specs=out))
     found, targets = run(x0, x1)
     cost = squared_euclidean_cost(x0, x1)
     plan = np.exp((found.row[:, None] + found.column[None, :] - cost) / 0.5)
     np.testing.assert_allclose(plan, sinkhorn(cost, epsilon=0.5, tolerance=1e-6).matrix, atol=2e-6)
     assert found.error < 1e-4
-    alone = sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=300, chunk=16)
+    alone = sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=300, block_size=16)
     np.testing.assert_allclose(found.column, alone.column, rtol=1e-4, atol=1e-4)
     assert targets.shape == (32,) and np.all(plan[np.arange(32), targets] > 0)
 
 
 def test_targets_follow_the_rows_of_the_plan():
     x0, x1 = (x[:4] for x in clouds())
-    found = sharded_sinkhorn(x0, x1, epsilon=1.0, iterations=200, chunk=2)
-    draw = jax.jit(jax.vmap(lambda k: sharded_targets(k, x0, x1, found, epsilon=1.0, chunk=2)))
+    found = sharded_sinkhorn(x0, x1, epsilon=1.0, max_iterations=200, block_size=2)
+    draw = jax.jit(jax.vmap(lambda k: sharded_targets(k, x0, x1, found, epsilon=1.0, block_size=2)))
     targets = np.asarray(draw(jax.random.split(jax.random.key(0), 8000)))
     plan = np.asarray(sinkhorn(squared_euclidean_cost(x0, x1), epsilon=1.0, tolerance=1e-6).matrix)
     for i in range(4):
@@ -100,17 +112,17 @@ def test_targets_follow_the_rows_of_the_plan():
 
 def test_memory_holds_one_chunk_and_never_the_block_of_a_device():
     x0, x1 = jax.ShapeDtypeStruct((1024, 4), jnp.float32), jax.ShapeDtypeStruct((2048, 4), jnp.float32)
-    run = jax.jit(lambda a, b: sharded_sinkhorn(a, b, epsilon=0.5, iterations=10, chunk=16))
+    run = jax.jit(lambda a, b: sharded_sinkhorn(a, b, epsilon=0.5, max_iterations=10, block_size=16))
     memory = run.lower(x0, x1).compile().memory_analysis().temp_size_in_bytes
     assert memory < 1024 * 2048 * 4 / 8
 
 
 def test_bad_input_raises():
     x0, x1 = clouds()
-    with pytest.raises(ValueError, match="chunk is 5, wanted a divisor of the 32 rows"):
-        sharded_sinkhorn(x0, x1, epsilon=0.5, iterations=1, chunk=5)
+    with pytest.raises(ValueError, match="block_size is 5, wanted a divisor of the 32 rows"):
+        sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=5)
     with pytest.raises(ValueError, match="epsilon is 0"):
-        sharded_sinkhorn(x0, x1, epsilon=0.0, iterations=1, chunk=4)
+        sharded_sinkhorn(x0, x1, epsilon=0.0, max_iterations=1, block_size=4)
     with pytest.raises(ValueError, match="learning_rate is 0"):
         couple_semidiscrete(0.1, 0.0)
     with pytest.raises(ValueError, match=r"potentials has shape \[3\]"):

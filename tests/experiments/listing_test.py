@@ -12,7 +12,7 @@ import pytest
 from experiments import __main__ as dispatcher
 
 FOLDER = Path(dispatcher.__file__).parent
-FILES = {path.stem: path for path in FOLDER.glob("*.py") if not path.stem.startswith("_") and path.stem != "common"}
+FILES = dispatcher.files()
 SPEED = {path.stem: path for path in (FOLDER / "speed").glob("*.py") if not path.stem.startswith("_")}
 FIELDS = {"seeds", "out"}
 
@@ -46,7 +46,7 @@ def test_docstring_has_the_required_parts(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_config_is_frozen_and_has_seeds_and_out(name):
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(dispatcher.module_of(name))
     config = module.Config()
     assert {field.name for field in dataclasses.fields(config)} >= FIELDS
     assert len(config.seeds) >= 3 and config.out == f"runs/{name}"
@@ -85,7 +85,7 @@ def test_unknown_names_are_refused(capsys, args):
 
 def test_all_speed_cases_run_if_none_is_named(monkeypatch):
     ran = []
-    monkeypatch.setattr(dispatcher, "names", lambda folder: ["case_a", "case_b"])
+    monkeypatch.setattr(dispatcher, "files", lambda folder: dict.fromkeys(["case_a", "case_b"]))
     modules = {f"experiments.speed.{n}": type("M", (), {"main": staticmethod(lambda n=n: ran.append(n))}) for n in "ab"}
     monkeypatch.setattr(importlib, "import_module", lambda name: modules[name.replace("case_", "")])
     dispatcher.run_speed([])

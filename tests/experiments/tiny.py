@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _folder
-from experiments.common import Arm, State, run
-from minibatch_jax import normalize
-from minibatch_jax.data import batches
-from minibatch_jax.selection import select_by_adaptive_k
-from minibatch_jax.training import value_and_grad
+from experiments.datasets import batches
+from experiments.engine import Arm, State, run
+from experiments.engine import folders as _folder
+from minibatch_jax import normalize, value_and_grad
+from minibatch_jax.selection import keep_by_adaptive_k
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def evaluate(state, data):
 @functools.cache
 def arm(selected: bool, batch_size: int, width: int, learning_rate: float) -> Arm:
     optimizer = optax.adam(learning_rate)
-    selection = optax.chain(select_by_adaptive_k("mean"), normalize()) if selected else normalize()
+    selection = optax.chain(keep_by_adaptive_k("mean"), normalize()) if selected else normalize()
     gradient = value_and_grad(losses, selection)
 
     def init(key):

@@ -163,7 +163,7 @@ CLASS_LOSSES = {
     "p2s_grad": to_classes(mining.orthogonal_pair_loss),
     "sub_center_arcface": lambda x, p, n: mining.margin_softmax_loss(to_centers(x).max(axis=2), p, n, **arcface),
     "soft_triple": lambda x, p, n: mining.margin_softmax_loss(
-        mining.soften_centers(to_centers(x)), p, n, cosine=0.01, scale=20.0
+        mining.losses.classification.soften_centers(to_centers(x)), p, n, cosine=0.01, scale=20.0
     ),
     "proxy_anchor": lambda x, p, n: mining.proxy_anchor_loss(mining.cosine_similarity(CENTERS, x), p.T, n.T, scale=8.0),
     "proxy_nca": lambda x, p, n: mining.info_nce_loss(-squared(x, CENTERS), p, n, temperature=1.0),

@@ -16,7 +16,7 @@ def clustered(num_classes=48, clusters=6, seed=0):
 
 
 def all_seen(x):
-    return mining.Proxies(jnp.asarray(x), jnp.ones(len(x), bool))
+    return mining.proxies.Proxies(jnp.asarray(x), jnp.ones(len(x), bool))
 
 
 def test_each_batch_is_a_class_and_its_nearest_remaining_neighbors():
@@ -57,7 +57,7 @@ def test_infinite_temperature_ignores_the_proxies():
 def test_classes_never_seen_fill_batches_but_are_nobodys_neighbors():
     x = clustered()
     seen = np.arange(48) < 40
-    proxies = mining.Proxies(jnp.where(jnp.asarray(seen)[:, None], x, 0), jnp.asarray(seen))
+    proxies = mining.proxies.Proxies(jnp.where(jnp.asarray(seen)[:, None], x, 0), jnp.asarray(seen))
     batches = np.asarray(mining.partition_by_proxies(jax.random.key(3), proxies, 4))
     np.testing.assert_array_equal(np.sort(batches.reshape(-1)), np.arange(48))
     for row in batches[:6]:
@@ -77,8 +77,8 @@ def test_a_sharded_index_gives_the_same_batches():
 def test_proxies_are_the_mean_of_the_batch_and_stop_gradients():
     rng = np.random.default_rng(5)
     z, labels = rng.normal(size=(6, 3)).astype(np.float32), np.array([4, 1, 4, 1, 1, 7])
-    old = mining.update_proxies(mining.init_proxies(6, 3), jnp.ones((1, 3)), jnp.array([1]))
-    proxies = mining.update_proxies(old, jnp.asarray(z), jnp.asarray(labels), momentum=0.25)
+    old = mining.update_proxies(mining.proxies.init_proxies(6, 3), jnp.ones((1, 3)), jnp.array([1]))
+    proxies = mining.update_proxies(old, jnp.asarray(z), jnp.asarray(labels), decay=0.25)
     unit = lambda v: v / np.linalg.norm(v)  # noqa: E731
     np.testing.assert_allclose(proxies.embeddings[4], unit(z[[0, 2]].mean(0)), rtol=1e-5)
     blend = 0.25 * unit(np.ones(3)) + 0.75 * unit(z[[1, 3, 4]].mean(0))
@@ -90,12 +90,12 @@ def test_proxies_are_the_mean_of_the_batch_and_stop_gradients():
 
 
 def test_bad_input_is_named():
-    proxies = mining.init_proxies(4, 2)
+    proxies = mining.proxies.init_proxies(4, 2)
     with pytest.raises(ValueError, match=r"classes_per_batch is 5, wanted at most 4 \(the number of classes\)"):
         mining.partition_by_proxies(jax.random.key(0), proxies, 5)
     with pytest.raises(ValueError, match=r"embeddings has shape \[2, 3\]"):
         mining.update_proxies(proxies, jnp.ones((2, 3)), jnp.arange(2))
-    with pytest.raises(ValueError, match="momentum is 2"):
-        mining.update_proxies(proxies, jnp.ones((2, 2)), jnp.arange(2), momentum=2)
+    with pytest.raises(ValueError, match="decay is 2"):
+        mining.update_proxies(proxies, jnp.ones((2, 2)), jnp.arange(2), decay=2)
     with pytest.raises(ValueError, match="temperature is -1"):
         mining.partition_by_proxies(jax.random.key(0), proxies, 2, temperature=-1)

@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import mining
+from minibatch_jax import metrics, mining
+from tests.conformance_test import CASES
 from tests.mining import catalog
-from tests.mining.cases import CASES
 
 SIZE = 32
 MESH = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -118,7 +118,7 @@ def test_whole_rows_by_the_partitioner(names):
 
 @pytest.mark.slow
 def test_miners_by_the_partitioner():
-    transformations = {name: case.make() for name, case in CASES.items()}
+    transformations = {n: case.make() for n, case in CASES.items() if n.startswith(("mine_", "weigh_"))}
 
     @jax.jit
     def weigh(x, y):
@@ -141,21 +141,21 @@ def test_retrieval_over_devices():
     def scores(x, y, r, z, axis_name=None):
         options = {"block_size": 2, "axis_name": axis_name}
         return [
-            mining.recall_at_k(x, y, 1, **options),
-            mining.recall_at_k(x, y, 9, **options),
-            mining.recall_at_k(x, y, 3, r, z, **options),
-            mining.retrieval_scores(x, y, **options),
-            mining.retrieval_scores(x, y, r, z, max_positives=3, **options),
+            metrics.recall_at_k(x, y, 1, **options),
+            metrics.recall_at_k(x, y, 9, **options),
+            metrics.recall_at_k(x, y, 3, r, z, **options),
+            metrics.retrieval_scores(x, y, **options),
+            metrics.retrieval_scores(x, y, r, z, max_positives=3, **options),
         ]
 
     actual = jax.jit(over_devices(functools.partial(scores, axis_name="data")))(x, labels, gallery, classes)
     expected = jax.jit(scores)(x, labels, gallery, classes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), actual, expected)
     assert all(0 < v < 1 for v in jax.tree.leaves(expected))
-    ranks = over_devices(functools.partial(mining.nearest_positive_ranks, axis_name="data"), P("data"))
-    np.testing.assert_array_equal(jax.jit(ranks)(x, labels), mining.nearest_positive_ranks(x, labels))
+    ranks = over_devices(functools.partial(metrics.nearest_positive_ranks, axis_name="data"), P("data"))
+    np.testing.assert_array_equal(jax.jit(ranks)(x, labels), metrics.nearest_positive_ranks(x, labels))
     with pytest.raises(ValueError, match=r"k is 33, wanted at most 32 \(the number of references\)"):
-        over_devices(functools.partial(mining.recall_at_k, k=33, axis_name="data"))(x, labels)
+        over_devices(functools.partial(metrics.recall_at_k, k=33, axis_name="data"))(x, labels)
 
 
 def test_a_device_reserves_one_block_row():
@@ -173,7 +173,7 @@ def test_a_device_reserves_one_block_row():
     )
     for step in (
         jax.value_and_grad(over_devices(loss)),
-        over_devices(functools.partial(mining.recall_at_k, **options)),
+        over_devices(functools.partial(metrics.recall_at_k, **options)),
     ):
         used = jax.jit(step).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
         assert used < 8 * 4 * rows * batch + 16 * 4 * batch * width < 4 * batch * batch // 8

@@ -101,7 +101,7 @@ def test_whitening_remembers_and_is_debiased():
     state = modules.init_whitening(3, 3)
     for i in range(4):
         rows = slice(16 * i, 16 * i + 16)
-        _, state = modules.orthogonal_iteration_loss(state, x[rows], y[rows], memory=0.5)
+        _, state = modules.orthogonal_iteration_loss(state, x[rows], y[rows], decay=0.5)
     share = np.repeat(0.5 ** np.arange(4, 0, -1), 16) / 16
     share /= share.sum()
     x, y = np.asarray(x), np.asarray(y)
@@ -115,7 +115,7 @@ def test_orthogonal_iterations_in_small_batches_find_the_correlated_directions()
     best = float(modules.linear_cca(x, y).correlations[0])
 
     def loss(maps, state, rows):
-        return modules.orthogonal_iteration_loss(state, x[rows] @ maps[0], y[rows] @ maps[1], memory=0.99)
+        return modules.orthogonal_iteration_loss(state, x[rows] @ maps[0], y[rows] @ maps[1], decay=0.99)
 
     def step(carry, rows):
         maps, state = carry
@@ -139,5 +139,5 @@ def test_bad_input_is_named():
         modules.canonical_correlation(x, x, num_components=3)
     with pytest.raises(TypeError, match="first has dtype int32"):
         modules.canonical_correlation(x.astype(jnp.int32), x)
-    with pytest.raises(ValueError, match="memory is 2"):
-        modules.orthogonal_iteration_loss(modules.init_whitening(2, 2), x, x, memory=2)
+    with pytest.raises(ValueError, match="decay is 2"):
+        modules.orthogonal_iteration_loss(modules.init_whitening(2, 2), x, x, decay=2)

@@ -54,8 +54,8 @@ def test_targets_are_exponential_averages(alternate):
 
 
 def test_a_step_with_nnx_moves_the_online_network_and_one_target():
-    encoder = modules.Projector(4, hidden=6, out=3, rngs=nnx.Rngs(0))
-    predictor = modules.Projector(3, hidden=6, out=3, rngs=nnx.Rngs(1))
+    encoder = modules.views.Projector(4, hidden=6, out=3, rngs=nnx.Rngs(0))
+    predictor = modules.views.Projector(3, hidden=6, out=3, rngs=nnx.Rngs(1))
     predictor.eval()
     encoder.eval()
     graph, parameters, rest = nnx.split(encoder, nnx.Param, ...)
@@ -89,4 +89,4 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"decay is 1\.5"):
         modules.update_targets(modules.init_targets({}), {}, 1.5)
     with pytest.raises(ValueError, match="hidden is 0"):
-        modules.Projector(4, hidden=0, rngs=nnx.Rngs(0))
+        modules.views.Projector(4, hidden=0, rngs=nnx.Rngs(0))

@@ -17,7 +17,7 @@ from minibatch_jax.pool._rows import Rows
 
 N, D, K = 300, 6, 12
 CALLS = {
-    "facility_location": {"part_rows": 64},
+    "facility_location": {"rows_per_part": 64},
     "k_center": {},
     "sift": {"queries": np.random.default_rng(5).normal(size=(3, D)).astype(np.float32)},
 }
@@ -32,7 +32,7 @@ def clusters(seed=0):
 
 
 def select(pool, method, **changes):
-    return select_from_pool(pool, K, method=method, **{"chunk_rows": 64, "progress": False} | CALLS[method] | changes)
+    return select_from_pool(pool, K, method=method, **{"block_size": 64, "progress": False} | CALLS[method] | changes)
 
 
 def assert_same(actual, expected):
@@ -77,7 +77,7 @@ def test_sift_is_that_of_the_array():
 @pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cosine"])
 def test_facility_location_in_one_part_is_the_greedy(metric):
     x = clusters()
-    chosen = select(x, "facility_location", metric=metric, part_rows=512)
+    chosen = select(x, "facility_location", metric=metric, rows_per_part=512)
     exact = selection.facility_location_from_features(jnp.asarray(x), K, metric=metric).indices
     assert set(chosen.indices.tolist()) == set(exact.tolist())
     space = x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
@@ -161,7 +161,7 @@ def test_a_killed_process_goes_on(tmp_path):
         "best = _sift._best\n_sift._best = lambda *a: (time.sleep(0.05), best(*a))[1]\n"
         "folder = sys.argv[1]\n"
         f"chosen = select_from_pool(folder + '/pool.npy', 40, method='sift', queries=np.ones((1, {D}), np.float32), "
-        "chunk_rows=64, progress=False, state_folder=folder + '/s')\n"
+        "block_size=64, progress=False, state_folder=folder + '/s')\n"
         "np.save(folder + '/out.npy', chosen.indices)"
     )
     command = [sys.executable, "-c", call, str(tmp_path)]
@@ -174,7 +174,7 @@ def test_a_killed_process_goes_on(tmp_path):
     assert not (tmp_path / "out.npy").exists()
     subprocess.run(command, check=True)
     expected = select_from_pool(
-        tmp_path / "pool.npy", 40, method="sift", queries=np.ones((1, D), np.float32), chunk_rows=64, progress=False
+        tmp_path / "pool.npy", 40, method="sift", queries=np.ones((1, D), np.float32), block_size=64, progress=False
     )
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected.indices)
 
@@ -191,11 +191,11 @@ def test_queries_and_counts_of_any_kind_can_be_resumed(tmp_path):
     """Queries that are not finite do not count, and a count may be a numpy integer."""
     queries = np.append(CALLS["sift"]["queries"], np.full((1, D), np.nan, np.float32), 0)
     options = {"method": "sift", "queries": queries, "progress": False, "state_folder": tmp_path}
-    first = select_from_pool(clusters(), np.int64(K), chunk_rows=np.int64(64), **options)
+    first = select_from_pool(clusters(), np.int64(K), block_size=np.int64(64), **options)
     assert_same(first, select(clusters(), "sift"))
-    assert_same(select_from_pool(clusters(), K, chunk_rows=64, **options), first)
+    assert_same(select_from_pool(clusters(), K, block_size=64, **options), first)
     with pytest.raises(ValueError, match=r"state_folder .* = {'queries'"):
-        select_from_pool(clusters(), K, chunk_rows=64, **options | {"queries": queries + 1})
+        select_from_pool(clusters(), K, block_size=64, **options | {"queries": queries + 1})
 
 
 @pytest.mark.parametrize("method", ["k_center", "sift"])
@@ -208,7 +208,7 @@ def test_products_are_of_full_precision(method, monkeypatch):
         return matmul(*args, **options)
 
     monkeypatch.setattr(jnp, "matmul", record)
-    select(np.ones((41, D), np.float32), method, chunk_rows=41)
+    select(np.ones((41, D), np.float32), method, block_size=41)
     assert seen and set(seen) == {"highest"}
 
 
@@ -219,7 +219,7 @@ def test_fewer_rows_than_asked_for(method):
     expected = {0, 100, 200} if method == "sift" else {0, 100, 200, N}
     assert set(chosen.indices.tolist()) == expected and np.isfinite(chosen.cost)
     assert chosen.weights.sum() == (K if method == "sift" else 3)
-    for parts in ({"part_rows": 64}, {"part_rows": 24}) if method == "facility_location" else ({},):
+    for parts in ({"rows_per_part": 64}, {"rows_per_part": 24}) if method == "facility_location" else ({},):
         nothing = select(np.full((N, D), np.nan, np.float32), method, **parts)
         assert set(nothing.indices.tolist()) == {N} and nothing.weights.sum() == 0
 
@@ -233,7 +233,7 @@ BAD = {
     "method": ({"method": "random"}, ValueError, "method is 'random', wanted one of 'facility_location'"),
     "metric": ({"metric": "l1"}, ValueError, "metric is 'l1'"),
     "k": ({"k": N + 1}, ValueError, f"k is {N + 1}, wanted at most {N}"),
-    "parts": ({"part_rows": 20}, ValueError, "part_rows is 20, wanted at least 2 k = 24"),
+    "parts": ({"rows_per_part": 20}, ValueError, "rows_per_part is 20, wanted at least 2 k = 24"),
     "queries": ({"method": "sift"}, ValueError, r"queries is None, wanted \[Q, D\]"),
     "width": ({"method": "sift", "queries": np.ones((2, 3))}, ValueError, r"queries has shape \[2, 3\]"),
     "dtype": ({"pool": np.ones((4, 2), int)}, TypeError, "pool has dtype int64"),

@@ -10,11 +10,11 @@ from minibatch_jax.pool import _centers, _rounds, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
 CALLS = {
-    "facility location": {"method": "facility_location", "part_rows": 64, "chunk_rows": 64},
-    "k-center": {"method": "k_center", "metric": "cosine", "chunk_rows": 64},
-    "k-center, one chunk": {"method": "k_center", "chunk_rows": 512},
-    "SIFT": SIFT | {"chunk_rows": 64},
-    "SIFT, one chunk": SIFT | {"chunk_rows": 512},
+    "facility location": {"method": "facility_location", "rows_per_part": 64, "block_size": 64},
+    "k-center": {"method": "k_center", "metric": "cosine", "block_size": 64},
+    "k-center, one chunk": {"method": "k_center", "block_size": 512},
+    "SIFT": SIFT | {"block_size": 64},
+    "SIFT, one chunk": SIFT | {"block_size": 512},
 }
 
 

@@ -6,6 +6,15 @@ import pytest
 import scipy.spatial.distance
 
 from minibatch_jax import selection
+from tests.case import Case
+from tests.selection import draws
+
+CASES = {
+    "keep_by_colm": Case(
+        lambda: selection.keep_by_colm(6, 3, keep_domains=(2,)), draws.mixed, draws.uneven, tolerance=1e-6
+    ),
+}
+
 
 B, D = 16, 3
 
@@ -28,7 +37,7 @@ def budgets_by_loop(counts, budget):
 
 def test_budgets_sum_exactly_and_favor_small_sources():
     rng = np.random.default_rng(0)
-    budgets = jax.jit(selection.source_budgets)
+    budgets = jax.jit(selection.domain_budgets)
     for _ in range(40):
         counts = rng.integers(0, 30, 5) * (rng.uniform(size=5) < 0.8)
         counts[0] += 1
@@ -58,9 +67,9 @@ def expected_choice(features, domains, exists, k, keep):
 
 @pytest.mark.parametrize("keep", [(), (2,), (0, 1)])
 def test_keeps_small_sources_whole_and_medoids_of_the_others(keep):
-    tx = selection.select_by_colm(6, 3, keep_domains=keep)
+    tx = selection.keep_by_colm(6, 3, keep_domains=keep)
     update = jax.jit(lambda w, f, d: tx.update(w, (), features=f, domains=d)[0])
-    weighted = selection.select_by_colm(6, 3, keep_domains=keep, weighted=True)
+    weighted = selection.keep_by_colm(6, 3, keep_domains=keep, weighting="represented")
     for seed in range(4):
         rng = np.random.default_rng(seed)
         features, domains = rng.normal(size=(B, D)), rng.choice(3, B, p=[0.5, 0.35, 0.15])
@@ -102,7 +111,7 @@ def test_features_are_the_updates_of_optax_adam():
 def test_coordinates_are_the_largest_means_of_each_source():
     rng = np.random.default_rng(2)
     features, domains = rng.normal(size=(B, 7)), rng.integers(0, 3, B)
-    actual = selection.largest_features_by_source(f32(features), jnp.asarray(domains), 3, 4)
+    actual = selection.colm.largest_features_by_domain(f32(features), jnp.asarray(domains), 3, 4)
     for d in range(3):
         rows = domains == d
         best = np.argsort(-np.abs(features[rows].mean(0)), kind="stable")[:4]
@@ -111,13 +120,13 @@ def test_coordinates_are_the_largest_means_of_each_source():
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="keep_domains is 3"):
-        selection.select_by_colm(2, 3, keep_domains=(3,))
+        selection.keep_by_colm(2, 3, keep_domains=(3,))
     with pytest.raises(ValueError, match="k is 4, wanted at most 3"):
-        tx = selection.select_by_colm(4, 2)
+        tx = selection.keep_by_colm(4, 2)
         tx.update(jnp.ones(3), (), features=jnp.ones((3, 1)), domains=jnp.zeros(3, int))
     with pytest.raises(TypeError, match="counts has dtype float32"):
-        selection.source_budgets(jnp.ones(3), 1)
+        selection.domain_budgets(jnp.ones(3), 1)
     with pytest.raises(ValueError, match="losses_minus has shape"):
         selection.zeroth_order_scale(jnp.ones(3), jnp.ones(2))
     with pytest.raises(ValueError, match="size is 4, wanted at most 3"):
-        selection.largest_features_by_source(jnp.ones((2, 3)), jnp.zeros(2, int), 1, 4)
+        selection.colm.largest_features_by_domain(jnp.ones((2, 3)), jnp.zeros(2, int), 1, 4)

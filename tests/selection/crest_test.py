@@ -5,6 +5,20 @@ import pytest
 import scipy.spatial.distance
 
 from minibatch_jax import selection
+from tests.case import Case
+from tests.selection import draws
+
+CASES = {
+    "keep_class_medoids": Case(
+        lambda: selection.keep_class_medoids(6, 3),
+        draws.labeled_features,
+        draws.uneven,
+        lowers_mass=False,
+        tolerance=1e-6,
+    ),
+    "keep_unlearned": Case(lambda: selection.keep_unlearned(40, threshold=1.0, patience=1), draws.tracked),
+}
+
 
 B, CLASSES = 15, 3
 
@@ -37,7 +51,7 @@ def per_class(features, labels, weights, each):
 def test_medoids_of_each_class_are_those_of_the_class_alone():
     features, labels, weights = problem()
     weights = np.where(np.arange(B) % 7 == 2, 0, weights)
-    tx = selection.select_class_medoids(6, CLASSES)
+    tx = selection.keep_class_medoids(6, CLASSES)
     kept = tx.update(f32(weights), (), features=f32(features), labels=jnp.asarray(labels))[0]
     np.testing.assert_allclose(kept, per_class(features, labels, weights, 2), rtol=1e-4)
     np.testing.assert_allclose(kept.sum(), weights.sum(), rtol=1e-5)
@@ -46,7 +60,7 @@ def test_medoids_of_each_class_are_those_of_the_class_alone():
 def test_a_small_class_is_kept_whole():
     features, _, weights = problem(1)
     labels = np.where(np.arange(B) < 2, 1, 0)
-    tx = selection.select_class_medoids(8, 2)
+    tx = selection.keep_class_medoids(8, 2)
     kept = tx.update(f32(weights), (), features=f32(features), labels=jnp.asarray(labels))[0]
     np.testing.assert_allclose(kept[:2], weights[:2], rtol=1e-6)
     assert int((kept > 0).sum()) == 6
@@ -54,7 +68,7 @@ def test_a_small_class_is_kept_whole():
 
 def test_learned_examples_are_what_a_ring_buffer_of_losses_says():
     n, patience, rng = 9, 3, np.random.default_rng(0)
-    tx = selection.drop_learned(n, threshold=0.5, patience=patience)
+    tx = selection.keep_unlearned(n, threshold=0.5, patience=patience)
     history = {i: [] for i in range(n)}
     state = tx.init(jnp.ones(4))
     update = jax.jit(lambda s, w, x, i: tx.update(w, s, losses=x, example_ids=i))
@@ -84,7 +98,7 @@ def test_probe_is_unbiased_for_the_diagonal_and_exact_if_there_is_no_other():
     for diagonal in (True, False):
         loss, matrix = quadratic(diagonal=diagonal)
         keys = jax.random.split(jax.random.key(0), 1 if diagonal else 4000)
-        values, gradients, probes = jax.vmap(lambda k: selection.hutchinson_diagonal(k, loss, params))(keys)  # noqa: B023
+        values, gradients, probes = jax.vmap(lambda k: selection.crest.hutchinson_diagonal(k, loss, params))(keys)  # noqa: B023
         np.testing.assert_allclose(values, loss(params), rtol=1e-5)
         np.testing.assert_allclose(gradients["x"][0], jax.grad(loss)(params)["x"], rtol=1e-5)
         np.testing.assert_allclose(probes["x"].mean(0), np.diag(matrix), rtol=1e-5 if diagonal else 0.2)
@@ -93,12 +107,12 @@ def test_probe_is_unbiased_for_the_diagonal_and_exact_if_there_is_no_other():
 def test_on_a_quadratic_with_a_diagonal_hessian_the_model_is_the_loss():
     loss, _ = quadratic()
     params = {"x": jnp.array([1.0, -1.0, 0.5, 2.0])}
-    value, gradient, probe = selection.hutchinson_diagonal(jax.random.key(0), loss, params)
+    value, gradient, probe = selection.crest.hutchinson_diagonal(jax.random.key(0), loss, params)
     model = selection.quadratic_model(params, value)
     for _ in range(3):
-        model = selection.update_quadratic_model(model, gradient, probe)
+        model = selection.crest.update_quadratic_model(model, gradient, probe)
     moved = {"x": params["x"] + jnp.array([0.3, -2.0, 1.0, 0.1])}
-    np.testing.assert_allclose(selection.predicted_loss(model, moved), loss(moved), rtol=1e-3)
+    np.testing.assert_allclose(selection.crest.predicted_loss(model, moved), loss(moved), rtol=1e-3)
     assert not selection.needs_reselection(model, moved, loss(moved))
     assert selection.needs_reselection(model, moved, 1.3 * loss(moved))
 
@@ -109,25 +123,25 @@ def test_averages_are_those_of_numpy():
     model = selection.quadratic_model(jnp.zeros(3), jnp.array(1.0))
     m, v = np.zeros(3), np.zeros(3)
     for g, h in zip(gradients, probes):
-        model = selection.update_quadratic_model(model, f32(g), f32(h))
+        model = selection.crest.update_quadratic_model(model, f32(g), f32(h))
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * h**2
     move = np.array([0.5, -1.0, 2.0])
     curvature = np.sqrt(v / (1 - 0.999**5)) + 1e-4
     expected = 1 + move @ m / (1 - 0.9**5) + 0.5 * curvature @ move**2
-    np.testing.assert_allclose(selection.predicted_loss(model, f32(move)), expected, rtol=1e-4)
+    np.testing.assert_allclose(selection.crest.predicted_loss(model, f32(move)), expected, rtol=1e-4)
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="num_classes is 0"):
-        selection.select_class_medoids(4, 0)
+        selection.keep_class_medoids(4, 0)
     with pytest.raises(ValueError, match="metric is 'dot'"):
-        selection.select_class_medoids(4, 2, metric="dot")
+        selection.keep_class_medoids(4, 2, metric="dot")
     with pytest.raises(TypeError, match="labels has dtype float32"):
-        selection.select_class_medoids(2, 2).update(jnp.ones(3), (), features=jnp.ones((3, 1)), labels=jnp.ones(3))
+        selection.keep_class_medoids(2, 2).update(jnp.ones(3), (), features=jnp.ones((3, 1)), labels=jnp.ones(3))
     with pytest.raises(ValueError, match="patience is 0"):
-        selection.drop_learned(5, patience=0)
+        selection.keep_unlearned(5, patience=0)
     with pytest.raises(TypeError, match="example_ids has dtype float32"):
-        tx = selection.drop_learned(5)
+        tx = selection.keep_unlearned(5)
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)), losses=jnp.ones(3), example_ids=jnp.ones(3))
 
 
@@ -137,8 +151,8 @@ def test_reselection_is_a_state_machine_inside_scan(power, fires):
     loss = lambda p: jnp.sum(jnp.array([1.0, 2.0, 3.0]) * p**power) + 1.0  # noqa: E731
 
     def model_at(params, key):
-        value, gradient, probe = selection.hutchinson_diagonal(key, loss, params)
-        return selection.update_quadratic_model(selection.quadratic_model(params, value), gradient, probe)
+        value, gradient, probe = selection.crest.hutchinson_diagonal(key, loss, params)
+        return selection.crest.update_quadratic_model(selection.quadratic_model(params, value), gradient, probe)
 
     def step(carry, key):
         params, model, changes = carry

@@ -8,7 +8,14 @@ import scipy.special
 import scipy.stats
 
 from minibatch_jax import selection
-from minibatch_jax.selection import PairEmbeddings
+from minibatch_jax.selection.jest_embeddings import PairEmbeddings
+from tests.case import Case
+from tests.selection import draws as drawn
+
+CASES = {
+    "keep_by_jest": Case(lambda: selection.keep_by_jest(6, 3, key=0), drawn.pair_losses),
+}
+
 
 B = 24
 STATIC = ("k", "num_chunks", "first_chunk", "include_self")
@@ -141,7 +148,9 @@ def test_one_chunk_is_independent_gumbel_top_k():
 @pytest.mark.parametrize("num_chunks", [1, 3, 12])
 def test_embeddings_give_what_the_scores_give(num_chunks):
     learner, reference = embeddings(0), embeddings(1, width=3, scale=2.0, bias=-3.0)
-    sc = selection.sigmoid_pair_losses(learner) - selection.sigmoid_pair_losses(reference)
+    sc = selection.jest_embeddings.sigmoid_pair_losses(learner) - selection.jest_embeddings.sigmoid_pair_losses(
+        reference
+    )
     allowed = jnp.arange(B) % 5 != 1
     for seed in range(3):
         key = jax.random.key(seed)
@@ -155,7 +164,7 @@ def test_pair_losses_are_softplus():
     logits = scale * np.asarray(first, float) @ np.asarray(second, float).T + bias
     signs = 2 * np.eye(B) - 1
     np.testing.assert_allclose(
-        selection.sigmoid_pair_losses(PairEmbeddings(first, second, scale, bias)),
+        selection.jest_embeddings.sigmoid_pair_losses(PairEmbeddings(first, second, scale, bias)),
         np.logaddexp(0, -signs * logits),
         rtol=1e-5,
         atol=1e-6,
@@ -202,7 +211,7 @@ def test_a_pair_that_is_not_finite_counts_nothing():
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_transformation_keeps_the_drawn_items_and_moves_its_key(objective):
     losses, reference = jnp.asarray(scores(0)), jnp.asarray(scores(1))
-    tx = selection.select_by_jest(12, 3, key=7, objective=objective)
+    tx = selection.keep_by_jest(12, 3, key=7, objective=objective)
     weights = jnp.linspace(0.5, 1.5, B)
     state = tx.init(weights)
     kept, new_state = tx.update(weights, state, pair_losses=losses, reference_pair_losses=reference)
@@ -219,19 +228,19 @@ def test_transformation_keeps_the_drawn_items_and_moves_its_key(objective):
 def test_bad_input_is_named():
     key, sc = jax.random.key(0), jnp.zeros((6, 6))
     with pytest.raises(ValueError, match="k is 5, wanted a multiple of num_chunks = 2"):
-        selection.select_by_jest(5, 2, key)
+        selection.keep_by_jest(5, 2, key)
     with pytest.raises(ValueError, match="num_chunks is 3, wanted at most 2"):
-        selection.select_by_jest(2, 3, key)
+        selection.keep_by_jest(2, 3, key)
     with pytest.raises(ValueError, match="k is 8, wanted at most 6"):
         selection.jest_indices(key, sc, 8, 2)
     with pytest.raises(ValueError, match="first_chunk is 'best'"):
-        selection.select_by_jest(2, 1, key, first_chunk="best")
+        selection.keep_by_jest(2, 1, key, first_chunk="best")
     with pytest.raises(ValueError, match="temperature is 0"):
-        selection.select_by_jest(2, 1, key, temperature=0.0)
+        selection.keep_by_jest(2, 1, key, temperature=0.0)
     with pytest.raises(ValueError, match="objective is 'clip'"):
-        selection.select_by_jest(2, 1, key, objective="clip")
-    with pytest.raises(TypeError, match="key has dtype uint32"):
-        selection.select_by_jest(2, 1, jnp.zeros(2, jnp.uint32))
+        selection.keep_by_jest(2, 1, key, objective="clip")
+    with pytest.raises(TypeError, match="key has dtype float32"):
+        selection.keep_by_jest(2, 1, jnp.zeros(2))
     with pytest.raises(ValueError, match="learnability has shape"):
         selection.jest_indices(key, jnp.zeros((6, 5)), 2, 1)
     with pytest.raises(TypeError, match="reference_logits has dtype int32"):
@@ -253,8 +262,8 @@ def test_joint_selection_finds_the_batch_that_independent_selection_misses():
         unit = lambda x: jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), jnp.float32)  # noqa: E731
         views = [unit(centers + 0.5 * rng.normal(size=centers.shape)) for _ in range(2)]
         fine = unit(centers + rng.normal(size=centers.shape))
-        sc = selection.sigmoid_pair_losses(PairEmbeddings(*views, 10.0, -5.0))
-        sc -= selection.sigmoid_pair_losses(PairEmbeddings(fine, fine, 10.0, -5.0))
+        sc = selection.jest_embeddings.sigmoid_pair_losses(PairEmbeddings(*views, 10.0, -5.0))
+        sc -= selection.jest_embeddings.sigmoid_pair_losses(PairEmbeddings(fine, fine, 10.0, -5.0))
         key = jax.random.key(seed)
         drawn = {
             "uniform": selection.jest_indices(key, sc, k, 1, first_chunk="uniform"),
@@ -281,19 +290,19 @@ def test_key_is_checked_and_may_be_a_seed():
         lambda key: selection.softmax_jest_indices(key, learnability, learnability, 6, 2),
         lambda key: selection.jest_indices_from_embeddings(key, pairs, pairs, 6, 2),
     ):
-        with pytest.raises(TypeError, match="key has dtype uint32"):
-            call(jnp.zeros(2, jnp.uint32))
+        with pytest.raises(TypeError, match="key has dtype float32"):
+            call(jnp.zeros(2))
 
 
 def test_losses_of_sure_pairs_keep_their_precision():
     one = jnp.ones((1, 1))
     for logit in (17.0, 30.0, -17.0):
-        loss = selection.sigmoid_pair_losses(PairEmbeddings(one, one, logit, 0.0))
+        loss = selection.jest_embeddings.sigmoid_pair_losses(PairEmbeddings(one, one, logit, 0.0))
         np.testing.assert_allclose(loss, np.log1p(np.exp(-logit)), rtol=1e-6)
 
 
 def test_integer_pair_losses_are_refused():
-    tx = selection.select_by_jest(2, 1, key=0)
+    tx = selection.keep_by_jest(2, 1, key=0)
     ints, floats = jnp.zeros((3, 3), jnp.int32), jnp.zeros((3, 3))
     state = tx.init(jnp.ones(3))
     with pytest.raises(TypeError, match="pair_losses has dtype int32"):

@@ -6,7 +6,7 @@ import pytest
 from minibatch_jax import selection
 
 NOISE, D = 0.3, 4
-fit = jax.jit(selection.list_regressions, static_argnames=("share", "num_starts", "num_steps", "radius"))
+fit = jax.jit(selection.list_regressions, static_argnames=("fraction", "num_starts", "max_iterations", "radius"))
 
 
 def mixture(seed, share, n, sources=100):
@@ -28,7 +28,7 @@ def error(candidates, truth):
 def test_a_candidate_is_right_though_most_sources_are_not_and_least_squares_fails():
     for seed in range(3):
         x, y, truth = mixture(seed, share=0.3, n=8)
-        found = fit(jax.random.key(seed), x, y, share=0.3, num_starts=30)
+        found = fit(jax.random.key(seed), x, y, fraction=0.3, num_starts=30)
         pooled = np.linalg.lstsq(np.reshape(x, (-1, D)), np.reshape(y, -1))[0]
         assert error(found, truth[0]) < 0.1 < 1.0 < np.linalg.norm(pooled - truth[0])
         assert found.valid.sum() <= 30
@@ -36,7 +36,9 @@ def test_a_candidate_is_right_though_most_sources_are_not_and_least_squares_fail
         assert np.all(np.diff(losses) >= 0)
         rng = np.random.default_rng(seed)
         x_new = rng.normal(size=(20, D))
-        best = selection.best_of_list(found, *(jnp.asarray(a, jnp.float32) for a in (x_new, x_new @ truth[0])))
+        best = selection.list_decodable.best_of_list(
+            found, *(jnp.asarray(a, jnp.float32) for a in (x_new, x_new @ truth[0]))
+        )
         assert np.linalg.norm(best - truth[0]) < 0.1
 
 
@@ -45,13 +47,13 @@ def test_batches_are_what_makes_it_work():
     errors = {}
     for n in (1, 8):
         x, y, truth = mixture(0, share=0.2, n=n, sources=150)
-        errors[n] = error(fit(jax.random.key(0), x, y, share=0.2, num_starts=30), truth[0])
+        errors[n] = error(fit(jax.random.key(0), x, y, fraction=0.2, num_starts=30), truth[0])
     assert errors[8] < 0.15 < 2 * errors[1]
 
 
 def test_without_impostors_it_is_least_squares():
     x, y, _ = mixture(1, share=1.0, n=6, sources=20)
-    found = fit(jax.random.key(0), x, y, share=1.0, num_starts=5)
+    found = fit(jax.random.key(0), x, y, fraction=1.0, num_starts=5)
     pooled = np.linalg.lstsq(np.reshape(x, (-1, D)), np.reshape(y, -1))[0]
     assert found.valid.tolist() == [True] + [False] * 3
     np.testing.assert_allclose(found.parameters[0], pooled, rtol=1e-3, atol=1e-4)
@@ -59,7 +61,10 @@ def test_without_impostors_it_is_least_squares():
 
 def test_candidates_are_apart_and_do_not_depend_on_the_order_within_sources():
     x, y, _ = mixture(2, share=0.3, n=8)
-    found, same = fit(jax.random.key(0), x, y, share=0.3), fit(jax.random.key(0), x[:, ::-1], y[:, ::-1], share=0.3)
+    found, same = (
+        fit(jax.random.key(0), x, y, fraction=0.3),
+        fit(jax.random.key(0), x[:, ::-1], y[:, ::-1], fraction=0.3),
+    )
     parameters = np.asarray(found.parameters)[np.asarray(found.valid)]
     gaps = np.linalg.norm(parameters[:, None] - parameters, axis=-1)[~np.eye(len(parameters), dtype=bool)]
     assert gaps.min() >= 0.1
@@ -75,14 +80,16 @@ def test_gradients_are_those_of_the_huber_loss():
         return jnp.mean(jnp.where(r < clip, r**2 / 2, clip * (r - clip / 2)))
 
     expected = jax.vmap(jax.grad(huber), (None, 0, 0))(w, x, y)
-    np.testing.assert_allclose(selection.batch_gradients(x, y, w, clip), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(selection.list_decodable.batch_gradients(x, y, w, clip), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_direction_is_the_top_eigenvector_and_the_filter_clears_what_lies_far_along_it():
     rng = np.random.default_rng(0)
     vectors, weights = rng.normal(size=(30, D)), rng.uniform(0.5, 1, 30)
     vectors[:5] += 8 * np.array([1.0, 0, 1, 0])
-    value, direction = selection.top_direction(jnp.asarray(vectors, jnp.float32), jnp.asarray(weights, jnp.float32))
+    value, direction = selection.list_decodable.top_direction(
+        jnp.asarray(vectors, jnp.float32), jnp.asarray(weights, jnp.float32)
+    )
     values, directions = np.linalg.eigh(np.cov(vectors.T, aweights=weights, ddof=0))
     np.testing.assert_allclose(value, values[-1], rtol=1e-4)
     assert abs(directions[:, -1] @ direction) > 1 - 1e-4
@@ -96,7 +103,7 @@ def test_direction_is_the_top_eigenvector_and_the_filter_clears_what_lies_far_al
 
 def test_bad_input_is_named():
     x, y = jnp.ones((3, 2, 1)), jnp.ones((3, 2))
-    with pytest.raises(ValueError, match="share is 0"):
+    with pytest.raises(ValueError, match="fraction is 0"):
         selection.list_regressions(0, x, y, 0.0)
     with pytest.raises(ValueError, match="targets has shape"):
         selection.list_regressions(0, x, y[:2], 0.5)

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from minibatch_jax import selection
+from tests.case import Case
+from tests.selection import draws
+
+CASES = {
+    "keep_by_reducible_loss": Case(lambda: selection.keep_by_reducible_loss(5), draws.loss_pairs),
+}
+
 
 finite = st.floats(-100, 100, width=32)
 
 
 def select(losses, reference, k):
-    tx = selection.select_by_reducible_loss(k)
+    tx = selection.keep_by_reducible_loss(k)
     weights = jnp.ones(len(losses))
     return tx.update(weights, tx.init(weights), losses=jnp.asarray(losses), reference_losses=jnp.asarray(reference))[0]
 
@@ -43,7 +50,7 @@ def test_half_precision_is_subtracted_in_float32():
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="k is 0"):
-        selection.select_by_reducible_loss(0)
+        selection.keep_by_reducible_loss(0)
     with pytest.raises(ValueError, match="k is 5, wanted at most 3"):
         select(np.ones(3, np.float32), np.ones(3, np.float32), 5)
     with pytest.raises(ValueError, match="reference_losses has shape"):

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from minibatch_jax import selection
 from minibatch_jax.selection import keep_bottomk, keep_topk, topk_mask
+from tests.case import Case
+from tests.selection import draws
+
+CASES = {
+    "keep_topk": Case(lambda: selection.keep_topk(5), draws.losses),
+    "keep_bottomk": Case(lambda: selection.keep_bottomk(5), draws.losses),
+}
+
 
 SCORES = hnp.arrays(
     np.float32,

@@ -9,7 +9,7 @@ import pytest
 from minibatch_jax import selection
 
 KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
-PAIRS = selection.PairEmbeddings(EYE, EYE)
+PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
 CALLS = {
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
@@ -29,7 +29,7 @@ CALLS = {
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
-    "similarity_matrix": lambda **where: selection.similarity_matrix(EYE, **where),
+    "similarity_matrix": lambda **where: selection.similarities.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
     "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
 }

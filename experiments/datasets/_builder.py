@@ -1,0 +1,102 @@
+"""One tensorflow-datasets builder for every data set of the catalog; features are read off the columns."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from experiments.datasets._archives import checked_path, raise_if_disk_full, root
+from experiments.datasets._catalog import CATALOG
+from experiments.datasets._images import Columns, Splits
+
+VERSION = "1.0.0"
+
+
+class PackagedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+    """Writes splits of columns as a tensorflow-datasets data set, and gives every example its row as `index`."""
+
+    VERSION = tfds.core.Version(VERSION)
+
+    def __init__(self, name: str, splits: Splits, description: str, data_dir: Path):
+        self.name = name  # pyright: ignore
+        self._columns, self._description = splits, description
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {k: _feature(k, [split[k] for split in self._columns.values()]) for k in self._columns["train"]}
+        features["index"] = tfds.features.Scalar(np.int64)
+        return tfds.core.DatasetInfo(
+            builder=self, description=self._description, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        return {split: self._generate_examples(columns) for split, columns in self._columns.items()}
+
+    def _generate_examples(self, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, values in enumerate(zip(*columns.values(), strict=True)):
+            yield index, {**dict(zip(columns, values)), "index": index}
+
+
+def prepared(name: str, data_dir: str | Path | None) -> Any:
+    """Builder of a catalog data set, prepared: read from its folder if it is there, else built from the archive.
+
+    Args:
+      name: a name in the catalog.
+      data_dir: folder of prepared data sets; by default `prepared` in the data folder.
+
+    Raises:
+      FileNotFoundError: if the archive is missing.
+      ValueError: if the archive is not the pinned one, or the prepared files are damaged.
+      OSError: if the disk is full.
+    """
+    data_dir = root() / "prepared" if data_dir is None else Path(data_dir)
+    folder = data_dir / f"packaged_{name}" / VERSION
+    if not folder.is_dir():
+        dataset = CATALOG[name]
+        splits = dataset.read(dataset.archive and checked_path(dataset.archive, name))
+        description = f"{dataset.holds}. Licence: {dataset.licence}."
+        print(f"Preparing data set {name!r} in {data_dir} (once).", file=sys.stderr)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                PackagedBuilder(f"packaged_{name}", splits, description, data_dir).download_and_prepare()
+        except Exception as error:
+            raise_if_disk_full(error, f"preparing data set {name!r} in {data_dir}", 2 * _bytes(splits))
+            if not folder.is_dir():  # else another process prepared it meanwhile
+                raise
+    builder = tfds.builder_from_directory(folder)
+    _check_readable(builder)
+    return builder
+
+
+def _check_readable(builder: Any) -> None:
+    for split in builder.info.splits:
+        try:
+            _ = builder.as_data_source(split)[0]
+        except (RuntimeError, FileNotFoundError) as error:
+            raise ValueError(
+                f"The prepared data set in {builder.data_dir} is damaged (split {split!r}: {error}). "
+                "Delete that folder; the next run prepares it again."
+            ) from error
+
+
+def _feature(name: str, columns: list[Any]) -> tfds.features.FeatureConnector:
+    if name in ("label", "domain"):
+        values = np.concatenate([np.asarray(column) for column in columns])
+        if values.dtype.kind == "U":
+            return tfds.features.ClassLabel(names=sorted(set(values.tolist())))
+        return tfds.features.ClassLabel(num_classes=int(values.max()) + 1)
+    if isinstance(columns[0], list):
+        return tfds.features.Text()
+    if columns[0].ndim == 1:
+        return tfds.features.Scalar(columns[0].dtype.type)
+    return tfds.features.Tensor(shape=columns[0].shape[1:], dtype=columns[0].dtype.type)
+
+
+def _bytes(splits: Splits) -> int:
+    columns = [values for split in splits.values() for values in split.values()]
+    return sum(v.nbytes if isinstance(v, np.ndarray) else sum(map(len, v)) for v in columns)

@@ -1,0 +1,80 @@
+"""The folder of an experiment: one process at a time, one config, its records."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.engine.reports import Record, Records, Summary, markdown, plot, print_table, table, write_text
+
+NOT_IN_FILE = ("seeds", "out", "arms")
+
+
+@contextlib.contextmanager
+def open_folder(config: Any) -> Iterator[Records]:
+    """The records in `config.out`, locked against other processes; refuses a folder with runs of another config."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ValueError(f"seeds is {config.seeds}, wanted one or more different integers.")
+    with (out / "lock").open("w") as lock:
+        _lock(lock, out)
+        _check_same_config(config, out / "config.json")
+        yield Records(out / "records.jsonl")
+
+
+def chosen_arms(config: Any, arms: Mapping[str, Any]) -> dict[str, Any]:
+    """The arms that `config.arms` names, all if the config has no such field or it is empty."""
+    names = getattr(config, "arms", ()) or tuple(arms)
+    unknown = [name for name in names if name not in arms]
+    if unknown:
+        raise ValueError(f"arms has {unknown}, wanted some of {list(arms)}.")
+    return {name: arms[name] for name in arms if name in names}
+
+
+def report(config: Any, records: list[Record], summary: Summary, xlabel: str | None = "step") -> None:
+    """Write and print the table, and draw a plot per metric against `xlabel` unless that is None."""
+    out = Path(config.out)
+    rows = table(records, summary)
+    write_text(out / "table.md", markdown(rows))
+    plots = [] if xlabel is None else plot(records, out, xlabel)
+    print_table(rows, f"{out.name}: mean ± standard error over seeds")
+    print(f"Written to {out}: {', '.join(['records.jsonl', 'table.md', *(path.name for path in plots)])}")
+
+
+def progress_bar(unit: str) -> Progress:
+    """A bar that counts `unit`, with the time gone and left."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit}, elapsed")]
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+
+
+def line(record: Record) -> str:
+    """A record as one line of text."""
+    metrics = "  ".join(f"{k} {v:.3g}" if v is not None else f"{k} nan" for k, v in record["metrics"].items())
+    return f"{record['arm']}, seed {record['seed']}: {metrics}  ({record['seconds']:.1f} s)"
+
+
+def _check_same_config(config: Any, path: Path) -> None:
+    values = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_FILE}))
+    if not path.exists():
+        write_text(path, json.dumps(values, indent=2) + "\n")
+    old = json.loads(path.read_text())
+    changed = [
+        f"{k} was {old.get(k)!r}, now {values.get(k)!r}" for k in {**old, **values} if old.get(k) != values.get(k)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds runs of another config ({'; '.join(changed)}): choose another --out or delete it."
+        )
+
+
+def _lock(file: Any, out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RuntimeError(f"Another process is running in {out}: wait for it or choose another --out.") from error

@@ -1,0 +1,1 @@
+"""Small networks and data that several experiments use."""

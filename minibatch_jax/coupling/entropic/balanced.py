@@ -1,0 +1,209 @@
+"""Entropic coupling on given marginals: a plan that is smooth in the cost, by Sinkhorn's matrix scaling.
+
+The plan is `P = exp((f + g - cost) / epsilon)`. Iterations scale the kernel `K = exp((f + g - cost) / epsilon)` by
+vectors u and v, which costs two matrix-vector products and no exponential; when a scaling leaves [1e-10, 1e10] it is
+absorbed into the potentials f, g by one iteration in the log domain, so that no epsilon underflows.
+
+References:
+  Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
+  Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, 2016 (arXiv 1610.06519).
+  Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
+
+Method: Sinkhorn
+Paper: 1306.0895
+Experiment: ot_flow_matching, speed sinkhorn
+"""
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
+from minibatch_jax.coupling.plans import Plan, first_order, has_converged
+from minibatch_jax.weights import weight_dtype, weight_transformation
+
+TOLERANCE = 1e-3
+
+
+def sinkhorn(
+    cost: jax.Array,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    *,
+    epsilon: float | jax.Array,
+    relative_to: str | None = None,
+    where: jax.Array | None = None,
+    tolerance: float | None = TOLERANCE,
+    max_iterations: int = 1000,
+) -> Plan:
+    """Return the plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
+
+    With row potentials f and column potentials g the plan is `exp((f + g - cost) / epsilon)`. A traced a and b of
+    unequal mass cannot raise: the columns then sum to b, and `error` shows what the rows lack.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
+      a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
+      b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
+      epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
+        if it is less.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`. Checked every 5
+        iterations.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The columns of `matrix`
+      sum to b, and `error` is the L1 distance of the row sums to a, as a fraction of the mass. `value` has a gradient:
+      the plan for the cost and f, g for the marginals, up to a constant (envelope theorem). With `tolerance=None`,
+      `converged` takes 1e-3 as the tolerance.
+
+    Raises:
+      TypeError: if the cost or a marginal is not floating point, or `where` not bool.
+      ValueError: if shapes do not match, epsilon is not positive, or concrete marginals are negative, not finite or of
+        unequal mass.
+
+    References:
+      Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
+
+    Examples:
+      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1).matrix
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    live_a, live_b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
+    check_equal_mass(live_a, live_b)
+    live = cost.astype(live_a.dtype), live_a, live_b
+    problem = make_problem(*live, epsilon, relative_to, where)
+    scaled = scale_to_marginals(problem, tolerance, max_iterations)
+    return _result(problem, scaled, live, tolerance)
+
+
+def couple_sinkhorn(
+    epsilon: float | jax.Array,
+    *,
+    relative_to: str | None = None,
+    tolerance: float | None = TOLERANCE,
+    max_iterations: int = 1000,
+) -> optax.GradientTransformationExtraArgs:
+    """Move the weights onto cheap pairs, keeping the mass of every row and column. Signal: `cost` [B0, B1].
+
+    The row and column sums of the incoming weights are the marginals; a pair of weight 0 or of non-finite cost is
+    forbidden and its weight is lost. The incoming weights themselves fulfil the constraints, so a plan always exists.
+
+    Args:
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when the L1 distance of the row sums to the marginal is at most this fraction of the mass, at
+        least 0; None runs exactly `max_iterations`. Checked every 5 iterations.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if epsilon is not positive, `relative_to` is unknown, the tolerance is negative or `max_iterations` is
+        less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
+
+    Examples:
+      >>> tx = couple_sinkhorn(0.1)
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> plan, _ = tx.update(weights, tx.init(weights), cost=jnp.array([[0.0, 1.0], [1.0, 0.0]]))
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        allowed, a, b = marginals_of(weights, cost)
+        plan = sinkhorn(
+            cost.astype(weights.dtype),
+            a,
+            b,
+            epsilon=epsilon,
+            relative_to=relative_to,
+            where=allowed,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        ).matrix
+        return plan, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _result(
+    problem: Problem, scaled: Scaled, live: tuple[jax.Array, jax.Array, jax.Array], tolerance: float | None
+) -> Plan:
+    cost, a, b, epsilon = problem
+    u, v, error, iterations, _ = scaled.scaling
+    matrix = u[:, None] * scaled.kernel * v[None, :]
+    f, g = scaled.f + epsilon * log_where(u, a), scaled.g + epsilon * log_where(v, b)
+    mass = jnp.sum(b)
+    da, db = f - epsilon * log_where(a, a), g - epsilon * log_where(b, b)
+    value = jnp.sum(da * a) + jnp.sum(db * b) + epsilon * mass * log_where(mass, mass)
+    live_cost, live_a, live_b = live
+    value += first_order(matrix, jnp.where(jnp.isfinite(cost), live_cost, 0))
+    value += first_order(da, live_a) + first_order(db, live_b)
+    asked = jnp.sum(lax.stop_gradient(live_a))
+    error += (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, value, error, iterations, converged)
+
+
+def check_relative_to(relative_to: str | None) -> None:
+    """Raise unless this is None or the name of a statistic of the cost."""
+    if relative_to is not None:
+        check_choice("relative_to", relative_to, ("mean", "std", "max"))
+
+
+def check_loop(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
+    """Raise unless the arguments that all entropic couplings share are valid."""
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_relative_to(relative_to)
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
+    check_count("max_iterations", max_iterations)
+
+
+def marginals_of(weights: jax.Array, cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return which pairs have a weight and a finite cost, and the row and column sums of the weights on them."""
+    check_shape("cost", cost, weights.shape)
+    allowed = (weights > 0) & jnp.isfinite(cost)
+    kept = jnp.where(allowed, weights, 0)
+    return allowed, jnp.sum(kept, axis=1), jnp.sum(kept, axis=0)
+
+
+def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
+    """Return the masses along an axis of the cost, uniform if None; concrete ones must be finite and >= 0."""
+    size, dtype = cost.shape[axis], weight_dtype(cost.dtype)
+    if mass is None:
+        return jnp.full(size, 1 / size, dtype)
+    check_shape(name, mass, (size,))
+    check_floating(name, mass)
+    if not isinstance(mass, jax.core.Tracer):
+        values = np.asarray(mass)
+        if not np.all(np.isfinite(values) & (values >= 0)):
+            raise ValueError(f"{name} has a negative or non-finite mass, wanted finite values >= 0.")
+    return jnp.asarray(mass, dtype)
+
+
+def check_equal_mass(a: jax.Array, b: jax.Array) -> None:
+    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+        return
+    total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
+    if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
+        raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")

@@ -1,0 +1,224 @@
+"""Unbalanced coupling: a smooth plan whose marginals may depart from a and b at a price, in the log domain.
+
+The plan minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`, so pairs
+that cost more than about rho are left out. The reference is `a b^T` (the default of POT now, the only one of OTT) or
+constant (the entropy, as in JUMBOT and older POT); the two give plans of different mass. Each iteration also sets the
+constant between the potentials to its optimum, because without this rho >> epsilon converges very slowly.
+
+References:
+  Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
+  Sejourne et al., Faster unbalanced optimal transport: translation invariant Sinkhorn, 2022 (arXiv 2201.00730).
+  Fatras et al., Unbalanced minibatch optimal transport; applications to domain adaptation, 2021 (arXiv 2103.03606).
+
+Method: unbalanced transport
+Paper: 1607.05816
+Experiment: domain_adaptation
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
+from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
+from minibatch_jax.coupling.entropic.balanced import check_loop, marginal, marginals_of
+from minibatch_jax.coupling.entropic.partial import TOLERANCE
+from minibatch_jax.coupling.plans import Plan, has_converged
+from minibatch_jax.weights import weight_transformation
+
+_REFERENCES = ("product", "uniform")
+
+
+def unbalanced_sinkhorn(
+    cost: jax.Array,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    *,
+    epsilon: float | jax.Array,
+    rho: float | jax.Array,
+    reference: str = "product",
+    relative_to: str | None = None,
+    where: jax.Array | None = None,
+    tolerance: float | None = TOLERANCE,
+    max_iterations: int = 1000,
+) -> Plan:
+    """Return the plan P that minimizes cost, blur and the price of departing from the marginals a and b.
+
+    It minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`. With the
+    product reference and costs >= 0 the mass of P is at most that of a and b. P is a constant for the backward pass.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
+      a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
+      b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default. The sums may differ.
+      epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
+        if it is less.
+      rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost, may be traced; `inf` is
+        `sinkhorn`.
+      reference: `'product'` for `a b^T` divided by the geometric mean of their masses, `'uniform'` for 1.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. With row potentials f and
+      column potentials g, `matrix` is `reference * exp((f + g - cost) / epsilon)`. No marginal is a constraint here:
+      `error` is the largest change of a column potential in the last iteration, divided by epsilon, which bounds the
+      fraction of the mass it moved. `value` is NaN: this solver does not compute it. With `tolerance=None`, `converged`
+      takes 1e-4 as the tolerance.
+
+    Raises:
+      TypeError: if the cost or a marginal is not floating point, or `where` not bool.
+      ValueError: if shapes do not match, epsilon or rho is not positive, the reference is unknown, or concrete
+        marginals are negative or not finite.
+
+    References:
+      Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
+
+    Examples:
+      >>> plan = unbalanced_sinkhorn(1.0 - jnp.eye(2), epsilon=1.0, rho=1.0).matrix
+      >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+      [[0.322, 0.118], [0.118, 0.322]]
+    """
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    check_number("rho", rho, 0, open_low=True)
+    check_choice("reference", reference, _REFERENCES)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
+    problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
+    return _alternate(problem, jnp.asarray(rho, rows.dtype), reference, tolerance, max_iterations)
+
+
+def couple_unbalanced(
+    epsilon: float | jax.Array,
+    rho: float | jax.Array,
+    *,
+    reference: str = "product",
+    relative_to: str | None = None,
+    tolerance: float | None = TOLERANCE,
+    max_iterations: int = 1000,
+) -> optax.GradientTransformationExtraArgs:
+    """Move the weights onto cheap pairs and lower those of rows and columns without any. Signal: `cost` [B0, B1].
+
+    The row and column sums of the incoming weights are the marginals to stay near; a pair of weight 0 or of non-finite
+    cost is forbidden. With `reference='uniform'`, or negative costs, the mass may also grow.
+
+    Args:
+      epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
+        May be injected by `optax.inject_hyperparams(couple_unbalanced, static_args="max_iterations")`.
+      rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost; `inf` is `couple_sinkhorn`.
+      reference: `'product'` for the product of the marginals divided by the geometric mean of their masses, `'uniform'`
+        for 1.
+      relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
+        maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+      tolerance: stop when no column potential changes by more than this fraction of epsilon, at least 0; None runs
+        exactly `max_iterations`.
+      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      ValueError: if epsilon or rho is not positive, the reference or `relative_to` is unknown, the tolerance is
+        negative or `max_iterations` is less than 1; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Chizat et al., Scaling algorithms for unbalanced transport problems, 2018 (arXiv 1607.05816).
+
+    Examples:
+      >>> tx = couple_unbalanced(0.1, 1.0)
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> plan, _ = tx.update(weights, tx.init(weights), cost=jnp.array([[0.0, 9.0], [9.0, 9.0]]))
+      >>> [[round(x, 2) for x in row] for row in plan.tolist()]
+      [[0.48, 0.0], [0.0, 0.01]]
+    """
+    check_number("rho", rho, 0, open_low=True)
+    check_choice("reference", reference, _REFERENCES)
+    check_loop(epsilon, relative_to, tolerance, max_iterations)
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        allowed, a, b = marginals_of(weights, cost)
+        plan = unbalanced_sinkhorn(
+            cost.astype(weights.dtype),
+            a,
+            b,
+            epsilon=epsilon,
+            rho=rho,
+            reference=reference,
+            relative_to=relative_to,
+            where=allowed,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        ).matrix
+        return plan, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+class _Dual(NamedTuple):
+    f: jax.Array
+    g: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+
+
+class _Run(NamedTuple):
+    """The loop: all it needs travels in its carry, so that eager calls compile only once."""
+
+    score: jax.Array
+    problem: Problem
+    rho: jax.Array
+    tolerance: jax.Array
+    max_iterations: jax.Array
+    dual: _Dual
+
+
+def _alternate(problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int) -> Plan:
+    cost, a, b, epsilon = problem
+    score = -cost / epsilon
+    if reference == "product":
+        level = log_where(jnp.sum(a), jnp.sum(a)) / 2 + log_where(jnp.sum(b), jnp.sum(b)) / 2
+        score += log_where(a, a)[:, None] + log_where(b, b)[None, :] - level
+    zero = 0 * epsilon
+    start = _Dual(0 * a, 0 * b, zero + jnp.inf, zero.astype(jnp.int32))
+    limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
+    run = _Run(score, problem, rho, limit, jnp.int32(max_iterations), start)
+    final = lax.while_loop(_is_unfinished, _step, run).dual
+    f, g, error, iterations = final
+    matrix = jnp.exp(score + f[:, None] / epsilon + g[None, :] / epsilon)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
+    return Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
+
+
+def _is_unfinished(r: _Run) -> jax.Array:
+    return (r.dual.iterations < r.max_iterations) & (r.dual.error > r.tolerance)
+
+
+def _step(r: _Run) -> _Run:
+    _, a, b, epsilon = r.problem
+    f = _half(r, r.dual.g, 0, a)
+    g = _half(r, f, 1, b)
+    shift = _best_shift(f, g, a, b, r.rho)
+    f, g = jnp.where(a > 0, f + shift, 0), jnp.where(b > 0, g - shift, 0)
+    error = jnp.max(jnp.abs(g - r.dual.g), where=b > 0, initial=0) / epsilon
+    return r._replace(dual=_Dual(f, g, error, r.dual.iterations + 1))
+
+
+def _half(r: _Run, other: jax.Array, axis: int, mass: jax.Array) -> jax.Array:
+    epsilon = r.problem.epsilon
+    damping = jnp.where(jnp.isinf(r.rho), 1, r.rho / (r.rho + epsilon))
+    reach = logsumexp_where(r.score + jnp.expand_dims(other, axis) / epsilon, 1 - axis, mass)
+    return jnp.where(mass > 0, damping * epsilon * (log_where(mass, mass) - reach), 0)
+
+
+def _best_shift(f: jax.Array, g: jax.Array, a: jax.Array, b: jax.Array, rho: jax.Array) -> jax.Array:
+    """The constant that, added to f and taken from g, is optimal: both sides then miss the same mass."""
+    log_a, log_b = (jax.nn.logsumexp(-x / rho, b=mass) for x, mass in ((f, a), (g, b)))
+    usable = jnp.isfinite(rho) & jnp.isfinite(log_a) & jnp.isfinite(log_b)
+    return jnp.where(usable, rho / 2 * (log_a - log_b), 0)

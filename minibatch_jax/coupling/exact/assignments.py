@@ -1,0 +1,369 @@
+"""Exact one-to-one pairing of two batches: the cheapest assignment, found by shortest augmenting paths.
+
+The solver starts with a few over-relaxed Sinkhorn iterations on a sharp kernel. Their potentials are so close to those
+of the cheapest pairing that the searches need only a fifth to a twentieth of the steps. Then each row takes its best
+column. Next come bids: a row that lost its column takes its best one and lowers its potential by the gap to the second
+best. At last one Dijkstra search pairs each row that is still free. All searches are one flat `while_loop` whose step
+scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at worst. The steps are sequential, a few
+hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU.
+
+References:
+  Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
+  Crouse, On implementing 2D rectangular assignment algorithms, 2016.
+  Thibault et al., Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport, 2021 (arXiv 1711.01851).
+
+Method: exact optimal transport (assignment)
+Experiment: ot_flow_matching, speed assignment
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_bool, check_floating, check_shape
+from minibatch_jax._vector import first_minima, vector_min
+from minibatch_jax.weights import weight_dtype, weight_transformation
+
+_ITERATIONS = 20
+_BLUR = 0.01  # epsilon of these iterations, relative to the mean cost after row reduction
+_RELAXATION = 1.7
+_FARTHEST = 40.0  # bound of the logs of their factors, so that no float32 overflows
+
+
+class Assignment(NamedTuple):
+    """A cheapest one-to-one pairing, and the potentials that prove it.
+
+    Attributes:
+      columns: `[B0]` int32, the column paired with each row; -1 where it has none.
+      rows: `[B1]` int32, the row paired with each column; -1 where it has none.
+      row_potentials: `[B0]`, u with `u_i + v_j <= cost_ij` on allowed pairs, equal on pairs of the assignment.
+      column_potentials: `[B1]`, v, at most 0 if there are more columns than rows (u if there are more rows).
+    """
+
+    columns: jax.Array
+    rows: jax.Array
+    row_potentials: jax.Array
+    column_potentials: jax.Array
+
+
+def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
+    """Return the cheapest one-to-one pairing of rows with columns.
+
+    As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
+    row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. The result is a constant for the
+    backward pass. For a stack of problems on a CPU `lax.map` is a little faster than `vmap`.
+
+    Args:
+      cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
+      where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
+
+    Returns:
+      `Assignment(columns, rows, row_potentials, column_potentials)`; for a square cost without forbidden pairs
+      `columns` is a permutation.
+
+    Raises:
+      TypeError: if the cost is not floating point, or `where` not bool.
+      ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
+
+    Examples:
+      >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
+      [1, 0, 2]
+    """
+    cost = in_weight_dtype(cost)
+    allowed = allowed_pairs(cost, where)
+    if cost.shape[0] <= cost.shape[1]:
+        return _assign(cost, allowed)
+    found = _assign(cost.T, allowed.T)
+    return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
+
+
+def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return the cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+
+    Rows (or columns) that can be paired get the same mass each, whatever their weights. If equally many rows and
+    columns are not zero, this is an optimal transport plan of uniform marginals. If not, the dearer items of the more
+    numerous side are left out. For the marginals of the weights take `transport`.
+
+    Args:
+      cost: `[B0, B1]`, floating point.
+      weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
+
+    Returns:
+      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column.
+
+    Raises:
+      TypeError: if the cost is not floating point.
+      ValueError: if the cost is not a matrix or the weights have another shape.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
+
+    Examples:
+      >>> assignment_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
+      [[0.0, 0.5], [0.5, 0.0]]
+    """
+    cost = in_weight_dtype(cost)
+    check_shape("weights", weights, cost.shape)
+    allowed = (weights > 0) & is_price(cost)
+    columns = assignment(cost, where=allowed).columns
+    paired = columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
+    mass = jnp.sum(jnp.where(allowed, weights, 0))
+    return jnp.where(paired, mass / jnp.maximum(jnp.sum(columns >= 0), 1).astype(mass.dtype), 0)
+
+
+def couple_assignment() -> optax.GradientTransformationExtraArgs:
+    """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
+
+    A pair of weight 0 or of non-finite cost is forbidden, and rows or columns without an allowed pair are left out, so
+    a class mask or a selection may come before. The other values of the incoming weights only give the total mass: for
+    unequal marginals take `couple_transport`. In batches of unequal size the dearer items of the larger one are left
+    out.
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: on update, if the cost does not have the shape of the weights.
+
+    References:
+      Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
+
+    Examples:
+      >>> tx = couple_assignment()
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> tx.update(weights, tx.init(weights), cost=jnp.array([[4.0, 1.0], [2.0, 0.0]]))[0].tolist()
+      [[0.0, 0.5], [0.5, 0.0]]
+    """
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        return assignment_plan(cost, weights), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+class _Matching(NamedTuple):
+    """Column of each row, row of each column (-1 for none), and the column potentials."""
+
+    columns: jax.Array
+    rows: jax.Array
+    v: jax.Array
+
+
+class _Bids(NamedTuple):
+    """Bids in progress: row `i` bids next, `last` the last row that was free, `bids` the number of bids."""
+
+    i: jax.Array
+    last: jax.Array
+    bids: jax.Array
+    reduced: jax.Array
+    active: jax.Array
+    matching: _Matching
+
+
+class _Search(NamedTuple):
+    """A Dijkstra search: row `i` at distance `h` from the free row `root` is scanned next.
+
+    `dist` holds the distance of columns not scanned (infinity on scanned ones), `fixed` that of scanned columns
+    (infinity on others), `pred` the row before a column, `w` is v with -infinity on scanned columns.
+    """
+
+    root: jax.Array
+    i: jax.Array
+    h: jax.Array
+    dist: jax.Array
+    pred: jax.Array
+    fixed: jax.Array
+    w: jax.Array
+    reduced: jax.Array
+    active: jax.Array
+    matching: _Matching
+
+
+def in_weight_dtype(cost: jax.Array) -> jax.Array:
+    """Check a cost matrix and return it as a constant, in the dtype that weights have."""
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+    return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
+
+
+def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
+    """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
+    n, m = cost.shape
+    active = jnp.any(allowed, axis=1)
+    low = jnp.min(cost, axis=1, initial=jnp.inf, where=allowed)
+    least = jnp.where(jnp.any(active), jnp.min(low), 0)
+    low = jnp.where(active, low, least)
+    reach = jnp.max(cost - least, initial=0, where=allowed)
+    forbidden = jnp.where(reach > 0, (n + 1) * reach, 1) - (low - least)
+    reduced = jnp.where(allowed, cost - low[:, None], forbidden[:, None])
+    potentials = _no_potentials(reduced, allowed)
+    if n == m:
+        potentials = lax.cond(jnp.all(active), _potentials, _no_potentials, reduced, allowed)
+    columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active, potentials)))
+    index = lax.iota(jnp.int32, n)
+    u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
+    columns = jnp.where((columns >= 0) & active & allowed[index, columns], columns, -1)
+    rows = jnp.full(m, -1, jnp.int32).at[jnp.where(columns < 0, m, columns)].set(index, mode="drop")
+    return Assignment(columns, rows, u, v)
+
+
+def _no_potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
+    return 0 * reduced[0]
+
+
+class _Factors(NamedTuple):
+    """Sinkhorn's loop: the kernel and the logs of the factors of its rows and columns."""
+
+    kernel: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+
+
+def _potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Column potentials if all get paired: minima, or those of the blurred problem if their dual value is higher."""
+    lowest = jnp.min(reduced, axis=0)
+    slack = jnp.min(reduced - lowest[None, :], axis=1)
+    mean = jnp.sum(jnp.where(allowed, reduced, 0)) / jnp.maximum(jnp.sum(allowed.astype(reduced.dtype)), 1)
+    epsilon = jnp.where(mean > 0, _BLUR * mean, 1)
+    kernel = jnp.exp((slack[:, None] + lowest[None, :] - reduced) / epsilon)
+    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, 0 * slack, 0 * lowest))
+    blurred = lowest + epsilon * factors.columns
+    gain = jnp.sum(jnp.min(reduced - blurred[None, :], axis=1) - slack) + jnp.sum(blurred - lowest)
+    return jnp.where(gain > 0, blurred, lowest)
+
+
+def _relax(_: jax.Array, s: _Factors) -> _Factors:
+    def beyond(old, total):
+        return jnp.clip((1 - _RELAXATION) * old - _RELAXATION * jnp.log(total), -_FARTHEST, _FARTHEST)
+
+    rows = beyond(s.rows, s.kernel @ jnp.exp(s.columns))
+    return _Factors(s.kernel, rows, beyond(s.columns, jnp.exp(rows) @ s.kernel))
+
+
+def _start(reduced: jax.Array, active: jax.Array, v: jax.Array) -> _Matching:
+    """Let each row take its best column; the first row wins."""
+    n, m = reduced.shape
+    _, wanted = first_minima(reduced - v[None, :], axis=1)
+    index = lax.iota(jnp.int32, n)
+    first = jnp.full(m, n, jnp.int32).at[jnp.where(active, wanted, m)].min(index, mode="drop")
+    won = active & (first[wanted] == index)
+    return _Matching(jnp.where(won, wanted, -1), jnp.where(first < n, first, -1), v)
+
+
+def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
+    """Let free rows take columns from others, at most 2n times; the robbed row bids next."""
+    if reduced.shape[1] == 1:
+        return matching
+    zero = 0 * matching.columns[0]
+    start = _Bids(_next_free(matching.columns, active, zero - 1), zero - 1, zero, reduced, active, matching)
+    return lax.while_loop(_is_bidding, _bid_once, start).matching
+
+
+def _is_bidding(s: _Bids) -> jax.Array:
+    n = s.active.shape[0]
+    return (s.i < n) & (s.bids < 2 * n)
+
+
+def _bid_once(s: _Bids) -> _Bids:
+    columns, rows, v = s.matching
+    slack = s.reduced[s.i] - v
+    best, j = nearest(slack, rows)
+    gap = vector_min(put(slack, j, jnp.inf)) - best
+    loser = rows[j]
+    columns = put(put(columns, loser, -1), s.i, j)
+    last = jnp.maximum(s.last, s.i)
+    robbed = (loser >= 0) & (gap > 0)
+    i = jnp.where(robbed, loser, _next_free(columns, s.active, last))
+    matching = _Matching(columns, put(rows, j, s.i), put(v, j, v[j] - gap))
+    return s._replace(i=i, last=last, bids=s.bids + 1, matching=matching)
+
+
+def _search(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
+    """Pair every free row along a shortest augmenting path."""
+    root = _next_free(matching.columns, active, jnp.int32(-1))
+    start = _begin(root, 0 * matching.rows, reduced, active, matching)
+    return lax.while_loop(_is_searching, _scan, start).matching
+
+
+def _is_searching(s: _Search) -> jax.Array:
+    return s.root < s.active.shape[0]
+
+
+def _begin(root: jax.Array, pred: jax.Array, reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Search:
+    zeros = 0 * matching.v
+    far = zeros + jnp.inf
+    i = jnp.minimum(root, active.shape[0] - 1)
+    return _Search(root, i, zeros[0], far, pred, far, matching.v, reduced, active, matching)
+
+
+def _scan(s: _Search) -> _Search:
+    """Scan the row that is next, then go on to the owner of the nearest column, or pair if it has none."""
+    columns, rows, v = s.matching
+    reached = (s.reduced[s.i] - s.w) + s.h
+    pred = jnp.where(reached < s.dist, s.i, s.pred)
+    dist = jnp.minimum(s.dist, reached)
+    low, j = nearest(dist, rows)
+    owner = rows[j]
+
+    def end():
+        sink = jnp.where((owner < 0) & _is_searching(s), j, -1)
+        paired = augment(sink, pred, columns, rows)
+        matching = _Matching(*paired, v + jnp.minimum(s.fixed - low, 0))
+        return _begin(_next_free(paired[0], s.active, s.root), pred, s.reduced, s.active, matching)
+
+    def extend():
+        h = low - (s.reduced[owner, j] - v[j])
+        dist_left, fixed, w = put(dist, j, jnp.inf), put(s.fixed, j, low), put(s.w, j, -jnp.inf)
+        return s._replace(i=owner, h=h, dist=dist_left, pred=pred, fixed=fixed, w=w)
+
+    return lax.cond(owner < 0, end, extend)
+
+
+def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Flip the path that ends in column j back to the free row it began at; nothing if j is -1."""
+
+    def flip(state):
+        j, columns, rows = state
+        i = pred[j]
+        return columns[i], put(columns, i, j), put(rows, j, i)
+
+    return lax.while_loop(lambda s: s[0] >= 0, flip, (j, columns, rows))[1:]
+
+
+def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
+    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster than a CPU scatter."""
+    return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
+
+
+def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Return which pairs have a usable cost and are allowed by `where`, if it is given."""
+    if where is None:
+        return is_price(cost)
+    check_shape("where", where, cost.shape)
+    check_bool("where", where)
+    return is_price(cost) & where
+
+
+def is_price(cost: jax.Array) -> jax.Array:
+    """Return whether a cost is finite and small enough that sums of potentials stay finite."""
+    return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
+
+
+def nearest(x: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Minimum over the columns and its first index, of equal ones a free column before those that have a row."""
+    low, size = vector_min(x), x.shape[0]
+    order = lax.iota(jnp.int32, size) + jnp.where(rows < 0, 0, size)
+    return low, vector_min(jnp.where(x == low, order, 2 * size - 1)) % size
+
+
+def _next_free(columns: jax.Array, active: jax.Array, after: jax.Array) -> jax.Array:
+    n = columns.shape[0]
+    index = lax.iota(jnp.int32, n)
+    return vector_min(jnp.where((columns < 0) & active & (index > after), index, n))

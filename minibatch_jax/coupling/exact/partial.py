@@ -1,0 +1,292 @@
+"""Exact partial pairing: the cheapest K one-to-one pairs, for every K in one run.
+
+Two mini-batches differ by chance even where the data do not. Moving only a part of the mass leaves out the pairs that
+this difference forces. The pairing grows by one pair at a time, along a shortest augmenting path that may start at any
+free row, and each pairing on the way is the cheapest of its size. The search state is a forest of shortest-path trees.
+A new pair invalidates one tree; the rest is reused. A fraction between two sizes is a mixture of the two pairings.
+
+References:
+  Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+
+Method: m-POT (partial transport)
+Paper: 2108.09645
+Experiment: partial_transport, speed partial, domain_adaptation
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax._vector import first_min, first_minima
+from minibatch_jax.coupling.exact.assignments import allowed_pairs, augment, in_weight_dtype, is_price, nearest, put
+from minibatch_jax.coupling.plans import Plan, has_converged
+from minibatch_jax.weights import weight_transformation
+
+
+class PartialAssignments(NamedTuple):
+    """The cheapest pairing of each size K, with `S = min(B0, B1)`.
+
+    Attributes:
+      columns: `[S + 1, B0]` int32, entry K holds the column of each row in the cheapest K pairs, -1 for none. Where
+        fewer than K pairs are allowed, the largest pairing is repeated.
+      costs: `[S + 1]`, their total costs: convex in K up to the largest pairing.
+      size: `[]` int32, size of the largest pairing.
+    """
+
+    columns: jax.Array
+    costs: jax.Array
+    size: jax.Array
+
+
+def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> PartialAssignments:
+    """Return the cheapest one-to-one pairing of every size.
+
+    The results are constants for the backward pass.
+
+    Args:
+      cost: `[B0, B1]`, floating point, of any sign; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
+      where: `[B0, B1]` bool, which pairs are allowed; all by default.
+
+    Returns:
+      `PartialAssignments(columns, costs, size)`.
+
+    Raises:
+      TypeError: if the cost is not floating point, or `where` not bool.
+      ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+
+    Examples:
+      >>> found = partial_assignments(jnp.array([[1.0, 9.0], [2.0, 4.0]]))
+      >>> found.columns.tolist(), found.costs.tolist()
+      ([[-1, -1], [0, -1], [0, 1]], [0.0, 1.0, 5.0])
+    """
+    cost = in_weight_dtype(cost)
+    allowed = allowed_pairs(cost, where)
+    sizes = min(cost.shape)
+    history, largest = _grow(cost, allowed, jnp.int32(sizes))
+    columns = history[jnp.minimum(jnp.arange(sizes + 1, dtype=jnp.int32), largest)]
+    rows = lax.broadcasted_iota(jnp.int32, columns.shape, 1)
+    costs = jnp.sum(jnp.where(columns >= 0, cost[rows, columns], 0), axis=1)
+    return PartialAssignments(columns, costs, largest)
+
+
+def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Array) -> Plan:
+    """Return the cheapest plan that moves a fraction of the mass: `P 1 <= a`, `P^T 1 <= b`.
+
+    It minimizes `sum(P * cost)`.
+
+    The limits a and b are uniform. With S the smaller count of rows and of columns that have an allowed pair, a pair
+    weighs 1/S of the mass; if `fraction * S` is not whole, the cheapest pairings of the two neighboring sizes are
+    mixed.
+
+    Args:
+      cost: `[B0, B1]`, floating point, of any sign.
+      fraction: fraction of the mass that is moved, in (0, 1], may be traced; 1 is `assignment_plan`.
+      weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
+
+    Returns:
+      `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. `matrix` has `fraction`
+      times the mass of the weights on allowed pairs, and less if forbidden pairs allow fewer than `fraction * S`
+      pairs: `error` is the fraction that is missing. `value` is differentiable in the cost, the weights and
+        `fraction`. `iterations`
+      counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
+
+    Raises:
+      TypeError: if the cost is not floating point.
+      ValueError: if shapes do not match or the mass is not in (0, 1].
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+
+    Examples:
+      >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).matrix.tolist()
+      [[0.5, 0.0], [0.0, 0.0]]
+    """
+    live, cost = cost, in_weight_dtype(cost)
+    check_shape("weights", weights, cost.shape)
+    check_number("fraction", fraction, 0, 1, open_low=True)
+    allowed = (weights > 0) & is_price(cost)
+    count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(cost.dtype)
+    target = jnp.asarray(fraction, cost.dtype) * count
+    whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
+    share = jnp.maximum(target - whole, 0)
+    few, many = whole.astype(jnp.int32), (whole + jnp.ceil(share)).astype(jnp.int32)
+    history, largest = _grow(cost, allowed, many)
+    found = [jnp.minimum(size, largest) for size in (few, many)]
+    column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
+    low, high = ((history[size][:, None] == column).astype(weights.dtype) for size in found)
+    each = jnp.sum(jnp.where(allowed, weights, 0)) / jnp.maximum(count, 1).astype(weights.dtype)
+    part = share.astype(weights.dtype)
+    matrix = each * ((1 - part) * low + part * high)
+    value = jnp.sum(matrix.astype(cost.dtype) * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
+    missing = (1 - share) * (few - found[0]).astype(cost.dtype) + share * (many - found[1]).astype(cost.dtype)
+    error = lax.stop_gradient(missing / jnp.where(target > 0, target, 1))
+    u, v = (jnp.full(size, jnp.nan, cost.dtype) for size in cost.shape)
+    return Plan(matrix, u, v, value, error, largest, has_converged(error, 0))
+
+
+def couple_partial(fraction: float | jax.Array) -> optax.GradientTransformationExtraArgs:
+    """Keep a fraction of the mass, on the cheapest one-to-one pairs; the rest gets 0. Signal: `cost` [B0, B1].
+
+    A pair of weight 0 or of non-finite cost is forbidden; the other values of the incoming weights only give the total
+    mass, as in `couple_assignment`, which is `fraction = 1`. Raise the fraction to 1 over the training by
+    `optax.inject_hyperparams`. A row sums to at most its share of the mass: do not normalize the rows.
+
+    Args:
+      fraction: fraction of the mass that is moved, in (0, 1].
+
+    Returns:
+      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+
+    Raises:
+      TypeError: on update, if the cost is not floating point.
+      ValueError: if the mass is not in (0, 1]; on update, if the cost does not have the shape of the weights.
+
+    References:
+      Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+
+    Examples:
+      >>> tx = couple_partial(0.5)
+      >>> weights = jnp.ones((2, 2)) / 4
+      >>> tx.update(weights, tx.init(weights), cost=jnp.array([[1.0, 9.0], [2.0, 4.0]]))[0].tolist()
+      [[0.5, 0.0], [0.0, 0.0]]
+    """
+    check_number("fraction", fraction, 0, 1, open_low=True)
+
+    def update(weights, state, params=None, *, cost, **extra_args):
+        return partial_plan(cost, fraction, weights).matrix, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+class _Forest(NamedTuple):
+    """Shortest paths from all free rows at once, as trees.
+
+    A row of the forest reaches column j at distance `cost_ij + key_i - v_j`; `key` is infinity on other rows. For each
+    column, `dist` is its distance, `pred` the row before it and `root` the free row that this hangs from. A column that
+    was scanned, and its row with it, belongs to the forest: `fixed` is its distance (infinity on others), and `dist` is
+    infinity. Where `pred` is -1, `dist` is only a lower bound.
+    """
+
+    dist: jax.Array
+    pred: jax.Array
+    root: jax.Array
+    fixed: jax.Array
+    key: jax.Array
+
+
+class _Growth(NamedTuple):
+    """A pairing that grows: column of each row and row of each column (-1 for none), and the column potentials."""
+
+    size: jax.Array
+    exhausted: jax.Array
+    forest: _Forest
+    v: jax.Array
+    columns: jax.Array
+    rows: jax.Array
+
+
+class _Run(NamedTuple):
+    """The loop: all it needs travels in its carry, so that eager calls compile only once."""
+
+    cost: jax.Array
+    transposed: jax.Array
+    pairs: jax.Array
+    history: jax.Array
+    growth: _Growth
+
+
+class _Search(NamedTuple):
+    """The search for the nearest free column: column j, at the least distance, is next."""
+
+    low: jax.Array
+    j: jax.Array
+    run: _Run
+
+
+def _grow(cost: jax.Array, allowed: jax.Array, pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add pair by pair until there are `pairs` of them or none can be added: all pairings, and the largest size."""
+    n, m = cost.shape
+    least = jnp.min(cost, initial=jnp.inf, where=allowed)
+    cost = jnp.where(allowed, cost - least, jnp.inf)
+    growth = _plant(cost)
+    history = jnp.full((min(n, m) + 1, n), -1, jnp.int32) + growth.size
+    run = lax.while_loop(_is_growing, _add_pair, _Run(cost, cost.T, pairs, history, growth))
+    return run.history, run.growth.size
+
+
+def _plant(cost: jax.Array) -> _Growth:
+    """No pairs: every row is free, a tree of its own."""
+    n, m = cost.shape
+    dist, pred = first_minima(cost, axis=0)
+    zero = 0 * pred[0]
+    columns, rows = jnp.full(n, -1, jnp.int32) + zero, jnp.full(m, -1, jnp.int32) + zero
+    v, key = (0 * x.astype(cost.dtype) for x in (rows, columns))
+    return _Growth(zero, zero > 0, _Forest(dist, pred, pred, v + jnp.inf, key), v, columns, rows)
+
+
+def _is_growing(r: _Run) -> jax.Array:
+    return (r.growth.size < r.pairs) & ~r.growth.exhausted
+
+
+def _add_pair(r: _Run) -> _Run:
+    found = lax.while_loop(_is_searching, _search_on, _look(r))
+    growth = _pair(found)
+    return r._replace(growth=growth, history=r.history.at[growth.size].set(growth.columns))
+
+
+def _look(r: _Run) -> _Search:
+    return _Search(*nearest(r.growth.forest.dist, r.growth.rows), r)
+
+
+def _is_searching(s: _Search) -> jax.Array:
+    growth = s.run.growth
+    return jnp.isfinite(s.low) & ((growth.forest.pred[s.j] < 0) | (growth.rows[s.j] >= 0))
+
+
+def _search_on(s: _Search) -> _Search:
+    """Measure the distance of a column that has only a bound, or scan the row of one that is not free."""
+    r, g, j = s.run, s.run.growth, s.j
+
+    def measure(f):
+        low, i = first_min(r.transposed[j] + f.key)
+        root = jnp.where(g.columns[i] < 0, i, f.root[g.columns[i]])
+        return f._replace(dist=put(f.dist, j, low - g.v[j]), pred=put(f.pred, j, i), root=put(f.root, j, root))
+
+    def scan(f):
+        owner = g.rows[j]
+        key = s.low + g.v[j] - r.cost[owner, j]
+        fixed, left = put(f.fixed, j, s.low), put(f.dist, j, jnp.inf)
+        reached = jnp.where(fixed < jnp.inf, jnp.inf, (r.cost[owner] + key) - g.v)
+        nearer = reached < left
+        pred, root = jnp.where(nearer, owner, f.pred), jnp.where(nearer, f.root[j], f.root)
+        return _Forest(jnp.minimum(left, reached), pred, root, fixed, put(f.key, owner, key))
+
+    forest = lax.cond(g.forest.pred[j] < 0, measure, scan, g.forest)
+    return _look(r._replace(growth=g._replace(forest=forest)))
+
+
+def _pair(s: _Search) -> _Growth:
+    """Pair the free column that was found. Its tree leaves the forest; what the tree reached is measured again."""
+    g, f = s.run.growth, s.run.growth.forest
+    found = _is_growing(s.run) & jnp.isfinite(s.low)
+    columns, rows = augment(jnp.where(found, s.j, -1), f.pred, g.columns, g.rows)
+    free = f.root[s.j]
+    reached = (f.root == free) & found
+    felled = reached & (f.fixed < jnp.inf)
+    own = jnp.where(g.columns < 0, lax.iota(jnp.int32, g.columns.shape[0]) == free, felled[g.columns]) & found
+    forest = _Forest(
+        dist=jnp.where(felled, s.low, f.dist),
+        pred=jnp.where(reached, -1, f.pred),
+        root=jnp.where(reached, -1, f.root),
+        fixed=jnp.where(felled, jnp.inf, f.fixed),
+        key=jnp.where(own, jnp.inf, f.key),
+    )
+    v = jnp.where(felled, g.v + jnp.minimum(f.fixed - s.low, 0), g.v)
+    return _Growth(g.size + found.astype(jnp.int32), ~found, forest, v, columns, rows)

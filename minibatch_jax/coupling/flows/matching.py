@@ -1,0 +1,174 @@
+"""Conditional flow matching on coupled batches: pairs to train on, and a path between the two ends of each pair.
+
+References:
+  Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023
+  (arXiv 2302.00482).
+  Pooladian et al., Multisample flow matching: straightening flows with minibatch couplings, 2023 (arXiv 2304.14772).
+
+Method: OT-CFM
+Paper: 2302.00482
+Experiment: ot_flow_matching, flow_matching_images
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
+from minibatch_jax.boundaries.pairs import MODES, sample_pairs
+from minibatch_jax.coupling.costs import squared_euclidean_cost
+from minibatch_jax.coupling.plans import Plan, independent_plan, matrix_of
+from minibatch_jax.weights import Weights, weight_dtype
+
+
+class FlowPairs(NamedTuple):
+    """Pairs of a source and a target: the two ends of a flow.
+
+    Attributes:
+      x0: `[S, ...]`, sources.
+      x1: `[S, ...]`, targets.
+      weights: `[S]`, weight of each pair in the loss.
+      source: `[S]` int32, row of each pair in the source batch.
+      target: `[S]` int32, row of each pair in the target batch; gather labels and conditions with it.
+    """
+
+    x0: jax.Array
+    x1: jax.Array
+    weights: jax.Array
+    source: jax.Array
+    target: jax.Array
+
+
+class ConditionalPath(NamedTuple):
+    """A time, a place on the path at that time, and the velocity at that place.
+
+    Attributes:
+      t: `[S]`, in [0, 1).
+      xt: `[S, ...]`, where the path is at t.
+      ut: `[S, ...]`, velocity, the regression target of a flow model.
+    """
+
+    t: jax.Array
+    xt: jax.Array
+    ut: jax.Array
+
+
+def flow_matching_pairs(
+    key: jax.Array | int,
+    x0: jax.Array,
+    x1: jax.Array,
+    coupling: optax.GradientTransformation | jax.Array | Plan | None,
+    *,
+    mode: str = "columns",
+    cost_fn: Callable[[jax.Array, jax.Array], jax.Array] = squared_euclidean_cost,
+) -> FlowPairs:
+    """Pair a batch of noise with a batch of data, ready for flow matching.
+
+    Args:
+      key: typed PRNG key or int seed.
+      x0: `[B0, ...]`, sources, usually noise.
+      x1: `[B1, ...]`, targets, usually data.
+      coupling: a plan `[B0, B1]`, a `Plan`, or a coupling without memory such as `couple_assignment()`, run on uniform
+        weights. None pairs source i with target i, so that each source is used once; `couple_independent()` draws
+        sources with replacement.
+      mode: how to draw pairs from the plan, a mode of `sample_pairs`; `'columns'` keeps each target once and in order.
+      cost_fn: cost `[B0, B1]` of the two batches, for a coupling that is a transformation.
+
+    Returns:
+      `FlowPairs(x0, x1, weights, source, target)`.
+
+    Raises:
+      TypeError: if the coupling is neither a plan nor a transformation, or a batch is not an array.
+      ValueError: if the plan does not fit the batches, the mode is unknown, or there is no coupling and the batches
+        differ in size.
+
+    References:
+      Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023
+        (arXiv 2302.00482).
+
+    Examples:
+      >>> from minibatch_jax.coupling import couple_assignment
+      >>> x0, x1 = jnp.array([[0.0], [10.0]]), jnp.array([[11.0], [1.0]])
+      >>> pairs = flow_matching_pairs(0, x0, x1, couple_assignment())
+      >>> pairs.x0.tolist(), pairs.x1.tolist(), pairs.weights.tolist()
+      ([[10.0], [0.0]], [[11.0], [1.0]], [0.5, 0.5])
+    """
+    key = as_key(key)
+    for name, batch in (("x0", x0), ("x1", x1)):
+        if not isinstance(batch, jax.Array | np.ndarray):
+            raise TypeError(f"{name} is a {type(batch).__name__}, wanted an array; coupling comes after x0 and x1.")
+    if coupling is None:
+        check_choice("mode", mode, MODES)
+        return _one_to_one(x0, x1)
+    if isinstance(coupling, optax.GradientTransformation):
+        plan = _run(coupling, cost_fn(x0, x1))
+    else:
+        plan = _as_plan(matrix_of(coupling))
+    check_shape("coupling", plan, (x0.shape[0], x1.shape[0]))
+    source, target, weights = sample_pairs(key, plan, mode=mode)
+    return FlowPairs(x0[source], x1[target], weights, source, target)
+
+
+def conditional_path(
+    key: jax.Array | int,
+    x0: jax.Array,
+    x1: jax.Array,
+    sigma: float | jax.Array = 0.0,
+    t: jax.Array | None = None,
+) -> ConditionalPath:
+    """Draw a place on the straight path of each pair: `xt = (1 - t) x0 + t x1 + sigma z` and `ut = x1 - x0`.
+
+    Args:
+      key: typed PRNG key or int seed.
+      x0: `[S, ...]`, floating point.
+      x1: `[S, ...]`, with the shape of `x0`.
+      sigma: standard deviation of the noise around the path, at least 0, may be traced.
+      t: `[S]`, times; uniform in [0, 1) by default.
+
+    Returns:
+      `ConditionalPath(t, xt, ut)`.
+
+    Raises:
+      TypeError: if `x0` is not floating point or the key is a raw array.
+      ValueError: if the batches differ in shape or sigma is negative.
+
+    Examples:
+      >>> path = conditional_path(0, jnp.zeros((2, 3)), jnp.ones((2, 3)), t=jnp.array([0.0, 0.25]))
+      >>> path.xt[:, 0].tolist(), path.ut[:, 0].tolist()
+      ([0.0, 0.25], [1.0, 1.0])
+    """
+    check_floating("x0", x0)
+    check_shape("x1", x1, x0.shape)
+    check_number("sigma", sigma, 0)
+    t_key, noise_key = jax.random.split(as_key(key))
+    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    check_shape("t", drawn, x0.shape[:1])
+    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
+    noise = jnp.asarray(sigma, x0.dtype) * jax.random.normal(noise_key, x0.shape, x0.dtype)
+    return ConditionalPath(drawn, (1 - time) * x0 + time * x1 + noise, x1 - x0)
+
+
+def _one_to_one(x0: jax.Array, x1: jax.Array) -> FlowPairs:
+    size = x1.shape[0]
+    if x0.shape[0] != size:
+        raise ValueError(f"coupling is None for x0 of {x0.shape[0]} and x1 of {size} items, wanted equally many.")
+    index = jnp.arange(size, dtype=jnp.int32)
+    weights = jnp.full(size, 1 / size, weight_dtype(x0.dtype))
+    return FlowPairs(jnp.asarray(x0), jnp.asarray(x1), weights, index, index)
+
+
+def _as_plan(coupling: object) -> Weights:
+    if not isinstance(coupling, jax.Array | np.ndarray):
+        hint = f", perhaps {getattr(coupling, '__name__', 'it')}(...)" if callable(coupling) else ""
+        raise TypeError(f"coupling is {coupling!r}, wanted a plan or a transformation{hint}.")
+    return jnp.asarray(coupling)
+
+
+def _run(coupling: optax.GradientTransformation, cost: jax.Array) -> Weights:
+    rows, columns = (jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape)
+    weights = independent_plan(rows, columns)
+    return optax.with_extra_args_support(coupling).update(weights, coupling.init(weights), cost=cost)[0]

@@ -1,0 +1,196 @@
+"""What solvers return, and plans in general: the independent one, how blurred one is, rounding to exact marginals.
+
+References:
+  Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
+
+Method: independent coupling
+Experiment: ot_flow_matching
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from minibatch_jax._checks import check_shape
+from minibatch_jax.coupling._scaling import divide, log_where
+from minibatch_jax.weights import Weights, weight_transformation
+
+
+class Plan(NamedTuple):
+    """A plan and its certificate: what every solver of a cost matrix returns.
+
+    All fields but `value` are constants for the backward pass. The docstring of a solver says which problem `value`
+    belongs to, what `error` measures, and which fields it cannot fill: those are NaN.
+
+    Attributes:
+      matrix: `[B0, B1]`, mass of each pair, at least 0.
+      row_potentials: `[B0]`, price of a unit of mass of each row; 0 for a row without mass or without an allowed pair.
+      column_potentials: `[B1]`, price of a unit of mass of each column, likewise.
+      value: `[]`, optimum of the problem.
+      error: `[]`, mass that violates the constraints, as a fraction of the mass. An exact solver reports exactly 0,
+        unless some mass cannot be shipped.
+      iterations: `[]` int32, how many iterations were run; an exact solver counts augmenting paths.
+      converged: `[]` bool, whether `error` is at most the tolerance and all potentials are finite. Rows and columns
+        that take no part have the potential 0, and a solver without potentials is judged by its error alone.
+    """
+
+    matrix: jax.Array
+    row_potentials: jax.Array
+    column_potentials: jax.Array
+    value: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
+class Potentials(NamedTuple):
+    """The prices that define a plan too large to store; otherwise as `Plan`.
+
+    Attributes:
+      row: `[B0]`, price of a unit of mass of each row.
+      column: `[B1]`, price of a unit of mass of each column.
+      value: `[]`, optimum of the problem.
+      error: `[]`, mass that violates the constraints, as a fraction of the mass.
+      iterations: `[]` int32, how many iterations were run.
+      converged: `[]` bool, whether `error` is at most the tolerance and all potentials are finite.
+    """
+
+    row: jax.Array
+    column: jax.Array
+    value: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
+def matrix_of(plan: Weights | Plan) -> jax.Array:
+    """Return the matrix of a plan that is given as a `Plan` or as the matrix itself."""
+    return plan.matrix if isinstance(plan, Plan) else plan
+
+
+def has_converged(error: jax.Array, tolerance: float | jax.Array, *potentials: jax.Array) -> jax.Array:
+    """Return whether the error is within the tolerance and all potentials are finite."""
+    found = error <= jnp.asarray(tolerance, error.dtype)
+    for prices in potentials:
+        found &= jnp.all(jnp.isfinite(prices))
+    return found
+
+
+def first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
+    """Return zero, with the gradient `slope` with respect to x."""
+    return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
+
+
+def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the plan that pairs at random, `a b^T` divided by the mass of b: the start of every coupling.
+
+    Weights of two selections are handed on: a zero row or column stays zero.
+
+    Args:
+      a: `[B0]`, mass of each source, at least 0.
+      b: `[B1]`, mass of each target, at least 0.
+
+    Returns:
+      `[B0, B1]` with row sums a; its column sums are b if both have the same mass.
+
+    Raises:
+      ValueError: if a or b is not a vector or is empty.
+
+    Examples:
+      >>> independent_plan(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])).tolist()
+      [[0.5, 0.0], [0.5, 0.0]]
+    """
+    check_shape("a", a, (None,))
+    check_shape("b", b, (None,))
+    return a[:, None] * divide(b, jnp.sum(b))[None, :]
+
+
+def couple_independent() -> optax.GradientTransformationExtraArgs:
+    """Replace the weights by the independent plan of their row and column sums. No signal.
+
+    A pair of weight 0 is forbidden and stays 0. Its share is spread over the other pairs of the plan, so that the mass
+    is kept.
+
+    Returns:
+      A transformation without state; its update returns the plan as weights.
+
+    Examples:
+      >>> tx = couple_independent()
+      >>> tx.update(jnp.eye(2) / 2, tx.init(jnp.eye(2)))[0].tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+
+    def update(weights, state, params=None, **extra_args):
+        plan = independent_plan(jnp.sum(weights, axis=1), jnp.sum(weights, axis=0))
+        plan = jnp.where(weights > 0, plan, 0)
+        return plan * divide(jnp.sum(weights), jnp.sum(plan)), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def normalized_entropy(plan: jax.Array | Plan) -> jax.Array:
+    """Return how blurred a plan is: 0 if each row (or column) has one partner, 1 if the plan is independent.
+
+    It is `(H(plan) - max(H(a), H(b))) / min(H(a), H(b))` with H the entropy and a, b the marginals; for uniform
+    marginals of size n this is `H(plan) / log(n) - 1`. It is 0 if a marginal is a single item.
+
+    Args:
+      plan: `[B0, B1]`, at least 0, of any mass, or a `Plan`.
+
+    Returns:
+      `[]`, in [0, 1].
+
+    Raises:
+      ValueError: if the plan is not a matrix or is empty.
+
+    Examples:
+      >>> float(normalized_entropy(jnp.eye(3))), round(float(normalized_entropy(jnp.ones((3, 3)))), 5)
+      (0.0, 1.0)
+    """
+    plan = matrix_of(plan)
+    check_shape("plan", plan, (None, None))
+    row, column = _entropy(jnp.sum(plan, axis=1)), _entropy(jnp.sum(plan, axis=0))
+    least = jnp.minimum(row, column)
+    blur = (_entropy(plan) - jnp.maximum(row, column)) / jnp.where(least > 0, least, 1)
+    return jnp.where(least > 0, jnp.clip(blur, 0, 1), 0)
+
+
+def round_to_marginals(plan: jax.Array | Plan, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a plan near `plan` with exact marginals: shrink what is too much, then spread what is missing.
+
+    What is missing is added as a rank-one term, which does not know which pairs are forbidden.
+
+    Args:
+      plan: `[B0, B1]`, at least 0, or a `Plan`.
+      a: `[B0]`, mass of each row.
+      b: `[B1]`, mass of each column, of the same sum.
+
+    Returns:
+      `[B0, B1]`, with row sums a and column sums b; its L1 distance to `plan` is at most twice that of the marginals.
+
+    Raises:
+      ValueError: if shapes do not match.
+
+    References:
+      Altschuler et al., Near-linear time approximation algorithms for optimal transport, 2017 (arXiv 1705.09634).
+
+    Examples:
+      >>> round_to_marginals(jnp.array([[0.75, 0.0], [0.0, 0.0]]), jnp.ones(2) / 2, jnp.ones(2) / 2).tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+    plan = matrix_of(plan)
+    check_shape("plan", plan, (None, None))
+    check_shape("a", a, plan.shape[:1])
+    check_shape("b", b, plan.shape[1:])
+    plan = plan * jnp.minimum(divide(a, jnp.sum(plan, axis=1)), 1)[:, None]
+    plan = plan * jnp.minimum(divide(b, jnp.sum(plan, axis=0)), 1)[None, :]
+    row, column = jnp.maximum(a - jnp.sum(plan, axis=1), 0), jnp.maximum(b - jnp.sum(plan, axis=0), 0)
+    return plan + row[:, None] * divide(column, jnp.sum(column))[None, :]
+
+
+def _entropy(mass: jax.Array) -> jax.Array:
+    mass = mass / jnp.maximum(jnp.sum(mass), jnp.finfo(mass.dtype).tiny)
+    return -jnp.sum(mass * log_where(mass, mass))

@@ -1,5 +1,0 @@
-"""Real data sets: builders, readers and a `fetch` command (needs the `experiments` extra)."""
-
-from minibatch_jax.data._source import arrays, batches, source
-
-__all__ = ["arrays", "batches", "source"]

@@ -1,0 +1,204 @@
+"""Retrieval metrics over a whole data set, one block of queries at a time: no array `[N, N]`.
+
+Similarities are computed in float32 at least, so that embeddings in half precision do not tie by rounding.
+
+Method: retrieval scores in blocks
+Paper: 2003.08505
+Experiment: triplet_mining
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_count
+from minibatch_jax.mining._references import references_of
+from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.weights import weight_dtype
+
+
+def nearest_positive_ranks(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    references: jax.Array | None = None,
+    reference_labels: jax.Array | None = None,
+    *,
+    block_size: int = 1024,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Return how many references of other classes are at least as similar to a query as its nearest positive.
+
+    A tie counts against the query, and so does NaN: collapsed or broken embeddings score 0, not 1.
+
+    Args:
+      embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
+      labels: `[N]` int.
+      references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
+      reference_labels: `[M]` int, given if and only if the references are.
+      block_size: queries compared at once; memory is O(block_size M).
+      axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
+        compared with the references of all.
+
+    Returns:
+      `[N]` int32: 0 if the nearest reference is a positive; M if the query has no positive.
+
+    Raises:
+      TypeError: if a dtype or the block size is wrong.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> nearest_positive_ranks(jnp.array([[1.0], [0.8], [0.9]]), jnp.array([0, 0, 1])).tolist()
+      [1, 0, 3]
+    """
+    check_count("block_size", block_size)
+    others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)
+    embeddings, others = _precise(embeddings, others)
+    queries = (embeddings, labels, own_rows)
+
+    def ranks(query):
+        vector, label, index = query
+        similarities = jnp.matmul(others, vector, precision="highest")
+        positive = (classes == label) & (jnp.arange(others.shape[0], dtype=jnp.int32) != index)
+        nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
+        ahead = (classes != label) & ~(similarities < nearest)
+        return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
+
+    found = jax.lax.map(ranks, queries, batch_size=min(block_size, labels.shape[0]))
+    return jnp.minimum(found, others.shape[0]).astype(jnp.int32)
+
+
+def recall_at_k(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    k: int = 1,
+    references: jax.Array | None = None,
+    reference_labels: jax.Array | None = None,
+    *,
+    block_size: int = 1024,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Return the fraction of queries with a positive among their k nearest references.
+
+    Queries without any positive are left out.
+    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
+
+    Args:
+      embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
+      labels: `[N]` int.
+      k: number of nearest references that count, at most the number of references, static.
+      references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
+      reference_labels: `[M]` int, given if and only if the references are.
+      block_size: queries compared at once; memory is O(block_size M).
+      axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
+        compared with the references of all, and averaged over all.
+
+    Returns:
+      `[]` float32 in [0, 1]; 0 if no query has a positive. Ties count as misses.
+
+    Raises:
+      TypeError: if a dtype is wrong or a count not a static int.
+      ValueError: if shapes do not match or k is out of range.
+
+    Examples:
+      >>> from minibatch_jax.mining import normalize_embeddings
+      >>> embeddings = normalize_embeddings(jnp.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]))
+      >>> float(recall_at_k(embeddings, jnp.array([0, 0, 1, 1]), 1))
+      0.5
+    """
+    columns = (embeddings if references is None else references).shape[0] * _devices(axis_name)
+    check_count("k", k, columns, "the number of references")
+    options = {"block_size": block_size, "axis_name": axis_name}
+    ranks = nearest_positive_ranks(embeddings, labels, references, reference_labels, **options)
+    return reduce_losses((ranks < k).astype(jnp.float32), ranks < columns, axis_name=axis_name)
+
+
+class RetrievalScores(NamedTuple):
+    """Means over the queries that have a positive; R is the number of positives of a query.
+
+    Fields:
+      r_precision: `[]` float32 in [0, 1], fraction of positives among the R nearest references.
+      map_at_r: `[]` float32 in [0, 1], mean over the R nearest of precision x relevance.
+    """
+
+    r_precision: jax.Array
+    map_at_r: jax.Array
+
+
+def retrieval_scores(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    references: jax.Array | None = None,
+    reference_labels: jax.Array | None = None,
+    *,
+    max_positives: int | None = None,
+    block_size: int = 1024,
+    axis_name: str | None = None,
+) -> RetrievalScores:
+    """Return R-precision and mAP@R, both from the R nearest references of a query with R positives.
+
+    R-precision is the fraction of positives among the R nearest, mAP@R the mean of precision x relevance over the R
+    nearest. Queries without a positive are left out.
+
+    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
+
+    Args:
+      embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
+      labels: `[N]` int.
+      references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
+      reference_labels: `[M]` int, given if and only if the references are.
+      max_positives: static bound on R, which saves sorting all references; a larger R counts as this. By default the
+        number of references.
+      block_size: queries compared at once; memory is O(block_size M).
+      axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
+        compared with the references of all, and averaged over all.
+
+    Returns:
+      Both scores. A tie and NaN count against a positive.
+
+    Raises:
+      TypeError: if a dtype is wrong or a count not a static int.
+      ValueError: if shapes do not match or a count is out of range.
+
+    References:
+      Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
+
+    Examples:
+      >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), jnp.array([0, 0, 1, 0]))
+      >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
+      (0.5, 0.4167)
+    """
+    check_count("block_size", block_size)
+    others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)
+    embeddings, others = _precise(embeddings, others)
+    depth = others.shape[0] if max_positives is None else max_positives
+    check_count("max_positives", depth, others.shape[0], "the number of references")
+    places = jnp.arange(1, depth + 1, dtype=jnp.float32)
+
+    def scores(query):
+        vector, label, index = query
+        similarities = jnp.matmul(others, vector, precision="highest")
+        itself = jnp.arange(others.shape[0], dtype=jnp.int32) == index
+        positive = (classes == label) & ~itself
+        similarities = jnp.where(itself, -jnp.inf, similarities)
+        broken = jnp.where(positive, -jnp.inf, jnp.inf).astype(similarities.dtype)
+        similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
+        behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
+        _, order = jax.lax.top_k(jnp.where(positive, behind, similarities), depth)
+        total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
+        relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
+        share = 1 / jnp.maximum(total, 1)
+        return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
+
+    queries = (embeddings, labels, own_rows)
+    r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, labels.shape[0]))
+    return RetrievalScores(*(reduce_losses(x, counted, axis_name=axis_name) for x in (r_precision, map_at_r)))
+
+
+def _devices(axis_name: str | None) -> int:
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    dtype = weight_dtype(jnp.result_type(*(x.dtype for x in arrays)))
+    return tuple(x.astype(dtype) for x in arrays)

@@ -1,0 +1,212 @@
+"""Losses of pairs with a geometry of their own: angles of triangles, right angles, weighed or debiased negatives.
+
+Method: hard-negative and debiased contrastive
+Paper: 2010.04592
+Experiment: zero_shot_retrieval
+
+Method: single-sample batches
+Paper: 2402.07440
+Experiment: single_sample_batches
+"""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax.mining.losses.contrastive import log_sum_exp, softplus_where
+from minibatch_jax.mining.miners.pairs import check_positive, finite_pairs
+from minibatch_jax.mining.reductions import reduce_losses
+
+
+def angular_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    reference_similarities: jax.Array | None = None,
+    angle: float | jax.Array = 0.698,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the angular loss: bound the angle at the negative of each triangle of anchor, positive and negative.
+
+    A positive pair loses log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)), where t is the squared tangent of the
+    angle. The sum over negatives is a matrix product, so no array `[A, P, N]` is formed. Without a negative the loss is
+    0.
+
+    Args:
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      reference_similarities: `[M, M]`, floating point, cosine between the references. By default the references are the
+        anchors, and it is `similarities`.
+      angle: in (0, 1.57], upper bound of the angle at the negative, in radians.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, the similarities are not square and `reference_similarities` is not given, the
+        angle is out of range, or the reduction is unknown.
+
+    References:
+      Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
+
+    Examples:
+      >>> positives = jnp.array([[False, True, False], [True, False, False], [False, False, False]])
+      >>> negatives = ~positives & ~jnp.eye(3, dtype=bool)
+      >>> round(float(angular_loss(jnp.eye(3), positives, negatives)), 4)  # log(2)
+      0.6931
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_number("angle", angle, 0, 1.57, open_low=True)
+    others = similarities if reference_similarities is None else reference_similarities
+    check_shape("reference_similarities", others, (similarities.shape[1], similarities.shape[1]))
+    tangent = jnp.tan(angle) ** 2
+    to_anchor = jnp.where(negatives, jnp.exp(4 * tangent * (jnp.where(negatives, similarities, 0) - 1)), 0)
+    compared = jnp.any(positives, axis=0)[:, None] & jnp.any(negatives, axis=0)[None, :] & jnp.isfinite(others)
+    both = to_anchor @ jnp.exp(4 * tangent * (jnp.where(compared, others, 0) - 1)).T
+    contested = positives & (both > 0)
+    exponent = jnp.log(jnp.where(contested, both, 1)) + 8 * tangent
+    exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
+    return reduce_losses(softplus_where(contested, exponent), positives, reduction)
+
+
+def hard_negative_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.5,
+    concentration: float | jax.Array = 1.0,
+    prior: float | jax.Array = 0.1,
+    constant_importance: bool = False,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return NT-Xent with negatives that are weighed by hardness and cleared of false negatives.
+
+    It is `ntxent_loss` with another sum over the N negatives of the anchor. Let m be the mean of exp(s_n / t), weighed
+    by exp(concentration * s_n / t), t the temperature. The sum becomes N (m - prior * exp(s_p / t)) / (1 - prior), but
+    at least N exp(-1 / t). Concentration 0 gives the debiased contrastive loss; prior 0 as well gives `ntxent_loss`.
+
+    Args:
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      concentration: >= 0; the larger, the more the hardest negatives count.
+      prior: in [0, 0.999], the fraction of the negatives that are positives in truth.
+      constant_importance: static bool, whether to stop the gradient through the weights of the negatives; the paper's
+        code does not.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    References:
+      Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
+      Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
+
+    Examples:
+      >>> positives = jnp.array([[True, False, False]])
+      >>> round(float(hard_negative_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_positive(temperature=temperature)
+    check_number("concentration", concentration, 0)
+    check_number("prior", prior, 0, 0.999)
+    logits = (similarities - 1) / temperature
+    importance = concentration * (jax.lax.stop_gradient(logits) if constant_importance else logits)
+    count = jnp.sum(negatives.astype(logits.dtype), axis=1)
+    log_mean = log_sum_exp(logits + importance, negatives) - log_sum_exp(importance, negatives)
+    contested = positives & (count > 0)[:, None]
+    log_positive = jnp.where(contested, logits, 0)
+    cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
+    rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
+    return reduce_losses(softplus_where(contested, jnp.log(rest) - log_positive), positives, reduction)
+
+
+def orthogonal_pair_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    power: int = 2,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return a loss that turns positives parallel and negatives orthogonal, not opposite.
+
+    A positive loses |1 - s|^power and a negative |s|^power. The loss is a sum over pairs, so batches of one pair with
+    gradient accumulation train what one large batch would.
+
+    Args:
+      similarities: `[A, M]`, floating point, cosine; `[A, 1]` for single pairs of query and document. A pair whose
+        similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      power: static, 1 or 2.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of all pairs, both
+        kinds together, defined at `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match, the power is neither 1 nor 2, or the reduction is unknown.
+
+    References:
+      Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024 (arXiv
+        2402.07440).
+
+    Examples:
+      >>> positives = jnp.array([[True], [False]])
+      >>> float(orthogonal_pair_loss(jnp.array([[0.5], [-0.5]]), positives, ~positives))
+      0.25
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    if power not in (1, 2):
+        raise ValueError(f"power is {power!r}, wanted 1 or 2.")
+    used = positives | negatives
+    similarities = jnp.where(used, similarities, 0)
+    gap = jnp.abs(jnp.where(positives, 1 - similarities, similarities))
+    return reduce_losses(gap if power == 1 else gap**2, used, reduction)
+
+
+def orthogonal_projection_loss(
+    similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, gamma: float | jax.Array = 0.5
+) -> jax.Array:
+    """Return 1 minus the mean similarity of positives plus gamma times the mean absolute similarity of negatives.
+
+    Args:
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      gamma: >= 0, weight of the negatives; differentiable.
+
+    Returns:
+      `[]`, at least 0; a kind without pairs adds 0.
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match or gamma is negative.
+
+    References:
+      Ranasinghe et al., Orthogonal projection loss, 2021 (arXiv 2103.14021).
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(orthogonal_projection_loss(jnp.array([[0.75, -0.5]]), positives, ~positives))
+      0.5
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_number("gamma", gamma, 0)
+    return reduce_losses(1 - similarities, positives) + gamma * reduce_losses(jnp.abs(similarities), negatives)

@@ -1,0 +1,311 @@
+"""Contrastive losses of pairs: differentiable functions of similarities or distances `[A, M]` and two masks.
+
+The derivative with respect to the similarities is the weight of each pair (general pair weighting), so
+`jax.value_and_grad(loss)` gives the loss and these weights, and `weigh_pairs(loss)` makes a transformation of them.
+Hyper-parameters are differentiable too.
+
+Method: contrastive, InfoNCE, NT-Xent, SupCon
+Paper: 2004.11362
+Experiment: zero_shot_retrieval
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax.mining.miners.pairs import check_positive, finite_pairs, pairs_of_weights
+from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.weights import weight_transformation
+
+PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def contrastive_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    positive_margin: float | jax.Array = 0.0,
+    negative_margin: float | jax.Array = 1.0,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """Return the contrastive loss: pull positives within one margin, push negatives beyond another.
+
+    A positive loses [d - positive_margin]_+ and a negative [negative_margin - d]_+. The two kinds are reduced
+    separately and added. Distances 1 - s of cosines s give the cosine form.
+
+    Args:
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      positive_margin: distance up to which a positive loses nothing; differentiable.
+      negative_margin: distance from which a negative loses nothing; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Hadsell et al., Dimensionality reduction by learning an invariant mapping, CVPR 2006.
+
+    Examples:
+      >>> distances = jnp.array([[0.5, 0.75]])
+      >>> positives = jnp.array([[True, False]])
+      >>> float(contrastive_loss(distances, positives, ~positives))
+      0.75
+    """
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    pull = jax.nn.relu(distances - positive_margin)
+    push = jax.nn.relu(negative_margin - distances)
+    return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
+
+
+def multi_similarity_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    alpha: float | jax.Array = 2.0,
+    beta: float | jax.Array = 50.0,
+    base: float | jax.Array = 0.5,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the multi-similarity loss: a soft maximum over the positives of an anchor plus one over its negatives.
+
+    An anchor loses log(1 + sum_p exp(-alpha (s_p - base))) / alpha + log(1 + sum_n exp(beta (s_n - base))) / beta.
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together, usually those that `multi_similarity_pair_masks` keeps.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      alpha: > 0, sharpness of the soft maximum over positives; differentiable.
+      beta: > 0, sharpness of the soft maximum over negatives; differentiable.
+      base: similarity that separates positives from negatives; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "anchors" and "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a sharpness is not positive, or the reduction is unknown.
+
+    References:
+      Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> loss = multi_similarity_loss(jnp.array([[0.5, 0.5]]), positives, ~positives)
+      >>> round(float(loss), 4)  # log(2) / 2 + log(2) / 50
+      0.3604
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_positive(alpha=alpha, beta=beta)
+    shifted = similarities - base
+    pull = log1p_sum_exp(-alpha * shifted, positives) / alpha
+    push = log1p_sum_exp(beta * shifted, negatives) / beta
+    return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
+
+
+def info_nce_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return InfoNCE: minus the log of the softmax mass that an anchor gives to its positives.
+
+    An anchor loses -log(sum_p exp(s_p / t) / (sum_p exp(s_p / t) + sum_n exp(s_n / t))), t the temperature. With
+    several positives this is MIL-NCE; with minus squared distances and temperature 1 it is neighborhood component
+    analysis.
+
+    Args:
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "anchors" and "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      van den Oord et al., Representation learning with contrastive predictive coding, 2018 (arXiv 1807.03748).
+      Miech et al., End-to-end learning of visual representations from uncurated instructional videos, 2020 (arXiv
+        1912.06430).
+
+    Examples:
+      >>> positives = jnp.array([[True, False, False]])
+      >>> round(float(info_nce_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
+    losses = log_sum_exp(logits, positives | negatives) - log_sum_exp(logits, positives)
+    return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
+
+
+def ntxent_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return NT-Xent: InfoNCE of each positive pair on its own.
+
+    A positive pair loses -log(exp(s_p / t) / (exp(s_p / t) + sum_n exp(s_n / t))), t the temperature: the other
+    positives of the anchor are not in the denominator. Without a negative the loss is 0.
+
+    Args:
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      Chen et al., A simple framework for contrastive learning of visual representations, 2020 (arXiv 2002.05709).
+
+    Examples:
+      >>> positives = jnp.array([[True, True, False]])
+      >>> round(float(ntxent_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(2)
+      0.6931
+    """
+    logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
+    contested = positives & jnp.any(negatives, axis=1, keepdims=True)
+    excess = log_sum_exp(logits, negatives)[:, None] - logits
+    return reduce_losses(softplus_where(contested, excess), positives, reduction)
+
+
+def supcon_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the supervised contrastive loss: the mean over the positives of an anchor of -log softmax.
+
+    The softmax of the similarities over the temperature runs over all pairs of the anchor, positives and negatives.
+
+    Args:
+      similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        positive, defined at `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "anchors" and "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+
+    References:
+      Khosla et al., Supervised contrastive learning, 2020 (arXiv 2004.11362).
+
+    Examples:
+      >>> positives = jnp.array([[True, True, False]])
+      >>> round(float(supcon_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
+    losses = log_sum_exp(logits, positives | negatives) - reduce_losses(logits, positives, "anchors")
+    return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
+
+
+def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by the size of the loss's derivative. Weights `[B, B]`; signals `distances` `[B, B]`, `labels` `[B]`.
+
+    Each weight is multiplied by |d loss / d distance| of its pair. A pair whose weight is 0 or whose distance is not
+    finite is in neither mask: put a miner first in the chain to choose which pairs the loss sees.
+
+    Args:
+      loss: scalar function of distances `[B, B]` and the bool masks of positives and negatives `[B, B]`; it must be
+        differentiable by the distances.
+
+    Returns:
+      A transformation of weights `[B, B]`, for `weighted_pair_loss`.
+
+    Raises:
+      TypeError: in `update`, if the distances are not floating point or the labels not integers.
+      ValueError: in `update`, if shapes do not match or the weights are not square.
+
+    References:
+      Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
+
+    Examples:
+      >>> from minibatch_jax.mining import mine_multi_similarity
+      >>> loss = lambda d, positives, negatives: multi_similarity_loss(1 - d, positives, negatives)
+      >>> tx = optax.chain(mine_multi_similarity(), weigh_pairs(loss))
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.9], [0.5, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        slopes = jax.grad(loss)(*pairs_of_weights(weights, distances, labels))
+        return weights * jnp.abs(slopes), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return log(sum exp) over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
+    return _log_sum_exp(values, mask, plus_one=False)
+
+
+def log1p_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return log(1 + sum exp) over the masked entries of each row."""
+    return _log_sum_exp(values, mask, plus_one=True)
+
+
+def softplus_where(mask: jax.Array, values: jax.Array) -> jax.Array:
+    """Return log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
+    return jnp.where(mask, jax.nn.softplus(jnp.where(mask, values, 0)), 0)
+
+
+def _log_sum_exp(values, mask, plus_one):
+    lowest = 0.0 if plus_one else -jnp.inf
+    largest = jnp.max(jax.lax.stop_gradient(values), axis=1, keepdims=True, where=mask, initial=lowest)
+    shift = jnp.where(jnp.isfinite(largest), largest, 0)
+    terms = jnp.where(mask, jnp.exp(jnp.where(mask, values - shift, 0)), 0)
+    total = jnp.sum(terms, axis=1)
+    if plus_one:
+        total += jnp.exp(-shift[:, 0])
+    empty = total == 0
+    return jnp.where(empty, 0, jnp.log(jnp.where(empty, 1, total)) + shift[:, 0])
+
+
+def _logits(similarities, positives, negatives, temperature):
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_positive(temperature=temperature)
+    return similarities / temperature, positives, negatives

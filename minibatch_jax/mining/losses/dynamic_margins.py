@@ -1,0 +1,130 @@
+"""Triplet loss without a margin: the harder a triplet is among all triplets so far, the larger its weight.
+
+Method: dynamic soft margin
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
+from minibatch_jax.mining.miners.choices import FALLBACKS, prepare
+
+
+class DynamicMargin(NamedTuple):
+    """How hard the triplets so far were.
+
+    Attributes:
+      histogram: `[num_bins + 1]`, fraction of the triplets at each of the nodes from -2 to 2 of d_ap - d_an; zeros
+        before the first batch.
+    """
+
+    histogram: jax.Array
+
+
+def init_dynamic_margin(num_bins: int = 10) -> DynamicMargin:
+    """Return a margin that has seen no triplet; keep it in the training state.
+
+    Args:
+      num_bins: static int, at least 1, bins of the histogram between -2 and 2.
+
+    Returns:
+      A `DynamicMargin` with a histogram of zeros `[num_bins + 1]`, float32.
+
+    Raises:
+      TypeError: if the number of bins is not a static int.
+      ValueError: if the number of bins is below 1.
+
+    References:
+      Zhang and Rusinkiewicz, Learning local descriptors with a CDF-based dynamic soft margin, ICCV 2019.
+
+    Examples:
+      >>> init_dynamic_margin(4).histogram.tolist()
+      [0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    check_count("num_bins", num_bins)
+    return DynamicMargin(jnp.zeros(num_bins + 1))
+
+
+def dynamic_margin_loss(
+    margin: DynamicMargin,
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    mining: str = "all",
+    fallback: str = "drop",
+    decay: float | jax.Array = 0.99,
+) -> tuple[jax.Array, DynamicMargin]:
+    """Return the mean over the mined triplets of d_ap - d_an, weighed by how hard each triplet is among all so far.
+
+    The weight of a triplet is the fraction of the triplets so far whose d_ap - d_an is not larger. The gradient treats
+    it as a constant.
+
+    Args:
+      margin: a `DynamicMargin`, the histogram of the triplets before this batch.
+      distances: `[A, M]`, floating point, in [0, 2]: between vectors of length 1. A pair whose distance is not finite
+        is in no triplet.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      mining: which triplets count; the paper takes "hard". "all"; "semihard", those with d_an > d_ap;
+        "nearest_semihard", for each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its
+        farthest positive and nearest negative; "easy_positive", for each anchor its nearest positive and the nearest
+        negative beyond it.
+      fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
+        than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
+      decay: in [0, 1], share of the old histogram that is kept; the first batch replaces it whole.
+
+    Returns:
+      The loss `[]`, and the `DynamicMargin` that has seen the batch; it is unchanged if the batch has no triplet.
+
+    Raises:
+      TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a choice is unknown or the decay is out of range.
+
+    References:
+      Zhang and Rusinkiewicz, Learning local descriptors with a CDF-based dynamic soft margin, ICCV 2019.
+
+    Examples:
+      >>> distances, positives = jnp.array([[0.5, 1.0, 0.25]]), jnp.array([[True, False, False]])
+      >>> loss, margin = dynamic_margin_loss(init_dynamic_margin(16), distances, positives, ~positives)
+      >>> float(loss), float(margin.histogram[6]), float(margin.histogram[9])  # (-0.5 * 0.5 + 0.25 * 1) / 2
+      (0.0, 0.5, 0.5)
+    """
+    check_choice("mining", mining, MINING)
+    check_choice("fallback", fallback, FALLBACKS)
+    check_number("decay", decay, 0, 1)
+    distances, positives, negatives = prepare(distances, positives, negatives)
+    fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
+    nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
+
+    def place(excess):
+        return jnp.clip((excess + 2) * (num_bins / 4), 0, num_bins)
+
+    def total(penalty):
+        return sum_triplets(fixed, positives, negatives, penalty, mining, fallback, margin=jnp.inf)
+
+    def height(node):
+        return jnp.sum(total(lambda e: (jax.nn.relu(1 - jnp.abs(place(e) - node)), jnp.zeros_like(e))).loss)
+
+    heights = jax.lax.map(height, nodes)
+    histogram = _updated(margin.histogram, heights, decay)
+
+    def weighted(excess):
+        reached = place(excess)[None] >= nodes.reshape(-1, *(1,) * excess.ndim)
+        share = jnp.sum(jnp.where(reached, histogram.reshape(-1, *(1,) * excess.ndim), 0), axis=0)
+        return share * excess, share
+
+    sums = total(weighted)
+    number = jnp.maximum(jnp.sum(sums.mined), 1)
+    no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
+    return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
+
+
+def _updated(histogram, heights, decay):
+    number = jnp.sum(heights)
+    share = jnp.where(jnp.sum(histogram) > 0, 1 - decay, 1)
+    new = (1 - share) * histogram + share * heights / jnp.where(number > 0, number, 1)
+    return jnp.where(number > 0, new, histogram)

@@ -1,0 +1,201 @@
+"""Losses of pairs that are piecewise linear or quadratic around margins."""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number
+from minibatch_jax.mining.miners.pairs import finite_pairs
+from minibatch_jax.mining.reductions import reduce_losses
+
+
+def margin_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 0.2,
+    boundary: float | jax.Array = 1.2,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """Return the margin loss: positives stay inside a boundary, negatives outside, both by a margin.
+
+    A positive loses [d - boundary + margin]_+ and a negative [boundary - d + margin]_+. Both kinds are reduced
+    together.
+
+    Args:
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart, usually those that `sample_negative_counts` draws.
+      margin: half the width of the gap around the boundary; differentiable.
+      boundary: distance that separates positives from negatives, a number or `[A, 1]` with the boundary of each
+        anchor's class; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Wu et al., Sampling matters in deep embedding learning, 2017 (arXiv 1706.07567).
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(margin_loss(jnp.array([[1.5, 0.75]]), positives, ~positives, margin=0.25, boundary=1.0))
+      0.625
+    """
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    excess = jnp.where(positives, distances - boundary, boundary - distances)
+    return reduce_losses(jax.nn.relu(excess + margin), positives | negatives, reduction)
+
+
+def ranked_list_loss(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    margin: float | jax.Array = 0.4,
+    boundary: float | jax.Array = 1.2,
+    imbalance: float | jax.Array = 0.5,
+    positive_temperature: float | jax.Array = 0.0,
+    negative_temperature: float | jax.Array = 10.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the ranked list loss: positives inside boundary - margin, negatives outside the boundary.
+
+    The excess of a positive is [d - (boundary - margin)]_+ and of a negative [boundary - d]_+. For each anchor and
+    kind, the excesses above 0 are averaged with weights exp(temperature * excess). An anchor loses (1 - imbalance)
+    times the average of its positives plus imbalance times that of its negatives.
+
+    Args:
+      distances: `[A, M]`, floating point; a pair whose distance is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      margin: gap between the two kinds; differentiable.
+      boundary: distance that every negative should reach; differentiable.
+      imbalance: in [0, 1], weight of the negatives.
+      positive_temperature: >= 0, how much more the farthest positives count; 0 counts them equally.
+      negative_temperature: >= 0, how much more the nearest negatives count; 0 counts them equally.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "anchors" and "none".
+
+    Raises:
+      TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    References:
+      Wang et al., Ranked list loss for deep metric learning, 2019 (arXiv 1903.03238).
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> loss = ranked_list_loss(jnp.array([[1.0, 1.0]]), positives, ~positives, margin=0.5, boundary=1.25)
+      >>> round(float(loss), 4)
+      0.25
+    """
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    check_number("imbalance", imbalance, 0, 1)
+    check_number("positive_temperature", positive_temperature, 0)
+    check_number("negative_temperature", negative_temperature, 0)
+    pull = _weighted_excess(distances - (boundary - margin), positives, positive_temperature)
+    push = _weighted_excess(boundary - distances, negatives, negative_temperature)
+    losses = (1 - imbalance) * pull + imbalance * push
+    return reduce_losses(losses, jnp.any(positives | negatives, axis=1), reduction)
+
+
+def intra_pair_variance_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    slack: float | jax.Array = 0.01,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the intra-pair variance, a regularizer: pairs of one kind should be about equally similar.
+
+    A positive loses [(1 - slack) mean - s]_+^2 and a negative [s - (1 + slack) mean]_+^2, where the mean is over all
+    pairs of its kind. The two kinds are reduced separately and added.
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      slack: fraction of the mean by which a similarity may be worse than the mean of its kind.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Yu and Tao, Deep metric learning with tuplet margin loss, ICCV 2019.
+
+    Examples:
+      >>> positives = jnp.array([[True, True, False]])
+      >>> float(intra_pair_variance_loss(jnp.array([[1.0, 0.5, 0.2]]), positives, ~positives, slack=0.0))
+      0.03125
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    low = jax.nn.relu((1 - slack) * reduce_losses(similarities, positives) - similarities)
+    high = jax.nn.relu(similarities - (1 + slack) * reduce_losses(similarities, negatives))
+    return reduce_losses(low**2, positives, reduction) + reduce_losses(high**2, negatives, reduction)
+
+
+def threshold_consistent_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    positive_margin: float | jax.Array = 0.9,
+    negative_margin: float | jax.Array = 0.5,
+    reduction: str = "active_mean",
+) -> jax.Array:
+    """Return the threshold-consistent margin loss, a regularizer: one threshold should fit all classes.
+
+    A positive loses [positive_margin - s]_+ and a negative [s - negative_margin]_+. The two kinds are reduced
+    separately and added.
+
+    Args:
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      positive_margin: similarity that every positive should reach; differentiable.
+      negative_margin: similarity that every negative should stay below; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of pairs, defined at
+        `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the reduction is unknown.
+
+    References:
+      Zhang et al., Threshold-consistent margin loss for open-world deep metric learning, 2023 (arXiv 2307.04047).
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(threshold_consistent_loss(jnp.array([[0.5, 0.75]]), positives, ~positives, positive_margin=0.75))
+      0.5
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    pull = jax.nn.relu(positive_margin - similarities)
+    push = jax.nn.relu(similarities - negative_margin)
+    return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
+
+
+def _weighted_excess(excess, mask, temperature):
+    active = mask & (excess > 0)
+    weights = jnp.where(active, jnp.exp(temperature * jnp.where(active, excess, 0)), 0)
+    total = jnp.sum(weights, axis=1)
+    return jnp.sum(weights * jnp.where(active, excess, 0), axis=1) / jnp.where(total > 0, total, 1)

@@ -1,0 +1,101 @@
+"""Loss of one mined triplet for each anchor, from embeddings: only the pairs of these triplets are differentiated.
+
+Method: batch-hard, easy-positive, batch-all triplets
+Paper: 1703.07737
+Experiment: triplet_mining, speed triplets
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_number
+from minibatch_jax.mining._references import masks_of, references_of, rows_per_block
+from minibatch_jax.mining.distances import euclidean_distances
+from minibatch_jax.mining.miners.choices import Triplets, triplet_choice
+from minibatch_jax.mining.reductions import reduce_losses
+
+
+def mined_triplet_loss(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    references: jax.Array | None = None,
+    reference_labels: jax.Array | None = None,
+    *,
+    compare: Callable[[jax.Array, jax.Array], jax.Array] = euclidean_distances,
+    margin: float | jax.Array = 0.2,
+    positive: str = "hard",
+    negative: str = "hard",
+    fallback: str = "drop",
+    smooth: bool = False,
+    reduction: str = "active_mean",
+    block_size: int = 1024,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Return the triplet margin loss of one triplet for each anchor, from embeddings, a block of anchors at a time.
+
+    An anchor loses max(d_ap - d_an + margin, 0) of the triplet that `triplet_choice` chooses. By default the value is
+    that of `triplet_loss(..., mining="hard")`. Only the distances of the chosen pairs are differentiated, which is
+    faster and needs no array `[B, M]`.
+
+    Args:
+      embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row with NaN is
+        in no triplet.
+      labels: `[B]` int, class of each embedding.
+      references: `[M, D]`, floating point, what the anchors are compared with. By default the embeddings, and then no
+        anchor is its own positive.
+      reference_labels: `[M]` int, class of each reference; given if and only if the references are.
+      compare: from embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`; each distance depends on its own
+        pair only.
+      margin: finite; differentiable.
+      positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
+      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive). Positive
+        and negative are not both "semihard".
+      fallback: what to do with an anchor for which nothing is semi-hard: "drop" it, or take the "easiest" (nearest
+        positive, farthest negative) or the "hardest" (farthest positive, nearest negative).
+      smooth: static bool, whether to use log(1 + exp(.)) instead of max(., 0).
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        triplet, defined at `reduce_losses`.
+      block_size: static int, anchors at a time; memory is O(block_size M + B D).
+      axis_name: axis of a `shard_map` or `pmap` over which embeddings and references are sharded. The anchors of each
+        device are compared with the references of all devices, and the loss is reduced over all devices.
+
+    Returns:
+      `[]`, or `[B]` for "anchors" and "none".
+
+    Raises:
+      TypeError: if embeddings or references are not floating point, labels not integers, the margin not a number or the
+        block size not a static int.
+      ValueError: if shapes do not match, only one of references and reference labels is given, a choice is unknown,
+        the margin is NaN, or the block size is below 1 or does not divide B.
+
+    References:
+      Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
+
+    Examples:
+      >>> x, labels = jnp.array([[0.0], [0.5], [0.6]]), jnp.array([0, 0, 1])
+      >>> loss, gradient = jax.value_and_grad(mined_triplet_loss)(x, labels)
+      >>> round(float(loss), 3), [round(g, 3) for g in gradient[:, 0].tolist()]  # (0.1 + 0.6) / 2
+      (0.35, [-0.5, 1.5, -1.0])
+    """
+    check_number("margin", margin)
+    everyone = references_of(embeddings, labels, references, reference_labels, None, axis_name)
+    rows = rows_per_block(block_size, labels.shape[0])
+    anchors, others = jax.lax.stop_gradient((embeddings, everyone.embeddings))
+
+    def choose(block):
+        vectors, classes, own_rows = block
+        masks = masks_of(classes, own_rows, everyone)
+        return triplet_choice(compare(vectors, others), *masks, positive, negative, fallback)
+
+    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (anchors, labels, everyone.own_rows))
+    chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
+    one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
+    to_positive, to_negative = (
+        jnp.where(chosen.valid, one_pair(embeddings, everyone.embeddings[column]), 0)
+        for column in (chosen.positive, chosen.negative)
+    )
+    excess = to_positive - to_negative + margin
+    losses = jax.nn.softplus(excess) if smooth else jax.nn.relu(excess)
+    return reduce_losses(losses, chosen.valid, reduction, axis_name)

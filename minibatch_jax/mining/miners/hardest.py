@@ -1,0 +1,251 @@
+"""Pairs by how hard they are within the batch or for their anchor: the hardest, a range of ranks, all distances alike.
+
+References:
+  Yuan et al., Hard-aware deeply cascaded embedding, 2017 (arXiv 1611.05720).
+
+Method: hardest pairs of a batch, ranks of an anchor, allowed distances
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_count, check_number
+from minibatch_jax.mining.miners.pairs import finite_pairs, mine_by_masks, mine_by_weights
+
+Ranks = tuple[int, int | None]
+_BELOW_ONE = 1 - 2**-22
+"""Keeps `ceil` from rounding 0.15 * 100, which is 15.000001 in float32, up to 16."""
+
+
+def hardest_pair_masks(
+    distances: jax.Array, positives: jax.Array, negatives: jax.Array, fraction: float | jax.Array = 0.5
+) -> tuple[jax.Array, jax.Array]:
+    """Keep a fraction of the positives, the farthest, and the same fraction of the negatives, the nearest.
+
+    Distances are compared in float32. Pairs that tie with the last one kept are kept as well. Pairs of non-finite
+    distance are ignored.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      fraction: in (0, 1]; it may be traced. The number of pairs kept is rounded up.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point or the masks not bool.
+      ValueError: if shapes do not match or the fraction is out of range.
+
+    Examples:
+      >>> distances, positives = jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([[True, True, False, False]])
+      >>> [mask.astype(int).tolist() for mask in hardest_pair_masks(distances, positives, ~positives)]
+      [[[0, 1, 0, 0]], [[0, 0, 1, 0]]]
+    """
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    check_number("fraction", fraction, 0, 1, open_low=True)
+
+    def share(values, mask):
+        number = fraction * jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
+        return _largest(values, mask, jnp.ceil(number * _BELOW_ONE).astype(jnp.int32))
+
+    return share(distances, positives), share(-distances, negatives)
+
+
+def rank_pair_masks(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive_ranks: Ranks = (0, None),
+    negative_ranks: Ranks = (0, None),
+) -> tuple[jax.Array, jax.Array]:
+    """Keep a slice of each anchor's pairs, sorted from the hardest: (0, 1) is the hardest, (2, None) skips two.
+
+    Ranks count as in a slice of Python: (-1, None) is the easiest. The hardest positive is the farthest, the hardest
+    negative the nearest. Distances are compared in float32. Tied pairs share the rank of the first of them. Pairs of
+    non-finite distance are ignored.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_ranks: first rank of the positives and the rank after the last, static ints or None; all by default.
+      negative_ranks: first rank of the negatives and the rank after the last, static ints or None; all by default.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point, the masks not bool or the ranks not pairs of ints or None.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> distances, positives = jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([[True, False, False, False]])
+      >>> rank_pair_masks(distances, positives, ~positives, negative_ranks=(1, 3))[1].astype(int).tolist()
+      [[0, 0, 1, 1]]
+    """
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    _check_ranks("positive_ranks", positive_ranks)
+    _check_ranks("negative_ranks", negative_ranks)
+    return _band(distances, positives, positive_ranks), _band(-distances, negatives, negative_ranks)
+
+
+def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: int = 100) -> jax.Array:
+    """Return one over the number of masked pairs in the same bin of distances, so that all distances count alike.
+
+    Pairs outside the mask and pairs of non-finite distance get 0.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      mask: `[A, M]` bool.
+      num_bins: number of bins of equal width from the least to the greatest masked distance, static.
+
+    Returns:
+      `[A, M]`, in the dtype of the distances; the weights of each bin that is not empty sum to 1.
+
+    Raises:
+      TypeError: if the distances are not floating point, the mask not bool or the number of bins not a static int.
+      ValueError: if shapes do not match or the number of bins is below 1.
+
+    Examples:
+      >>> distances = jnp.array([[0.0, 0.1, 1.0]])
+      >>> uniform_distance_weights(distances, distances >= 0, num_bins=2).tolist()
+      [[0.5, 0.5, 1.0]]
+    """
+    distances, mask, _ = finite_pairs("distances", distances, mask, mask)
+    check_count("num_bins", num_bins)
+    low = jnp.min(distances, where=mask, initial=jnp.inf)
+    width = jnp.max(distances, where=mask, initial=-jnp.inf) - low
+    place = jnp.where(mask, (distances - low) / jnp.where(width > 0, width, 1), 0)
+    bins = jnp.clip(jnp.floor(place * num_bins).astype(jnp.int32), 0, num_bins - 1)
+    counts = jnp.zeros(num_bins, jnp.int32).at[bins].add(mask.astype(jnp.int32))
+    return jnp.where(mask, 1 / jnp.maximum(counts[bins], 1).astype(distances.dtype), 0)
+
+
+def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `hardest_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
+
+    Args:
+      fraction: float in (0, 1], of the positives and of the negatives of the batch. The number kept is rounded up.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if the fraction is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if the fraction is out of range or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_hardest_pairs()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.4], [0.5, 0.0, 0.9], [0.4, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    check_number("fraction", fraction, 0, 1, open_low=True)
+
+    return mine_by_masks(lambda d, p, n: hardest_pair_masks(d, p, n, fraction))
+
+
+def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs so that every distance counts alike. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Positives and negatives are binned separately. The weights equal, in the mean, a draw of the same number of pairs
+    from every bin. A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
+
+    Args:
+      num_bins: number of bins of equal width from the least to the greatest distance, static.
+
+    Returns:
+      A transformation of weights `[B, B]`.
+
+    Raises:
+      TypeError: if the number of bins is not a static int, or, in `update`, a dtype is wrong.
+      ValueError: if the number of bins is below 1 or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_uniform_distances(2)
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.1], [0.5, 0.0, 0.9], [0.2, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
+    """
+    check_count("num_bins", num_bins)
+
+    def factors(distances, *masks):
+        positives, negatives = (uniform_distance_weights(distances, mask, num_bins) for mask in masks)
+        return positives + negatives
+
+    return mine_by_weights(factors)
+
+
+def mine_ranks(
+    positive_ranks: Ranks = (0, None), negative_ranks: Ranks = (0, None)
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `rank_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Put it first in a chain: the miners after it ignore the pairs that it drops. For example,
+    `optax.chain(mine_ranks(negative_ranks=(2, None)), mine_hard())` takes the third nearest negative.
+
+    Args:
+      positive_ranks: first rank of the positives of an anchor and the rank after the last, static ints or None, counted
+        from the farthest; all by default.
+      negative_ranks: first rank of the negatives of an anchor and the rank after the last, static ints or None, counted
+        from the nearest; all by default.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if the ranks are not pairs of ints or None, or if `distances` is not floating point or `labels` not int
+        in `update`.
+      ValueError: if the shapes do not match in `update`.
+
+    Examples:
+      >>> tx = mine_ranks(negative_ranks=(0, 1))
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 1, 2])
+      >>> distances = jnp.array([[0.0, 0.5, 0.4], [0.5, 0.0, 0.9], [0.4, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    _check_ranks("positive_ranks", positive_ranks)
+    _check_ranks("negative_ranks", negative_ranks)
+
+    return mine_by_masks(lambda d, p, n: rank_pair_masks(d, p, n, positive_ranks, negative_ranks))
+
+
+def _band(values, mask, ranks):
+    number = jnp.sum(mask, axis=1, keepdims=True, dtype=jnp.int32)
+    first, end = (place if place is None or place >= 0 else jnp.maximum(number + place, 0) for place in ranks)
+    kept = mask if end is None else _largest(values, mask, end, axis=1)
+    return kept if ranks[0] == 0 else kept & ~_largest(values, mask, first, axis=1)
+
+
+def _check_ranks(name, ranks):
+    fits = isinstance(ranks, tuple) and len(ranks) == 2
+    if not fits or not isinstance(ranks[0], int) or not isinstance(ranks[1], int | None):
+        raise TypeError(f"{name} is {ranks!r}, wanted a pair of static ints, the second may be None.")
+
+
+def _largest(values, mask, wanted, axis=None):
+    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search."""
+    keys = _sortable_bits(jnp.where(mask, values, 0).astype(jnp.float32))
+
+    def set_bit(i, threshold):
+        candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        number = jnp.sum(mask & (keys >= candidate), axis=axis, keepdims=True, dtype=jnp.int32)
+        return jnp.where(number >= wanted, candidate, threshold)
+
+    nothing = jnp.min(keys, axis=axis, keepdims=True) & jnp.uint32(0)
+    return mask & (keys >= jax.lax.fori_loop(0, 32, set_bit, nothing))
+
+
+def _sortable_bits(values):
+    """Return uint32 keys that sort like the float32 values."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    negative = bits >> jnp.uint32(31) == 1
+    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

@@ -1,0 +1,343 @@
+"""Which pairs of anchor and reference are positive, negative, and informative: bool masks `[A, M]`.
+
+References:
+  Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
+
+Method: multi-similarity
+Paper: 1904.06627
+Experiment: triplet_mining, zero_shot_retrieval
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_bool, check_floating, check_integer, check_number, check_shape
+from minibatch_jax.weights import weight_transformation
+
+Range = tuple[float | jax.Array, float | jax.Array]
+
+
+def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
+    """Return the mask of the pairs of one class.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors, and an anchor is
+        not its own positive.
+
+    Returns:
+      `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> positive_mask(jnp.array([7, 7, 3])).astype(int).tolist()
+      [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    """
+    _check_labels(labels, reference_labels)
+    if reference_labels is not None:
+        return labels[:, None] == reference_labels[None, :]
+    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
+
+
+def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
+    """Return the mask of the pairs of different classes.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors.
+
+    Returns:
+      `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> negative_mask(jnp.array([7, 7, 3])).astype(int).tolist()
+      [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    _check_labels(labels, reference_labels)
+    return labels[:, None] != (labels if reference_labels is None else reference_labels)[None, :]
+
+
+def multi_similarity_pair_masks(
+    similarities: jax.Array, positives: jax.Array, negatives: jax.Array, epsilon: float = 0.1
+) -> tuple[jax.Array, jax.Array]:
+    """Keep the pairs that the hardest pair of the other kind of the same anchor makes informative.
+
+    A negative is kept if s_n + epsilon > min s_p, the least similar positive of its anchor. A positive is kept if
+    s_p - epsilon < max s_n, the most similar negative of its anchor.
+
+    Args:
+      similarities: `[A, M]`, floating point, larger is closer.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      epsilon: slack of the comparison; it may be negative.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool. An anchor without a positive or without a negative keeps
+      none.
+
+    Raises:
+      TypeError: if the similarities are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> s = jnp.array([[1.0, 0.9, 0.3, 0.95, 0.1]])
+      >>> positives = jnp.array([[False, True, True, False, False]])
+      >>> kept = multi_similarity_pair_masks(s, positives, jnp.array([[False, False, False, True, True]]))
+      >>> [mask.astype(int).tolist() for mask in kept]
+      [[[0, 1, 1, 0, 0]], [[0, 0, 0, 1, 0]]]
+    """
+    check_pairs("similarities", similarities, positives, negatives)
+    check_number("epsilon", epsilon)
+    farthest_positive = jnp.min(similarities, axis=1, keepdims=True, where=positives, initial=jnp.inf)
+    nearest_negative = jnp.max(similarities, axis=1, keepdims=True, where=negatives, initial=-jnp.inf)
+    return (
+        positives & (similarities - epsilon < nearest_negative),
+        negatives & (similarities + epsilon > farthest_positive),
+    )
+
+
+def margin_pair_masks(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive_margin: float = 0.2,
+    negative_margin: float = 0.8,
+) -> tuple[jax.Array, jax.Array]:
+    """Keep the positives farther than one margin and the negatives nearer than the other.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_margin: a positive is kept if its distance is larger.
+      negative_margin: a negative is kept if its distance is smaller.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> kept = margin_pair_masks(jnp.array([[0.1, 0.5]]), jnp.array([[True, True]]), jnp.array([[False, False]]))
+      >>> kept[0].tolist()
+      [[False, True]]
+    """
+    check_pairs("distances", distances, positives, negatives)
+    check_number("positive_margin", positive_margin)
+    check_number("negative_margin", negative_margin)
+    return positives & (distances > positive_margin), negatives & (distances < negative_margin)
+
+
+def range_pair_masks(
+    distances: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    positive_range: Range = (-math.inf, math.inf),
+    negative_range: Range = (-math.inf, math.inf),
+) -> tuple[jax.Array, jax.Array]:
+    """Keep the pairs whose distance lies in a range, for example to drop likely wrong labels.
+
+    Very far positives and very near negatives are often mislabeled.
+
+    Args:
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+      negatives: `[A, M]` bool.
+      positive_range: pair of floats, least and greatest distance of a positive that is kept; all by default.
+      negative_range: pair of floats, least and greatest distance of a negative that is kept; all by default.
+
+    Returns:
+      The kept positives and the kept negatives, `[A, M]` bool.
+
+    Raises:
+      TypeError: if the distances are not floating point or an end of a range is not a number.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> distances, positives = jnp.array([[0.1, 0.2, 0.5]]), jnp.array([[True, False, False]])
+      >>> range_pair_masks(distances, positives, ~positives, negative_range=(0.3, jnp.inf))[1].tolist()
+      [[False, False, True]]
+    """
+    check_pairs("distances", distances, positives, negatives)
+    for name, limits in (("positive_range", positive_range), ("negative_range", negative_range)):
+        for limit in limits:
+            check_number(name, limit)
+    return (
+        positives & (distances >= positive_range[0]) & (distances <= positive_range[1]),
+        negatives & (distances >= negative_range[0]) & (distances <= negative_range[1]),
+    )
+
+
+def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `multi_similarity_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    The similarity of a pair is its negated distance: pass 1 - cosine for the rule of the paper. A pair that enters with
+    weight 0 is ignored, so give padding zero rows and columns. A pair of non-finite distance is ignored as well.
+
+    Args:
+      epsilon: float, slack of the comparison; it may be negative.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if epsilon is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if epsilon is NaN or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_multi_similarity()
+      >>> distances = jnp.array([[0.0, 0.5, 0.55], [0.5, 0.0, 0.9], [0.55, 0.9, 0.0]])
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    check_number("epsilon", epsilon)
+
+    return mine_by_masks(lambda d, p, n: multi_similarity_pair_masks(-d, p, n, epsilon))
+
+
+def mine_pair_margin(
+    positive_margin: float = 0.2, negative_margin: float = 0.8
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `margin_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
+
+    Args:
+      positive_margin: float, a positive is kept if its distance is larger.
+      negative_margin: float, a negative is kept if its distance is smaller.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if a margin is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if a margin is NaN or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_pair_margin()
+      >>> distances = jnp.array([[0.0, 0.5, 0.9], [0.5, 0.0, 0.7], [0.9, 0.7, 0.0]])
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    """
+    check_number("positive_margin", positive_margin)
+    check_number("negative_margin", negative_margin)
+
+    return mine_by_masks(lambda d, p, n: margin_pair_masks(d, p, n, positive_margin, negative_margin))
+
+
+def mine_ranges(
+    positive_range: Range = (-math.inf, math.inf), negative_range: Range = (-math.inf, math.inf)
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the pairs that `range_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Put it first in a chain: the miners after it ignore the pairs that it drops. A pair of non-finite distance is
+    dropped as well.
+
+    Args:
+      positive_range: pair of floats, least and greatest distance of a positive that is kept; all by default.
+      negative_range: pair of floats, least and greatest distance of a negative that is kept; all by default.
+
+    Returns:
+      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+
+    Raises:
+      TypeError: if an end of a range is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if an end of a range is NaN or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_ranges(negative_range=(0.6, 1.0))
+      >>> distances = jnp.array([[0.0, 0.5, 0.9], [0.5, 0.0, 0.7], [0.9, 0.7, 0.0]])
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 1, 2])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    """
+    for name, limits in (("positive_range", positive_range), ("negative_range", negative_range)):
+        for limit in limits:
+            check_number(name, limit)
+
+    return mine_by_masks(lambda d, p, n: range_pair_masks(d, p, n, positive_range, negative_range))
+
+
+def mine_by_masks(
+    masks: Callable[..., tuple[jax.Array, jax.Array]],
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation that keeps the pairs of either mask of `masks(distances, positives, negatives)`."""
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        kept_positives, kept_negatives = masks(*pairs_of_weights(weights, distances, labels))
+        return jnp.where(kept_positives | kept_negatives, weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def mine_by_weights(
+    factors: Callable[..., jax.Array],
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation that multiplies the weights by `factors(distances, positives, negatives)`."""
+
+    def update(weights, state, params=None, *, distances, labels, **extra_args):
+        return weights * factors(*pairs_of_weights(weights, distances, labels)), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def pairs_of_weights(
+    weights: jax.Array, distances: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the distances in the dtype of the weights, and the masks of usable positives and negatives.
+
+    A pair is usable if its weight is not 0 and its distance is finite.
+    """
+    check_shape("weights", weights, (None, weights.shape[0] if weights.ndim else None))
+    check_shape("labels", labels, weights.shape[:1])
+    check_shape("distances", distances, weights.shape)
+    check_floating("distances", distances)
+    usable = (weights != 0) & jnp.isfinite(distances)
+    distances = jnp.where(usable, distances, 0).astype(weights.dtype)
+    return distances, positive_mask(labels) & usable, negative_mask(labels) & usable
+
+
+def check_pairs(name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array) -> None:
+    """Raise unless the values are a floating matrix and the masks are bool of its shape."""
+    check_shape(name, values, (None, None))
+    check_floating(name, values)
+    for mask_name, mask in (("positives", positives), ("negatives", negatives)):
+        check_shape(mask_name, mask, values.shape)
+        check_bool(mask_name, mask)
+
+
+def check_positive(**numbers: float | jax.Array) -> None:
+    """Raise unless each is a number above 0; arrays may be traced and pass."""
+    for name, number in numbers.items():
+        check_number(name, number, 0, open_low=True)
+
+
+def finite_pairs(
+    name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Check the pairs, set values that are not finite to 0 and remove them from the masks."""
+    check_pairs(name, values, positives, negatives)
+    finite = jnp.isfinite(values)
+    return jnp.where(finite, values, 0), positives & finite, negatives & finite
+
+
+def _check_labels(labels: jax.Array, reference_labels: jax.Array | None) -> None:
+    for name, value in (("labels", labels), ("reference_labels", reference_labels)):
+        if value is not None:
+            check_shape(name, value, (None,))
+            check_integer(name, value)

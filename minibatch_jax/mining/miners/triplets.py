@@ -1,0 +1,183 @@
+"""Triplet mining as weights of pairs `[B, B]`, so that miners, padding and other pair weights compose.
+
+The weight of a pair that comes out is how often it is in an active triplet, divided by the number of active triplets,
+times the weight that went in. From weights of one, `weighted_pair_loss` has exactly the gradient of `triplet_loss`.
+A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
+
+Method: semi-hard triplets
+Paper: 1503.03832
+Experiment: triplet_mining
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_choice, check_number, check_shape
+from minibatch_jax.mining.losses._triplet_sums import hinge, sum_selected
+from minibatch_jax.mining.losses.triplets import triplet_pair_weights
+from minibatch_jax.mining.miners.choices import FALLBACKS, check_kinds, triplet_choice
+from minibatch_jax.mining.miners.pairs import check_pairs, mine_by_weights
+from minibatch_jax.weights import Weights
+
+
+def weighted_pair_loss(weights: Weights, distances: jax.Array, positives: jax.Array) -> jax.Array:
+    """Return the sum of weight x distance over the positives minus that over all other pairs.
+
+    With the weights of a miner the gradient is that of the mined loss. The value is not: the margin is missing. A pair
+    of weight 0 adds nothing, even if its distance is not finite.
+
+    Args:
+      weights: `[A, M]`, constants for the gradient.
+      distances: `[A, M]`, floating point.
+      positives: `[A, M]` bool.
+
+    Returns:
+      `[]`, in the dtype of the distances.
+
+    Raises:
+      TypeError: if the distances are not floating point or the mask not bool.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> float(weighted_pair_loss(jnp.ones((1, 2)), jnp.array([[0.75, 0.5]]), positives))
+      0.25
+    """
+    check_pairs("distances", distances, positives, positives)
+    check_shape("weights", weights, distances.shape)
+    constants = jax.lax.stop_gradient(weights).astype(distances.dtype)
+    used = constants != 0
+    signed = jnp.where(positives, distances, -distances)
+    return jnp.sum(constants * jnp.where(used, signed, jnp.zeros_like(signed)))
+
+
+def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by all active triplets, d_ap - d_an + margin > 0. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Args:
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if the margin is NaN or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_all()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.6], [0.5, 0.0, 0.9], [0.6, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    return _mine("all", margin, "drop")
+
+
+def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
+    """Weigh the farthest positive and nearest negative of each anchor. Weights `[B, B]`; signals `distances`, `labels`.
+
+    With an infinite margin the triplet of every anchor is active. A network that maps everything to one point is
+    stuck with a loss equal to the margin: to avoid it, start from `mine_semihard` or `mine_easy_hard`.
+
+    Args:
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if the margin is NaN or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_hard()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.6], [0.5, 0.0, 0.65], [0.6, 0.65, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]
+    """
+    return _mine("hard", margin, "drop")
+
+
+def mine_semihard(
+    margin: float = 0.2, *, nearest: bool = False, fallback: str = "drop"
+) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by the triplets with d_ap < d_an < d_ap + margin. Weights `[B, B]`; signals `distances`, `labels`.
+
+    Args:
+      margin: float, width of the band.
+      nearest: bool, whether to take only the nearest negative beyond each positive, as FaceNet and TensorFlow do.
+      fallback: for a positive that no negative is farther than: "drop" it, or pair it with the "easiest" (farthest) or
+        "hardest" (nearest) negative.
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if the margin is NaN, the fallback is unknown or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_semihard()
+      >>> weights, labels = jnp.ones((4, 4)), jnp.array([0, 0, 1, 2])
+      >>> distances = jnp.where(jnp.eye(4) > 0, 0.0, 0.5).at[0].set(jnp.array([0.0, 0.5, 0.4, 0.6]))
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0][0].tolist()
+      [0.0, 1.0, 0.0, 1.0]
+    """
+    return _mine("nearest_semihard" if nearest else "semihard", margin, fallback)
+
+
+def mine_easy_hard(
+    positive: str = "easy", negative: str = "semihard", *, margin: float = 0.2, fallback: str = "drop"
+) -> optax.GradientTransformationExtraArgs:
+    """Weigh the triplet of each anchor that `triplet_choice` chooses. Weights `[B, B]`; signals `distances`, `labels`.
+
+    The default is easy-positive mining: the nearest positive and the nearest negative that is farther.
+
+    Args:
+      positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
+      negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive); not both
+        are semi-hard.
+      margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
+      fallback: where nothing is semi-hard: "drop" the anchor, or take the "easiest" or "hardest".
+
+    Returns:
+      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      active triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if the margin is NaN, a choice is unknown or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_easy_hard("semihard", "hard", margin=jnp.inf)
+      >>> weights, labels = jnp.ones((4, 4)), jnp.array([0, 0, 0, 1])
+      >>> distances = jnp.where(jnp.eye(4) > 0, 0.0, 0.9).at[0].set(jnp.array([0.0, 0.5, 0.3, 0.4]))
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0][0].tolist()
+      [0.0, 0.0, 1.0, 1.0]
+    """
+    check_number("margin", margin)
+    check_kinds(positive, negative, fallback)
+
+    def factors(distances, positives, negatives):
+        triplets = triplet_choice(distances, positives, negatives, positive, negative, fallback)
+        sums = sum_selected(distances, triplets, hinge(margin))
+        return jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1)
+
+    return mine_by_weights(factors)
+
+
+def _mine(mining: str, margin: float, fallback: str) -> optax.GradientTransformationExtraArgs:
+    check_number("margin", margin)
+    check_choice("fallback", fallback, FALLBACKS)
+
+    def factors(*pairs):
+        _, slopes = triplet_pair_weights(*pairs, margin=margin, mining=mining, fallback=fallback)
+        return jnp.abs(slopes)
+
+    return mine_by_weights(factors)

@@ -1,0 +1,189 @@
+"""Which k items leave no item far away: greedy k-center, the farthest item first.
+
+The cost of a set is the largest distance of an item to the set. The cost of the greedy choice is at most twice the
+least cost, and no polynomial algorithm guarantees less, unless P = NP.
+
+References:
+  Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
+  Sener & Savarese, Active learning for convolutional neural networks, ICLR 2018 (arXiv 1708.00489).
+
+Method: k-center (core-set)
+Paper: 1708.00489
+Experiment: speed facility_location
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
+from minibatch_jax._vector import first_max
+from minibatch_jax.selection.similarities import unit_rows, usable_features
+from minibatch_jax.weights import weight_transformation
+
+CENTER_METRICS = ("euclidean", "cosine")
+
+
+class Centers(NamedTuple):
+    """A greedy choice of k of N items, in order.
+
+    Attributes:
+      indices: `[k]` int32, distinct; N, one past the end, where no item was left.
+      radii: `[k]`, distance of each center to the centers before it, falling; infinite for the first unless items were
+        chosen earlier, 0 where no item was left.
+      owners: `[N]` int32, place in `indices` of the nearest center of each item.
+      radius: `[]`, largest distance of an item to its center: the cost.
+    """
+
+    indices: jax.Array
+    radii: jax.Array
+    owners: jax.Array
+    radius: jax.Array
+
+
+def k_center(
+    features: jax.Array,
+    k: int,
+    *,
+    metric: str = "euclidean",
+    where: jax.Array | None = None,
+    chosen: jax.Array | None = None,
+) -> Centers:
+    """Choose k of N items so that no item is far from a chosen one: always the item farthest from those chosen.
+
+    The first choice is the item nearest to the mean, or, if `chosen` has any items, the item farthest from these. Ties
+    go to the lowest index. O(k N D) time, O(N D) memory.
+
+    Args:
+      features: `[N, D]`, floating point; a row that is not finite is never chosen and need not be covered.
+      k: how many to choose, 1 <= k <= N, static.
+      metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
+      where: `[N]` bool, which rows exist; all by default.
+      chosen: `[N]` bool, items chosen earlier, such as labeled ones, which are not chosen again; none by default.
+
+    Returns:
+      Indices `[k]`, radii `[k]`, owners `[N]` and radius `[]`. The radius counts the items in `chosen` as centers; the
+      owners are new centers only.
+
+    Raises:
+      TypeError: if the features are not floating point, k is not a static int or a mask is not bool.
+      ValueError: if shapes do not match, k is not in [1, N] or the metric is unknown.
+
+    References:
+      Gonzalez, 1985. Sener & Savarese, ICLR 2018 (arXiv 1708.00489).
+
+    Examples:
+      >>> centers = k_center(jnp.array([[0.0], [1.0], [2.0], [9.0], [3.0]]), 2)
+      >>> centers.indices.tolist(), centers.owners.tolist(), float(centers.radius)
+      ([4, 3], [0, 0, 0, 1, 0], 3.0)
+    """
+    points, exists = _points(features, metric, where)
+    size = points.shape[0]
+    check_count("k", k, size, "the number of rows")
+    allowed, first = exists, -_distances_to_mean(points, exists)
+    nearest = jnp.full(size, jnp.inf, points.dtype)
+    if chosen is not None:
+        check_shape("chosen", chosen, (size,))
+        check_bool("chosen", chosen)
+        before = chosen & exists
+        allowed &= ~before
+        nearest = _distances_to_any(points, before)
+        first = jnp.where(jnp.any(before), nearest, first)
+
+    def step(t, state):
+        centers, nearest, nearest_new, allowed = state
+        score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
+        valid = score > -jnp.inf
+        distances = jnp.where(valid, distances_to(points, points[j]), jnp.inf)
+        closer = distances < nearest_new
+        centers = Centers(
+            centers.indices.at[t].set(jnp.where(valid, j, size)),
+            centers.radii.at[t].set(jnp.where(valid, nearest[j], 0)),
+            jnp.where(closer, t, centers.owners),
+            centers.radius,
+        )
+        return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
+
+    nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), jnp.zeros(size, jnp.int32), nearest[0])
+    state = nothing, nearest, jnp.full(size, jnp.inf, points.dtype), allowed
+    centers, nearest, _, _ = jax.lax.fori_loop(0, k, step, state)
+    return centers._replace(radius=jnp.max(jnp.where(exists, nearest, 0)))
+
+
+def keep_centers(
+    k: int, *, metric: str = "euclidean", weighting: str = "represented"
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples that leave no example of the batch far away. Signal: `features` [B, D].
+
+    The choice covers outliers first: this helps with rare cases and hurts with noisy data. Examples with a feature that
+    is not finite get weight 0.
+
+    Args:
+      k: how many to keep, 1 <= k <= B, static.
+      metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
+      weighting: what a kept example weighs: "represented", the weights of all that it stands for, which keeps the mass
+        of the batch, or "own", as it came.
+
+    Returns:
+      A transformation over `[B]` weights.
+
+    Raises:
+      TypeError: if k is not a static int or, in `update`, the features are not floating point.
+      ValueError: if the metric is unknown or, in `update`, k > B or the features are not `[B, D]`.
+
+    References:
+      Sener & Savarese, ICLR 2018 (arXiv 1708.00489).
+
+    Examples:
+      >>> tx = keep_centers(2)
+      >>> features = jnp.array([[0.0], [1.0], [2.0], [9.0], [3.0]])
+      >>> tx.update(jnp.ones(5), tx.init(jnp.ones(5)), features=features)[0].tolist()
+      [0.0, 0.0, 0.0, 1.0, 4.0]
+    """
+    check_choice("weighting", weighting, ("own", "represented"))
+    check_count("k", k)
+    check_choice("metric", metric, CENTER_METRICS)
+
+    def update(weights, state, params=None, *, features, **extra_args):
+        check_shape("features", features, (*weights.shape, None))
+        exists = (weights != 0) & jnp.isfinite(features).all(1)
+        centers = k_center(features, k, metric=metric, where=exists)
+        kept = jnp.zeros_like(weights).at[centers.indices]
+        if weighting == "own":
+            return kept.set(1, mode="drop") * weights, state
+        owned = jnp.zeros(k, weights.dtype).at[centers.owners].add(jnp.where(exists, weights, 0))
+        return kept.set(owned, mode="drop"), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
+    """Return the Euclidean distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
+    return jnp.sqrt(jnp.sum((points - center[None]) ** 2, 1))
+
+
+def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    check_choice("metric", metric, CENTER_METRICS)
+    points, exists = usable_features(features, where)
+    return unit_rows(points) if metric == "cosine" else points, exists
+
+
+def _distances_to_mean(points: jax.Array, exists: jax.Array) -> jax.Array:
+    count = jnp.maximum(jnp.sum(exists, dtype=points.dtype), 1)
+    return distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count)
+
+
+def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Return the distance of each row to the nearest chosen row, infinite if no row is chosen.
+
+    The chosen rows are visited one at a time, in O(N) memory.
+    """
+    order = jnp.argsort(~chosen, stable=True)
+
+    def step(i, nearest):
+        return jnp.minimum(nearest, distances_to(points, points[order[i]]))
+
+    nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
+    return jax.lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, nowhere)

@@ -1,0 +1,286 @@
+"""Which k items represent all items best: greedy facility location, and the weights of the chosen.
+
+The value of a set A is the sum over items i of `u_i * max(0, max over j in A of S_ji)`. The value is monotone and
+submodular, so the greedy choice reaches at least 1 - 1/e of the optimum.
+
+References:
+  Nemhauser et al., An analysis of approximations for maximizing submodular set functions, 1978.
+  Mirzasoleiman et al., Coresets for data-efficient training of machine learning models, ICML 2020 (arXiv 1906.01827).
+
+Method: facility location, CRAIG
+Paper: 1906.01827
+Experiment: speed facility_location
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import (
+    as_key,
+    check_choice,
+    check_count,
+    check_floating,
+    check_number,
+    check_shape,
+    mask_or_all,
+)
+from minibatch_jax.selection import _greedy
+from minibatch_jax.selection._greedy import Medoids
+from minibatch_jax.selection.similarities import METRICS, similarity, similarity_matrix, usable_features
+from minibatch_jax.weights import weight_dtype, weight_transformation
+
+METHODS = ("naive", "lazy", "stochastic")
+
+
+def facility_location_value(
+    similarities: jax.Array, chosen: jax.Array, *, item_weights: jax.Array | None = None
+) -> jax.Array:
+    """Return the value of a set of candidates: how well the set represents the items.
+
+    It is the sum over items of the item's weight times its largest similarity to a chosen candidate.
+
+    Args:
+      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count as 0.
+      chosen: `[M]` bool, which candidates are in the set.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
+
+    Returns:
+      `[]`, at least 0; 0 for the empty set.
+
+    Raises:
+      TypeError: if the similarities are not floating point.
+      ValueError: if shapes do not match.
+
+    Examples:
+      >>> similarities = jnp.array([[3.0, 0.0], [1.0, 2.0]])
+      >>> [float(facility_location_value(similarities, jnp.array(a))) for a in ([True, False], [True, True])]
+      [3.0, 5.0]
+    """
+    similarities, item_weights = _dense(similarities, item_weights)
+    check_shape("chosen", chosen, similarities.shape[:1])
+    return jnp.sum(item_weights * jnp.max(jnp.where(chosen[:, None], similarities, 0), 0))
+
+
+def facility_location(
+    similarities: jax.Array,
+    k: int,
+    *,
+    method: str = "lazy",
+    item_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    chosen: jax.Array | None = None,
+    key: jax.Array | int | None = None,
+    epsilon: float = 0.01,
+) -> Medoids:
+    """Choose k of M candidates greedily to represent N items; ties go to the lowest index.
+
+    Args:
+      similarities: `[M, N]`, floating point, of candidates to items; entries below 0 or not finite count as 0.
+      k: how many to choose, 1 <= k <= M, static.
+      method: "naive" evaluates all candidates in each step, O(k N M): use it under vmap and on accelerators. "lazy"
+        makes the same choice with far fewer evaluations, one at a time. "stochastic" evaluates M / k * log(1 / epsilon)
+        random candidates in each step and reaches 1 - 1/e - epsilon of the optimum in expectation.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
+      where: `[M]` bool, which candidates may be chosen; all by default.
+      chosen: `[M]` bool, candidates chosen earlier, which count in the value and are not chosen again; none by default.
+      key: typed PRNG key or int seed, required for "stochastic", unused otherwise.
+      epsilon: in (0, 1), static, for "stochastic" only.
+
+    Returns:
+      Indices `[k]`, gains `[k]` and owners `[N]`. The gains sum to the value of the result, less that of `chosen`.
+
+    Raises:
+      TypeError: if the similarities are not floating point, k is not a static int or a key is missing.
+      ValueError: if shapes do not match, k is not in [1, M], the method is unknown or epsilon is out of range.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
+
+    Examples:
+      >>> similarities = jnp.array([[3.0, 0.0], [1.0, 2.0], [2.5, 2.5]])
+      >>> facility_location(similarities, 2).indices.tolist()
+      [2, 0]
+    """
+    check_choice("method", method, METHODS)
+    similarities, item_weights = _dense(similarities, item_weights)
+    size, items = similarities.shape
+    check_count("k", k, size, "the number of candidates")
+    allowed = jnp.ones(size, bool)
+    best = jnp.zeros(items, similarities.dtype)
+    allowed &= mask_or_all("where", where, (size,))
+    if chosen is not None:
+        check_shape("chosen", chosen, (size,))
+        allowed &= ~chosen
+        best = jnp.max(jnp.where(chosen[:, None], similarities, 0), 0)
+    greedy = _greedy.start(best, k)
+    if method == "naive":
+        return _greedy.naive(greedy, similarities, item_weights, allowed)
+    if method == "lazy":
+        first = _greedy.gains_of(similarities, best[None], item_weights[None])
+        return _greedy.lazy(greedy, lambda j: similarities[j], item_weights, allowed, first)
+    return _greedy.stochastic(
+        _stochastic_key(key, epsilon), greedy, lambda j: similarities[j], item_weights, allowed, epsilon
+    )
+
+
+def facility_location_from_features(
+    features: jax.Array,
+    k: int,
+    *,
+    metric: str = "sqeuclidean",
+    method: str = "lazy",
+    item_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    key: jax.Array | int | None = None,
+    epsilon: float = 0.01,
+) -> Medoids:
+    """Choose k of N items greedily to represent all N, with similarities computed from features on demand.
+
+    The choice is that of `facility_location` on `similarity_matrix`, without that matrix in memory: O(N D) for "lazy"
+    and O(N D + N^2 / k log(1 / epsilon)) for "stochastic". Ties go to the lowest index.
+
+    Args:
+      features: `[N, D]`, floating point; a row that is not finite is never chosen and need not be represented.
+      k: how many to choose, 1 <= k <= N, static.
+      metric: similarity of two rows, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
+      method: "lazy" evaluates candidates one at a time; "stochastic" evaluates N / k * log(1 / epsilon) random
+        candidates in each step and reaches 1 - 1/e - epsilon of the optimum in expectation.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
+      where: `[N]` bool, which rows exist; all by default.
+      key: typed PRNG key or int seed, required for "stochastic", unused otherwise.
+      epsilon: in (0, 1), static, for "stochastic" only.
+
+    Returns:
+      Indices `[k]`, gains `[k]` and owners `[N]`.
+
+    Raises:
+      TypeError: if the features are not floating point, k is not a static int or a key is missing.
+      ValueError: if shapes do not match, k is not in [1, N], the metric or method is unknown or epsilon
+        is out of range.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
+
+    Examples:
+      >>> features = jnp.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]])
+      >>> facility_location_from_features(features, 2).indices.tolist()
+      [2, 4]
+    """
+    check_choice("method", method, METHODS[1:])
+    features, exists = usable_features(features, where)
+    check_count("k", k, features.shape[0], "the number of rows")
+    item_weights = jnp.where(exists, _item_weights(item_weights, features.shape[0], features.dtype), 0)
+    rows, sums = similarity(features, exists, metric)
+    greedy = _greedy.start(jnp.zeros(features.shape[0], features.dtype), k)
+    if method == "lazy":
+        return _greedy.lazy(greedy, rows, item_weights, exists, sums(item_weights))
+    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, rows, item_weights, exists, epsilon)
+
+
+def medoid_weights(medoids: Medoids, *, item_weights: jax.Array | None = None, own_self: bool = True) -> jax.Array:
+    """Return the weight of each medoid: the sum of the weights of the items it represents.
+
+    Args:
+      medoids: k medoids and the owners of N items.
+      item_weights: `[N]`, at least 0, weight of each item; 1 by default.
+      own_self: whether a medoid always represents itself; if False, a medoid equal to one chosen before it weighs 0.
+        Must be False if the candidates are not the items.
+
+    Returns:
+      `[k]`, summing to the sum of the item weights; 0 where no candidate was left to choose.
+
+    Raises:
+      ValueError: if shapes do not match.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
+
+    Examples:
+      >>> medoids = facility_location_from_features(jnp.array([[0.0], [0.1], [5.0], [5.1], [5.3]]), 2)
+      >>> medoid_weights(medoids).tolist()
+      [3.0, 2.0]
+    """
+    indices, gains, owners = medoids
+    item_weights = _item_weights(item_weights, owners.shape[0], gains.dtype)
+    if own_self:
+        owners = owners.at[indices].set(jnp.arange(indices.shape[0], dtype=jnp.int32), mode="drop")
+    return jnp.zeros(gains.shape, gains.dtype).at[owners].add(item_weights)
+
+
+def keep_medoids(
+    k: int, *, metric: str = "sqeuclidean", method: str = "lazy", weighting: str = "represented"
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples that represent the batch best (a CRAIG coreset). Signal: `features` [B, D].
+
+    With the last-layer gradients `softmax(logits) - onehot(labels)` as features, the weighted gradient of the kept
+    examples is close to that of the batch. The weights are essential: medoids alone over-represent outliers and can be
+    worse than a random sample. Examples with a feature that is not finite get weight 0.
+
+    Args:
+      k: how many to keep, 1 <= k <= B, static.
+      metric: similarity of two examples, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
+      method: "lazy" takes O(B D) memory; "naive" takes O(B^2): use it under vmap and on accelerators.
+      weighting: what a kept example weighs: "represented", the weights of all that it stands for, which keeps the mass
+        of the batch, or "own", as it came.
+
+    Returns:
+      A transformation over `[B]` weights.
+
+    Raises:
+      TypeError: if k is not a static int or, in `update`, the features are not floating point.
+      ValueError: if the metric or method is unknown or, in `update`, k > B or the features are not `[B, D]`.
+
+    References:
+      Mirzasoleiman et al., ICML 2020 (arXiv 1906.01827).
+
+    Examples:
+      >>> tx = keep_medoids(2)
+      >>> features = jnp.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]])
+      >>> tx.update(jnp.ones(6), tx.init(jnp.ones(6)), features=features)[0].tolist()
+      [0.0, 0.0, 3.0, 0.0, 3.0, 0.0]
+    """
+    check_choice("weighting", weighting, ("own", "represented"))
+    check_count("k", k)
+    check_choice("metric", metric, METRICS)
+    check_choice("method", method, METHODS[:2])
+
+    def update(weights, state, params=None, *, features, **extra_args):
+        check_shape("features", features, (*weights.shape, None))
+        exists = (weights != 0) & jnp.isfinite(features).all(1)
+        represented = jnp.where(exists, weights, 0)
+        if method == "naive":
+            similarities = similarity_matrix(features, metric, where=exists)
+            medoids = facility_location(similarities, k, method="naive", item_weights=represented, where=exists)
+        else:
+            medoids = facility_location_from_features(
+                features, k, metric=metric, item_weights=represented, where=exists
+            )
+        new = medoid_weights(medoids, item_weights=represented) if weighting == "represented" else 1.0
+        kept = jnp.zeros_like(weights).at[medoids.indices].set(new, mode="drop")
+        return kept if weighting == "represented" else kept * weights, state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _dense(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    check_shape("similarities", similarities, (None, None))
+    check_floating("similarities", similarities)
+    similarities = similarities.astype(weight_dtype(similarities.dtype))
+    item_weights = _item_weights(item_weights, similarities.shape[1], similarities.dtype)
+    usable = jnp.isfinite(similarities) & (item_weights != 0)[None]
+    return jnp.where(usable, jnp.maximum(similarities, 0), 0), item_weights
+
+
+def _item_weights(item_weights: jax.Array | None, items: int, dtype: jnp.dtype) -> jax.Array:
+    if item_weights is None:
+        return jnp.ones(items, dtype)
+    check_shape("item_weights", item_weights, (items,))
+    return item_weights.astype(dtype)
+
+
+def _stochastic_key(key: jax.Array | int | None, epsilon: float) -> jax.Array:
+    check_number("epsilon", epsilon, 0, 1, open_low=True)
+    if key is None:
+        raise TypeError("key is None, wanted a PRNG key or an int seed for method 'stochastic'.")
+    return as_key(key)

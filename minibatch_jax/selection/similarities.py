@@ -1,0 +1,132 @@
+"""Non-negative similarities of feature vectors, as a whole matrix or a few rows at a time."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
+from minibatch_jax._vector import nonzero
+from minibatch_jax.weights import weight_dtype
+
+METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
+
+
+class Similarity(NamedTuple):
+    """Similarities of N items, computed on demand.
+
+    Attributes:
+      rows: `rows(indices [...]) -> [..., N]`, similarities of the items at `indices` to all items.
+      sums: `sums(item_weights [N]) -> [N]`, weighted row sums of the similarities.
+    """
+
+    rows: Callable[[jax.Array], jax.Array]
+    sums: Callable[[jax.Array], jax.Array]
+
+
+def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where: jax.Array | None = None) -> jax.Array:
+    """Return the similarity of each pair of items, at least 0, as facility location needs it.
+
+    Args:
+      features: `[N, D]`, floating point.
+      metric: "sqeuclidean", "euclidean" or "l1" for a constant minus the distance, where the constant is an upper bound
+        of all distances (its value does not change the choice of medoids); "cosine" for (1 + cos) / 2.
+      where: `[N]` bool, which rows exist; all by default.
+
+    Returns:
+      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist or are not finite.
+
+    Raises:
+      TypeError: if the features are not floating point.
+      ValueError: if shapes do not match or the metric is unknown.
+
+    Examples:
+      >>> similarity_matrix(jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), "cosine").tolist()
+      [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
+    """
+    features, exists = usable_features(features, where)
+    rows = similarity(features, exists, metric).rows(jnp.arange(features.shape[0]))
+    return jnp.where(exists[:, None] & exists[None], jnp.maximum(rows, 0), 0)
+
+
+def usable_features(
+    features: jax.Array, where: jax.Array | None = None, name: str = "features"
+) -> tuple[jax.Array, jax.Array]:
+    """Return the features with 0 in rows that do not exist or are not finite, and the mask of the other rows."""
+    check_shape(name, features, (None, None))
+    check_floating(name, features)
+    exists = jnp.isfinite(features).all(1)
+    exists &= mask_or_all("where", where, features.shape[:1])
+    features = features.astype(weight_dtype(features.dtype))
+    return jnp.where(exists[:, None], features, 0), exists
+
+
+def unit_rows(features: jax.Array) -> jax.Array:
+    """Return the rows scaled to unit length; rows of zeros stay zeros."""
+    norms = jnp.sqrt(jnp.sum(features**2, 1))
+    return features / nonzero(norms)[:, None]
+
+
+def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
+    """Return the similarity of usable features; its values for rows that do not exist are arbitrary."""
+    check_choice("metric", metric, METRICS)
+    if metric == "cosine":
+        return _cosine(features)
+    count = jnp.maximum(jnp.sum(exists, dtype=features.dtype), 1)
+    centered = jnp.where(exists[:, None], features - (jnp.sum(features, 0) / count)[None], 0)
+    return {"sqeuclidean": _sqeuclidean, "euclidean": _euclidean, "l1": _l1}[metric](centered)
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the matrix product in full precision on accelerators too, because small differences of it are compared."""
+    return jnp.matmul(a, b, precision="highest")
+
+
+def _cosine(x: jax.Array) -> Similarity:
+    unit = unit_rows(x)
+    return Similarity(
+        lambda j: jnp.maximum((1 + product(unit[j], unit.T)) / 2, 0),
+        lambda u: (jnp.sum(u) + product(unit, product(u, unit))) / 2,
+    )
+
+
+def _sqeuclidean(x: jax.Array) -> Similarity:
+    squares = jnp.sum(x**2, 1)
+    bound = 4 * jnp.max(squares)
+
+    def rows(j):
+        return jnp.minimum((bound - squares[j])[..., None] + (2 * product(x[j], x.T) - _like(squares, j)), bound)
+
+    def sums(u):
+        return jnp.sum(u) * (bound - squares) - jnp.sum(u * squares) + 2 * product(x, product(u, x))
+
+    return Similarity(rows, sums)
+
+
+def _euclidean(x: jax.Array) -> Similarity:
+    squares = jnp.sum(x**2, 1)
+    bound = 2 * jnp.sqrt(jnp.max(squares))
+
+    def rows(j):
+        return bound - jnp.sqrt(jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * product(x[j], x.T)), 0))
+
+    return Similarity(rows, lambda u: _sums_by_rows(rows, u))
+
+
+def _l1(x: jax.Array) -> Similarity:
+    bound = 2 * jnp.max(jnp.sum(jnp.abs(x), 1))
+
+    def rows(j):
+        return bound - jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
+
+    return Similarity(rows, lambda u: _sums_by_rows(rows, u))
+
+
+def _sums_by_rows(rows: Callable[[jax.Array], jax.Array], item_weights: jax.Array) -> jax.Array:
+    size = item_weights.shape[0]
+    return jax.lax.map(lambda j: jnp.sum(item_weights * rows(j)), jnp.arange(size), batch_size=min(size, 64))
+
+
+def _like(array: jax.Array, indices: jax.Array) -> jax.Array:
+    return jnp.expand_dims(array, range(indices.ndim))

@@ -1,0 +1,106 @@
+"""Keep the k highest or lowest scores: online hard example mining, trimmed losses.
+
+References:
+  Shrivastava et al., Training region-based object detectors with online hard example mining, 2016 (arXiv 1604.03540).
+
+Method: top-k losses (OHEM), trimmed loss
+Paper: 1604.03540
+Experiment: label_noise
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_count, check_floating, check_shape, mask_or_all
+from minibatch_jax.weights import weight_transformation
+
+
+def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
+    """Return the mask of the k highest scores; ties go to the lowest index, non-finite scores are never kept.
+
+    Args:
+      scores: `[B]`, floating point.
+      k: how many to keep, 1 <= k <= B, static.
+      where: `[B]` bool, which items may be kept; all by default.
+
+    Returns:
+      `[B]` bool, at most k True (fewer if fewer scores are finite and allowed).
+
+    Raises:
+      TypeError: if the scores are not floating point or k is not a static int.
+      ValueError: if shapes do not match or k is not in [1, B].
+
+    Examples:
+      >>> topk_mask(jnp.array([1.0, 3.0, jnp.nan, 2.0]), 2).tolist()
+      [False, True, False, True]
+    """
+    check_shape("scores", scores, (None,))
+    check_floating("scores", scores)
+    check_count("k", k, scores.shape[0], "the number of scores")
+    allowed = jnp.isfinite(scores)
+    allowed &= mask_or_all("where", where, scores.shape)
+    _, indices = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), k)
+    return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed
+
+
+def keep_topk(k: int) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples with the highest losses, weights unchanged; the others get 0. Signal: `losses` [B].
+
+    Ties go to the lowest index. Padding and examples with a non-finite loss are never kept. Chain with `normalize()`
+    for the mean loss over the kept examples.
+
+    Args:
+      k: how many to keep, 1 <= k <= B, static.
+
+    Returns:
+      A transformation over `[B]` weights.
+
+    Raises:
+      TypeError: if k is not a static int or, in `update`, the losses are not floating point.
+      ValueError: if k < 1 or, in `update`, k > B or the losses are not `[B]`.
+
+    References:
+      Shrivastava et al., 2016 (arXiv 1604.03540).
+
+    Examples:
+      >>> tx = keep_topk(1)
+      >>> tx.update(jnp.ones(3), tx.init(jnp.ones(3)), losses=jnp.array([1.0, 3.0, 2.0]))[0].tolist()
+      [0.0, 1.0, 0.0]
+    """
+    return _keep_topk(k, sign=1)
+
+
+def keep_bottomk(k: int) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples with the lowest losses: the trimmed loss, robust to wrong labels. Signal: `losses` [B].
+
+    The kept weights are unchanged, the others become 0. Ties go to the lowest index. Padding and examples with a
+    non-finite loss are never kept. Chain with `normalize()` for the mean loss over the kept examples.
+
+    Args:
+      k: how many to keep, 1 <= k <= B, static.
+
+    Returns:
+      A transformation over `[B]` weights.
+
+    Raises:
+      TypeError: if k is not a static int or, in `update`, the losses are not floating point.
+      ValueError: if k < 1 or, in `update`, k > B or the losses are not `[B]`.
+
+    Examples:
+      >>> tx = keep_bottomk(1)
+      >>> tx.update(jnp.ones(3), tx.init(jnp.ones(3)), losses=jnp.array([1.0, 3.0, 2.0]))[0].tolist()
+      [1.0, 0.0, 0.0]
+    """
+    return _keep_topk(k, sign=-1)
+
+
+def _keep_topk(k: int, sign: int) -> optax.GradientTransformationExtraArgs:
+    check_count("k", k)
+
+    def update(weights, state, params=None, *, losses, **extra_args):
+        check_shape("losses", losses, weights.shape)
+        check_floating("losses", losses)
+        return jnp.where(topk_mask(sign * losses, k, where=weights != 0), weights, 0), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)

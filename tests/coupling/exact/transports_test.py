@@ -1,0 +1,107 @@
+"""Exact transport of unequal masses, against POT's network simplex, scipy's linear program and its own certificate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ot
+import pytest
+from scipy.optimize import linprog
+
+from minibatch_jax import coupling
+from minibatch_jax.coupling import assignment, couple_transport, transport
+from tests.case import Case
+from tests.coupling import draws
+
+CASES = {
+    "couple_transport": Case(coupling.couple_transport, draws.cost, draws.pairs, lowers_mass=False, tolerance=1e-5),
+}
+
+
+solve = jax.jit(transport)
+
+
+def problem(seed, n, m, empty=0.0):
+    rng = np.random.default_rng(seed)
+    cost = ((rng.normal(size=(n, 1, 2)) - rng.normal(size=(1, m, 2))) ** 2).sum(-1).astype(np.float32)
+    a, b = rng.random(n) * (rng.random(n) >= empty), rng.random(m) * (rng.random(m) >= empty)
+    a[0], b[0] = 1, 1
+    return cost, (a / a.sum()).astype(np.float32), (b / b.sum()).astype(np.float32)
+
+
+def emd(cost, a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return ot.emd2(a / a.sum(), b / b.sum(), cost.astype(np.float64))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6, 8), (20, 7)])
+@pytest.mark.parametrize("empty", [0.0, 0.4])
+def test_cost_marginals_and_potentials(shape, empty):
+    for seed in range(4):
+        cost, a, b = problem(seed, *shape, empty)
+        found = solve(cost - 3, a, b)
+        plan = np.asarray(found.matrix, np.float64)
+        np.testing.assert_allclose(plan.sum(1), a, atol=3e-7)
+        np.testing.assert_allclose(plan.sum(0), b, atol=3e-7)
+        np.testing.assert_allclose((plan * cost).sum(), emd(cost, a, b), rtol=1e-5, atol=1e-6)
+        assert plan.min() >= 0 and (plan > 0).sum() < sum(shape)
+        slack = cost - 3 - np.asarray(found.row_potentials)[:, None] - np.asarray(found.column_potentials)[None, :]
+        assert slack.min() > -1e-5 and np.all(np.abs(slack[plan > 0]) < 1e-5)
+
+
+def test_forbidden_pairs_against_linear_programming():
+    for seed in range(6):
+        cost, _, _ = problem(seed, 5, 6)
+        rng = np.random.default_rng(seed)
+        feasible = rng.random((5, 6)) * (rng.random((5, 6)) < 0.5)
+        allowed = feasible > 0
+        a, b = feasible.sum(1), feasible.sum(0)
+        exact_a, exact_b, a, b = a, b, a.astype(np.float32), b.astype(np.float32)
+        plan = np.asarray(solve(np.where(allowed, cost, np.nan).astype(np.float32), a, b).matrix)
+        rows, columns = np.kron(np.eye(5), np.ones(6)), np.kron(np.ones(5), np.eye(6))
+        bounds = [(0, None if ok else 0) for ok in allowed.ravel()]
+        best = linprog(cost.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.r_[exact_a, exact_b], bounds=bounds)
+        np.testing.assert_allclose((plan * cost).sum(), best.fun, rtol=1e-5)
+        assert np.all(plan[~allowed] == 0)
+        np.testing.assert_array_equal(plan, solve(cost, a, b, where=allowed).matrix)
+
+
+def test_as_much_as_forbidden_pairs_permit_is_moved():
+    allowed = np.array([[True, False, False], [True, True, False], [False, False, False]])
+    third = np.full(3, 1 / 3, np.float32)
+    plan = np.asarray(solve(np.ones((3, 3), np.float32), third, third, where=allowed).matrix)
+    np.testing.assert_allclose(plan.sum(), 2 / 3, rtol=1e-6)
+    assert np.all(plan[~allowed] == 0)
+
+
+def test_uniform_masses_give_the_assignment():
+    cost, _, _ = problem(0, 16, 16)
+    plan = np.asarray(transport(cost).matrix)
+    np.testing.assert_allclose((plan * cost).sum(), cost[np.arange(16), assignment(cost).columns].mean(), rtol=1e-5)
+
+
+def test_vmap_equals_single_calls():
+    cost, a, b = (np.stack(x) for x in zip(*(problem(seed, 6, 9) for seed in range(4))))
+    stacked = jax.jit(jax.vmap(transport))(cost, a, b).matrix
+    for i in range(4):
+        np.testing.assert_allclose(stacked[i], solve(cost[i], a[i], b[i]).matrix, atol=1e-7)
+
+
+def test_the_chain_keeps_the_marginals_of_its_weights():
+    cost, _, _ = problem(0, 6, 7)
+    weights = np.random.default_rng(1).random((6, 7)).astype(np.float32)
+    weights[2], weights[:, 3] = 0, 0
+    tx = couple_transport()
+    plan = np.asarray(tx.update(jnp.asarray(weights), tx.init(jnp.asarray(weights)), cost=jnp.asarray(cost))[0])
+    np.testing.assert_allclose(plan.sum(1), weights.sum(1), atol=1e-6)
+    np.testing.assert_allclose(plan.sum(0), weights.sum(0), atol=1e-6)
+    assert (plan * cost).sum() < 0.8 * (weights * cost).sum()
+
+
+def test_bad_input_raises():
+    cost = np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match=r"a has shape \[3\]"):
+        transport(cost, np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="wanted equal masses"):
+        transport(cost, np.ones(2, np.float32), np.ones(3, np.float32))
+    with pytest.raises(TypeError, match="where has dtype"):
+        transport(cost, where=np.ones((2, 3), np.int32))

@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ot
+import pytest
+
+from minibatch_jax.coupling import assignment_plan, pairs_1d, sliced_permutations, sliced_plan, wasserstein_1d
+from minibatch_jax.coupling.costs import squared_euclidean_cost
+from minibatch_jax.coupling.sliced_plans import sliced_wasserstein
+
+
+def sample(seed, n, m):
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(0.1, 1, n), rng.uniform(0.1, 1, m)
+    return rng.normal(size=n), rng.normal(size=m) + 1, a / a.sum(), b / b.sum()
+
+
+def dense(pairs, shape):
+    plan = np.zeros(shape)
+    np.add.at(plan, (np.asarray(pairs.source), np.asarray(pairs.target)), np.asarray(pairs.weights))
+    return plan
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 8), (8, 5), (1, 4)])
+def test_weighted_pairs_are_the_plan_of_pot(shape):
+    for seed in range(3):
+        x0, x1, a, b = sample(seed, *shape)
+        pairs = jax.jit(pairs_1d)(*(jnp.asarray(v, jnp.float32) for v in (x0, x1, a, b)))
+        np.testing.assert_allclose(dense(pairs, shape), ot.emd_1d(x0, x1, a, b), atol=1e-6)
+        for p in (1.0, 2.0):
+            value = wasserstein_1d(*(jnp.asarray(v, jnp.float32) for v in (x0, x1, a, b)), p=p)
+            np.testing.assert_allclose(value, ot.wasserstein_1d(x0, x1, a, b, p=p), rtol=1e-4)
+
+
+def test_items_without_mass_are_in_no_pair():
+    x0, x1, a, b = (jnp.asarray(v, jnp.float32) for v in sample(0, 6, 6))
+    a, b = a.at[jnp.array([0, 3])].set(0), b.at[5].set(0)
+    plan = dense(pairs_1d(x0, x1, a, b), (6, 6))
+    np.testing.assert_allclose(plan.sum(1), a / a.sum(), atol=1e-6)
+    np.testing.assert_allclose(plan.sum(0), b / b.sum(), atol=1e-6)
+    assert plan[[0, 3]].sum() == 0 and plan[:, 5].sum() == 0
+
+
+def test_one_dimension_equals_the_assignment():
+    rng = np.random.default_rng(0)
+    x0, x1 = jnp.asarray(rng.normal(size=(2, 12, 1)), jnp.float32)
+    expected = assignment_plan(squared_euclidean_cost(x0, x1), jnp.ones((12, 12)) / 144)
+    np.testing.assert_allclose(dense(pairs_1d(x0[:, 0], x1[:, 0]), (12, 12)), expected, atol=1e-6)
+    np.testing.assert_allclose(sliced_plan(0, x0, x1, 3), expected, atol=1e-6)
+    np.testing.assert_allclose(sliced_plan(0, x0, x1, 3, mode="average"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_sliced_distance_is_that_of_pot_on_the_same_directions(p):
+    rng = np.random.default_rng(0)
+    x0, x1 = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(9, 3)).astype(np.float32)
+    directions = np.array(jax.random.normal(jax.random.key(4), (20, 3)))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    expected = ot.sliced_wasserstein_distance(x0, x1, projections=directions.T, p=p) ** p
+    np.testing.assert_allclose(sliced_wasserstein(4, x0, x1, 20, p=p), expected, rtol=1e-4)
+
+
+def test_gradient_equals_finite_differences():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        x0, x1 = jnp.asarray(rng.normal(size=(6, 2))), jnp.asarray(rng.normal(size=(5, 2)))
+        value = jax.jit(lambda x: sliced_wasserstein(0, x, x1, 8))
+        step = jnp.asarray(rng.normal(size=(6, 2)))
+        slope = jnp.sum(jax.grad(value)(x0) * step)
+        np.testing.assert_allclose(slope, (value(x0 + 1e-6 * step) - value(x0 - 1e-6 * step)) / 2e-6, rtol=1e-5)
+
+
+def test_plans_lie_between_the_exact_and_the_random_one():
+    rng = np.random.default_rng(2)
+    x0, x1 = jnp.asarray(rng.normal(size=(2, 24, 2)), jnp.float32)
+    cost = squared_euclidean_cost(x0, x1)
+    price = lambda plan: float(jnp.sum(plan * cost))  # noqa: E731
+    best, average = sliced_plan(0, x0, x1, 50), sliced_plan(0, x0, x1, 50, mode="average")
+    for plan in (best, average):
+        np.testing.assert_allclose(plan.sum(0), 1 / 24, rtol=1e-5)
+        np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=1e-5)
+    assert (
+        price(assignment_plan(cost, jnp.ones((24, 24)) / 576)) <= price(best) <= price(average) < float(jnp.mean(cost))
+    )
+    columns, costs = sliced_permutations(0, x0, x1, 50)
+    np.testing.assert_array_equal(np.sort(columns, axis=1), np.broadcast_to(np.arange(24), (50, 24)))
+    np.testing.assert_allclose(price(best), jnp.min(costs), rtol=1e-5)
+    np.testing.assert_allclose(costs[3], np.asarray(cost)[np.arange(24), columns[3]].mean(), rtol=1e-4)
+    sharp = sliced_plan(0, x0, x1, 50, mode="average", temperature=1e-4)
+    np.testing.assert_allclose(sharp, best, atol=1e-6)
+
+
+def test_bad_input_raises():
+    x = jnp.ones((3, 2))
+    with pytest.raises(ValueError, match="mode is 'mean'"):
+        sliced_plan(0, x, x, mode="mean")
+    with pytest.raises(ValueError, match="num_projections is 0"):
+        sliced_wasserstein(0, x, x, 0)
+    with pytest.raises(ValueError, match="p is 0.5"):
+        wasserstein_1d(x[:, 0], x[:, 0], p=0.5)
+    with pytest.raises(ValueError, match=r"a has shape \[2\]"):
+        pairs_1d(x[:, 0], x[:, 0], jnp.ones(2))

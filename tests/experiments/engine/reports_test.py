@@ -1,0 +1,163 @@
+"""The table and the JSON lines, against numpy and by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.engine.reports import Records, markdown, mean_and_error, plot, print_table, table, write_text
+
+
+def record(arm, seed, step, **metrics):
+    return {"arm": arm, "seed": seed, "step": step, "metrics": metrics, "seconds": 1.0}
+
+
+def test_mean_and_error_against_numpy():
+    values = np.random.default_rng(0).normal(3, 2, 7)
+    mean, error = mean_and_error(values)
+    np.testing.assert_allclose(mean, values.mean(), rtol=1e-12)
+    np.testing.assert_allclose(error, values.std(ddof=1) / np.sqrt(7), rtol=1e-12)
+    assert mean_and_error([2.0])[0] == 2.0 and math.isnan(mean_and_error([2.0])[1])
+
+
+def test_table_shows_the_last_evaluation_of_each_run():
+    records = [
+        record("a", 0, 1, accuracy=0.1),
+        record("a", 0, 2, accuracy=0.5),
+        record("b", 0, 2, accuracy=0.9, extra=None),
+        record("a", 1, 2, accuracy=0.7),
+    ]
+    assert table(records) == [
+        ["arm", "seeds", "accuracy", "extra"],
+        ["a", "2", "0.60 ± 0.10", "-"],
+        ["b", "1", "0.900", "- (0/1)"],
+    ]
+    assert markdown(table(records)).splitlines()[:2] == ["| arm | seeds | accuracy | extra |", "|---|---|---|---|"]
+
+
+def test_table_of_a_summary():
+    records = [record("a", 0, step, accuracy=value) for step, value in [(10, 0.2), (20, 0.8), (30, 0.9)]]
+
+    def first_above_half(run):
+        return {"steps_to_half": min(r["step"] for r in run if r["metrics"]["accuracy"] > 0.5)}
+
+    assert table(records, first_above_half) == [["arm", "seeds", "steps_to_half"], ["a", "1", "20.00"]]
+
+
+def test_printed_table_holds_every_cell(capsys):
+    rows = table([record("an arm", 0, 2, accuracy=0.5), record("an arm", 1, 2, accuracy=0.7)])
+    print_table(rows, "title")
+    shown = capsys.readouterr().out
+    assert all(cell in shown for cell in [*rows[0], *rows[1]])
+
+
+@pytest.mark.parametrize("num_arms", [1, 6])
+def test_a_wide_table_is_printed_without_cutting(capsys, num_arms):
+    metrics = {f"metric {i}": 0.1 * i for i in range(9)}
+    rows = table([record(f"arm with a long name {a}", s, 1, **metrics) for a in range(num_arms) for s in range(2)])
+    print_table(rows, "title")
+    shown = capsys.readouterr().out
+    assert all(cell in shown for row in rows for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("values", "cell"),
+    [
+        ([60.0, 66.0, 74.0], "66.7 ± 4.1"),
+        ([500.0, 1500.0], "1000 ± 500"),
+        ([0.961, 0.9694], "0.965 ± 0.004"),
+        ([0.00042, 0.00044], "0.00043 ± 0.00001"),
+        ([2000.0, 2000.0], "2000 ± 0"),
+        ([0.0, 0.0], "0.000 ± 0.000"),
+    ],
+)
+def test_digits_follow_the_error(values, cell):
+    assert table([record("a", s, 1, x=v) for s, v in enumerate(values)])[1][2] == cell
+
+
+def test_plots_have_one_file_per_metric_and_a_band(tmp_path):
+    records = [record(a, s, t, accuracy=0.1 * s + t, loss=None) for a in "ab" for s in (0, 1, 2) for t in (1, 2)]
+    paths = plot(records, tmp_path)
+    assert [p.name for p in paths] == ["accuracy.png", "loss.png"]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+
+
+def test_records_survive_a_torn_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records = Records(path)
+    for step in (1, 2):
+        records.append(record("a", 0, step, x=1.0))
+    whole = path.read_bytes()
+    for cut in range(1, len(whole) // 2, 9):
+        path.write_bytes(whole[:-cut])
+        again = Records(path)
+        assert [r["step"] for r in again.all] == [1]
+        assert path.read_bytes() == whole[: len(whole) // 2]
+    again.append(record("a", 0, 2, x=1.0))
+    assert path.read_bytes() == whole
+
+
+def test_a_broken_line_inside_is_an_error(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"arm": "a"\n{"arm": "a", "seed": 0, "step": 1}\n')
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 1, is not a JSON record"):
+        Records(path)
+
+
+def test_drop_forgets_only_later_records_of_the_run(tmp_path):
+    records = Records(tmp_path / "records.jsonl")
+    for arm, seed, step in [("a", 0, 1), ("a", 0, 2), ("a", 1, 2), ("b", 0, 2)]:
+        records.append(record(arm, seed, step, x=0.5))
+    records.drop("a", 0, after=1)
+    left = [(r["arm"], r["seed"], r["step"]) for r in Records(tmp_path / "records.jsonl").all]
+    assert left == [("a", 0, 1), ("a", 1, 2), ("b", 0, 2)]
+    assert [r["step"] for r in records.of("a", 0)] == [1]
+
+
+def test_a_full_disk_is_named_and_loses_no_record(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    records = Records(path)
+    records.append(record("a", 0, 1, x=0.5))
+    real_open = type(path).open
+
+    class Full:
+        def __init__(self, file):
+            self._file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self._file.close()
+
+        def write(self, line):
+            return self._file.write(line[: len(line) // 2])
+
+    monkeypatch.setattr(type(path), "open", lambda self, *args, **kwargs: Full(real_open(self, *args, **kwargs)))
+    with pytest.raises(OSError, match=r"Could not write .*records\.jsonl .*free space"):
+        records.extend([record("a", 0, step, x=0.5) for step in (2, 3, 4)])
+    monkeypatch.undo()
+    assert path.read_text().endswith("}\n")
+    assert [r["step"] for r in Records(path).all] == [1]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "table.md"
+    write_text(path, "old")
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_lines_are_valid_json_without_nan(tmp_path):
+    records = Records(tmp_path / "records.jsonl")
+    with pytest.raises(ValueError):
+        records.append(record("a", 0, 1, x=math.nan))
+    records.append(record("a", 0, 1, x=None))
+    assert json.loads((tmp_path / "records.jsonl").read_text())["metrics"] == {"x": None}
