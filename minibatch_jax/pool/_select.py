@@ -60,10 +60,9 @@ def select_from_pool(
     part, and all get the result of a single process. This function runs on the host: do not call it inside `jit`.
 
     - "facility_location": greedy in parts of `rows_per_part` random rows, then in the union of the medoids of the
-    parts,
-      and so on (GreeDi, like `selection.partitioned_medoids`); the last medoids represent a sample of the level before.
-      O(N rows_per_part D) time, O(rows_per_part^2 + N) memory. The cost is a little above that of the greedy on all
-      rows at once, which takes O(N^2 D) time.
+      parts, and so on (GreeDi, like `selection.partitioned_medoids`); the last medoids represent a sample of the level
+      before. O(N rows_per_part D) time, O(rows_per_part^2 + N) memory. The cost is a little above that of the greedy on
+      all rows at once, which takes O(N^2 D) time.
     - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(block_size D + N) memory.
     - "sift": the same choice as `selection.sift_indices`, up to rounding; one pass over the file for each of k choices.
       O(N k D) time, O(block_size D + N Q + D^2) memory.

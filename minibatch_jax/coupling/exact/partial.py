@@ -94,8 +94,7 @@ def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Arra
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. `matrix` has `fraction`
       times the mass of the weights on allowed pairs, and less if forbidden pairs allow fewer than `fraction * S`
       pairs: `error` is the fraction that is missing. `value` is differentiable in the cost, the weights and
-        `fraction`. `iterations`
-      counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
+      `fraction`. `iterations` counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
 
     Raises:
       TypeError: if the cost is not floating point.
