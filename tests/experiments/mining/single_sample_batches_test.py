@@ -92,15 +92,24 @@ def test_a_step_for_each_pair_takes_as_many_steps(rows):
     assert int(state.opt_state[0].count) == 8 and float(metrics["gradient_norm"]) > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("validate", [False, True])
-def test_documents_are_other_drawings_of_the_same_emoji(validate):
+def test_documents_are_other_drawings_of_the_same_emoji(validate, monkeypatch):
+    rng = np.random.default_rng(0)
+    drawings = {
+        name: 5 + 3 * (rng.normal(size=(n, 1, 12)) + 0.3 * rng.normal(size=(n, 4, 12)))
+        for name, n in (("train", 1482), ("test", 370))
+    }
+    monkeypatch.setattr(experiment, "emoji_rows", lambda split: {"image": drawings[split]})
     splits = experiment.rows_of(validate)
     assert [len(splits[name]["query"]) for name in ("train", "test")] == ([1185, 297] if validate else [1482, 370])
     query, document = (splits["test"][name] for name in ("query", "document"))
     own = np.linalg.norm(query - document, axis=1).mean()
     assert 0 < own < 0.9 * np.linalg.norm(query - np.roll(document, 1, axis=0), axis=1).mean()
-    assert np.mean([splits["train"][name].std() for name in ("query", "document")]) == pytest.approx(1, abs=0.1)
+    train = np.stack([splits["train"][name] for name in ("query", "document")])
+    np.testing.assert_allclose([train.mean(), train.std()], [0, 1], atol=1e-6)
+    held_out = drawings["train"][1185:] if validate else drawings["test"]
+    pixels = drawings["train"][: len(train[0]), :2]
+    np.testing.assert_allclose(query, (held_out[:, 0] - pixels.mean()) / pixels.std(), atol=1e-6)
 
 
 @pytest.mark.slow
