@@ -43,7 +43,7 @@ def vector_min(x: jax.Array) -> jax.Array:
 
 
 def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Minima of a matrix along an axis, and the first index of each."""
+    """Return the minima of a matrix along an axis and the first index of each."""
     low = jnp.min(x, axis=axis)
     index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return low, jnp.min(jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1), axis=axis)

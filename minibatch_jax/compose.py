@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_number, check_shape
+from minibatch_jax._vector import nonzero
 from minibatch_jax.weights import Weights, weight_transformation
 
 
@@ -27,8 +28,8 @@ def effective_sample_size(weights: Weights) -> jax.Array:
       >>> float(effective_sample_size(jnp.array([0.5, 0.5, 0.0])))
       2.0
     """
-    scaled = weights / _nonzero(jnp.max(weights))
-    return jnp.sum(scaled) ** 2 / _nonzero(jnp.sum(scaled**2))
+    scaled = weights / nonzero(jnp.max(weights))
+    return jnp.sum(scaled) ** 2 / nonzero(jnp.sum(scaled**2))
 
 
 def normalize(total: float = 1.0) -> optax.GradientTransformationExtraArgs:
@@ -54,7 +55,7 @@ def normalize(total: float = 1.0) -> optax.GradientTransformationExtraArgs:
     check_number("total", total, 0, open_low=True)
 
     def update(weights, state, params=None, **extra_args):
-        return weights * (total / _nonzero(jnp.sum(weights))), state
+        return weights * (total / nonzero(jnp.sum(weights))), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
@@ -122,7 +123,3 @@ def record(statistics: Mapping[str, Callable[[jax.Array], jax.Array]]) -> optax.
         return weights, RecordState(compute(weights))
 
     return weight_transformation(init, update)
-
-
-def _nonzero(x: jax.Array) -> jax.Array:
-    return jnp.where(x == 0, 1, x)

@@ -65,6 +65,11 @@ def weight_dtype(dtype: Any) -> Any:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
+def matrix_of(plan: Any) -> jax.Array:
+    """Return the matrix of a plan that is given as the `Plan` of a solver or as the matrix itself."""
+    return getattr(plan, "matrix", plan)
+
+
 def weight_transformation(
     init: Callable[[Any], State], update: Callable[..., tuple[Any, State]], extra_signals: Sequence[str] = ()
 ) -> optax.GradientTransformationExtraArgs:

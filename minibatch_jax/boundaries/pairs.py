@@ -3,7 +3,7 @@
 `sum(weights * loss(source, target))` over drawn pairs is an unbiased estimate of `sum(plan * loss)` over all pairs.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax._vector import first_minima
-from minibatch_jax.weights import Weights
+from minibatch_jax.weights import Weights, matrix_of
 
 if TYPE_CHECKING:
     from minibatch_jax.coupling.plans import Plan
@@ -67,7 +67,7 @@ def sample_pairs(
       >>> source.tolist(), target.tolist(), weights.tolist()
       ([0, 1], [1, 0], [0.5, 0.5])
     """
-    matrix: Any = getattr(plan, "matrix", plan)
+    matrix = matrix_of(plan)
     check_shape("plan", matrix, (None, None))
     check_floating("plan", matrix)
     check_choice("mode", mode, MODES)

@@ -23,8 +23,8 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_floating, check_shape
-from minibatch_jax.coupling.plans import Plan, matrix_of
-from minibatch_jax.weights import Weights, weight_dtype
+from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
 
 class HierarchicalPlan(NamedTuple):

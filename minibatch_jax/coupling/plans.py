@@ -16,7 +16,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax.coupling._scaling import divide, log_where
-from minibatch_jax.weights import Weights, weight_transformation
+from minibatch_jax.weights import matrix_of, weight_transformation
 
 
 class Plan(NamedTuple):
@@ -64,11 +64,6 @@ class Potentials(NamedTuple):
     error: jax.Array
     iterations: jax.Array
     converged: jax.Array
-
-
-def matrix_of(plan: Weights | Plan) -> jax.Array:
-    """Return the matrix of a plan that is given as a `Plan` or as the matrix itself."""
-    return plan.matrix if isinstance(plan, Plan) else plan
 
 
 def has_converged(error: jax.Array, tolerance: float | jax.Array, *potentials: jax.Array) -> jax.Array:

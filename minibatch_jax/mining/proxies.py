@@ -70,7 +70,7 @@ def update_proxies(
 
     Raises:
       TypeError: if a dtype is wrong.
-      ValueError: if shapes do not match or the momentum is out of range.
+      ValueError: if shapes do not match or the decay is out of range.
 
     Examples:
       >>> batch = jnp.array([[2.0, 0.0], [4.0, 0.0]])

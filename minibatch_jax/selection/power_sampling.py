@@ -15,6 +15,7 @@ import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape, mask_or_all
 from minibatch_jax._vector import nonzero
+from minibatch_jax.selection._draws import keep_with_probability
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 CLIP = 1e-6
@@ -135,8 +136,6 @@ def keep_by_power(
         uncertainty = surrogate_uncertainty(teacher_logits).astype(weights.dtype)
         inclusion = power_inclusion(uncertainty, fraction, alpha, where=weights != 0)
         next_key, draw_key = jax.random.split(state.rng_key)
-        kept = jax.random.uniform(draw_key, weights.shape, weights.dtype) < inclusion
-        scale = jnp.where(kept, inclusion, 1) if weighting == "unbiased" else 1.0
-        return jnp.where(kept, weights / scale, 0), KeyState(next_key)
+        return keep_with_probability(draw_key, weights, inclusion, weighting), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax.selection._draws import keep_with_probability
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 
@@ -108,8 +109,8 @@ def keep_by_loss_rank(
         next_key, draw_key = jax.random.split(state.rng_key)
         probability = loss_ranks(seen, recent).astype(weights.dtype) ** power
         probability = jnp.where(jnp.isnan(seen), 0, probability)
-        kept = jax.random.uniform(draw_key, weights.shape, weights.dtype) < probability
-        scale = jnp.where(kept, probability, 1) if weighting == "unbiased" else 1.0
-        return jnp.where(kept, weights / scale, 0), SelectiveBackpropState(next_key, recent)
+        return keep_with_probability(draw_key, weights, probability, weighting), SelectiveBackpropState(
+            next_key, recent
+        )
 
     return weight_transformation(init, update)

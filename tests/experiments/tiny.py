@@ -16,8 +16,7 @@ import numpy as np
 import optax
 
 from experiments.datasets import batches
-from experiments.engine import Arm, State, run
-from experiments.engine import folders as _folder
+from experiments.engine import Arm, State, folders, run
 from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import keep_by_adaptive_k
 
@@ -120,5 +119,5 @@ def main(
 
 
 if __name__ == "__main__":
-    _folder.plot = lambda *args: []
+    folders.plot = lambda *args: []
     main(Config(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None, kill, both_arms=True)

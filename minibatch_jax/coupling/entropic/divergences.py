@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from minibatch_jax._checks import check_shape
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
-from minibatch_jax.coupling.plans import Plan, matrix_of
+from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.weights import matrix_of
 
 
 def sinkhorn_divergence(

@@ -21,8 +21,8 @@ import optax
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
 from minibatch_jax.boundaries.pairs import MODES, sample_pairs
 from minibatch_jax.coupling.costs import squared_euclidean_cost
-from minibatch_jax.coupling.plans import Plan, independent_plan, matrix_of
-from minibatch_jax.weights import Weights, weight_dtype
+from minibatch_jax.coupling.plans import Plan, independent_plan
+from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
 
 class FlowPairs(NamedTuple):

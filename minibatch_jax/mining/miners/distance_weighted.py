@@ -8,21 +8,13 @@ Paper: 1706.07567
 Experiment: zero_shot_retrieval
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax.mining.miners.pairs import check_pairs, pairs_of_weights
-from minibatch_jax.weights import weight_transformation
-
-
-class DistanceWeightedState(NamedTuple):
-    """State of `mine_distance_weighted`: `rng_key`, the typed key of the next draw."""
-
-    rng_key: jax.Array
+from minibatch_jax.weights import KeyState, weight_transformation
 
 
 def distance_weighted_logits(
@@ -132,7 +124,7 @@ def mine_distance_weighted(
     check_number("farthest", farthest, 0, 2, open_low=True)
 
     def init(weights):
-        return DistanceWeightedState(as_key(key))
+        return KeyState(as_key(key))
 
     def update(weights, state, params=None, *, distances, labels, **extra_args):
         distances, positives, negatives = pairs_of_weights(weights, distances, labels)
@@ -142,8 +134,6 @@ def mine_distance_weighted(
         counts = sample_negative_counts(draw_key, logits, num_positives, weights.shape[1])
         paired = positives & jnp.any(jnp.isfinite(logits), axis=1)[:, None]
         total = jnp.maximum(jnp.sum(paired.astype(weights.dtype)), 1)
-        return weights * (jnp.where(paired, 1, 0).astype(weights.dtype) + counts) / total, DistanceWeightedState(
-            rng_key
-        )
+        return weights * (jnp.where(paired, 1, 0).astype(weights.dtype) + counts) / total, KeyState(rng_key)
 
     return weight_transformation(init, update)

@@ -4,8 +4,6 @@ Method: random triplets, the uninformed baseline
 Experiment: triplet_mining
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,13 +11,7 @@ import optax
 from minibatch_jax._checks import as_key, check_number
 from minibatch_jax.mining.miners.choices import prepare
 from minibatch_jax.mining.miners.pairs import pairs_of_weights
-from minibatch_jax.weights import weight_transformation
-
-
-class MineRandomState(NamedTuple):
-    """State of `mine_random`: `rng_key`, the typed key of the next draw."""
-
-    rng_key: jax.Array
+from minibatch_jax.weights import KeyState, weight_transformation
 
 
 def random_triplet_weights(
@@ -94,6 +86,6 @@ def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTran
     def update(weights, state, params=None, *, distances, labels, **extra_args):
         next_key, draw_key = jax.random.split(state.rng_key)
         pairs = pairs_of_weights(weights, distances, labels)
-        return weights * random_triplet_weights(draw_key, *pairs, margin=margin), MineRandomState(next_key)
+        return weights * random_triplet_weights(draw_key, *pairs, margin=margin), KeyState(next_key)
 
-    return weight_transformation(lambda weights: MineRandomState(rng_key), update)
+    return weight_transformation(lambda weights: KeyState(rng_key), update)

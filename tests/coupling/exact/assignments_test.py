@@ -27,7 +27,7 @@ from minibatch_jax.coupling import (
     transport,
     unbalanced_sinkhorn,
 )
-from minibatch_jax.coupling.exact import assignments as _exact
+from minibatch_jax.coupling.exact import assignments
 from tests.case import Case
 from tests.coupling import draws
 
@@ -96,17 +96,21 @@ def test_integer_costs_with_ties(shape, levels):
 def count_scans(cost, potentials):
     """Steps of the search from these column potentials."""
     active = jnp.full(len(cost), True)
-    matching = _exact._bid(cost, active, _exact._start(cost, active, potentials))
-    root = _exact._next_free(matching.columns, active, jnp.int32(-1))
-    start = jnp.int32(0), _exact._begin(root, 0 * matching.rows, cost, active, matching)
-    return int(lax.while_loop(lambda t: _exact._is_searching(t[1]), lambda t: (t[0] + 1, _exact._scan(t[1])), start)[0])
+    matching = assignments._bid(cost, active, assignments._start(cost, active, potentials))
+    root = assignments._next_free(matching.columns, active, jnp.int32(-1))
+    start = jnp.int32(0), assignments._begin(root, 0 * matching.rows, cost, active, matching)
+    return int(
+        lax.while_loop(lambda t: assignments._is_searching(t[1]), lambda t: (t[0] + 1, assignments._scan(t[1])), start)[
+            0
+        ]
+    )
 
 
 @pytest.mark.parametrize("d", [2, 30])
 def test_potentials_of_a_blurred_problem_spare_most_of_the_search(d):
     cost = clouds(0, 128, 128, d)
     reduced = jnp.asarray(cost - cost.min(1, keepdims=True))
-    potentials = _exact._potentials(reduced, jnp.full((128, 128), True))
+    potentials = assignments._potentials(reduced, jnp.full((128, 128), True))
     assert count_scans(reduced, potentials) < 0.4 * count_scans(reduced, jnp.min(reduced, axis=0))
 
 
@@ -114,7 +118,7 @@ def test_potentials_of_a_blurred_problem_spare_most_of_the_search(d):
 def test_costs_with_many_ties_need_about_one_step_a_row(levels):
     """The minima are optimal potentials here, and a free column is taken before one that has a row."""
     cost = jnp.asarray(np.random.default_rng(0).integers(0, levels, (100, 100)), jnp.float32)
-    potentials = _exact._potentials(cost, jnp.full((100, 100), True))
+    potentials = assignments._potentials(cost, jnp.full((100, 100), True))
     np.testing.assert_array_equal(potentials, 0)
     assert count_scans(cost, potentials) <= 100
 

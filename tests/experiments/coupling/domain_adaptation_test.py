@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 
 from experiments.coupling import domain_adaptation as experiment
-from experiments.shared import step_costs as _step_costs
+from experiments.shared import step_costs
 
 SIZES = {"SOURCE_PER_CLASS": 12, "NUM_SOURCE": 120, "TEST_PER_CLASS": 3, "VALIDATION_PER_CLASS": 2}
 
@@ -24,8 +24,8 @@ def small(monkeypatch):
         ("digits", "test"): {"image": image[120:150, :8, :8] // 16, "label": np.arange(30) % 10},
     }
     monkeypatch.setattr(experiment, "arrays", lambda name, split: sets[name, split])
-    monkeypatch.setattr(_step_costs, "STEPS", 1)
-    monkeypatch.setattr(_step_costs, "REPEATS", 1)
+    monkeypatch.setattr(step_costs, "STEPS", 1)
+    monkeypatch.setattr(step_costs, "REPEATS", 1)
     for name, value in SIZES.items():
         monkeypatch.setattr(experiment, name, value)
 

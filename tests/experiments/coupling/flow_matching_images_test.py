@@ -11,7 +11,7 @@ import scipy.optimize
 
 from experiments.coupling import _image_quality as quality
 from experiments.coupling import flow_matching_images as experiment
-from experiments.shared import step_costs as _step_costs
+from experiments.shared import step_costs
 
 
 def test_frechet_distance_equals_scipy_and_the_closed_form():
@@ -72,8 +72,8 @@ def test_a_tiny_run_leaves_tables_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment, "train_classifier", lambda images, label: quality.init_mlp(jax.random.key(0), (196, 8, 10))
     )
-    monkeypatch.setattr(_step_costs, "STEPS", 1)
-    monkeypatch.setattr(_step_costs, "REPEATS", 1)
+    monkeypatch.setattr(step_costs, "STEPS", 1)
+    monkeypatch.setattr(step_costs, "REPEATS", 1)
     config = experiment.Config(seeds=(0,), out=str(tmp_path), arms=("independent",), hidden=8, batch_size=8)
     config = dataclasses.replace(config, steps=20, longer_steps=40, evaluate_every=20, checkpoint_every=20)
     records = experiment.main(config)

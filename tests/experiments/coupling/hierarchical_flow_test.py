@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from experiments.coupling import hierarchical_flow as experiment
-from experiments.shared import step_costs as _step_costs
+from experiments.shared import step_costs
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def small(monkeypatch):
     monkeypatch.setattr(experiment, "NUM_TRAIN", 400)
     monkeypatch.setattr(experiment, "NUM_TEST", 40)
     monkeypatch.setattr(experiment, "EVALUATIONS", (2,))
-    monkeypatch.setattr(_step_costs, "STEPS", 1)
-    monkeypatch.setattr(_step_costs, "REPEATS", 1)
+    monkeypatch.setattr(step_costs, "STEPS", 1)
+    monkeypatch.setattr(step_costs, "REPEATS", 1)
 
 
 def test_every_split_costs_what_it_says(monkeypatch):

@@ -19,7 +19,7 @@ import pytest
 
 from experiments.__main__ import COMPILATION_CACHE
 from experiments.engine import checkpoints as _checkpoint
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.engine.checkpoints import Checkpoints
 from tests.experiments import tiny
 from tests.experiments.tiny import Config, Stop
@@ -118,7 +118,7 @@ def test_killed_again_and_again_at_random_times(tmp_path):
 
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
 
 
 @pytest.fixture(scope="module")

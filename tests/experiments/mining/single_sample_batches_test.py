@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from experiments.engine import folders as _folder
-from experiments.engine import init_mlp
+from experiments.engine import folders, init_mlp
 from experiments.mining import single_sample_batches as experiment
 
 
@@ -114,7 +113,7 @@ def test_documents_are_other_drawings_of_the_same_emoji(validate, monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_experiment_in_little(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     query = np.random.default_rng(4).normal(size=(200, 12)).astype(np.float32)
     pairs = {"query": query, "document": query[:, ::-1].copy()}
     splits = {"train": {k: v[:150] for k, v in pairs.items()}, "test": {k: v[150:] for k, v in pairs.items()}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.mining import _retrieval_report, zero_shot_retrieval
 from experiments.mining._retrieval_losses import METHODS, Batch
 from experiments.mining.zero_shot_retrieval import Config, Setting
@@ -65,7 +65,7 @@ def test_tuning_and_experiment_run(tmp_path, monkeypatch):
     rows = (rng.normal(size=(14, 1, 10)) + 0.5 * rng.normal(size=(14, 4, 10))).astype(np.float32)
     splits = {"train": {"image": rows[:10]}, "test": {"image": rows[10:]}}
     names = ("contrastive", "CosFace")
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(zero_shot_retrieval, "emoji_rows", splits.__getitem__)
     monkeypatch.setattr(zero_shot_retrieval, "METHODS", {n: METHODS[n] for n in names})
     config = Config(seeds=(0, 1), out=str(tmp_path), steps=3, classes=4, hidden=8, dimensions=4, tune=True)

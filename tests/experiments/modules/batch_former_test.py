@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.modules import batch_former
 from experiments.modules.batch_former import Config
 
@@ -69,7 +69,7 @@ def test_a_prediction_is_that_of_the_plain_network_and_costs_the_same():
 
 
 def test_the_experiment_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(batch_former, "fashion", lambda *args: splits())
     monkeypatch.setattr(batch_former, "costs", lambda *args: [["arm"]])
     small: dict[str, Any] = {"steps": 50, "batch_size": 8, "evaluate_every": 50, "checkpoint_every": 50}

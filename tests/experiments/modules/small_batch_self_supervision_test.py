@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.modules import _self_supervision_probes
 from experiments.modules import small_batch_self_supervision as experiment
 from minibatch_jax.modules import init_targets, update_targets
@@ -116,7 +116,7 @@ def test_patches_and_kernel_are_a_strided_convolution(side):
 
 @pytest.mark.slow
 def test_the_whole_experiment_in_little(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     arms = "BYOL", "TriBYOL, equal steps", "untrained encoder", "pixels"
     config = dataclasses.replace(CONFIG, seeds=(0,), out=str(tmp_path / "out"), num_images=500, arms=arms)
     found = {r["arm"]: r["metrics"] for r in experiment.main(config)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.modules import _two_view_scores
 from experiments.modules import two_view_correlation as experiment
 from experiments.modules._two_view_report import chance_correlation
@@ -107,7 +107,7 @@ def test_fit_of_a_linear_objective_finds_the_minimum():
 
 @pytest.mark.slow
 def test_the_whole_experiment_in_little(tmp_path, monkeypatch, digit_views):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(experiment, "ESTIMATE_SIZES", (20, 1600))
     monkeypatch.setattr(experiment, "NUM_ESTIMATES", 4)
     sizes = dict.fromkeys(("DCCAE", "orthogonal iteration"), (400,))

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from experiments.datasets import arrays
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.selection import concept_batches
 from experiments.selection.concept_batches import CLASSES, Config, attributes, grouped_recall, long_tailed
 
@@ -69,7 +69,7 @@ def test_recall_by_groups_is_that_of_scikit_learn():
 
 
 def test_arms_train_on_the_rows_that_their_names_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(concept_batches, "fashion", digits)
     config = dataclasses.replace(
         Config(),

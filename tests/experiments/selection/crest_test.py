@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.datasets import arrays
-from experiments.engine import folders as _folder
-from experiments.engine import init_mlp
+from experiments.engine import folders, init_mlp
 from experiments.selection import _crest_loop, crest
 from experiments.selection._crest_loop import COVER, MODEL_BATCHES, Sizes
 from minibatch_jax.selection import keep_class_medoids, keep_unlearned
@@ -117,7 +116,7 @@ def test_summary_takes_the_first_evaluation_at_the_target():
 
 
 def test_arms_get_their_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(crest, "fashion", digits)
     config = dataclasses.replace(
         crest.Config(), seeds=(0,), out=str(tmp_path / "out"), steps=80, steps_per_call=10, budgets=(0.5,), hidden=16

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from experiments import quickstart
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.selection import label_noise
 
 
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
 
 
 @pytest.mark.slow

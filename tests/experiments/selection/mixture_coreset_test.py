@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.datasets import arrays
-from experiments.engine import folders as _folder
+from experiments.engine import folders
 from experiments.selection import mixture_coreset
 from experiments.selection._byte_model import head_losses, init_model, trunk, window_losses
 from experiments.selection.mixture_coreset import DOMAINS, TINY, Config, Moments
@@ -105,7 +105,7 @@ def test_arms_keep_their_number_of_rows_and_the_tiny_source(model):
 
 
 def test_small_batches_learn_and_need_less_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "plot", lambda *args: [])
+    monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(mixture_coreset, "arrays", few_rows)
     config = dataclasses.replace(SMALL, seeds=(0,), out=str(tmp_path / "out"), arms=("CoLM", "whole super-batch"))
     config = dataclasses.replace(config, steps=50, evaluate_every=25, checkpoint_every=50, learning_rate=0.02, layers=1)
