@@ -10,6 +10,7 @@ from . import mining as mining
 from . import scores as scores
 from . import selection as selection
 from ._version import __version__ as __version__
+from .boundaries.accumulation import accumulate as accumulate
 from .boundaries.aggregation import weighted_aggregate as weighted_aggregate
 from .boundaries.gradients import value_and_grad as value_and_grad
 from .boundaries.pairs import sample_pairs as sample_pairs

@@ -1,13 +1,18 @@
 """How weight arrays meet several devices: global batches under `shard_map`, whole arrays on Explicit meshes."""
 
-from typing import Any, TypeGuard
+import difflib
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import unsafe_get_axis_names_DO_NOT_USE
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from minibatch_jax.signals import SIGNALS
+
+RowsAxis = str | tuple[str, ...] | None
 
 
 def as_optax(init: Any, update: Any) -> optax.GradientTransformationExtraArgs:
@@ -20,8 +25,7 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
 
     Weights and signals are gathered along their first axis (a `[B, B]` signal is sharded by rows), except for the
     signals that `SIGNALS` calls replicated. Every device computes the same global result and keeps its own rows. The
-    state is global and replicated. Where `axis_name` is not bound, as under plain `jit`, the result behaves like `tx`,
-    so a misspelt name goes unnoticed. `vmap` with an `axis_name` is not supported.
+    state is global and replicated. Where no axis is bound, as under plain `jit`, the result behaves like `tx`.
 
     Args:
       axis_name: name of the mapped axis over which the batch is sharded.
@@ -29,6 +33,9 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
 
     Returns:
       A transformation over the rows `[b, ...]` of one device.
+
+    Raises:
+      ValueError: in `init` and `update`, if axes are bound, but not this one.
 
     Examples:
       >>> from jax.sharding import AxisType, PartitionSpec as P
@@ -46,10 +53,10 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
         return gather_rows(array, axis_name)
 
     def init_fn(weights):
-        return tx.init(jax.tree.map(gather, weights) if axis_is_bound(axis_name) else weights)
+        return tx.init(jax.tree.map(gather, weights) if bound_axis(axis_name) else weights)
 
     def update_fn(weights, state, params=None, **extra_args):
-        if not axis_is_bound(axis_name):
+        if not bound_axis(axis_name):
             return tx.update(weights, state, params, **extra_args)
         everywhere = {k: v if _is_replicated(k) else jax.tree.map(gather, v) for k, v in extra_args.items()}
         new_weights, state = tx.update(jax.tree.map(gather, weights), state, params, **everywhere)
@@ -62,15 +69,36 @@ def _is_replicated(name: str) -> bool:
     return name in SIGNALS and SIGNALS[name].replicated
 
 
-def axis_is_bound(axis_name: str | None) -> TypeGuard[str]:
-    """Return whether the code runs under `shard_map` or `pmap` with this axis name."""
+def bound_axis(axis_name: str | None) -> str | None:
+    """Return the axis name if the code runs under that axis of `shard_map`, `pmap` or `vmap`, else None.
+
+    Code that names an axis runs on one device as well: where no axis is bound at all, there is one device. Where other
+    axes are bound, the name is a mistake.
+
+    Args:
+      axis_name: name of a mapped axis, or None.
+
+    Returns:
+      The name, or None where no axis is bound or none is named.
+
+    Raises:
+      ValueError: if axes are bound, but not this one.
+
+    Examples:
+      >>> bound_axis("data") is None
+      True
+      >>> jax.vmap(lambda x: x + len(bound_axis("data")), axis_name="data")(jnp.zeros(2)).tolist()
+      [4.0, 4.0]
+    """
     if axis_name is None:
-        return False
-    try:
-        jax.lax.axis_size(axis_name)
-    except NameError:
-        return False
-    return True
+        return None
+    bound = [str(name) for name in unsafe_get_axis_names_DO_NOT_USE()]
+    if axis_name in bound:
+        return axis_name
+    if bound:
+        hint = difflib.get_close_matches(axis_name, bound, n=1, cutoff=0)
+        raise ValueError(f"axis_name is {axis_name!r}, wanted a bound axis: {bound} (did you mean {hint[0]!r}?).")
+    return None
 
 
 def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
@@ -86,6 +114,84 @@ def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
 def own_rows(array: jax.Array, rows: int, axis_name: str) -> jax.Array:
     """Return the `rows` rows of a global array that belong to this device. This is the inverse of `gather_rows`."""
     return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(axis_name) * rows, rows)
+
+
+def own_taken_rows(array: jax.Array, indices: jax.Array, axis_name: str) -> jax.Array:
+    """Return this device's share of the rows `indices` of the global array, `[b, ...]` to `[k / devices, ...]`.
+
+    Only the k rows travel, not the array: each device contributes those that it holds, and zeros for the others.
+    """
+    local = indices - jax.lax.axis_index(axis_name) * array.shape[0]
+    mine = (local >= 0) & (local < array.shape[0])
+    rows = array[jnp.clip(local, 0, array.shape[0] - 1)]
+    summable = rows.astype(jnp.int8) if rows.dtype == jnp.bool_ else rows
+    held = jnp.where(jnp.expand_dims(mine, range(1, rows.ndim)), summable, jnp.zeros_like(summable))
+    return jax.lax.psum_scatter(held, axis_name, tiled=True).astype(rows.dtype)
+
+
+def taken_rows(array: jax.Array, indices: jax.Array, rows_axis: RowsAxis = None) -> jax.Array:
+    """Return `array[indices]` with its rows spread over the devices as those of the array are.
+
+    Only the rows travel, not the array.
+
+    Args:
+      array: `[B, ...]`.
+      indices: `[k]` int, the same on all devices.
+      rows_axis: where all axes of the mesh are Auto, the mesh axis or axes along which the rows lie: by default the
+        only axis of the mesh, () for rows that every device holds. On Explicit axes the array itself says it.
+
+    Returns:
+      `[k, ...]`.
+
+    Raises:
+      ValueError: if the mesh has several Auto axes and none is named, the mesh has not the named one, or k is no
+        multiple of the number of devices along it.
+    """
+    axis = axis_of_rows(array, rows_axis)
+    if axis is None:
+        return array[indices]
+    mesh = jax.typeof(array).sharding.mesh
+    devices = math.prod(mesh.shape[name] for name in axis)
+    if indices.shape[0] % devices:
+        raise ValueError(f"k is {indices.shape[0]}, wanted a multiple of the {devices} devices along {axis}.")
+    if _is_explicit(array):
+        return array.at[indices].get(out_sharding=jax.typeof(array).sharding)
+    spec = PartitionSpec(axis, *[PartitionSpec.UNCONSTRAINED] * (array.ndim - 1))
+    return jax.lax.with_sharding_constraint(array[indices], NamedSharding(mesh, spec))
+
+
+def one_row(array: jax.Array, index: jax.Array) -> jax.Array:
+    """Return `array[index][None]` on every device; only the row travels, not the array."""
+    if not _is_explicit(array):
+        return array[index[None]]
+    sharding = jax.typeof(array).sharding
+    spec = PartitionSpec(None, *sharding.spec[1:])
+    return array.at[index[None]].get(out_sharding=NamedSharding(sharding.mesh, spec))
+
+
+def axis_of_rows(array: jax.Array, rows_axis: RowsAxis = None) -> tuple[str, ...] | None:
+    """Return the mesh axes along which the rows of an array lie, or None without a mesh; see `taken_rows`."""
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is None or mesh.empty:
+        return None
+    if AxisType.Explicit in mesh.axis_types:
+        return _as_names(sharding.spec[0] if len(sharding.spec) else None)
+    auto = [name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto]
+    if not auto:
+        return None
+    if rows_axis is None and len(auto) > 1:
+        raise ValueError(f"rows_axis is None on a mesh with the axes {auto}, wanted the one along which the rows lie.")
+    axis = tuple(auto) if rows_axis is None else _as_names(rows_axis)
+    unknown = [name for name in axis if name not in auto]
+    if unknown:
+        hint = difflib.get_close_matches(unknown[0], auto, n=1, cutoff=0)[0]
+        raise ValueError(f"rows_axis is {rows_axis!r}, wanted axes of the mesh: {auto} (did you mean {hint!r}?).")
+    return axis or None
+
+
+def _as_names(axis: RowsAxis) -> tuple[str, ...]:
+    return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
 
 
 def as_varying(tree: Any, axis_name: str) -> Any:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
+from minibatch_jax.devices import bound_axis
 from minibatch_jax.mining._references import references_of
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
@@ -196,7 +197,7 @@ def retrieval_scores(
 
 
 def _devices(axis_name: str | None) -> int:
-    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    return jax.lax.axis_size(axis_name) if bound_axis(axis_name) else 1
 
 
 def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:

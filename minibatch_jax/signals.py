@@ -4,9 +4,13 @@ A name means one thing wherever it appears. A transformation asks for a signal b
 of its `update`, so this table is also the list of names that `weight_transformation` accepts.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+
+from minibatch_jax._checks import check_bool, check_integer, check_shape
 
 
 class Signal(NamedTuple):
@@ -45,6 +49,9 @@ SIGNALS = {
     "cost": Signal(("B0", "B1"), _FLOAT, "price of pairing a source with a target", pairwise=True),
     "distances": Signal(("A", "M"), _FLOAT, "distance of each anchor to each reference", pairwise=True),
     "labels": Signal(("B",), _INT, "class of each example"),
+    "reference_labels": Signal(("M",), _INT, "class of each reference", replicated=True),
+    "positives": Signal(("A", "M"), _BOOL, "True where anchor and reference belong together", pairwise=True),
+    "negatives": Signal(("A", "M"), _BOOL, "True where anchor and reference do not belong together", pairwise=True),
     "concepts": Signal(("B", "L"), _INT, "concepts of each example, -1 for none"),
     "domains": Signal(("B",), _INT, "domain of each example"),
     "example_ids": Signal(("B",), _INT, "index of each example in its data set"),
@@ -52,3 +59,50 @@ SIGNALS = {
     "domain_losses": Signal(("K",), _FLOAT, "mean loss of each domain", replicated=True),
     "domain_counts": Signal(("K",), _INT, "examples seen of each domain", replicated=True),
 }
+
+
+def pair_signals(given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Return `positives` and `negatives` of pairs of anchors and references, from themselves or from labels.
+
+    Without `reference_labels` the references are the anchors, and then no anchor is its own positive.
+
+    Args:
+      given: signals, with both `positives` and `negatives` `[A, M]` bool, or `labels` `[A]` int and, unless the
+        references are the anchors, `reference_labels` `[M]` int. The masks count before the labels.
+      shape: (A, M).
+
+    Returns:
+      The masks under their names, `[A, M]` bool each.
+
+    Raises:
+      TypeError: if a mask is not bool or a label not an integer, or neither both masks nor labels are given.
+      ValueError: if a shape does not match.
+
+    Examples:
+      >>> masks = pair_signals({"labels": jnp.array([7, 7, 3])}, (3, 3))
+      >>> masks["positives"].astype(int).tolist()
+      [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    """
+    masks = {name: given.get(name) for name in ("positives", "negatives")}
+    if all(mask is not None for mask in masks.values()):
+        for name, mask in masks.items():
+            check_shape(name, mask, shape)
+            check_bool(name, mask)
+        return masks
+    labels, reference_labels = given.get("labels"), given.get("reference_labels")
+    if labels is None:
+        names = sorted(name for name, value in given.items() if value is not None)
+        raise TypeError(f"the signals of pairs are {names}, wanted 'labels', or both 'positives' and 'negatives'.")
+    check_shape("labels", labels, shape[:1])
+    check_integer("labels", labels)
+    if reference_labels is None and shape[0] != shape[1]:
+        raise ValueError(
+            f"the pairs have shape {list(shape)} and come without reference_labels, wanted reference_labels "
+            f"[{shape[1]}], or 'positives' and 'negatives'."
+        )
+    if reference_labels is not None:
+        check_shape("reference_labels", reference_labels, shape[1:])
+        check_integer("reference_labels", reference_labels)
+    same = labels[:, None] == (labels if reference_labels is None else reference_labels)[None, :]
+    itself = jnp.eye(shape[0], dtype=bool) if reference_labels is None else jnp.zeros((), bool)
+    return {"positives": same & ~itself, "negatives": ~same}

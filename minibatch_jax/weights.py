@@ -7,6 +7,7 @@ updates are weights, so `optax.chain` composes it. `weight_transformation` build
 1. shape and dtype of the weights are kept, and the state keeps its structure;
 2. an item that enters with weight 0 leaves with weight 0 (padding), and no weight that leaves is NaN or infinite;
 3. the signals that the transformation reads are listed in `SIGNALS`, keyword-only and required; others are ignored;
+   `labels`, and `reference_labels` where references are not the anchors, can stand for `positives` and `negatives`;
 4. weights are constants for the backward pass;
 5. on a mesh with Explicit axes the transformation sees the whole batch.
 """
@@ -22,7 +23,7 @@ import optax
 
 from minibatch_jax._checks import check_floating, check_shape
 from minibatch_jax.devices import as_optax, replicate, shard_like
-from minibatch_jax.signals import SIGNALS
+from minibatch_jax.signals import SIGNALS, pair_signals
 
 Weights = Any
 State = Any
@@ -103,14 +104,19 @@ def weight_transformation(
       [0.5, 0.0]
     """
     signals = _signals_of(update, extra_signals)
+    reads = signals
+    if not {"positives", "negatives"}.isdisjoint(signals):  # labels can stand for the two masks
+        reads = tuple(dict.fromkeys([*signals, "positives", "negatives", "labels", "reference_labels"]))
 
     def init_one(weights):
-        return init(replicate(_strongly_typed(weights)))
+        return _copied(init(replicate(_strongly_typed(weights))))
 
     def update_one(weights, state, params, extra_args):
         weights = _strongly_typed(weights)
         clean = replicate(jax.lax.stop_gradient(jnp.where(jnp.isfinite(weights), weights, 0)))
-        inputs = {name: replicate(jax.lax.stop_gradient(extra_args[name])) for name in signals}
+        given = jax.lax.stop_gradient(replicate({name: extra_args[name] for name in reads if name in extra_args}))
+        inputs = {**given, **(pair_signals(given, clean.shape) if reads != signals else {})}
+        inputs = {name: inputs[name] for name in signals}
         new_weights, new_state = update(clean, state, params, **{**extra_args, **inputs})
         _check_kept("weights", clean, new_weights)
         _check_kept("state", state, new_state)
@@ -121,12 +127,12 @@ def weight_transformation(
         return jax.tree.map(init_one, weights)
 
     def update_fn(weights, state, params=None, **extra_args):
-        _check_signals(signals, extra_args)
+        _check_signals([name for name in signals if name not in ("positives", "negatives")], extra_args)
         leaves, structure = jax.tree.flatten(weights)
         if jax.tree_util.treedef_is_leaf(structure):
             return update_one(weights, state, params, extra_args)
         states = structure.flatten_up_to(state)
-        own = {name: _split(name, extra_args[name], structure) for name in signals}
+        own = {name: _split(name, extra_args[name], structure) for name in reads if name in extra_args}
         args = [{**extra_args, **{name: parts[i] for name, parts in own.items()}} for i in range(len(leaves))]
         results = [update_one(w, s, params, a) for w, s, a in zip(leaves, states, args)]
         return structure.unflatten(r[0] for r in results), structure.unflatten(r[1] for r in results)
@@ -149,7 +155,7 @@ def _signals_of(update: Callable[..., Any], extra_signals: Sequence[str]) -> tup
     return tuple(signal.name for signal in signals)
 
 
-def _check_signals(signals: tuple[str, ...], given: dict[str, Any]) -> None:
+def _check_signals(signals: Sequence[str], given: dict[str, Any]) -> None:
     for name in signals:
         if given.get(name) is None:
             wanted = f"{name!r} ({SIGNALS.get(name, 'an extra signal')})"
@@ -183,6 +189,11 @@ def _split(name: str, signal: Any, structure: Any) -> list[Any]:
         return structure.flatten_up_to(signal)
     except ValueError as error:
         raise ValueError(f"signal {name!r} has the keys {list(signal)}, wanted those of the weights.") from error
+
+
+def _copied(state: State) -> State:
+    """Copy the arrays of a new state, so that each buffer is owned once and a step may donate the state."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x, state)
 
 
 def _strongly_typed(weights: Any) -> jax.Array:

@@ -6,181 +6,234 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.dtypes import float0
 
-from minibatch_jax._checks import check_count, check_shape
-from minibatch_jax.boundaries.rows import check_leading_axis, take
-from minibatch_jax.devices import as_varying, axis_is_bound, gather_rows, own_rows, replicate
-from minibatch_jax.weights import Weights, uniform_like
+from minibatch_jax._checks import check_choice, check_count
+from minibatch_jax.boundaries._engine import Choice, Step, finite_only, heaviest, zero_unless
+from minibatch_jax.boundaries._items import KINDS, Items, count, sum_over, sum_tree
+from minibatch_jax.boundaries._models import split_model
+from minibatch_jax.compose import effective_sample_size
+from minibatch_jax.devices import RowsAxis, bound_axis, gather_rows
 
 
 class MinibatchAux(NamedTuple):
-    """Losses, weights and signals of the selection.
+    """What happened in a step. The scalars can go to a logger as they are; over a mapped axis they count all devices.
+
+    Where `items_fn` returns a dict, so are the fields that have one entry for each array of items.
 
     Attributes:
-      losses: `[B]`, loss of every row.
-      weights: `[B]`, weight of every row in the gradient.
-      signals: what `loss_fn` returned beside the losses, if `has_aux`.
+      items: what `items_fn` returned for the whole batch; with `score_fn` for the rows that were differentiated.
+      weights: weight of each item of the whole batch in the gradient.
+      signals: what `items_fn` (or `score_fn`) returned beside the items, for the transformation.
+      kept: `[]` float32 in [0, 1], fraction of the items of non-zero weight that the step began with which kept one.
+      effective_sample_size: `[]`, of the weights.
+      dropped: `[]` int32, items that had a weight and no finite value, and so lost the weight.
+      indices: `[gather]` int32, rows that were differentiated; None without `gather`.
+      model_state: what `items_fn` returned as its new state; None without `has_state`.
     """
 
-    losses: jax.Array
-    weights: jax.Array
+    items: Any
+    weights: Any
     signals: dict[str, Any]
+    kept: Any
+    effective_sample_size: Any
+    dropped: Any
+    indices: jax.Array | None
+    model_state: Any
 
 
 def value_and_grad(
-    loss_fn: Callable[..., Any],
-    selection: optax.GradientTransformationExtraArgs,
+    items_fn: Callable[..., Any],
+    transformation: optax.GradientTransformationExtraArgs,
     *,
+    items: str = "losses",
+    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
     has_aux: bool = False,
+    has_state: bool = False,
+    score_fn: Callable[..., Any] | None = None,
+    regularizer: Callable[[Any], jax.Array] | None = None,
+    wrt: Any = None,
     gather: int | None = None,
+    micro_batches: int = 1,
+    rows_axis: RowsAxis = None,
     axis_name: str | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, MinibatchAux], Any, Any]]:
-    """Make a function that returns the value and gradient of a weighted loss, with weights chosen by `selection`.
+    """Make a function that returns the value and gradient of weighted items, with weights from a transformation.
 
-    Without `gather`, one forward pass gives the losses, the selection changes the weights 1/B, and one backward pass
+    Without `gather`, one forward pass gives the items, the transformation changes their weights, and one backward pass
     applies the new weights. With `gather=k`, a forward pass without gradient gives the losses, and only the k heaviest
-    rows are differentiated, which saves time if k is well below B. Use `gather` when the loss of a row depends on this
-    row alone (for in-batch negatives the loss of the gathered rows is that of the smaller batch).
+    rows are differentiated, which saves time if k is well below B.
 
-    Rows with a non-finite loss get weight 0, and no row of weight 0 reaches the gradient: if such a row makes the
-    gradient non-finite, because 0 * infinity is NaN, a second pass runs without the row. Under `vmap` the second pass
-    always runs and doubles the cost. The value, the sum of weight times loss, is for reports: do not differentiate it.
+    `items` says what `items_fn` returns, under which name the transformation sees it, and with which weights it starts:
+
+    - `"losses"`: `[B]` or `[B, T]`; weights start at 1/number of items.
+    - `"pair_losses"`: `[B0, B1]`; weights start at 1/(B0 B1).
+    - `"distances"`: `[A, M]`; weights start at 1. With `loss`, the gradient is that of
+      `loss(distances, positives, negatives)` on the pairs whose weight is not 0, each slope times the weight of its
+      pair, and the value is that loss. Without `loss`, the gradient is that of the sum of weight x distance over the
+      positives minus that over all others, which is right for triplet miners; the value is this sum, and lacks the
+      margin. `positives` and `negatives` are signals, or made of `labels` and `reference_labels`.
+    - `"similarities"`: `[A, M]`; as distances with the opposite sign. The transformation sees 1 - similarity as
+      `distances`.
+
+    Items that are not finite get weight 0, and no example without weight reaches the gradient: if such an example makes
+    the gradient non-finite, because 0 * infinity is NaN, a second pass runs without it. Under `vmap` the second pass
+    always runs and doubles the cost. Where examples influence each other in the model (BatchNorm, in-batch negatives,
+    BatchFormer), examples without weight still influence the others; `gather` leaves them out. If no item that had a
+    weight is finite, the value is NaN and the gradient 0. The value is for reports: do not differentiate it.
 
     Args:
-      loss_fn: `loss_fn(params, batch) -> losses [B]`, or `(losses, signals)` if `has_aux`, where the dict of signals
-        (such as `logits`) goes to the selection.
-      selection: weight transformation, with its own state: `selection.init(jnp.zeros(B))`. Do not chain the selection
-        with the optimizer of the parameters: the updates of one are weights, those of the other are gradients.
-      has_aux: whether `loss_fn` returns signals.
-      gather: number of rows to differentiate, static, at most B.
-      axis_name: the axis over which `shard_map` or `pmap` shards the batch. Weights then start at 1/(global B); value
-        and gradients are summed over the devices; wrap the selection in `across` for a global choice. With `gather`,
-        every device differentiates its share of the k rows, so k must be a multiple of the number of devices.
+      items_fn: `items_fn(params, batch) -> items`, floating point; `(items, signals)` with `has_aux`, where the dict of
+        signals (such as `logits`) goes to the transformation. `items_fn(params, batch, model_state)` returns the new
+        state last with `has_state`. A dict of items (several tasks) has a dict of weights; the value is the sum.
+      transformation: weight transformation, with its own state: `transformation.init(weights)`, where the weights have
+        the shape of the items. Do not chain it with the optimizer of the parameters.
+      items: `"losses"`, `"pair_losses"`, `"distances"` or `"similarities"`.
+      loss: of distances or similarities `[A, M]` and the bool masks of positives and negatives, such as
+        `mining.supcon_loss`.
+      has_aux: whether `items_fn` returns signals.
+      has_state: whether `items_fn` takes and returns a state, such as the statistics of BatchNorm. The transformation
+        does not see it. Only the pass that is differentiated changes it. An nnx module needs no such state: its own is
+        updated in place, once a step.
+      score_fn: `score_fn(score_params, batch) -> losses [B]` or `(losses, signals)`, a cheaper score (a proxy, a lower
+        resolution) that the transformation sees in place of the losses; no gradient flows through it.
+      regularizer: `regularizer(params) -> []`, added with weight 1 whatever the selection does.
+      wrt: what to differentiate, all by default: a tree of bools (a prefix of `params`), or a function of the path of a
+        parameter, such as `lambda path: "lora" in path` of `"decoder/lora_a"`; for an nnx module a filter of nnx. All
+        else, and all that is no floating-point array, has None as its gradient.
+      gather: number of rows to differentiate, static, at most B; for losses.
+      micro_batches: number of equal blocks in which rows are scored and differentiated, to save memory; for losses.
+      rows_axis: with `gather` on a mesh of several Auto axes, the one (or a tuple of those) along which the rows of the
+        batch lie; () if every device holds all rows.
+      axis_name: the axis over which `shard_map` or `pmap` shards the batch. Weights then start at 1/(global number);
+        value and gradients are summed over the devices; wrap the transformation in `across` for a global choice. With
+        `gather`, every device differentiates its share of the k rows. Distances are `[A, M]` of the anchors of one
+        device and the references of all.
 
     Returns:
-      `fn(params, batch, state, *, weights=None, **signals) -> ((value, MinibatchAux), grads, state)`, where `weights`
-      `[B]` replaces the 1/B start (0 on padding) and `signals` go to the selection.
+      `fn(params, batch, state, *, weights=None, model_state=None, score_params=None, **signals)` which returns
+      `((value, MinibatchAux), grads, state)`: `weights` replaces those at the start (0 on padding), `score_params` goes
+      to `score_fn` in place of `params`, `signals` go to the transformation. The value is float32 (float64 with x64);
+      gradients have the dtype of their parameters.
 
     Raises:
-      TypeError: if losses are not floating point, `gather` is not a static int, or `loss_fn` returns signals without
-        `has_aux` or none with it.
-      ValueError: if losses are not `[B]`, leading axes differ, `gather` is not in [1, B] or not a multiple of the
-        number of devices, or a signal comes both from `loss_fn` and from the caller.
+      TypeError: if an argument has a wrong type, items are not floating point, `items_fn` does not return what
+        `has_aux` and `has_state` say, or the pairs have neither labels nor masks.
+      ValueError: if shapes do not fit, arguments contradict each other, `gather` is not in [1, B] or no multiple of the
+        number of devices, `micro_batches` does not divide the rows, or a signal has two sources.
 
     Examples:
+      >>> from minibatch_jax import mining
       >>> from minibatch_jax.selection import keep_bottomk
       >>> loss_fn = lambda w, batch: (w * batch["x"] - batch["y"]) ** 2
       >>> selection = keep_bottomk(2)
       >>> batch = {"x": jnp.ones(3), "y": jnp.array([1.0, 2.0, 90.0])}
       >>> (value, aux), grad, state = value_and_grad(loss_fn, selection)(0.0, batch, selection.init(jnp.zeros(3)))
-      >>> round(float(value), 4), float(grad)
-      (1.6667, -2.0)
+      >>> round(float(value), 4), float(grad), round(float(aux.kept), 4)
+      (1.6667, -2.0, 0.6667)
+
+      A loss of chosen pairs; each anchor keeps the pairs that multi-similarity mining finds informative:
+
+      >>> similarities = lambda w, x: mining.cosine_similarity(jnp.stack([x, w * jnp.ones_like(x)], axis=1))
+      >>> miner = mining.mine_multi_similarity()
+      >>> fn = value_and_grad(similarities, miner, items="similarities", loss=mining.supcon_loss)
+      >>> x, labels = jnp.array([1.0, 1.2, 3.0]), jnp.array([0, 0, 1])
+      >>> (value, aux), grad, state = fn(2.0, x, miner.init(jnp.ones((3, 3))), labels=labels)
+      >>> round(float(value), 3), round(float(grad), 3)
+      (0.332, 0.008)
     """
-    if gather is not None:
-        check_count("gather", gather)
+    _check_arguments(transformation, items, loss, score_fn, gather, micro_batches)
+    update = optax.with_extra_args_support(transformation).update
 
-    update = optax.with_extra_args_support(selection).update
-
-    def split(params, batch) -> Any:
-        out = loss_fn(params, batch)
-        is_pair = isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)
-        if is_pair != has_aux:
-            wanted = "(losses, dict of signals)" if has_aux else "losses alone, or has_aux=True"
-            raise TypeError(f"loss_fn returned {jax.tree.map(jnp.shape, out)}, wanted {wanted}.")
-        return out if has_aux else (out, {})
-
-    def select(losses, own_signals, state, weights: Weights, signals):
-        if weights is None:
-            weights = uniform_like(losses) / _devices(axis_name)
-        check_shape("weights", weights, losses.shape)
-        clash = own_signals.keys() & signals.keys()
-        if clash:
-            raise ValueError(f"signals {sorted(clash)} come both from loss_fn and from the caller, wanted one source.")
-        weights, state = update(weights, state, None, losses=losses, **own_signals, **signals)
-        return jnp.where(jnp.isfinite(losses), weights, 0), state
-
-    def masked(params, batch, state, weights, signals):
-        losses, vjp, own_signals = jax.vjp(lambda p: split(p, batch), params, has_aux=True)
-        check_losses(losses, batch)
-        weights, state = select(losses, own_signals, state, weights, signals)
-        (grads,) = vjp(weights.astype(losses.dtype))
-        finite = _all_devices(_all_finite(grads), axis_name)
-        grads = jax.lax.cond(finite, lambda: grads, lambda: gradient(params, _without_zeros(batch, weights), weights))
-        return _reported_value(weights, losses), MinibatchAux(losses, weights, own_signals), grads, state
-
-    def gathered(params, batch, state, weights, signals, rows):
-        losses, own_signals = jax.lax.stop_gradient(split(params, batch))
-        check_losses(losses, batch)
-        weights, state = select(losses, own_signals, state, weights, signals)
-        weights_everywhere = _everywhere(weights, axis_name)
-        check_count("gather", rows, weights_everywhere.shape[0], "the number of rows")
-        taken = take(_everywhere(batch, axis_name), weights_everywhere, rows)
-        share = _own((taken.batch, taken.weights), rows // _devices(axis_name), axis_name)
-        grads = gradient(params, *share)
-        return _reported_value(weights, losses), MinibatchAux(losses, weights, own_signals), grads, state
-
-    def gradient(params, batch, weights):
-        losses, vjp, _ = jax.vjp(lambda p: split(p, batch), params, has_aux=True)
-        (grads,) = vjp(weights.astype(losses.dtype))
-        return jax.tree.map(lambda g: g if g.dtype == float0 else jnp.where(jnp.any(weights != 0), g, 0), grads)
-
-    def check_losses(losses, batch):
-        check_shape("losses", losses, (None,))
-        check_leading_axis("batch", batch, losses.shape[0])
-
-    def fn(params, batch, state, *, weights=None, **signals):
-        devices = _devices(axis_name)
-        if gather is not None and gather % devices:
-            raise ValueError(f"gather is {gather}, wanted a multiple of the {devices} devices of {axis_name!r}.")
+    def fn(params, batch, state, *too_many, weights=None, model_state=None, score_params=None, **signals):
+        if too_many:
+            raise TypeError("fn takes (params, batch, state): put several arrays into one batch, such as (x, y).")
         batch = jax.tree.map(jnp.asarray, batch)
-        if axis_is_bound(axis_name):
-            params = as_varying(params, axis_name)
-        if gather is None:
-            value, aux, grads, state = masked(params, batch, state, weights, signals)
+        kind = Items(items, loss, bound_axis(axis_name))
+        step = Step(items_fn, kind, split_model(params, wrt), has_aux, has_state)
+        scorer = step
+        if score_fn is not None:
+            scorer = Step(score_fn, kind, split_model(params if score_params is None else score_params, None))
+        carried, scored = (step.model.rest, model_state), (scorer.model.rest, model_state)
+
+        def choose(scores, own_signals):
+            clash = own_signals.keys() & signals.keys()
+            if clash:
+                raise ValueError(f"signals {sorted(clash)} come from items_fn and from the caller, wanted one source.")
+            start = kind.start(scores, weights)
+            _check_state(transformation, state, start)
+            seen = {**own_signals, **signals, **kind.signals(scores)}
+            chosen, new_state = update(start, state, None, **seen)
+            return Choice(start, finite_only(scores, chosen), new_state, seen)
+
+        if gather is None and micro_batches == 1 and score_fn is None:
+            passed = step.differentiate(batch, carried, choose)
+            choice, found, own_signals, indices = passed.choice, passed.items, passed.signals, None
+            counts = [(passed.weighted, passed.finite)]
         else:
-            value, aux, grads, state = gathered(params, batch, state, weights, signals, gather)
-        if axis_is_bound(axis_name):
-            value, grads = jax.lax.psum((value, grads), axis_name)
-        return (value, aux), grads, state
+            found, own_signals = scorer.score(batch, scored, micro_batches)
+            choice = choose(found, own_signals)
+            rows, row_weights, indices = batch, choice.weights, None
+            if gather is not None:
+                rows, row_weights, indices = heaviest(batch, choice.weights, gather, rows_axis, kind.axis_name)
+            recheck = score_fn is not None or has_state
+            passed = step.differentiate_blocks(rows, row_weights, carried, micro_batches, recheck=recheck)
+            counts = [kind.counts(choice.start, found), (passed.weighted, passed.finite)]
+
+        value, grads, counts = sum_over((passed.value, passed.grads, counts), kind.axis_name)
+        if regularizer is not None:
+            extra = jax.value_and_grad(lambda t: regularizer(step.model.merge(t, step.model.rest)))(step.model.trained)
+            value, grads = jax.tree.map(jnp.add, (value, grads), extra)
+        diverged = jnp.any(jnp.stack([(weighted > 0) & (finite == 0) for weighted, finite in counts]))
+        value, grads = jnp.where(diverged, jnp.nan, value), step.model.gradient(zero_unless(~diverged, grads))
+        rest, new_model_state = passed.carried
+        step.model.write(rest)
+        aux = MinibatchAux(
+            items=found if score_fn is None else passed.items,
+            weights=choice.weights,
+            signals=own_signals,
+            kept=jax.tree.map(lambda old, new: _kept(old, new, kind.axis_name), choice.start, choice.weights),
+            effective_sample_size=jax.tree.map(lambda w: _effective_size(w, kind.axis_name), choice.weights),
+            dropped=sum_tree([weighted - finite for weighted, finite in counts]),
+            indices=indices,
+            model_state=new_model_state,
+        )
+        return (value, aux), grads, choice.state
 
     return fn
 
 
-def _all_finite(grads: Any) -> jax.Array:
-    checks = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads) if g.dtype != float0]
-    return jnp.all(jnp.stack(checks)) if checks else jnp.array(True)
+def _kept(start: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
+    kept, all_items = sum_over((count(weights != 0), count(start != 0)), axis_name)
+    return kept / jnp.maximum(all_items, 1)
 
 
-def _without_zeros(batch: Any, weights: jax.Array) -> Any:
-    """Overwrite the rows of weight 0 with the heaviest row, because 0 * NaN is NaN."""
-    heaviest = jnp.argmax(replicate(weights))
-
-    def overwrite(x):
-        return jnp.where(jnp.expand_dims(weights == 0, range(1, x.ndim)), replicate(x)[heaviest][None], x)
-
-    return jax.tree.map(overwrite, batch)
+def _effective_size(weights: jax.Array, axis_name: str | None) -> jax.Array:
+    return effective_sample_size(weights if axis_name is None else gather_rows(weights, axis_name))
 
 
-def _reported_value(weights: jax.Array, losses: jax.Array) -> jax.Array:
-    return jax.lax.stop_gradient(jnp.sum(weights * jnp.where(weights == 0, 0, losses).astype(weights.dtype)))
+def _check_arguments(
+    transformation: Any, items: str, loss: Any, score_fn: Any, gather: int | None, micro_batches: int
+) -> None:
+    if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
+        name = getattr(transformation, "__name__", repr(transformation))
+        raise TypeError(f"transformation is {name}, wanted what a factory returns: keep_topk(32), not keep_topk.")
+    check_choice("items", items, KINDS)
+    if loss is not None and items not in ("distances", "similarities"):
+        raise ValueError(f"loss is given with items={items!r}, wanted items='distances' or 'similarities'.")
+    if gather is not None:
+        check_count("gather", gather)
+    check_count("micro_batches", micro_batches)
+    if items != "losses":
+        for name, given in (("gather", gather), ("micro_batches", micro_batches > 1), ("score_fn", score_fn)):
+            if given:
+                hint = "; to see fewer pairs draw them with sample_pairs" if name == "gather" else ""
+                raise ValueError(f"{name} is given with items={items!r}, wanted items='losses'{hint}.")
 
 
-def _devices(axis_name: str | None) -> int:
-    return jax.lax.axis_size(axis_name) if axis_is_bound(axis_name) else 1
-
-
-def _all_devices(condition: jax.Array, axis_name: str | None) -> jax.Array:
-    if not axis_is_bound(axis_name):
-        return condition
-    return jax.lax.pmin(as_varying(condition.astype(jnp.int32), axis_name), axis_name) == 1
-
-
-def _everywhere(tree: Any, axis_name: str | None) -> Any:
-    if not axis_is_bound(axis_name):
-        return replicate(tree)
-    return jax.tree.map(lambda x: gather_rows(x, axis_name), tree)
-
-
-def _own(tree: Any, rows: int, axis_name: str | None) -> Any:
-    return jax.tree.map(lambda x: own_rows(x, rows, axis_name), tree) if axis_is_bound(axis_name) else tree
+def _check_state(transformation: Any, state: Any, weights: Any) -> None:
+    wanted = jax.tree.structure(jax.eval_shape(transformation.init, weights))
+    if jax.tree.structure(state) != wanted:
+        raise TypeError(
+            f"state has the structure {jax.tree.structure(state)}, wanted {wanted}: what transformation.init returns "
+            f"for weights of the shape {jax.tree.map(lambda w: list(jnp.shape(w)), weights)}."
+        )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_shape
-from minibatch_jax.weights import Weights
+from minibatch_jax.devices import RowsAxis, replicate, taken_rows
 
 
 class Taken(NamedTuple):
@@ -23,20 +23,24 @@ class Taken(NamedTuple):
     indices: jax.Array
 
 
-def take(batch: Any, weights: Weights, k: int) -> Taken:
+def take(batch: Any, weights: jax.Array, k: int, *, rows_axis: RowsAxis = None) -> Taken:
     """Take the k rows with the largest weights. Ties go to the lowest index.
+
+    On a mesh under `jit` the k rows are spread over the devices as the rows of the batch are, and only they travel.
 
     Args:
       batch: pytree of arrays `[B, ...]`.
       weights: `[B]`, at least 0.
-      k: how many rows, 1 <= k <= B, static.
+      k: how many rows, 1 <= k <= B, static; on a mesh a multiple of the number of devices along the rows.
+      rows_axis: on a mesh of several Auto axes, the name or names of those along which the rows of the batch lie; ()
+        if every device holds all rows.
 
     Returns:
       `Taken(batch, weights, indices)` with k rows.
 
     Raises:
       TypeError: if k is not a static int.
-      ValueError: if leading axes differ, or k is not in [1, B].
+      ValueError: if leading axes differ, k is not in [1, B], or the axis of the rows is unclear or does not divide k.
 
     Examples:
       >>> rows, weights, indices = take({"x": jnp.arange(3.0)}, jnp.array([0.0, 0.5, 0.2]), 2)
@@ -46,9 +50,14 @@ def take(batch: Any, weights: Weights, k: int) -> Taken:
     check_shape("weights", weights, (None,))
     check_count("k", k, weights.shape[0], "the number of rows")
     check_leading_axis("batch", batch, weights.shape[0])
-    weights, indices = jax.lax.top_k(weights, k)
-    indices = jnp.where(weights > 0, indices, indices[0])
-    return Taken(jax.tree.map(lambda x: jnp.asarray(x)[indices], batch), weights, indices)
+    weights, indices = heaviest_rows(weights, k)
+    return Taken(jax.tree.map(lambda x: taken_rows(jnp.asarray(x), indices, rows_axis), batch), weights, indices)
+
+
+def heaviest_rows(weights: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Return the k largest weights and their indices; a slot of weight 0 gets the index of the heaviest row."""
+    weights, indices = jax.lax.top_k(replicate(weights), k)
+    return weights, jnp.where(weights > 0, indices, indices[0])
 
 
 def check_leading_axis(name: str, tree: Any, rows: int) -> None:
@@ -56,4 +65,7 @@ def check_leading_axis(name: str, tree: Any, rows: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != rows:
             leaf_name = name + jax.tree_util.keystr(path)
-            raise ValueError(f"{leaf_name} has shape {list(jnp.shape(leaf))}, wanted {rows} rows, one for each weight.")
+            raise ValueError(
+                f"{leaf_name} has shape {list(jnp.shape(leaf))}, wanted {rows} rows, one for each weight; what has no "
+                "rows, such as a key, is bound to the function or goes in as its state."
+            )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
+from minibatch_jax.devices import bound_axis
 
 
 class References(NamedTuple):
@@ -47,9 +48,9 @@ def references_of(
     rows = jnp.arange(labels.shape[0], dtype=jnp.int32)
     if references is not None:
         rows = jnp.full_like(rows, -1) if first_row is None else rows + jnp.asarray(first_row, jnp.int32)
-    elif axis_name is not None:
+    elif bound_axis(axis_name):
         rows += jax.lax.axis_index(axis_name) * labels.shape[0]
-    if axis_name is not None:
+    if bound_axis(axis_name):
         others, classes = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (others, classes))
     return References(others, classes, rows)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice
+from minibatch_jax.devices import bound_axis
 
 REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
 
@@ -50,4 +51,4 @@ def reduce_losses(
 
 
 def _over(axis_name: str | None, number: jax.Array) -> jax.Array:
-    return number if axis_name is None else jax.lax.psum(number, axis_name)
+    return jax.lax.psum(number, axis_name) if bound_axis(axis_name) else number

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax.devices import bound_axis
 
 
 class Projections(NamedTuple):
@@ -227,7 +228,7 @@ def _check_views(first, second, ridge, num_components):
 
 def _covariances(first, second, ridge, axis_name):
     def total(x):
-        return x if axis_name is None else jax.lax.psum(x, axis_name)
+        return jax.lax.psum(x, axis_name) if bound_axis(axis_name) else x
 
     count = total(jnp.asarray(first.shape[0], first.dtype))
     x = first - (total(jnp.sum(first, axis=0)) / count)[None, :]

@@ -24,7 +24,7 @@ from minibatch_jax._checks import as_key, check_count, check_floating, check_num
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import TOLERANCE
 from minibatch_jax.coupling.plans import Potentials, has_converged
-from minibatch_jax.devices import as_varying, axis_is_bound
+from minibatch_jax.devices import as_varying, bound_axis
 from minibatch_jax.weights import weight_dtype
 
 Cost = Callable[[jax.Array, jax.Array], jax.Array]
@@ -79,7 +79,7 @@ def sharded_sinkhorn(
     blocks = _blocks(x0, block_size)
     dtype = weight_dtype(x0.dtype)
     width = jnp.asarray(epsilon, dtype)
-    devices = lax.axis_size(axis_name) if axis_is_bound(axis_name) else 1
+    devices = lax.axis_size(axis_name) if bound_axis(axis_name) else 1
     log_a, log_b = -math.log(x0.shape[0] * devices), -math.log(x1.shape[0])
 
     def scale_rows(carry, block, g):
@@ -147,7 +147,7 @@ def sharded_targets(
     blocks = _blocks(x0, block_size)
     g = found.column
     key = as_key(key)
-    if axis_is_bound(axis_name):
+    if bound_axis(axis_name):
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
 
     def draw(step):
@@ -168,11 +168,11 @@ def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.
 
 
 def _sum_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
-    return lax.psum(x, axis_name) if axis_is_bound(axis_name) else x
+    return lax.psum(x, axis_name) if bound_axis(axis_name) else x
 
 
 def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:
-    if not axis_is_bound(axis_name):
+    if not bound_axis(axis_name):
         return top + jnp.log(total)
     highest = lax.pmax(top, axis_name)
     return highest + jnp.log(lax.psum(total * jnp.exp(top - highest), axis_name))
@@ -186,4 +186,4 @@ def _blocks(x0: jax.Array, block_size: int) -> jax.Array:
 
 
 def _varying(tree: Any, axis_name: str | None) -> Any:
-    return as_varying(tree, axis_name) if axis_is_bound(axis_name) else tree
+    return as_varying(tree, axis_name) if bound_axis(axis_name) else tree

@@ -1,0 +1,214 @@
+"""Forward and backward passes over items with weights; `value_and_grad` and `accumulate` are made of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import check_count
+from minibatch_jax.boundaries._items import Items, any_over, axis_size, count, row_mass, without_hidden
+from minibatch_jax.boundaries._models import Model
+from minibatch_jax.boundaries.rows import check_leading_axis, heaviest_rows
+from minibatch_jax.devices import RowsAxis, as_varying, gather_rows, own_rows, own_taken_rows, shard_like, taken_rows
+
+
+class Choice(NamedTuple):
+    """Weights that a transformation chose.
+
+    Attributes:
+      start: weights that went in.
+      weights: weights that came out, 0 where the item is not finite.
+      state: new state of the transformation.
+      signals: what the transformation could see.
+    """
+
+    start: Any
+    weights: Any
+    state: Any
+    signals: dict[str, Any]
+
+
+class Passed(NamedTuple):
+    """Result of a pass with gradient, on this device.
+
+    Attributes:
+      value: `[]`, of this device, or of all if a loss of pairs makes it.
+      grads: gradient of what is trained.
+      items: what the pass computed.
+      choice: the weights of the items.
+      signals: what `items_fn` returned beside the items.
+      carried: state of the model after the pass.
+      weighted: `[]` int32, items that entered with a weight.
+      finite: `[]` int32, those of them that are finite.
+    """
+
+    value: jax.Array
+    grads: Any
+    items: Any
+    choice: Choice
+    signals: dict[str, Any]
+    carried: Any
+    weighted: jax.Array
+    finite: jax.Array
+
+
+class Step(NamedTuple):
+    """A function of items, its parameters taken apart, and what kind of items it returns.
+
+    Attributes:
+      items_fn: the user's function.
+      kind: what it returns.
+      model: its parameters.
+      has_aux: whether it returns signals; None if the result tells.
+      has_state: whether it takes and returns a state.
+    """
+
+    items_fn: Callable[..., Any]
+    kind: Items
+    model: Model
+    has_aux: bool | None = None
+    has_state: bool = False
+
+    def apply(self, trained: Any, batch: Any, carried: Any) -> tuple[Any, tuple[dict[str, Any], Any]]:
+        """Run the user's function: return the items, and beside them the signals and the state of the model."""
+        rest, user_state = carried
+        params = self.model.merge(trained, rest)
+        out = self.items_fn(params, batch, user_state) if self.has_state else self.items_fn(params, batch)
+        items, signals, user_state = self._parts(out, user_state)
+        self.kind.check(items)
+        if not self.kind.of_pairs:
+            check_leading_axis("batch", batch, jax.tree.leaves(items)[0].shape[0])
+        return items, (signals, (self.model.rest_of(params), user_state))
+
+    def _parts(self, out: Any, user_state: Any) -> tuple[Any, dict[str, Any], Any]:
+        has_aux = isinstance(out, tuple) if self.has_aux is None else self.has_aux
+        names = ["items", *["dict of signals"] * has_aux, *["model_state"] * self.has_state]
+        parts = out if isinstance(out, tuple) else (out,)
+        if len(parts) != len(names) or (has_aux and not isinstance(parts[1], dict)):
+            got = jax.tree.map(lambda x: list(jnp.shape(x)), out)
+            only = "items alone, or has_aux=True for signals or has_state=True for a state beside them"
+            raise TypeError(f"items_fn returned {got}, wanted {f'({", ".join(names)})' if len(names) > 1 else only}.")
+        return parts[0], parts[1] if has_aux else {}, parts[-1] if self.has_state else user_state
+
+    def score(self, batch: Any, carried: Any, blocks: int) -> tuple[Any, dict[str, Any]]:
+        """Return items and signals without a gradient, a block of rows at a time."""
+        trained = jax.lax.stop_gradient(self.model.trained)
+
+        def score_block(block):
+            items, (signals, _) = self.apply(trained, block, carried)
+            return jax.lax.stop_gradient((items, signals))
+
+        if blocks == 1:
+            return score_block(batch)
+        scored = jax.lax.map(score_block, in_blocks(batch, blocks))
+        return jax.tree.map(from_blocks, scored)
+
+    def differentiate(
+        self, batch: Any, carried: Any, choose: Callable[[Any, dict[str, Any]], Choice], *, recheck: bool = True
+    ) -> Passed:
+        """Do one pass forward and backward, with the weights that `choose(items, signals)` returns.
+
+        If the gradient is not finite and `recheck` is set, a second pass leaves out what has no weight.
+        """
+        kind = self.kind
+        trained = self.model.trained if kind.axis_name is None else as_varying(self.model.trained, kind.axis_name)
+        items, vjp, (signals, new_carried) = jax.vjp(lambda t: self.apply(t, batch, carried), trained, has_aux=True)
+        items = jax.lax.stop_gradient(items)
+        choice = choose(items, signals)
+        value, cotangent = kind.cotangent(items, choice.weights, choice.signals)
+        (grads,) = vjp(cotangent)
+
+        def without_zeros():
+            hidden = without_hidden(batch, choice.weights, kind)
+            return jax.vjp(lambda t: self.apply(t, hidden, carried)[0], trained)[1](cotangent)[0]
+
+        if recheck:
+            broken = any_over(count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0, kind.axis_name)
+            grads = jax.lax.cond(broken, without_zeros, lambda: grads)
+        has_weight = count(jax.tree.map(lambda w: w != 0, choice.weights)) > 0
+        if kind.of_pairs:
+            has_weight = any_over(has_weight, kind.axis_name)
+        grads = zero_unless(has_weight, grads)
+        return Passed(value, grads, items, choice, signals, new_carried, *kind.counts(choice.start, items))
+
+    def differentiate_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, *, recheck: bool) -> Passed:
+        """Do passes over blocks of rows with given weights, and add up their gradients."""
+
+        def one_block(block, block_weights, carried):
+            def keep(items, signals):
+                return Choice(block_weights, finite_only(items, block_weights), (), {})
+
+            return self.differentiate(block, carried, keep, recheck=recheck)
+
+        if blocks == 1:
+            return one_block(batch, weights, carried)
+
+        def add(carry, block):
+            total, carried = carry
+            passed = one_block(*block, carried)
+            new = passed.value, passed.grads, passed.weighted, passed.finite
+            return (jax.tree.map(jnp.add, total, new), passed.carried), (passed.items, passed.choice, passed.signals)
+
+        parts = in_blocks((batch, weights), blocks)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(one_block, *first, carried)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (shapes.value, shapes.grads, shapes.weighted, shapes.finite)
+        )
+        ((value, grads, weighted, finite), carried), collected = jax.lax.scan(add, (zeros, carried), parts)
+        items, choice, signals = jax.tree.map(from_blocks, collected)
+        return Passed(value, grads, items, choice, signals, carried, weighted, finite)
+
+
+def finite_only(items: Any, weights: Any) -> Any:
+    """Return the weights, 0 where the item is not finite."""
+    return jax.tree.map(lambda x, w: jnp.where(jnp.isfinite(x), w, 0), items, weights)
+
+
+def heaviest(
+    batch: Any, weights: Any, k: int, rows_axis: RowsAxis, axis_name: str | None
+) -> tuple[Any, Any, jax.Array]:
+    """Return the k heaviest rows, or this device's share of them, their weights, and the indices of all k."""
+    mass = row_mass(weights)
+    if axis_name is None:
+        check_count("gather", k, mass.shape[0], "the number of rows")
+        top, indices = heaviest_rows(mass, k)
+        rows, row_weights = jax.tree.map(lambda x: taken_rows(x, indices, rows_axis), (batch, weights))
+    else:
+        mass = gather_rows(mass, axis_name)
+        check_count("gather", k, mass.shape[0], "the number of rows")
+        devices = axis_size(axis_name)
+        if k % devices:
+            raise ValueError(f"gather is {k}, wanted a multiple of the {devices} devices of {axis_name!r}.")
+        top, indices = heaviest_rows(mass, k)
+        rows, row_weights = jax.tree.map(lambda x: own_taken_rows(x, indices, axis_name), (batch, weights))
+        top = own_rows(top, k // devices, axis_name)
+
+    def without_repeats(w):
+        empty = shard_like(w if w.ndim == 1 else w[:, 0], top) == 0
+        return jnp.where(jnp.expand_dims(empty, range(1, w.ndim)), 0, w)
+
+    return rows, jax.tree.map(without_repeats, row_weights), indices
+
+
+def in_blocks(tree: Any, blocks: int) -> Any:
+    """Cut rows into blocks, `[B, ...]` to `[blocks, B / blocks, ...]`; block j has the rows j, j + blocks, ...
+
+    So each block lies on all devices over which the rows are sharded.
+    """
+    rows = jax.tree.leaves(tree)[0].shape[0]
+    if rows % blocks:
+        raise ValueError(f"micro_batches is {blocks}, wanted a divisor of the {rows} rows.")
+    return optax.microbatching.reshape_batch_axis(tree, rows // blocks)
+
+
+def from_blocks(x: jax.Array) -> jax.Array:
+    """Undo `in_blocks` for one array."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
+def zero_unless(keep: jax.Array, grads: Any) -> Any:
+    """Return the gradients, 0 where `keep` is False."""
+    return jax.tree.map(lambda g: jnp.where(keep, g, jnp.zeros_like(g)), grads)

@@ -1,0 +1,169 @@
+"""What the items of a mini-batch are: their shape, the weights they start with, and how weights become a cotangent."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.devices import as_varying, gather_rows, one_row, own_rows, replicate, shard_like
+from minibatch_jax.signals import pair_signals
+from minibatch_jax.weights import weight_dtype
+
+KINDS = ("losses", "pair_losses", "distances", "similarities")
+_SHAPES = {
+    "losses": "[B] or [B, T], one loss for each example or token: drop the mean",
+    "pair_losses": "[B0, B1], one loss for each pair",
+    "distances": "[A, M], one distance for each anchor and reference",
+    "similarities": "[A, M], one similarity for each anchor and reference",
+}
+
+
+class Items(NamedTuple):
+    """What kind of items a function returns, and what is done with them.
+
+    Attributes:
+      kind: one of `KINDS`.
+      loss: of distances or similarities, positives and negatives; None for all others.
+      axis_name: mapped axis over which the rows are sharded, or None.
+    """
+
+    kind: str
+    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
+    axis_name: str | None
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether the items are a matrix of pairs."""
+        return self.kind != "losses"
+
+    def check(self, items: Any) -> None:
+        """Raise unless every array of items has the rank of its kind and floating point."""
+        if self.loss is not None and not isinstance(items, jax.Array):
+            raise TypeError(f"items_fn returned {type(items).__name__}, wanted one array of items where loss is given.")
+        for leaf in jax.tree.leaves(items):
+            ranks = (2,) if self.of_pairs else (1, 2)
+            if jnp.ndim(leaf) not in ranks or jnp.size(leaf) == 0:
+                raise ValueError(f"items_fn returned {list(jnp.shape(leaf))}, wanted {_SHAPES[self.kind]}.")
+            check_floating(self.kind, leaf)
+
+    def start(self, items: Any, given: Any = None) -> Any:
+        """Return the given weights, or those to start with: 1/number of items for losses, 1 for distances."""
+        if given is not None:
+            if jax.tree.structure(given) != jax.tree.structure(items):
+                raise ValueError(
+                    f"weights have the structure {jax.tree.structure(given)}, wanted {jax.tree.structure(items)}."
+                )
+            jax.tree.map(lambda w, x: check_shape("weights", w, jnp.shape(x)), given, items)
+            return given
+        devices = axis_size(self.axis_name)
+
+        def start_one(x):
+            number = 1 if self.kind in ("distances", "similarities") else x.size * devices
+            return jnp.full_like(x, 1 / number, dtype=weight_dtype(jnp.zeros(()).dtype))
+
+        return jax.tree.map(start_one, items)
+
+    def signals(self, items: Any) -> dict[str, Any]:
+        """Return the items under the name by which the transformation sees them."""
+        if self.kind == "similarities":
+            return {"distances": jax.tree.map(lambda x: 1 - x, items)}
+        return {self.kind: items}
+
+    def cotangent(self, items: Any, weights: Any, signals: dict[str, Any]) -> tuple[jax.Array, Any]:
+        """Return this device's share of the value, and the cotangent of the items; both are constants."""
+        values = jax.tree.map(lambda x, w: jnp.where(w == 0, 0, x.astype(w.dtype)), items, weights)
+        if self.kind not in ("distances", "similarities"):
+            slopes = weights
+        elif self.loss is None:
+            positives = pair_signals(signals, items.shape)["positives"]
+            slopes = jnp.where(positives == (self.kind == "distances"), weights, -weights)
+        else:
+            value, slopes = self._loss_and_slopes(values, weights, signals)
+            return value, slopes.astype(items.dtype)
+        value = sum_tree(jax.tree.map(lambda s, v: jnp.sum(s * v), slopes, values))
+        return value, jax.tree.map(lambda s, x: s.astype(x.dtype), slopes, items)
+
+    def _loss_and_slopes(self, values: jax.Array, weights: jax.Array, signals: dict[str, Any]):
+        masks = pair_signals(signals, values.shape)
+        used = weights != 0
+        pairs = values, masks["positives"] & used, masks["negatives"] & used
+        if self.axis_name is not None:
+            pairs = tuple(gather_rows(x, self.axis_name) for x in pairs)
+        value, slopes = jax.value_and_grad(self.loss)(*replicate(pairs))
+        if jnp.ndim(value) != 0:
+            raise ValueError(f"loss returned {list(jnp.shape(value))}, wanted [].")
+        if self.axis_name is not None:
+            slopes = own_rows(slopes, values.shape[0], self.axis_name)
+        slopes = weights * jnp.where(used, shard_like(values, slopes), 0)
+        return value / axis_size(self.axis_name), slopes
+
+    def counts(self, weights: Any, items: Any) -> tuple[jax.Array, jax.Array]:
+        """Return how many items have a weight, and how many of those are finite."""
+        weighted = jax.tree.map(lambda w: w != 0, weights)
+        return count(weighted), count(jax.tree.map(lambda w, x: w & jnp.isfinite(x), weighted, items))
+
+
+def without_hidden(batch: Any, weights: Any, items: Items) -> Any:
+    """Overwrite the examples that have no weight with the heaviest one, because 0 * NaN is NaN.
+
+    An example of a matrix of pairs is overwritten if neither its row nor its column has weight. Rows and columns are
+    the same examples unless the batch of pair losses is a tuple (rows, columns) or the matrix is not square.
+    """
+    if not items.of_pairs:
+        return _overwrite(batch, row_mass(weights))
+    rows, columns = row_mass(weights), row_mass(jax.tree.map(jnp.transpose, weights))
+    if items.axis_name is not None and columns.shape[0] == rows.shape[0] * axis_size(items.axis_name):
+        columns = own_rows(jax.lax.psum(columns, items.axis_name), rows.shape[0], items.axis_name)
+    if items.kind == "pair_losses" and isinstance(batch, tuple) and len(batch) == 2:
+        return _overwrite(batch[0], rows), _overwrite(batch[1], columns)
+    if rows.shape == columns.shape:
+        return _overwrite(batch, rows + columns)
+    return _overwrite(_overwrite(batch, rows), columns)
+
+
+def _overwrite(batch: Any, mass: jax.Array) -> Any:
+    """Overwrite the rows without mass in every leaf that has as many rows as there are masses."""
+    heaviest = jnp.argmax(replicate(mass))
+
+    def overwrite(x):
+        if x.ndim == 0 or x.shape[0] != mass.shape[0]:
+            return x
+        hidden = jnp.expand_dims(mass == 0, range(1, x.ndim))
+        return jnp.where(hidden, one_row(x, heaviest), x)
+
+    return jax.tree.map(overwrite, batch)
+
+
+def axis_size(axis_name: str | None) -> int:
+    """Return the number of devices of an axis, 1 without one."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def sum_over(tree: Any, axis_name: str | None) -> Any:
+    """Return the sums over the devices of an axis."""
+    return tree if axis_name is None else jax.lax.psum(as_varying(tree, axis_name), axis_name)
+
+
+def any_over(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return whether a condition holds on any device of an axis."""
+    return sum_over(x.astype(jnp.int32), axis_name) > 0
+
+
+def row_mass(weights: Any) -> jax.Array:
+    """Return the sum of the weights of each row, over all arrays of weights."""
+    return sum_tree([jnp.sum(w.reshape(w.shape[0], -1), axis=1) for w in jax.tree.leaves(weights)])
+
+
+def count(tree: Any) -> jax.Array:
+    """Return how many entries are True in all arrays together."""
+    return sum_tree(jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), tree))
+
+
+def sum_tree(tree: Any) -> jax.Array:
+    """Return the sum of all leaves."""
+    total, *others = jax.tree.leaves(tree)
+    for leaf in others:
+        total = total + leaf
+    return total
