@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
+from minibatch_jax.geometry import product
 from minibatch_jax.mining._references import references_of
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
@@ -58,7 +59,7 @@ def nearest_positive_ranks(
 
     def ranks(query):
         vector, label, index = query
-        similarities = jnp.matmul(others, vector, precision="highest")
+        similarities = product(others, vector)
         positive = (classes == label) & (jnp.arange(others.shape[0], dtype=jnp.int32) != index)
         nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
         ahead = (classes != label) & ~(similarities < nearest)
@@ -177,7 +178,7 @@ def retrieval_scores(
 
     def scores(query):
         vector, label, index = query
-        similarities = jnp.matmul(others, vector, precision="highest")
+        similarities = product(others, vector)
         itself = jnp.arange(others.shape[0], dtype=jnp.int32) == index
         positive = (classes == label) & ~itself
         similarities = jnp.where(itself, -jnp.inf, similarities)

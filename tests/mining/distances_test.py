@@ -147,7 +147,7 @@ def test_a_broken_row_spoils_neither_other_rows_nor_their_gradients(function, ba
     (expected, _), clean = jax.grad(total, argnums=(0, 1), has_aux=True)(x, y)
     np.testing.assert_array_equal(np.isnan(values), np.broadcast_to(broken[:, None], (6, 5)))
     np.testing.assert_allclose(values[~broken], clean[~broken], rtol=1e-6)
-    np.testing.assert_allclose(gradient[~broken], expected[~broken], rtol=1e-6)
+    np.testing.assert_allclose(gradient[~broken], expected[~broken], rtol=1e-6, atol=1e-5)
     np.testing.assert_array_equal(gradient[broken], 0)
     assert np.all(np.isfinite(by_reference))
     gradient, values = jax.grad(lambda x: total(x, x), has_aux=True)(spoilt)
