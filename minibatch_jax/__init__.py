@@ -5,6 +5,7 @@ from types import ModuleType
 
 from . import boundaries as boundaries
 from . import coupling as coupling
+from . import geometry as geometry
 from . import metrics as metrics
 from . import mining as mining
 from . import scores as scores

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
 from minibatch_jax.devices import bound_axis
+from minibatch_jax.geometry import product
 from minibatch_jax.mining._references import references_of
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
@@ -59,7 +60,7 @@ def nearest_positive_ranks(
 
     def ranks(query):
         vector, label, index = query
-        similarities = jnp.matmul(others, vector, precision="highest")
+        similarities = product(others, vector)
         positive = (classes == label) & (jnp.arange(others.shape[0], dtype=jnp.int32) != index)
         nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
         ahead = (classes != label) & ~(similarities < nearest)
@@ -178,7 +179,7 @@ def retrieval_scores(
 
     def scores(query):
         vector, label, index = query
-        similarities = jnp.matmul(others, vector, precision="highest")
+        similarities = product(others, vector)
         itself = jnp.arange(others.shape[0], dtype=jnp.int32) == index
         positive = (classes == label) & ~itself
         similarities = jnp.where(itself, -jnp.inf, similarities)

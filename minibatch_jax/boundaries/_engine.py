@@ -88,8 +88,10 @@ class Step(NamedTuple):
         parts = out if isinstance(out, tuple) else (out,)
         if len(parts) != len(names) or (has_aux and not isinstance(parts[1], dict)):
             got = jax.tree.map(lambda x: list(jnp.shape(x)), out)
-            only = "items alone, or has_aux=True for signals or has_state=True for a state beside them"
-            raise TypeError(f"items_fn returned {got}, wanted {f'({", ".join(names)})' if len(names) > 1 else only}.")
+            wanted = f"({', '.join(names)})"
+            if len(names) == 1:
+                wanted = "items alone, or has_aux=True for signals or has_state=True for a state beside them"
+            raise TypeError(f"items_fn returned {got}, wanted {wanted}.")
         return parts[0], parts[1] if has_aux else {}, parts[-1] if self.has_state else user_state
 
     def score(self, batch: Any, carried: Any, blocks: int) -> tuple[Any, dict[str, Any]]:

@@ -1,13 +1,13 @@
 """What it costs to pair a source with a target: `[B0, B1]` from two batches.
 
-Float32 cancels badly when all items share a large offset, so both batches are first shifted by one common center.
-Inner products run at the highest matmul precision, because the default of TPU and GPU visibly changes assignments.
+An offset that all items share costs no accuracy: both batches are first shifted by one common center.
 """
 
 import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating
+from minibatch_jax.geometry import cosines, root, squared_distances
 from minibatch_jax.weights import weight_dtype
 
 
@@ -15,7 +15,7 @@ def squared_euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
     """Return the squared Euclidean distance of every source to every target.
 
     A row with a NaN or infinity costs NaN with every partner, and couplings never use such a pair. The other rows keep
-    their costs. To keep padded rows from moving the common center, make them NaN or equal to a real row.
+    their costs.
 
     Args:
       x0: `[B0, ...]`, floating point; all axes but the first are flattened.
@@ -32,10 +32,7 @@ def squared_euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
       >>> squared_euclidean_cost(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
       [[25.0, 1.0]]
     """
-    x0, x1 = _centered(*_flat(x0, x1))
-    square0, square1 = jnp.sum(x0**2, axis=1), jnp.sum(x1**2, axis=1)
-    inner = jnp.matmul(x0, x1.T, precision="highest")
-    return jnp.maximum(square0[:, None] + square1[None, :] - 2 * inner, 0)
+    return squared_distances(*_flat(x0, x1))
 
 
 def euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
@@ -58,9 +55,7 @@ def euclidean_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
       >>> euclidean_cost(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
       [[5.0, 1.0]]
     """
-    squared = squared_euclidean_cost(x0, x1)
-    apart = squared != 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    return root(squared_euclidean_cost(x0, x1))
 
 
 def cosine_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
@@ -84,8 +79,7 @@ def cosine_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
       >>> cosine_cost(jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
       [[0.0, 1.0]]
     """
-    x0, x1 = (_unit(x) for x in _flat(x0, x1))
-    return jnp.clip(1 - jnp.matmul(x0, x1.T, precision="highest"), 0, 2)
+    return jnp.clip(1 - cosines(*_flat(x0, x1)), 0, 2)
 
 
 def _flat(x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,17 +91,3 @@ def _flat(x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
         raise ValueError(f"x0 and x1 have shapes {list(x0.shape)} and {list(x1.shape)}, wanted at least one item each.")
     dtype = weight_dtype(jnp.promote_types(x0.dtype, x1.dtype))
     return x0.reshape(x0.shape[0], -1).astype(dtype), x1.reshape(x1.shape[0], -1).astype(dtype)
-
-
-def _centered(x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    finite = jnp.all(jnp.isfinite(x1), axis=1, keepdims=True)
-    center = jnp.sum(jnp.where(finite, x1, 0), axis=0) / jnp.maximum(jnp.sum(finite), 1).astype(x1.dtype)
-    center = jax.lax.stop_gradient(center)[None, :]
-    return x0 - center, x1 - center
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    scale = jnp.max(jnp.abs(x), axis=1, keepdims=True)
-    x = x / jnp.where(scale == 0, 1, jax.lax.stop_gradient(scale))
-    square = jnp.sum(x**2, axis=1, keepdims=True)
-    return x / jnp.sqrt(jnp.where(square == 0, 1, square))

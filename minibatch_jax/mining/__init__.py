@@ -20,6 +20,7 @@ from . import class_batches as class_batches
 from . import cross_batch as cross_batch
 from . import distances as distances
 from . import losses as losses
+from . import masks as masks
 from . import miners as miners
 from . import proxies as proxies
 from . import reductions as reductions
@@ -36,13 +37,13 @@ from .distances import noise_ratio_distances as noise_ratio_distances
 from .distances import normalize_embeddings as normalize_embeddings
 from .distances import squared_euclidean_distances as squared_euclidean_distances
 from .losses.angles import angular_loss as angular_loss
-from .losses.angles import hard_negative_loss as hard_negative_loss
 from .losses.angles import orthogonal_pair_loss as orthogonal_pair_loss
 from .losses.angles import orthogonal_projection_loss as orthogonal_projection_loss
 from .losses.classification import margin_softmax_loss as margin_softmax_loss
 from .losses.classification import proxy_anchor_loss as proxy_anchor_loss
 from .losses.classification import soften_centers as soften_centers
 from .losses.contrastive import contrastive_loss as contrastive_loss
+from .losses.contrastive import hard_negative_loss as hard_negative_loss
 from .losses.contrastive import info_nce_loss as info_nce_loss
 from .losses.contrastive import multi_similarity_loss as multi_similarity_loss
 from .losses.contrastive import ntxent_loss as ntxent_loss
@@ -52,6 +53,7 @@ from .losses.dynamic_margins import dynamic_margin_loss as dynamic_margin_loss
 from .losses.dynamic_margins import init_dynamic_margin as init_dynamic_margin
 from .losses.manifolds import manifold_loss as manifold_loss
 from .losses.manifolds import random_walk_similarity as random_walk_similarity
+from .losses.margins import binomial_deviance_loss as binomial_deviance_loss
 from .losses.margins import intra_pair_variance_loss as intra_pair_variance_loss
 from .losses.margins import margin_loss as margin_loss
 from .losses.margins import ranked_list_loss as ranked_list_loss
@@ -61,12 +63,13 @@ from .losses.ranking import fast_ap_loss as fast_ap_loss
 from .losses.ranking import histogram_loss as histogram_loss
 from .losses.ranking import pnp_loss as pnp_loss
 from .losses.ranking import smooth_ap_loss as smooth_ap_loss
-from .losses.soft_maxima import binomial_deviance_loss as binomial_deviance_loss
 from .losses.soft_maxima import circle_loss as circle_loss
 from .losses.soft_maxima import generalized_lifted_structure_loss as generalized_lifted_structure_loss
 from .losses.soft_maxima import lifted_structure_loss as lifted_structure_loss
 from .losses.soft_maxima import tuplet_margin_loss as tuplet_margin_loss
 from .losses.triplets import triplet_loss as triplet_loss
+from .masks import negative_mask as negative_mask
+from .masks import positive_mask as positive_mask
 from .miners.angular import angular_triplet_weights as angular_triplet_weights
 from .miners.angular import mine_angular as mine_angular
 from .miners.choices import triplet_choice as triplet_choice
@@ -84,8 +87,6 @@ from .miners.pairs import mine_multi_similarity as mine_multi_similarity
 from .miners.pairs import mine_pair_margin as mine_pair_margin
 from .miners.pairs import mine_ranges as mine_ranges
 from .miners.pairs import multi_similarity_pair_masks as multi_similarity_pair_masks
-from .miners.pairs import negative_mask as negative_mask
-from .miners.pairs import positive_mask as positive_mask
 from .miners.pairs import range_pair_masks as range_pair_masks
 from .miners.random_triplets import mine_random as mine_random
 from .miners.random_triplets import random_triplet_weights as random_triplet_weights

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
-from minibatch_jax.mining.miners.pairs import negative_mask, positive_mask
+from minibatch_jax.mining.masks import negative_mask, positive_mask
 
 
 class Memory(NamedTuple):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.geometry import cosines, finite_rows, product, root, squared_distances, unit_rows
 from minibatch_jax.weights import weight_dtype
 
 
@@ -31,8 +32,7 @@ def squared_euclidean_distances(embeddings: jax.Array, references: jax.Array | N
       >>> squared_euclidean_distances(jnp.array([[0.0, 0.0], [3.0, 4.0]])).tolist()
       [[0.0, 25.0], [25.0, 0.0]]
     """
-    x, y, finite = _pair(embeddings, references)
-    return _nan_outside(finite, _squared_distances(x, y), embeddings.dtype)
+    return _squared_distances(*_pair(embeddings, references)).astype(embeddings.dtype)
 
 
 def euclidean_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -53,11 +53,7 @@ def euclidean_distances(embeddings: jax.Array, references: jax.Array | None = No
       >>> euclidean_distances(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
       [[5.0, 0.0]]
     """
-    x, y, finite = _pair(embeddings, references)
-    squared = _squared_distances(x, y)
-    apart = squared > 0
-    distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
-    return _nan_outside(finite, distances, embeddings.dtype)
+    return root(_squared_distances(*_pair(embeddings, references))).astype(embeddings.dtype)
 
 
 def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -78,9 +74,7 @@ def cosine_similarity(embeddings: jax.Array, references: jax.Array | None = None
       >>> cosine_similarity(jnp.array([[2.0, 0.0]]), jnp.array([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])).tolist()
       [[1.0, 0.0, -1.0]]
     """
-    x, y, finite = _pair(embeddings, references)
-    cosines = jnp.matmul(_unit(x), _unit(y).T, precision="highest")
-    return _nan_outside(finite, cosines, embeddings.dtype)
+    return cosines(*_pair(embeddings, references)).astype(embeddings.dtype)
 
 
 def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -101,8 +95,9 @@ def dot_product_similarity(embeddings: jax.Array, references: jax.Array | None =
       >>> dot_product_similarity(jnp.array([[2.0, 1.0]]), jnp.array([[3.0, 0.0], [0.0, -1.0]])).tolist()
       [[6.0, -1.0]]
     """
-    x, y, finite = _pair(embeddings, references)
-    return _nan_outside(finite, jnp.matmul(x, y.T, precision="highest"), embeddings.dtype)
+    (x, x_finite), (y, y_finite) = map(finite_rows, _pair(embeddings, references))
+    finite = x_finite[:, None] & y_finite[None, :]
+    return jnp.where(finite, product(x, y.T), jnp.nan).astype(embeddings.dtype)
 
 
 def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = None) -> jax.Array:
@@ -128,13 +123,13 @@ def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = 
       >>> noise_ratio_distances(jnp.array([[0.0, 2.0]]), jnp.array([[2.0, 2.0]])).tolist()
       [[1.0]]
     """
-    x, y, finite = _pair(embeddings, references)
+    x, y = _pair(embeddings, references)
     size = jnp.sum(x * x, axis=1)
     x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
     variation = jnp.sum(x * x, axis=1)
     varies = variation > 16 * jnp.finfo(x.dtype).eps ** 2 * size
     ratio = _squared_distances(x, y) / jnp.where(varies, variation, 1)[:, None]
-    return _nan_outside(finite & varies[:, None], ratio, embeddings.dtype)
+    return jnp.where(varies[:, None], ratio, jnp.nan).astype(embeddings.dtype)
 
 
 def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
@@ -156,42 +151,21 @@ def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
     """
     check_shape("embeddings", embeddings, (None, None))
     check_floating("embeddings", embeddings)
-    x, finite = _finite_rows(embeddings)
-    return _nan_outside(finite[:, None], _unit(x), embeddings.dtype)
+    x, finite = finite_rows(embeddings)
+    return jnp.where(finite[:, None], unit_rows(x), jnp.nan).astype(embeddings.dtype)
 
 
-def _pair(embeddings: jax.Array, references: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Both sides with 0 in rows that are not finite, and the pairs `[A, M]` without such a row."""
+def _pair(embeddings: jax.Array, references: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Check both sides and return them in float32 at least."""
     check_shape("embeddings", embeddings, (None, None))
     check_floating("embeddings", embeddings)
-    x, x_finite = _finite_rows(embeddings)
+    x = embeddings.astype(weight_dtype(embeddings.dtype))
     if references is None:
-        return x, x, x_finite[:, None] & x_finite[None, :]
+        return x, x
     check_shape("references", references, (None, embeddings.shape[1]))
     check_floating("references", references)
-    y, y_finite = _finite_rows(references)
-    return x, y, x_finite[:, None] & y_finite[None, :]
-
-
-def _finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    finite = jnp.all(jnp.isfinite(x), axis=1)
-    return jnp.where(finite[:, None], x, 0).astype(weight_dtype(x.dtype)), finite
-
-
-def _nan_outside(finite: jax.Array, values: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return jnp.where(finite, values, jnp.nan).astype(dtype)
+    return x, references.astype(weight_dtype(references.dtype))
 
 
 def _squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
-    scale = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
-    squared = scale - 2 * jnp.matmul(x, y.T, precision="highest")
-    return jnp.where(squared <= 4 * jnp.finfo(x.dtype).eps * scale, 0, squared)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Rows of length 1; divided by their largest entry first, so that no square leaves the range of floats."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1, keepdims=True))
-    nonzero = largest >= jnp.finfo(x.dtype).tiny
-    scaled = jnp.where(nonzero, x / jnp.where(nonzero, largest, 1), 0)
-    squared = jnp.sum(scaled * scaled, axis=1, keepdims=True)
-    return scaled * jax.lax.rsqrt(jnp.where(nonzero, squared, 1))
+    return squared_distances(x, y, floor=4 * float(jnp.finfo(x.dtype).eps))

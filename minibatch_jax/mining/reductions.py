@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from minibatch_jax._checks import check_choice
 from minibatch_jax.devices import bound_axis
 
-REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
+_REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
 
 
 def reduce_losses(
@@ -36,7 +36,7 @@ def reduce_losses(
       >>> reduce_losses(losses, valid, "anchors").tolist()
       [0.5, 5.0]
     """
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, _REDUCTIONS)
     kept = jnp.where(valid, losses, jnp.zeros_like(losses))
     if reduction in ("anchors", "anchor_mean") and kept.ndim > 1:
         kept = jnp.sum(kept, axis=1) / jnp.maximum(jnp.sum(valid.astype(kept.dtype), axis=1), 1)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minibatch_jax.geometry import squared_distances, unit_rows
 from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows, usable
 
@@ -103,12 +104,9 @@ def _nearest_in_pool(
 @functools.partial(jax.jit, static_argnames="unit")
 def _nearer(chunk, nearest, owners, centers, count, offset, *, unit):
     points, finite = usable(chunk, unit)
-    origin = centers[0]
-    points, others = points - origin[None], centers - origin[None]
-    products = jnp.matmul(points, others.T, precision="highest")
-    squares = jnp.sum(points**2, 1)[:, None] + (jnp.sum(others**2, 1)[None] - 2 * products)
+    squares = squared_distances(points, centers, origin=centers[0])
     numbers = jnp.arange(centers.shape[0], dtype=jnp.int32)
-    squares = jnp.where((numbers < count)[None], jnp.maximum(squares, 0), jnp.inf)
+    squares = jnp.where((numbers < count)[None], squares, jnp.inf)
     least = jnp.min(squares, 1)
     which = jnp.min(jnp.where(squares == least[:, None], numbers[None], centers.shape[0] - 1), 1)
     closer = finite & (least < nearest)
@@ -155,11 +153,12 @@ def _farthest(nearest: np.ndarray, count: int) -> np.ndarray:
 
 
 def points_at(rows: Rows, indices: np.ndarray, unit: bool) -> np.ndarray:
+    """Return rows of the pool, of any number, scaled to length 1 if `unit`."""
     points = rows.at(indices)
-    if unit:
-        norms = np.sqrt(np.sum(points**2, 1, keepdims=True))
-        points /= np.where(norms > 0, norms, 1)
-    return points
+    if not unit:
+        return points
+    padded = np.pad(points, ((0, _power_of_two(len(points)) - len(points)), (0, 0)))  # few shapes, few compilations
+    return np.asarray(_unit_rows(padded))[: len(points)]
 
 
 def _mean(rows: Rows, unit: bool) -> np.ndarray:
@@ -174,6 +173,9 @@ def _mean(rows: Rows, unit: bool) -> np.ndarray:
 def _sum(chunk, *, unit):
     points, finite = usable(chunk, unit)
     return jnp.sum(points, 0), jnp.sum(finite, dtype=jnp.float32)
+
+
+_unit_rows = jax.jit(unit_rows)
 
 
 def _power_of_two(count: int) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.selection.similarities import unit_rows
+from minibatch_jax.geometry import finite_rows, unit_rows
 
 
 class Rows:
@@ -88,7 +88,5 @@ class NpyFile:
 
 def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
     """Return the rows in float32, and which of them are finite. The others become 0; `unit` scales to length 1."""
-    rows = rows.astype(jnp.float32)
-    finite = jnp.isfinite(rows).all(1)
-    rows = jnp.where(finite[:, None], rows, 0)
+    rows, finite = finite_rows(rows.astype(jnp.float32))
     return unit_rows(rows) if unit else rows, finite

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minibatch_jax.geometry import product
 from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows, usable
 
@@ -86,7 +87,7 @@ def _best(rows: Rows, gains: np.ndarray) -> int:
 @jax.jit
 def _start(chunk, targets, noise):
     points, finite = usable(chunk, unit=True)
-    cross = jnp.matmul(points, targets.T, precision="highest")
+    cross = product(points, targets.T)
     variance = jnp.where(finite, jnp.sum(points**2, 1), -jnp.inf)
     return cross, variance, _gains(cross, variance, noise)
 
@@ -94,7 +95,7 @@ def _start(chunk, targets, noise):
 @jax.jit
 def _update(chunk, cross, variance, direction, seen, noise):
     points, finite = usable(chunk, unit=True)
-    new = jnp.matmul(points, direction, precision="highest")
+    new = product(points, direction)
     cross = cross - new[:, None] * seen[None]
     variance = jnp.where(finite, jnp.maximum(variance - new**2, 0), -jnp.inf)
     return cross, variance, _gains(cross, variance, noise)

@@ -20,7 +20,8 @@ import optax
 
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
 from minibatch_jax._vector import first_max
-from minibatch_jax.selection.similarities import unit_rows, usable_features
+from minibatch_jax.geometry import unit_rows
+from minibatch_jax.selection.similarities import usable_features
 from minibatch_jax.weights import weight_transformation
 
 CENTER_METRICS = ("euclidean", "cosine")

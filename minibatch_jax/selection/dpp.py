@@ -26,7 +26,7 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._vector import first_max
-from minibatch_jax.selection.similarities import product
+from minibatch_jax.geometry import product, squared_distances
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 WEIGHTINGS = ("plain", "unbiased")
@@ -209,9 +209,7 @@ def feature_kernel(features: jax.Array, bandwidth: float | None = None) -> jax.A
     features = features.astype(weight_dtype(features.dtype))
     if bandwidth is None:
         return product(features, features.T) + JITTER * jnp.eye(features.shape[0], dtype=features.dtype)
-    squares = jnp.sum(features**2, 1)
-    distances = squares[:, None] + squares[None] - 2 * product(features, features.T)
-    return jnp.exp(-jnp.maximum(distances, 0) / (2 * bandwidth**2))
+    return jnp.exp(-squared_distances(features, features) / (2 * bandwidth**2))
 
 
 def keep_diverse(

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
-from minibatch_jax._vector import nonzero
-from minibatch_jax.weights import weight_dtype
+from minibatch_jax.geometry import center, finite_rows, product, unit_rows
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
 
@@ -56,16 +55,9 @@ def usable_features(
     """Return the features with 0 in rows that do not exist or are not finite, and the mask of the other rows."""
     check_shape(name, features, (None, None))
     check_floating(name, features)
-    exists = jnp.isfinite(features).all(1)
+    features, exists = finite_rows(features)
     exists &= mask_or_all("where", where, features.shape[:1])
-    features = features.astype(weight_dtype(features.dtype))
     return jnp.where(exists[:, None], features, 0), exists
-
-
-def unit_rows(features: jax.Array) -> jax.Array:
-    """Return the rows scaled to unit length; rows of zeros stay zeros."""
-    norms = jnp.sqrt(jnp.sum(features**2, 1))
-    return features / nonzero(norms)[:, None]
 
 
 def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
@@ -73,14 +65,9 @@ def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarit
     check_choice("metric", metric, METRICS)
     if metric == "cosine":
         return _cosine(features)
-    count = jnp.maximum(jnp.sum(exists, dtype=features.dtype), 1)
-    centered = jnp.where(exists[:, None], features - (jnp.sum(features, 0) / count)[None], 0)
+    origin = center(jnp.where(exists[:, None], features, jnp.nan))
+    centered = jnp.where(exists[:, None], features - origin[None], 0)
     return {"sqeuclidean": _sqeuclidean, "euclidean": _euclidean, "l1": _l1}[metric](centered)
-
-
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the matrix product in full precision on accelerators too, because small differences of it are compared."""
-    return jnp.matmul(a, b, precision="highest")
 
 
 def _cosine(x: jax.Array) -> Similarity:

@@ -1,8 +1,4 @@
-"""Losses of pairs with a geometry of their own: angles of triangles, right angles, weighed or debiased negatives.
-
-Method: hard-negative and debiased contrastive
-Paper: 2010.04592
-Experiment: zero_shot_retrieval
+"""Losses of pairs with a geometry of their own: angles of triangles, right angles.
 
 Method: single-sample batches
 Paper: 2402.07440
@@ -13,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
-from minibatch_jax.mining.losses.contrastive import log_sum_exp, softplus_where
-from minibatch_jax.mining.miners.pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax.mining.losses._exponentials import softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
 
@@ -72,66 +68,6 @@ def angular_loss(
     exponent = jnp.log(jnp.where(contested, both, 1)) + 8 * tangent
     exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
     return reduce_losses(softplus_where(contested, exponent), positives, reduction)
-
-
-def hard_negative_loss(
-    similarities: jax.Array,
-    positives: jax.Array,
-    negatives: jax.Array,
-    *,
-    temperature: float | jax.Array = 0.5,
-    concentration: float | jax.Array = 1.0,
-    prior: float | jax.Array = 0.1,
-    constant_importance: bool = False,
-    reduction: str = "mean",
-) -> jax.Array:
-    """Return NT-Xent with negatives that are weighed by hardness and cleared of false negatives.
-
-    It is `ntxent_loss` with another sum over the N negatives of the anchor. Let m be the mean of exp(s_n / t), weighed
-    by exp(concentration * s_n / t), t the temperature. The sum becomes N (m - prior * exp(s_p / t)) / (1 - prior), but
-    at least N exp(-1 / t). Concentration 0 gives the debiased contrastive loss; prior 0 as well gives `ntxent_loss`.
-
-    Args:
-      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
-      positives: `[A, M]` bool, the pairs to pull together.
-      negatives: `[A, M]` bool, the pairs to push apart.
-      temperature: > 0; differentiable.
-      concentration: >= 0; the larger, the more the hardest negatives count.
-      prior: in [0, 0.999], the fraction of the negatives that are positives in truth.
-      constant_importance: static bool, whether to stop the gradient through the weights of the negatives; the paper's
-        code does not.
-      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
-        defined at `reduce_losses`.
-
-    Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
-
-    Raises:
-      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
-      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
-
-    References:
-      Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
-      Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
-
-    Examples:
-      >>> positives = jnp.array([[True, False, False]])
-      >>> round(float(hard_negative_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
-      1.0986
-    """
-    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_positive(temperature=temperature)
-    check_number("concentration", concentration, 0)
-    check_number("prior", prior, 0, 0.999)
-    logits = (similarities - 1) / temperature
-    importance = concentration * (jax.lax.stop_gradient(logits) if constant_importance else logits)
-    count = jnp.sum(negatives.astype(logits.dtype), axis=1)
-    log_mean = log_sum_exp(logits + importance, negatives) - log_sum_exp(importance, negatives)
-    contested = positives & (count > 0)[:, None]
-    log_positive = jnp.where(contested, logits, 0)
-    cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
-    rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
-    return reduce_losses(softplus_where(contested, jnp.log(rest) - log_positive), positives, reduction)
 
 
 def orthogonal_pair_loss(

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
-from minibatch_jax.mining.losses.contrastive import info_nce_loss, log1p_sum_exp
-from minibatch_jax.mining.miners.pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining.losses._exponentials import log1p_sum_exp
+from minibatch_jax.mining.losses.contrastive import info_nce_loss
 from minibatch_jax.mining.reductions import reduce_losses
 
 

@@ -4,8 +4,8 @@ The derivative with respect to the similarities is the weight of each pair (gene
 `jax.value_and_grad(loss)` gives the loss and these weights, and `weigh_pairs(loss)` makes a transformation of them.
 Hyper-parameters are differentiable too.
 
-Method: contrastive, InfoNCE, NT-Xent, SupCon
-Paper: 2004.11362
+Method: contrastive, InfoNCE, NT-Xent, SupCon, hard-negative and debiased contrastive
+Paper: 2004.11362, 2010.04592
 Experiment: zero_shot_retrieval
 """
 
@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax.mining.miners.pairs import check_positive, finite_pairs, pairs_of_weights
+from minibatch_jax._checks import check_number
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining.losses._exponentials import log1p_sum_exp, log_sum_exp, softplus_where
+from minibatch_jax.mining.miners._lifts import pairs_of_weights
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_transformation
 
@@ -241,6 +244,66 @@ def supcon_loss(
     return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
 
+def hard_negative_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.5,
+    concentration: float | jax.Array = 1.0,
+    prior: float | jax.Array = 0.1,
+    constant_importance: bool = False,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return NT-Xent with negatives that are weighed by hardness and cleared of false negatives.
+
+    It is `ntxent_loss` with another sum over the N negatives of the anchor. Let m be the mean of exp(s_n / t), weighed
+    by exp(concentration * s_n / t), t the temperature. The sum becomes N (m - prior * exp(s_p / t)) / (1 - prior), but
+    at least N exp(-1 / t). Concentration 0 gives the debiased contrastive loss; prior 0 as well gives `ntxent_loss`.
+
+    Args:
+      similarities: `[A, M]`, floating point, cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      temperature: > 0; differentiable.
+      concentration: >= 0; the larger, the more the hardest negatives count.
+      prior: in [0, 0.999], the fraction of the negatives that are positives in truth.
+      constant_importance: static bool, whether to stop the gradient through the weights of the negatives; the paper's
+        code does not.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
+        defined at `reduce_losses`.
+
+    Returns:
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a number is out of range, or the reduction is unknown.
+
+    References:
+      Chuang et al., Debiased contrastive learning, 2020 (arXiv 2007.00224).
+      Robinson et al., Contrastive learning with hard negative samples, 2021 (arXiv 2010.04592).
+
+    Examples:
+      >>> positives = jnp.array([[True, False, False]])
+      >>> round(float(hard_negative_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
+      1.0986
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_positive(temperature=temperature)
+    check_number("concentration", concentration, 0)
+    check_number("prior", prior, 0, 0.999)
+    logits = (similarities - 1) / temperature
+    importance = concentration * (jax.lax.stop_gradient(logits) if constant_importance else logits)
+    count = jnp.sum(negatives.astype(logits.dtype), axis=1)
+    log_mean = log_sum_exp(logits + importance, negatives) - log_sum_exp(importance, negatives)
+    contested = positives & (count > 0)[:, None]
+    log_positive = jnp.where(contested, logits, 0)
+    cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
+    rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
+    return reduce_losses(softplus_where(contested, jnp.log(rest) - log_positive), positives, reduction)
+
+
 def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
     """Weigh pairs by the size of the loss's derivative. Weights `[B, B]`; signals `distances` `[B, B]`, `labels` `[B]`.
 
@@ -276,33 +339,6 @@ def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
         return weights * jnp.abs(slopes), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
-
-
-def log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return log(sum exp) over the masked entries of each row; 0 with gradient 0, not -inf, for an empty row."""
-    return _log_sum_exp(values, mask, plus_one=False)
-
-
-def log1p_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return log(1 + sum exp) over the masked entries of each row."""
-    return _log_sum_exp(values, mask, plus_one=True)
-
-
-def softplus_where(mask: jax.Array, values: jax.Array) -> jax.Array:
-    """Return log(1 + exp(.)) of the masked entries; 0 with gradient 0 elsewhere."""
-    return jnp.where(mask, jax.nn.softplus(jnp.where(mask, values, 0)), 0)
-
-
-def _log_sum_exp(values, mask, plus_one):
-    lowest = 0.0 if plus_one else -jnp.inf
-    largest = jnp.max(jax.lax.stop_gradient(values), axis=1, keepdims=True, where=mask, initial=lowest)
-    shift = jnp.where(jnp.isfinite(largest), largest, 0)
-    terms = jnp.where(mask, jnp.exp(jnp.where(mask, values - shift, 0)), 0)
-    total = jnp.sum(terms, axis=1)
-    if plus_one:
-        total += jnp.exp(-shift[:, 0])
-    empty = total == 0
-    return jnp.where(empty, 0, jnp.log(jnp.where(empty, 1, total)) + shift[:, 0])
 
 
 def _logits(similarities, positives, negatives, temperature):

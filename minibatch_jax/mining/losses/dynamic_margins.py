@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax.mining._pairs import wide_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
-from minibatch_jax.mining.miners.choices import FALLBACKS, prepare
+from minibatch_jax.mining.miners._columns import FALLBACKS
 
 
 class DynamicMargin(NamedTuple):
@@ -96,7 +97,7 @@ def dynamic_margin_loss(
     check_choice("mining", mining, MINING)
     check_choice("fallback", fallback, FALLBACKS)
     check_number("decay", decay, 0, 1)
-    distances, positives, negatives = prepare(distances, positives, negatives)
+    distances, positives, negatives = wide_pairs(distances, positives, negatives)
     fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
     nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_bool, check_floating, check_number, check_shape
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining.distances import cosine_similarity
-from minibatch_jax.mining.miners.pairs import check_positive, finite_pairs
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
 

@@ -1,10 +1,10 @@
-"""Losses of pairs that are piecewise linear or quadratic around margins."""
+"""Losses of pairs that are linear or quadratic beyond margins, sharply or smoothly (binomial deviance)."""
 
 import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining.miners.pairs import finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining.reductions import reduce_losses
 
 
@@ -50,6 +50,54 @@ def margin_loss(
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     excess = jnp.where(positives, distances - boundary, boundary - distances)
     return reduce_losses(jax.nn.relu(excess + margin), positives | negatives, reduction)
+
+
+def binomial_deviance_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    alpha: float | jax.Array = 2.0,
+    beta: float | jax.Array = 50.0,
+    base: float | jax.Array = 0.5,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the binomial deviance: a softplus of how far each pair is on the wrong side of a similarity.
+
+    An anchor loses the mean over its positives of softplus(alpha (base - s)) plus the mean over its negatives of
+    softplus(beta (s - base)).
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart.
+      alpha: > 0, sharpness for positives; differentiable.
+      beta: > 0, sharpness for negatives; differentiable.
+      base: similarity that separates positives from negatives; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "anchors" and "none".
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, a sharpness is not positive, or the reduction is unknown.
+
+    References:
+      Yi et al., Deep metric learning for practical person re-identification, 2014 (arXiv 1407.4979).
+
+    Examples:
+      >>> positives = jnp.array([[True, False]])
+      >>> round(float(binomial_deviance_loss(jnp.array([[0.5, 0.5]]), positives, ~positives)), 4)  # 2 log(2)
+      1.3863
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_positive(alpha=alpha, beta=beta)
+    shifted = jnp.where(positives | negatives, similarities - base, 0)
+    pull = reduce_losses(jax.nn.softplus(-alpha * shifted), positives, "anchors")
+    push = reduce_losses(jax.nn.softplus(beta * shifted), negatives, "anchors")
+    return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
 
 
 def ranked_list_loss(

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count
-from minibatch_jax.mining.miners.pairs import check_pairs, check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_pairs, check_positive, finite_pairs
 from minibatch_jax.mining.reductions import reduce_losses
 
-PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
+_PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
 
 
 def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: float | jax.Array = 0.01) -> jax.Array:
@@ -137,7 +137,7 @@ def pnp_loss(
       0.5
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    check_choice("penalty", penalty, PENALTIES)
+    check_choice("penalty", penalty, _PENALTIES)
     values = jnp.where(positives | negatives, similarities, 0)
     r = soft_ranks(values, negatives, temperature=temperature)
     penalized = {

@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax.mining._pairs import check_pairs, wide_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, TripletSums, hinge, sum_triplets
-from minibatch_jax.mining.miners.choices import FALLBACKS, prepare
-from minibatch_jax.mining.miners.pairs import check_pairs
+from minibatch_jax.mining.miners._columns import FALLBACKS
 
-REDUCTIONS = ("active_mean", "mean", "anchor_mean", "sum", "anchors")
+_REDUCTIONS = ("active_mean", "mean", "anchor_mean", "sum", "anchors")
 
 
 def triplet_loss(
@@ -139,7 +139,7 @@ def triplet_pair_weights(
     """
     check_number("margin", margin)
     _check_choices(mining, fallback, reduction)
-    distances, positives, negatives = prepare(distances, positives, negatives)
+    distances, positives, negatives = wide_pairs(distances, positives, negatives)
     margin = jnp.asarray(margin, distances.dtype)
     sums = sum_triplets(distances, positives, negatives, hinge(margin, smooth), mining, fallback, margin)
     return _reduce(sums, reduction)
@@ -183,4 +183,4 @@ def _reduce(sums: TripletSums, reduction: str) -> tuple[jax.Array, jax.Array]:
 def _check_choices(mining: str, fallback: str, reduction: str) -> None:
     check_choice("mining", mining, MINING)
     check_choice("fallback", fallback, FALLBACKS)
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, _REDUCTIONS)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_floating, check_number, check_shape
+from minibatch_jax.mining._pairs import wide_pairs
 from minibatch_jax.mining.losses._triplet_sums import hinge, sum_triplets
-from minibatch_jax.mining.miners.choices import prepare
-from minibatch_jax.mining.miners.pairs import pairs_of_weights
+from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import weight_transformation
 
 
@@ -58,7 +58,7 @@ def angular_triplet_weights(
     check_number("angle", angle, 0, 1.57)
     check_number("margin", margin)
     others = distances if reference_distances is None else reference_distances
-    distances, positives, negatives = prepare(distances, positives, negatives)
+    distances, positives, negatives = wide_pairs(distances, positives, negatives)
     check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
     check_floating("reference_distances", others)
     squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # inf: not wide
@@ -100,6 +100,6 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
     def update(weights, state, params=None, *, distances, labels, **extra_args):
         pairs = pairs_of_weights(weights, distances, labels)
         options = {"reference_distances": distances, "angle": angle, "margin": margin}
-        return weights * angular_triplet_weights(*pairs, **options), state
+        return scaled(weights, angular_triplet_weights(*pairs, **options)), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

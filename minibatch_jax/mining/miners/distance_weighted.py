@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
-from minibatch_jax.mining.miners.pairs import check_pairs, pairs_of_weights
+from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import KeyState, weight_transformation
 
 
@@ -133,7 +134,7 @@ def mine_distance_weighted(
         num_positives = jnp.sum(positives.astype(jnp.int32), axis=1)
         counts = sample_negative_counts(draw_key, logits, num_positives, weights.shape[1])
         paired = positives & jnp.any(jnp.isfinite(logits), axis=1)[:, None]
-        total = jnp.maximum(jnp.sum(paired.astype(weights.dtype)), 1)
-        return weights * (jnp.where(paired, 1, 0).astype(weights.dtype) + counts) / total, KeyState(rng_key)
+        paired = paired.astype(distances.dtype)
+        return scaled(weights, (paired + counts) / jnp.maximum(jnp.sum(paired), 1)), KeyState(rng_key)
 
     return weight_transformation(init, update)

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_number
-from minibatch_jax.mining.miners.pairs import finite_pairs, mine_by_masks, mine_by_weights
+from minibatch_jax.mining._pairs import finite_pairs
+from minibatch_jax.mining.miners._lifts import mine_by_masks, mine_by_weights
 
 Ranks = tuple[int, int | None]
+"""The first rank that is kept and the first that is not, as in a slice."""
+
 _BELOW_ONE = 1 - 2**-22
 """Keeps `ceil` from rounding 0.15 * 100, which is 15.000001 in float32, up to 16."""
 

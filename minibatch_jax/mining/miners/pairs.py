@@ -1,4 +1,4 @@
-"""Which pairs of anchor and reference are positive, negative, and informative: bool masks `[A, M]`.
+"""Which pairs of anchor and reference are informative: bool masks `[A, M]`, and transformations that keep them.
 
 References:
   Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
@@ -9,63 +9,17 @@ Experiment: triplet_mining, zero_shot_retrieval
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_bool, check_floating, check_integer, check_number, check_shape
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax._checks import check_number
+from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining.miners._lifts import mine_by_masks
 
 Range = tuple[float | jax.Array, float | jax.Array]
-
-
-def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
-    """Return the mask of the pairs of one class.
-
-    Args:
-      labels: `[A]` int, class of each anchor.
-      reference_labels: `[M]` int, class of each reference. By default the references are the anchors, and an anchor is
-        not its own positive.
-
-    Returns:
-      `[A, M]` bool.
-
-    Raises:
-      TypeError: if labels are not integers.
-      ValueError: if labels are empty or not of rank 1.
-
-    Examples:
-      >>> positive_mask(jnp.array([7, 7, 3])).astype(int).tolist()
-      [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
-    """
-    _check_labels(labels, reference_labels)
-    if reference_labels is not None:
-        return labels[:, None] == reference_labels[None, :]
-    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
-
-
-def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
-    """Return the mask of the pairs of different classes.
-
-    Args:
-      labels: `[A]` int, class of each anchor.
-      reference_labels: `[M]` int, class of each reference. By default the references are the anchors.
-
-    Returns:
-      `[A, M]` bool.
-
-    Raises:
-      TypeError: if labels are not integers.
-      ValueError: if labels are empty or not of rank 1.
-
-    Examples:
-      >>> negative_mask(jnp.array([7, 7, 3])).astype(int).tolist()
-      [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
-    """
-    _check_labels(labels, reference_labels)
-    return labels[:, None] != (labels if reference_labels is None else reference_labels)[None, :]
+"""The least and the greatest distance of a pair that is kept."""
 
 
 def multi_similarity_pair_masks(
@@ -271,73 +225,3 @@ def mine_ranges(
             check_number(name, limit)
 
     return mine_by_masks(lambda d, p, n: range_pair_masks(d, p, n, positive_range, negative_range))
-
-
-def mine_by_masks(
-    masks: Callable[..., tuple[jax.Array, jax.Array]],
-) -> optax.GradientTransformationExtraArgs:
-    """Return the transformation that keeps the pairs of either mask of `masks(distances, positives, negatives)`."""
-
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        kept_positives, kept_negatives = masks(*pairs_of_weights(weights, distances, labels))
-        return jnp.where(kept_positives | kept_negatives, weights, 0), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
-
-
-def mine_by_weights(
-    factors: Callable[..., jax.Array],
-) -> optax.GradientTransformationExtraArgs:
-    """Return the transformation that multiplies the weights by `factors(distances, positives, negatives)`."""
-
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        return weights * factors(*pairs_of_weights(weights, distances, labels)), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
-
-
-def pairs_of_weights(
-    weights: jax.Array, distances: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the distances in the dtype of the weights, and the masks of usable positives and negatives.
-
-    A pair is usable if its weight is not 0 and its distance is finite.
-    """
-    check_shape("weights", weights, (None, weights.shape[0] if weights.ndim else None))
-    check_shape("labels", labels, weights.shape[:1])
-    check_shape("distances", distances, weights.shape)
-    check_floating("distances", distances)
-    usable = (weights != 0) & jnp.isfinite(distances)
-    distances = jnp.where(usable, distances, 0).astype(weights.dtype)
-    return distances, positive_mask(labels) & usable, negative_mask(labels) & usable
-
-
-def check_pairs(name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array) -> None:
-    """Raise unless the values are a floating matrix and the masks are bool of its shape."""
-    check_shape(name, values, (None, None))
-    check_floating(name, values)
-    for mask_name, mask in (("positives", positives), ("negatives", negatives)):
-        check_shape(mask_name, mask, values.shape)
-        check_bool(mask_name, mask)
-
-
-def check_positive(**numbers: float | jax.Array) -> None:
-    """Raise unless each is a number above 0; arrays may be traced and pass."""
-    for name, number in numbers.items():
-        check_number(name, number, 0, open_low=True)
-
-
-def finite_pairs(
-    name: str, values: jax.Array, positives: jax.Array, negatives: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Check the pairs, set values that are not finite to 0 and remove them from the masks."""
-    check_pairs(name, values, positives, negatives)
-    finite = jnp.isfinite(values)
-    return jnp.where(finite, values, 0), positives & finite, negatives & finite
-
-
-def _check_labels(labels: jax.Array, reference_labels: jax.Array | None) -> None:
-    for name, value in (("labels", labels), ("reference_labels", reference_labels)):
-        if value is not None:
-            check_shape(name, value, (None,))
-            check_integer(name, value)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_number
-from minibatch_jax.mining.miners.choices import prepare
-from minibatch_jax.mining.miners.pairs import pairs_of_weights
+from minibatch_jax.mining._pairs import wide_pairs
+from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import KeyState, weight_transformation
 
 
@@ -45,7 +45,7 @@ def random_triplet_weights(
       [[0.0, 1.0, 1.0]]
     """
     check_number("margin", margin)
-    distances, positives, negatives = prepare(distances, positives, negatives)
+    distances, positives, negatives = wide_pairs(distances, positives, negatives)
     places = jnp.cumsum(negatives.astype(jnp.int32), axis=1)
     drawn = jax.random.randint(as_key(key), distances.shape, 0, jnp.maximum(places[:, -1:], 1), jnp.int32)
     columns = jax.vmap(lambda p, d: jnp.searchsorted(p, d, side="right"))(places, drawn)
@@ -86,6 +86,6 @@ def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTran
     def update(weights, state, params=None, *, distances, labels, **extra_args):
         next_key, draw_key = jax.random.split(state.rng_key)
         pairs = pairs_of_weights(weights, distances, labels)
-        return weights * random_triplet_weights(draw_key, *pairs, margin=margin), KeyState(next_key)
+        return scaled(weights, random_triplet_weights(draw_key, *pairs, margin=margin)), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)

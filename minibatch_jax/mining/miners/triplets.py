@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_number, check_shape
+from minibatch_jax.mining._pairs import check_pairs
 from minibatch_jax.mining.losses._triplet_sums import hinge, sum_selected
 from minibatch_jax.mining.losses.triplets import triplet_pair_weights
-from minibatch_jax.mining.miners.choices import FALLBACKS, check_kinds, triplet_choice
-from minibatch_jax.mining.miners.pairs import check_pairs, mine_by_weights
+from minibatch_jax.mining.miners._columns import FALLBACKS, check_kinds
+from minibatch_jax.mining.miners._lifts import mine_by_weights
+from minibatch_jax.mining.miners.choices import triplet_choice
 from minibatch_jax.weights import Weights
 
 

@@ -2,8 +2,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from minibatch_jax import mining
 from tests.mining import draws
@@ -13,22 +11,6 @@ CASES = {
     "mine_pair_margin": draws.case(mining.mine_pair_margin),
     "mine_ranges": draws.case(lambda: mining.mine_ranges((0.1, 0.9), (0.2, 0.8))),
 }
-
-
-def labels(size):
-    return st.lists(st.integers(0, 3), min_size=size, max_size=size)
-
-
-@given(labels(7), labels(5))
-@settings(max_examples=25, deadline=None)
-def test_masks_equal_loops(labels, others):
-    same = [[i != j and a == b for j, b in enumerate(labels)] for i, a in enumerate(labels)]
-    y, r = jnp.asarray(labels), jnp.asarray(others)
-    np.testing.assert_array_equal(mining.positive_mask(y), same)
-    np.testing.assert_array_equal(mining.negative_mask(y), [[a != b for b in labels] for a in labels])
-    np.testing.assert_array_equal(mining.positive_mask(y, r), [[a == b for b in others] for a in labels])
-    np.testing.assert_array_equal(mining.negative_mask(y, r), [[a != b for b in others] for a in labels])
-    np.testing.assert_array_equal(mining.positive_mask(7 - 3 * y), same)
 
 
 def pairs(seed, rows=8, columns=11, classes=3):
@@ -101,10 +83,6 @@ def test_bad_input_is_named():
         mining.margin_pair_masks(d, mask, d)
     with pytest.raises(ValueError, match=r"positives has shape \[2, 2\]"):
         mining.multi_similarity_pair_masks(d, mask[:, :2], mask)
-    with pytest.raises(ValueError, match=r"labels has shape \[2, 1\]"):
-        mining.positive_mask(jnp.ones((2, 1), jnp.int32))
-    with pytest.raises(TypeError, match="reference_labels has dtype float32"):
-        mining.negative_mask(jnp.ones(2, jnp.int32), jnp.ones(2))
     tx = mining.mine_pair_margin()
     with pytest.raises(ValueError, match=r"distances has shape \[3, 2\], wanted \[3, 3\]"):
         w = jnp.ones((3, 3))

@@ -1,0 +1,60 @@
+"""Which pairs of anchor and reference are of one class, and which of different classes: bool masks `[A, M]`."""
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_integer, check_shape
+
+
+def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
+    """Return the mask of the pairs of one class.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors, and an anchor is
+        not its own positive.
+
+    Returns:
+      `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> positive_mask(jnp.array([7, 7, 3])).astype(int).tolist()
+      [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    """
+    _check_labels(labels, reference_labels)
+    if reference_labels is not None:
+        return labels[:, None] == reference_labels[None, :]
+    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
+
+
+def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
+    """Return the mask of the pairs of different classes.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors.
+
+    Returns:
+      `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> negative_mask(jnp.array([7, 7, 3])).astype(int).tolist()
+      [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    _check_labels(labels, reference_labels)
+    return labels[:, None] != (labels if reference_labels is None else reference_labels)[None, :]
+
+
+def _check_labels(labels: jax.Array, reference_labels: jax.Array | None) -> None:
+    for name, value in (("labels", labels), ("reference_labels", reference_labels)):
+        if value is not None:
+            check_shape(name, value, (None,))
+            check_integer(name, value)
