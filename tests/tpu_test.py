@@ -83,15 +83,15 @@ def mining_step(mesh):
     mine = across("data", mining.mine_semihard(0.2))
 
     def train(params, x, labels):
-        def loss(params):
+        def distances(params, x):
             embeddings = mining.normalize_embeddings(jnp.dot(x, params["w"]))
-            distances = mining.euclidean_distances(embeddings, gather_rows(embeddings, "data"))
-            ones = jnp.ones_like(distances)
-            weights, _ = mine.update(ones, mine.init(ones), distances=distances, labels=labels)
-            positives = labels[:, None] == gather_rows(labels, "data")[None, :]
-            return mining.weighted_pair_loss(weights, distances, positives)
+            return mining.euclidean_distances(embeddings, gather_rows(embeddings, "data"))
 
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+        state = mine.init(jnp.ones((x.shape[0], B)))
+        fn = value_and_grad(distances, mine, items="distances", axis_name="data")
+        references = {"reference_labels": gather_rows(labels, "data")}
+        _, grads, _ = fn(params, x, state, labels=labels, **references)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
 
     arguments = (
         {"w": struct(mesh, P(), D, H)},

@@ -119,7 +119,7 @@ class Step(NamedTuple):
         items, vjp, (signals, new_carried) = jax.vjp(lambda t: self.apply(t, batch, carried), trained, has_aux=True)
         items = jax.lax.stop_gradient(items)
         choice = choose(items, signals)
-        value, cotangent = kind.cotangent(items, choice.weights, choice.signals)
+        value, cotangent = kind.cotangent(items, choice.start, choice.weights, choice.signals)
         (grads,) = vjp(cotangent)
 
         def without_zeros():

@@ -71,32 +71,35 @@ class Items(NamedTuple):
             return {"distances": jax.tree.map(lambda x: 1 - x, items)}
         return {self.kind: items}
 
-    def cotangent(self, items: Any, weights: Any, signals: dict[str, Any]) -> tuple[jax.Array, Any]:
+    def cotangent(self, items: Any, start: Any, weights: Any, signals: dict[str, Any]) -> tuple[jax.Array, Any]:
         """Return this device's share of the value, and the cotangent of the items; both are constants."""
+        if self.loss is not None:
+            value, slopes = self._loss_and_slopes(items, start, weights, signals)
+            return value, slopes.astype(items.dtype)
         values = jax.tree.map(lambda x, w: jnp.where(w == 0, 0, x.astype(w.dtype)), items, weights)
         if self.kind not in ("distances", "similarities"):
             slopes = weights
-        elif self.loss is None:
+        else:
             positives = pair_signals(signals, items.shape)["positives"]
             slopes = jnp.where(positives == (self.kind == "distances"), weights, -weights)
-        else:
-            value, slopes = self._loss_and_slopes(values, weights, signals)
-            return value, slopes.astype(items.dtype)
         value = sum_tree(jax.tree.map(lambda s, v: jnp.sum(s * v), slopes, values))
         return value, jax.tree.map(lambda s, x: s.astype(x.dtype), slopes, items)
 
-    def _loss_and_slopes(self, values: jax.Array, weights: jax.Array, signals: dict[str, Any]):
-        masks = pair_signals(signals, values.shape)
-        used = weights != 0
+    def _loss_and_slopes(self, items: Any, start: Any, weights: Any, signals: Any) -> tuple[jax.Array, jax.Array]:
+        """The loss sees the masks of the pairs with weight, and the values of the pairs that it could have seen.
+
+        A loss that compares positives with negatives reads pairs that are in no mask. Their slope counts as it is.
+        """
+        masks, used = pair_signals(signals, items.shape), weights != 0
+        visible = (start != 0) & jnp.isfinite(items)
+        values = jnp.where(visible, items.astype(weights.dtype), 0)
         pairs = values, masks["positives"] & used, masks["negatives"] & used
         if self.axis_name is not None:
             pairs = tuple(gather_rows(x, self.axis_name) for x in pairs)
         value, slopes = jax.value_and_grad(self.loss)(*replicate(pairs))
-        if jnp.ndim(value) != 0:
-            raise ValueError(f"loss returned {list(jnp.shape(value))}, wanted [].")
         if self.axis_name is not None:
             slopes = own_rows(slopes, values.shape[0], self.axis_name)
-        slopes = weights * jnp.where(used, shard_like(values, slopes), 0)
+        slopes = jnp.where(visible, shard_like(values, slopes), 0) * jnp.where(used, weights, 1)
         return value / axis_size(self.axis_name), slopes
 
     def counts(self, weights: Any, items: Any) -> tuple[jax.Array, jax.Array]:

@@ -5,9 +5,11 @@ Rows are anchors and columns are references, often the same items. Five kinds of
   distances   `euclidean_distances`, `cosine_similarity`, ...: from embeddings to `[A, M]`
   pairs       `positive_mask`, `negative_mask`: from labels to bool `[A, M]`; `memory_pairs` adds past batches
   miners      `..._pair_masks`: from distances and masks to fewer pairs; `triplet_choice`: to one triplet for each
-              anchor; `..._weights`: to how much each pair counts; `mine_...`: transformations of weights that do so
-  losses      `..._loss`: from distances or similarities and masks to a number; `weigh_pairs` makes a transformation
-              of a loss
+              anchor; `..._weights`: to how much each pair counts; `mine_...`: transformations of weights that do so.
+              They read `distances` and `labels` (with `reference_labels` if the references are not the anchors), or
+              masks of your own as `positives` and `negatives`, as for several labels an example
+  losses      `..._loss`: from distances or similarities and masks to a number; `value_and_grad(...,
+              items="distances", loss=...)` differentiates it on the pairs that a miner keeps
   reductions  the argument `reduction` of a loss: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none";
               `reduce_losses` defines them
 
@@ -16,6 +18,7 @@ and over devices. `docs/pytorch_metric_learning.md` in the repository translates
 """
 
 from . import blocks as blocks
+from . import choices as choices
 from . import class_batches as class_batches
 from . import cross_batch as cross_batch
 from . import distances as distances
@@ -25,6 +28,7 @@ from . import miners as miners
 from . import proxies as proxies
 from . import reductions as reductions
 from .blocks import blockwise_losses as blockwise_losses
+from .choices import triplet_choice as triplet_choice
 from .class_batches import index_classes as index_classes
 from .class_batches import sample_classes as sample_classes
 from .cross_batch import init_memory as init_memory
@@ -48,7 +52,6 @@ from .losses.contrastive import info_nce_loss as info_nce_loss
 from .losses.contrastive import multi_similarity_loss as multi_similarity_loss
 from .losses.contrastive import ntxent_loss as ntxent_loss
 from .losses.contrastive import supcon_loss as supcon_loss
-from .losses.contrastive import weigh_pairs as weigh_pairs
 from .losses.dynamic_margins import dynamic_margin_loss as dynamic_margin_loss
 from .losses.dynamic_margins import init_dynamic_margin as init_dynamic_margin
 from .losses.manifolds import manifold_loss as manifold_loss
@@ -72,7 +75,6 @@ from .masks import negative_mask as negative_mask
 from .masks import positive_mask as positive_mask
 from .miners.angular import angular_triplet_weights as angular_triplet_weights
 from .miners.angular import mine_angular as mine_angular
-from .miners.choices import triplet_choice as triplet_choice
 from .miners.distance_weighted import distance_weighted_logits as distance_weighted_logits
 from .miners.distance_weighted import mine_distance_weighted as mine_distance_weighted
 from .miners.distance_weighted import sample_negative_counts as sample_negative_counts
@@ -94,7 +96,6 @@ from .miners.triplets import mine_all as mine_all
 from .miners.triplets import mine_easy_hard as mine_easy_hard
 from .miners.triplets import mine_hard as mine_hard
 from .miners.triplets import mine_semihard as mine_semihard
-from .miners.triplets import weighted_pair_loss as weighted_pair_loss
 from .proxies import partition_by_proxies as partition_by_proxies
 from .proxies import update_proxies as update_proxies
 from .reductions import reduce_losses as reduce_losses

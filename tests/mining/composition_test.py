@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minibatch_jax import mining
 from tests.conformance_test import CASES
 from tests.mining import catalog
 
@@ -97,20 +96,3 @@ def test_miners_before_a_loss_keep_some_and_hide_some():
     assert masks.shape[:2] == (len(catalog.DISTANCES), len(MINERS) + 1)
     assert np.all(number.max(axis=0) > 0)
     assert np.mean(number[:, 1:] < number[:, :1]) > 0.7
-
-
-@pytest.mark.parametrize("miner", ["mine_multi_similarity", "mine_ranks"])
-def test_chained_with_a_loss_the_weights_are_its_slopes(miner):
-    d, masks, _ = mined_distances(0.0)
-    real = jnp.arange(PADDED) < SIZE
-    weights = (real[:, None] & real[None, :]).astype(jnp.float32)
-    chain = jax.jit(
-        lambda w: mining.weigh_pairs(mining.contrastive_loss).update(
-            MINERS[miner].update(w, MINERS[miner].init(w), distances=d[2], labels=jnp.asarray(LABELS))[0],
-            MINERS[miner].init(w),
-            distances=d[2],
-            labels=jnp.asarray(LABELS),
-        )[0]
-    )
-    kept = masks[2, 1 + list(MINERS).index(miner)]
-    np.testing.assert_allclose(chain(weights), jnp.abs(jax.grad(mining.contrastive_loss)(d[2], *kept)), rtol=1e-6)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax.mining.miners._columns import at_column, column_numbers, farthest, nearest, nearest_beyond
-from minibatch_jax.mining.miners.choices import Triplets, triplet_choice
+from minibatch_jax.mining._columns import at_column, column_numbers, farthest, nearest, nearest_beyond
+from minibatch_jax.mining.choices import Triplets, triplet_choice
 
 MINING = ("all", "semihard", "nearest_semihard", "hard", "easy_positive")
 

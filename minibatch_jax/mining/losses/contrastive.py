@@ -1,28 +1,20 @@
 """Contrastive losses of pairs: differentiable functions of similarities or distances `[A, M]` and two masks.
 
 The derivative with respect to the similarities is the weight of each pair (general pair weighting), so
-`jax.value_and_grad(loss)` gives the loss and these weights, and `weigh_pairs(loss)` makes a transformation of them.
-Hyper-parameters are differentiable too.
+`jax.value_and_grad(loss)` gives the loss and these weights. Hyper-parameters are differentiable too.
 
 Method: contrastive, InfoNCE, NT-Xent, SupCon, hard-negative and debiased contrastive
 Paper: 2004.11362, 2010.04592
 Experiment: zero_shot_retrieval
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-import optax
 
 from minibatch_jax._checks import check_number
 from minibatch_jax.mining._pairs import check_positive, finite_pairs
 from minibatch_jax.mining.losses._exponentials import log1p_sum_exp, log_sum_exp, softplus_where
-from minibatch_jax.mining.miners._lifts import pairs_of_weights
 from minibatch_jax.mining.reductions import reduce_losses
-from minibatch_jax.weights import weight_transformation
-
-PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def contrastive_loss(
@@ -302,43 +294,6 @@ def hard_negative_loss(
     cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
     rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
     return reduce_losses(softplus_where(contested, jnp.log(rest) - log_positive), positives, reduction)
-
-
-def weigh_pairs(loss: PairLoss) -> optax.GradientTransformationExtraArgs:
-    """Weigh pairs by the size of the loss's derivative. Weights `[B, B]`; signals `distances` `[B, B]`, `labels` `[B]`.
-
-    Each weight is multiplied by |d loss / d distance| of its pair. A pair whose weight is 0 or whose distance is not
-    finite is in neither mask: put a miner first in the chain to choose which pairs the loss sees.
-
-    Args:
-      loss: scalar function of distances `[B, B]` and the bool masks of positives and negatives `[B, B]`; it must be
-        differentiable by the distances.
-
-    Returns:
-      A transformation of weights `[B, B]`, for `weighted_pair_loss`.
-
-    Raises:
-      TypeError: in `update`, if the distances are not floating point or the labels not integers.
-      ValueError: in `update`, if shapes do not match or the weights are not square.
-
-    References:
-      Wang et al., Multi-similarity loss with general pair weighting for deep metric learning, 2019 (arXiv 1904.06627).
-
-    Examples:
-      >>> from minibatch_jax.mining import mine_multi_similarity
-      >>> loss = lambda d, positives, negatives: multi_similarity_loss(1 - d, positives, negatives)
-      >>> tx = optax.chain(mine_multi_similarity(), weigh_pairs(loss))
-      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
-      >>> distances = jnp.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.9], [0.5, 0.9, 0.0]])
-      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
-      [[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    """
-
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        slopes = jax.grad(loss)(*pairs_of_weights(weights, distances, labels))
-        return weights * jnp.abs(slopes), state
-
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
 def _logits(similarities, positives, negatives, temperature):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax.mining._columns import FALLBACKS
 from minibatch_jax.mining._pairs import wide_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
-from minibatch_jax.mining.miners._columns import FALLBACKS
 
 
 class DynamicMargin(NamedTuple):

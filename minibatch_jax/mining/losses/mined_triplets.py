@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
 from minibatch_jax.mining._references import masks_of, references_of, rows_per_block
+from minibatch_jax.mining.choices import Triplets, triplet_choice
 from minibatch_jax.mining.distances import euclidean_distances
-from minibatch_jax.mining.miners.choices import Triplets, triplet_choice
 from minibatch_jax.mining.reductions import reduce_losses
 
 

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax.mining._columns import FALLBACKS
 from minibatch_jax.mining._pairs import check_pairs, wide_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, TripletSums, hinge, sum_triplets
-from minibatch_jax.mining.miners._columns import FALLBACKS
 
 _REDUCTIONS = ("active_mean", "mean", "anchor_mean", "sum", "anchors")
 

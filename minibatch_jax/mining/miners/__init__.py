@@ -1,7 +1,6 @@
 """Which pairs and triplets of a batch count, as masks, weights and transformations."""
 
 from . import angular as angular
-from . import choices as choices
 from . import distance_weighted as distance_weighted
 from . import hardest as hardest
 from . import pairs as pairs

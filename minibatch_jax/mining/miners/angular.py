@@ -97,8 +97,8 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
     check_number("angle", angle, 0, 1.57)
     check_number("margin", margin)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        pairs = pairs_of_weights(weights, distances, labels)
+    def update(weights, state, params=None, *, distances, positives, negatives, **extra_args):
+        pairs = pairs_of_weights(weights, distances, positives, negatives)
         options = {"reference_distances": distances, "angle": angle, "margin": margin}
         return scaled(weights, angular_triplet_weights(*pairs, **options)), state
 

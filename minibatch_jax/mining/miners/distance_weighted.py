@@ -95,7 +95,7 @@ def sample_negative_counts(key: jax.Array, logits: jax.Array, num_draws: jax.Arr
 def mine_distance_weighted(
     dimension: int, key: jax.Array | int, *, nearest: float = 0.5, farthest: float = 1.4
 ) -> optax.GradientTransformationExtraArgs:
-    """Pair every positive with a drawn negative of its anchor. Weights `[B, B]`; signals `distances`, `labels`.
+    """Pair every positive with a drawn negative of its anchor. Weights `[A, M]`; signals `distances`, `labels`.
 
     The weight of a pair is how often it is in a triplet, divided by the number of triplets. For the loss of the paper
     use the weights on the terms of `margin_loss(..., reduction="none")`.
@@ -107,7 +107,7 @@ def mine_distance_weighted(
       farthest: float in (0, 2], negatives at least this far are never drawn.
 
     Returns:
-      A transformation of weights `[B, B]` with `rng_key` in its state.
+      A transformation of weights `[A, M]` with `rng_key` in its state.
 
     Raises:
       TypeError: if the dimension is not a static int or the key not a seed or typed key.
@@ -127,8 +127,8 @@ def mine_distance_weighted(
     def init(weights):
         return KeyState(as_key(key))
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
-        distances, positives, negatives = pairs_of_weights(weights, distances, labels)
+    def update(weights, state, params=None, *, distances, positives, negatives, **extra_args):
+        distances, positives, negatives = pairs_of_weights(weights, distances, positives, negatives)
         rng_key, draw_key = jax.random.split(state.rng_key)
         logits = distance_weighted_logits(distances, negatives, dimension, nearest=nearest, farthest=farthest)
         num_positives = jnp.sum(positives.astype(jnp.int32), axis=1)

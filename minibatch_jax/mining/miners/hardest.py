@@ -128,7 +128,7 @@ def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: in
 
 
 def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExtraArgs:
-    """Keep the pairs that `hardest_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+    """Keep the pairs that `hardest_pair_masks` keeps. Weights `[A, M]`; signals `distances`, `labels`.
 
     A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
 
@@ -136,7 +136,7 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
       fraction: float in (0, 1], of the positives and of the negatives of the batch. The number kept is rounded up.
 
     Returns:
-      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+      A transformation of weights `[A, M]`; the weights of all other pairs become 0.
 
     Raises:
       TypeError: if the fraction is not a number, or, in `update`, a dtype is wrong.
@@ -155,7 +155,7 @@ def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExt
 
 
 def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationExtraArgs:
-    """Weigh pairs so that every distance counts alike. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh pairs so that every distance counts alike. Weights `[A, M]`; signals `distances`, `labels`.
 
     Positives and negatives are binned separately. The weights equal, in the mean, a draw of the same number of pairs
     from every bin. A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
@@ -164,7 +164,7 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
       num_bins: number of bins of equal width from the least to the greatest distance, static.
 
     Returns:
-      A transformation of weights `[B, B]`.
+      A transformation of weights `[A, M]`.
 
     Raises:
       TypeError: if the number of bins is not a static int, or, in `update`, a dtype is wrong.
@@ -189,7 +189,7 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
 def mine_ranks(
     positive_ranks: Ranks = (0, None), negative_ranks: Ranks = (0, None)
 ) -> optax.GradientTransformationExtraArgs:
-    """Keep the pairs that `rank_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+    """Keep the pairs that `rank_pair_masks` keeps. Weights `[A, M]`; signals `distances`, `labels`.
 
     Put it first in a chain: the miners after it ignore the pairs that it drops. For example,
     `optax.chain(mine_ranks(negative_ranks=(2, None)), mine_hard())` takes the third nearest negative.
@@ -201,7 +201,7 @@ def mine_ranks(
         from the nearest; all by default.
 
     Returns:
-      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+      A transformation of weights `[A, M]`; the weights of all other pairs become 0.
 
     Raises:
       TypeError: if the ranks are not pairs of ints or None, or if `distances` is not floating point or `labels` not int

@@ -136,7 +136,7 @@ def range_pair_masks(
 
 
 def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationExtraArgs:
-    """Keep the pairs that `multi_similarity_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+    """Keep the pairs that `multi_similarity_pair_masks` keeps. Weights `[A, M]`; signals `distances`, `labels`.
 
     The similarity of a pair is its negated distance: pass 1 - cosine for the rule of the paper. A pair that enters with
     weight 0 is ignored, so give padding zero rows and columns. A pair of non-finite distance is ignored as well.
@@ -145,7 +145,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationE
       epsilon: float, slack of the comparison; it may be negative.
 
     Returns:
-      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+      A transformation of weights `[A, M]`; the weights of all other pairs become 0.
 
     Raises:
       TypeError: if epsilon is not a number, or, in `update`, a dtype is wrong.
@@ -166,7 +166,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationE
 def mine_pair_margin(
     positive_margin: float = 0.2, negative_margin: float = 0.8
 ) -> optax.GradientTransformationExtraArgs:
-    """Keep the pairs that `margin_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+    """Keep the pairs that `margin_pair_masks` keeps. Weights `[A, M]`; signals `distances`, `labels`.
 
     A pair that enters with weight 0 or has a non-finite distance is ignored and gets weight 0.
 
@@ -175,7 +175,7 @@ def mine_pair_margin(
       negative_margin: float, a negative is kept if its distance is smaller.
 
     Returns:
-      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+      A transformation of weights `[A, M]`; the weights of all other pairs become 0.
 
     Raises:
       TypeError: if a margin is not a number, or, in `update`, a dtype is wrong.
@@ -197,7 +197,7 @@ def mine_pair_margin(
 def mine_ranges(
     positive_range: Range = (-math.inf, math.inf), negative_range: Range = (-math.inf, math.inf)
 ) -> optax.GradientTransformationExtraArgs:
-    """Keep the pairs that `range_pair_masks` keeps. Weights `[B, B]`; signals `distances`, `labels`.
+    """Keep the pairs that `range_pair_masks` keeps. Weights `[A, M]`; signals `distances`, `labels`.
 
     Put it first in a chain: the miners after it ignore the pairs that it drops. A pair of non-finite distance is
     dropped as well.
@@ -207,7 +207,7 @@ def mine_ranges(
       negative_range: pair of floats, least and greatest distance of a negative that is kept; all by default.
 
     Returns:
-      A transformation of weights `[B, B]`; the weights of all other pairs become 0.
+      A transformation of weights `[A, M]`; the weights of all other pairs become 0.
 
     Raises:
       TypeError: if an end of a range is not a number, or, in `update`, a dtype is wrong.

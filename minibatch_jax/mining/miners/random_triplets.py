@@ -57,7 +57,7 @@ def random_triplet_weights(
 
 
 def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
-    """Weigh each positive pair with one random negative of its anchor. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh each positive pair with one random negative of its anchor. Weights `[A, M]`; signals `distances`, `labels`.
 
     The negative is drawn uniformly. The weight of a pair is how often it is in an active triplet, divided by the number
     of active triplets, as for the other miners.
@@ -67,7 +67,7 @@ def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTran
       margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
 
     Returns:
-      A transformation of weights `[B, B]` with `rng_key` in its state.
+      A transformation of weights `[A, M]` with `rng_key` in its state.
 
     Raises:
       TypeError: if the key is a raw array.
@@ -83,9 +83,9 @@ def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTran
     check_number("margin", margin)
     rng_key = as_key(key)
 
-    def update(weights, state, params=None, *, distances, labels, **extra_args):
+    def update(weights, state, params=None, *, distances, positives, negatives, **extra_args):
         next_key, draw_key = jax.random.split(state.rng_key)
-        pairs = pairs_of_weights(weights, distances, labels)
+        pairs = pairs_of_weights(weights, distances, positives, negatives)
         return scaled(weights, random_triplet_weights(draw_key, *pairs, margin=margin)), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)

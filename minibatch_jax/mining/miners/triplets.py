@@ -1,67 +1,33 @@
-"""Triplet mining as weights of pairs `[B, B]`, so that miners, padding and other pair weights compose.
+"""Triplet mining as weights of pairs `[A, M]`, so that miners, padding and other pair weights compose.
 
 The weight of a pair that comes out is how often it is in an active triplet, divided by the number of active triplets,
-times the weight that went in. From weights of one, `weighted_pair_loss` has exactly the gradient of `triplet_loss`.
-A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
+times the weight that went in. From weights of one, `value_and_grad(..., items="distances")` has exactly the gradient of
+`triplet_loss`. A pair that enters with weight 0 is in no triplet: padding needs zero rows and columns.
 
 Method: semi-hard triplets
 Paper: 1503.03832
 Experiment: triplet_mining
 """
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_choice, check_number, check_shape
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax.mining._columns import FALLBACKS, check_kinds
+from minibatch_jax.mining.choices import triplet_choice
 from minibatch_jax.mining.losses._triplet_sums import hinge, sum_selected
 from minibatch_jax.mining.losses.triplets import triplet_pair_weights
-from minibatch_jax.mining.miners._columns import FALLBACKS, check_kinds
 from minibatch_jax.mining.miners._lifts import mine_by_weights
-from minibatch_jax.mining.miners.choices import triplet_choice
-from minibatch_jax.weights import Weights
-
-
-def weighted_pair_loss(weights: Weights, distances: jax.Array, positives: jax.Array) -> jax.Array:
-    """Return the sum of weight x distance over the positives minus that over all other pairs.
-
-    With the weights of a miner the gradient is that of the mined loss. The value is not: the margin is missing. A pair
-    of weight 0 adds nothing, even if its distance is not finite.
-
-    Args:
-      weights: `[A, M]`, constants for the gradient.
-      distances: `[A, M]`, floating point.
-      positives: `[A, M]` bool.
-
-    Returns:
-      `[]`, in the dtype of the distances.
-
-    Raises:
-      TypeError: if the distances are not floating point or the mask not bool.
-      ValueError: if shapes do not match.
-
-    Examples:
-      >>> positives = jnp.array([[True, False]])
-      >>> float(weighted_pair_loss(jnp.ones((1, 2)), jnp.array([[0.75, 0.5]]), positives))
-      0.25
-    """
-    check_pairs("distances", distances, positives, positives)
-    check_shape("weights", weights, distances.shape)
-    constants = jax.lax.stop_gradient(weights).astype(distances.dtype)
-    used = constants != 0
-    signed = jnp.where(positives, distances, -distances)
-    return jnp.sum(constants * jnp.where(used, signed, jnp.zeros_like(signed)))
 
 
 def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
-    """Weigh pairs by all active triplets, d_ap - d_an + margin > 0. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh pairs by all active triplets, d_ap - d_an + margin > 0. Weights `[A, M]`; signals `distances`, `labels`.
 
     Args:
       margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
 
     Returns:
-      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      A transformation of weights `[A, M]` without a state. It multiplies the weight of each pair by its share of the
       active triplets.
 
     Raises:
@@ -79,7 +45,7 @@ def mine_all(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
 
 
 def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
-    """Weigh the farthest positive and nearest negative of each anchor. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh the farthest positive and nearest negative of each anchor. Weights `[A, M]`; signals `distances`, `labels`.
 
     With an infinite margin the triplet of every anchor is active. A network that maps everything to one point is
     stuck with a loss equal to the margin: to avoid it, start from `mine_semihard` or `mine_easy_hard`.
@@ -88,7 +54,7 @@ def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
       margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
 
     Returns:
-      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      A transformation of weights `[A, M]` without a state. It multiplies the weight of each pair by its share of the
       active triplets.
 
     Raises:
@@ -108,7 +74,7 @@ def mine_hard(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
 def mine_semihard(
     margin: float = 0.2, *, nearest: bool = False, fallback: str = "drop"
 ) -> optax.GradientTransformationExtraArgs:
-    """Weigh pairs by the triplets with d_ap < d_an < d_ap + margin. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh pairs by the triplets with d_ap < d_an < d_ap + margin. Weights `[A, M]`; signals `distances`, `labels`.
 
     Args:
       margin: float, width of the band.
@@ -117,7 +83,7 @@ def mine_semihard(
         "hardest" (nearest) negative.
 
     Returns:
-      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      A transformation of weights `[A, M]` without a state. It multiplies the weight of each pair by its share of the
       active triplets.
 
     Raises:
@@ -137,7 +103,7 @@ def mine_semihard(
 def mine_easy_hard(
     positive: str = "easy", negative: str = "semihard", *, margin: float = 0.2, fallback: str = "drop"
 ) -> optax.GradientTransformationExtraArgs:
-    """Weigh the triplet of each anchor that `triplet_choice` chooses. Weights `[B, B]`; signals `distances`, `labels`.
+    """Weigh the triplet of each anchor that `triplet_choice` chooses. Weights `[A, M]`; signals `distances`, `labels`.
 
     The default is easy-positive mining: the nearest positive and the nearest negative that is farther.
 
@@ -149,7 +115,7 @@ def mine_easy_hard(
       fallback: where nothing is semi-hard: "drop" the anchor, or take the "easiest" or "hardest".
 
     Returns:
-      A transformation of weights `[B, B]` without a state. It multiplies the weight of each pair by its share of the
+      A transformation of weights `[A, M]` without a state. It multiplies the weight of each pair by its share of the
       active triplets.
 
     Raises:

@@ -10,12 +10,6 @@ from jax.test_util import check_grads
 from scipy.special import logsumexp, softmax
 
 from minibatch_jax import mining
-from tests.mining import draws
-
-CASES = {
-    "weigh_pairs": draws.case(lambda: mining.weigh_pairs(mining.contrastive_loss)),
-}
-
 
 T = 0.2
 

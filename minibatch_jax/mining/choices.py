@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import jax
 
+from minibatch_jax.mining._columns import check_kinds, farthest, nearest, nearest_beyond
 from minibatch_jax.mining._pairs import wide_pairs
-from minibatch_jax.mining.miners._columns import check_kinds, farthest, nearest, nearest_beyond
 
 
 class Triplets(NamedTuple):
