@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.selection.similarities import unit_rows
+from minibatch_jax.selection._similarities import unit_rows
 
 
 class Rows:

@@ -26,7 +26,7 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._vector import first_max
-from minibatch_jax.selection.similarities import product
+from minibatch_jax.selection._similarities import product
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 WEIGHTINGS = ("plain", "unbiased")
