@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, init_mlp, mlp, run, with_wrong_labels
+from experiments.engine import gradient_arm, init_mlp, mlp, run, with_wrong_labels
 from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import keep_by_adaptive_k
 
@@ -52,21 +52,19 @@ def main(config: Config):
         return optax.softmax_cross_entropy_with_integer_labels(logits(params, batch["image"]), batch["label"])
 
     def arm(selection):
-        gradient = value_and_grad(losses, selection)
+        selected = value_and_grad(losses, selection)
 
-        def init(key):
+        def start(key):
             params = init_mlp(key, (64, config.hidden, 10))
-            return State(params, optimizer.init(params), selection.init(jnp.zeros(config.batch_size)))
+            return {"params": params, "selection_state": selection.init(jnp.zeros(config.batch_size))}
 
-        def step(state, batch):
-            (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+        def gradient(state, batch):
+            (_, aux), grads, selection_state = selected(state.params, batch, state.selection_state)
             kept = aux.weights > 0
             metrics = {"kept": jnp.mean(kept), "clean_share_of_kept": (jnp.sum(kept & batch["clean"]), jnp.sum(kept))}
-            return state._replace(params=params, opt_state=opt_state, selection_state=selection_state), metrics
+            return grads, {"selection_state": selection_state}, metrics
 
-        return Arm(init, step)
+        return gradient_arm(optimizer, start, gradient)
 
     @jax.jit
     def evaluate(state, data):

@@ -1,4 +1,4 @@
-"""Safe divisors, and extremes of a vector with their first index.
+"""Safe divisors, entries replaced, and extremes of a vector with their first index.
 
 The extremes are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up to ten
 times as long as minima of halves, which XLA vectorizes.
@@ -15,6 +15,11 @@ _LONG = 16_384
 def nonzero(x: jax.Array) -> jax.Array:
     """Return `x` with 1 in place of 0, as a divisor."""
     return jnp.where(x == 0, 1, x)
+
+
+def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
+    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster than a CPU scatter."""
+    return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
 def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.engine.arms import minimize
 from experiments.shared.mlp import init_mlp, mlp
 
 NUM_FEATURES = 64
@@ -25,14 +26,11 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, num_classes: int = 
         logits = mlp(params, x[rows])
         return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, y[rows]))
 
-    def step(carry, key):
-        params, state = carry
-        grads = jax.grad(loss_fn)(params, jax.random.randint(key, (BATCH_SIZE,), 0, len(x)))
-        updates, state = optimizer.update(grads, state)
-        return (optax.apply_updates(params, updates), state), None
+    def gradient(params, key):
+        return jax.grad(loss_fn)(params, jax.random.randint(key, (BATCH_SIZE,), 0, len(x)))
 
-    train = jax.jit(functools.partial(jax.lax.scan, step))
-    return train((params, optimizer.init(params)), jax.random.split(jax.random.key(1), steps))[0][0]
+    train = jax.jit(functools.partial(minimize, optimizer, gradient))
+    return train(params, jax.random.split(jax.random.key(1), steps))
 
 
 @jax.jit

@@ -52,7 +52,7 @@ import scipy.ndimage
 
 from experiments.coupling._adaptation_report import draw_domains
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, init_mlp, mlp, run
+from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
 from minibatch_jax.coupling import couple_assignment, couple_partial, couple_unbalanced, hierarchical_plan
@@ -153,16 +153,14 @@ def make_arm(config: Config, coupling: Coupling | None) -> Arm:
     """A classifier of the source whose features and predictions on the target follow the coupled source items."""
     optimizer = optax.adam(config.learning_rate)
 
-    def init(key):
-        params = init_mlp(key, (SIDE * SIDE, 128, 64, NUM_CLASSES))
-        return State(params, optimizer.init(params))
+    def start(key):
+        return {"params": init_mlp(key, (SIDE * SIDE, 128, 64, NUM_CLASSES))}
 
-    def step(state, batch):
-        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, config, coupling)
-        updates, opt_state = optimizer.update(grads, state.opt_state)
-        return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
+    def gradient(state, batch):
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, config, coupling)
+        return grads, {}, metrics
 
-    return Arm(init, step)
+    return gradient_arm(optimizer, start, gradient)
 
 
 def loss_fn(params, batch, config: Config, coupling: Coupling | None) -> tuple[jax.Array, dict[str, Any]]:

@@ -53,7 +53,7 @@ from experiments.coupling._flows import EULER_STEPS, TIME_FEATURES, images, slic
 from experiments.coupling._flows import velocity as network
 from experiments.coupling._image_quality import frechet_to, train_classifier
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, init_mlp, run
+from experiments.engine import Arm, gradient_arm, init_mlp, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
 from minibatch_jax import effective_sample_size
@@ -168,13 +168,12 @@ def make_arm(config: Config, pairing: Pairing) -> Arm:
     """A flow trained on the pairs of one method."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
 
-    def init(key):
+    def start(key):
         key, params_key = jax.random.split(key)
         size = 14 * 14
-        params = init_mlp(params_key, (size + TIME_FEATURES, *3 * (config.hidden,), size))
-        return State(params, optimizer.init(params), keys=key)
+        return {"params": init_mlp(params_key, (size + TIME_FEATURES, *3 * (config.hidden,), size)), "keys": key}
 
-    def step(state, batch):
+    def gradient(state, batch):
         key, pair_key, path_key = jax.random.split(state.keys, 3)
         pairs = pairing(pair_key, batch["image"])
         path = conditional_path(path_key, pairs.x0, pairs.x1)
@@ -183,16 +182,14 @@ def make_arm(config: Config, pairing: Pairing) -> Arm:
             return jnp.sum(pairs.weights * squared_norm(velocity(params, path.xt, path.t) - path.ut))
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
             "pair_cost": jnp.sum(pairs.weights * squared_norm(path.ut)),
             "effective_share": effective_sample_size(pairs.weights) / len(pairs.weights),
         }
-        return state._replace(params=params, opt_state=opt_state, keys=key), metrics
+        return grads, {"keys": key}, metrics
 
-    return Arm(init, step)
+    return gradient_arm(optimizer, start, gradient)
 
 
 def velocity(params, x: jax.Array, t: jax.Array) -> jax.Array:

@@ -54,7 +54,7 @@ from jax import lax
 
 from experiments.coupling._hierarchical_report import draw_samples
 from experiments.coupling._toy_densities import DIMENSIONS, Task, density, directions
-from experiments.engine import Arm, State, compare, init_mlp, mlp, run
+from experiments.engine import compare, gradient_arm, init_mlp, mlp, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
 from minibatch_jax.coupling import grouped_sources, hierarchical_path
@@ -144,20 +144,18 @@ def train(config: Config, task: Task) -> list[dict[str, Any]]:
         }
 
     def arm(method):
-        def init(key):
+        def start(key):
             key, params_key = jax.random.split(key)
             sizes = (2 * (dimension + TIME_FEATURES), config.hidden, config.hidden, dimension)
-            params = init_mlp(params_key, sizes)
-            return State(params, optimizer.init(params), jnp.int32(method.hierarchical), key)
+            is_hierarchical = jnp.int32(method.hierarchical)
+            return {"params": init_mlp(params_key, sizes), "selection_state": is_hierarchical, "keys": key}
 
-        def step(state, batch):
+        def gradient(state, batch):
             key, path_key = jax.random.split(state.keys)
             loss, grads = jax.value_and_grad(loss_fn)(state.params, path_key, batch["x"], method)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            return state._replace(params=params, opt_state=opt_state, keys=key), {"loss": loss}
+            return grads, {"keys": key}, {"loss": loss}
 
-        return Arm(init, step)
+        return gradient_arm(optimizer, start, gradient)
 
     arms = {name: arm(method) for name, method in methods(config).items()}
     measure_jit = jax.jit(measure, static_argnames="hierarchical")

@@ -57,7 +57,7 @@ from experiments.coupling._flows import (
     trajectory,
     velocity,
 )
-from experiments.engine import Arm, State, init_mlp, run
+from experiments.engine import gradient_arm, init_mlp, run
 from minibatch_jax.coupling import assignment, conditional_path, couple_assignment, couple_sinkhorn, flow_matching_pairs
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.flows.matching import FlowPairs
@@ -104,13 +104,13 @@ def main(config: Config):
         return {"train": {"image": train}, "test": test, "noise": noise, "directions": directions, "seed": seed}
 
     def arm(number, pair):
-        def init(key):
+        def start(key):
             key, params_key = jax.random.split(key)
             size = NUM_PIXELS[config.dataset]
             params = init_mlp(params_key, (size + TIME_FEATURES, *3 * (config.hidden,), size))
-            return State(params, optimizer.init(params), selection_state=jnp.int32(number), keys=key)
+            return {"params": params, "selection_state": jnp.int32(number), "keys": key}
 
-        def step(state, batch):
+        def gradient(state, batch):
             key, noise_key, pair_key, path_key = jax.random.split(state.keys, 4)
             noise = jax.random.normal(noise_key, batch["image"].shape)
             pairs = pair(pair_key, noise, batch["image"])
@@ -120,12 +120,10 @@ def main(config: Config):
                 return jnp.sum(pairs.weights * squared_norm(velocity(params, path.xt, path.t) - path.ut))
 
             loss, grads = jax.value_and_grad(loss_fn)(state.params)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
             metrics = {"loss": loss, "pair_cost": jnp.sum(pairs.weights * squared_norm(path.ut))}
-            return state._replace(params=params, opt_state=opt_state, keys=key), metrics
+            return grads, {"keys": key}, metrics
 
-        return Arm(init, step)
+        return gradient_arm(optimizer, start, gradient)
 
     measure_jit = jax.jit(measure)
     arms = {name: arm(number, pair) for number, (name, pair) in enumerate(pairings.items())}

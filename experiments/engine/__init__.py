@@ -19,20 +19,17 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
             return {"train": arrays("digits", "train"), "test": arrays("digits", "test")}
 
         def arm(selection):
-            gradient = value_and_grad(losses, selection)        # losses(params, batch) -> [B]
+            selected = value_and_grad(losses, selection)        # losses(params, batch) -> [B]
 
-            def init(key):
-                params = init_mlp(key)
-                return State(params, optimizer.init(params), selection.init(jnp.zeros(config.batch_size)))
+            def start(key):             # fields of `State`
+                return {"params": init_mlp(key), "selection_state": selection.init(jnp.zeros(config.batch_size))}
 
-            def step(state, batch):     # batch: the rows of data["train"], and "index" [B]
-                (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state)
-                updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-                params = optax.apply_updates(state.params, updates)
+            def gradient(state, batch):     # batch: the rows of data["train"], and "index" [B]
+                (_, aux), grads, selection_state = selected(state.params, batch, state.selection_state)
                 metrics = {"kept": jnp.mean(aux.weights > 0)}   # a mean over steps; a pair (sum, count) is a ratio
-                return state._replace(params=params, opt_state=opt_state, selection_state=selection_state), metrics
+                return grads, {"selection_state": selection_state}, metrics
 
-            return Arm(init, step)
+            return gradient_arm(optimizer, start, gradient)
 
         @jax.jit
         def evaluate(state, data):      # every evaluate_every steps; not jitted by `run`, which turns values to floats
@@ -41,14 +38,19 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
         arms = {"all samples": arm(normalize()), "keep lowest": arm(optax.chain(keep_bottomk(38), normalize()))}
         return run(config, arms, data, evaluate)
 
-`run` jits `init` and `step` once per arm; every arm meets a seed with the same key and the same batches. `State.keys`
-is for random numbers drawn in `step` (split and replace them there); `run` counts `State.step`. For small models there
-are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise. An arm that trains on
-other data names its split: `Arm(init, step, split="train_and_holdout")`.
+An arm is a pair of functions, `Arm(init, step)`: `gradient_arm` writes both around a gradient, and what is no gradient
+step writes them itself. `run` jits them once per arm; every arm meets a seed with the same key and the same batches.
+`State.keys` is for random numbers drawn in a step (split and replace them there); `run` counts `State.step`. For small
+models there are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise. An arm
+that trains on other data names its split: `gradient_arm(optimizer, start, gradient, split="train_and_holdout")`.
+`minimize` trains inside one compiled function, and `descend` is a single update.
 
 What is not a training loop (an estimator, a solver, a fit) gives numbers for a seed and calls `compare`.
 """
 
+from experiments.engine.arms import descend as descend
+from experiments.engine.arms import gradient_arm as gradient_arm
+from experiments.engine.arms import minimize as minimize
 from experiments.engine.comparisons import compare as compare
 from experiments.engine.loops import Arm as Arm
 from experiments.engine.loops import State as State

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, descend, init_mlp, mlp
 from experiments.mining._emoji import IMAGES_PER_ROW as VIEWS
 from experiments.mining._emoji import rows_of_one_class
 from minibatch_jax.metrics import recall_at_k
@@ -193,9 +193,9 @@ def train_step(optimizer, images: jax.Array, state: Training, rows: jax.Array) -
     labels = jnp.repeat(rows, VIEWS)
     batch = images[rows].reshape(len(labels), -1)
     grads, (counts, proxy) = jax.grad(loss, has_aux=True)(state.params, batch, labels)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params, opt_state = descend(optimizer, grads, state.params, state.opt_state)
     proxies = state.proxies if proxy is None else update_proxies(state.proxies, proxy, labels)
-    return Training(optax.apply_updates(state.params, updates), opt_state, proxies), counts
+    return Training(params, opt_state, proxies), counts
 
 
 def loss(params: dict[str, Any], images: jax.Array, labels: jax.Array):

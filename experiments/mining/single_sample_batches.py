@@ -46,7 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import Arm, State, compare, init_mlp, mlp, run
+from experiments.engine import Arm, State, compare, descend, init_mlp, mlp, run
 from experiments.mining._emoji import emoji_rows
 from minibatch_jax.metrics import nearest_positive_ranks
 from minibatch_jax.mining import info_nce_loss, normalize_embeddings, orthogonal_pair_loss
@@ -162,10 +162,8 @@ def arm(config: Config, inputs: int, tuned: Tuned, method: Method) -> Arm:
         )
 
         def update(carry, groups):
-            params, opt_state = carry
-            grads = jax.grad(mean_loss)(params, groups, method.loss, setting)
-            updates, opt_state = optimizer.update(grads, opt_state)
-            return (optax.apply_updates(params, updates), opt_state), optax.tree.norm(grads)
+            grads = jax.grad(mean_loss)(carry[0], groups, method.loss, setting)
+            return descend(optimizer, grads, *carry), optax.tree.norm(grads)
 
         (params, opt_state), norms = jax.lax.scan(update, (state.params, state.opt_state), calls)
         return state._replace(params=params, opt_state=opt_state, keys=key), {"gradient_norm": jnp.mean(norms)}

@@ -58,7 +58,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, init_mlp, minimize, mlp
 from experiments.engine.reports import Record, markdown, mean_and_error, write_text
 from experiments.mining._emoji import IMAGES_PER_ROW as VIEWS
 from experiments.mining._emoji import emoji_rows
@@ -210,15 +210,12 @@ def program(config: Config, name: str, static: float | None, shape: tuple[int, .
             batch = Batch(embeddings, labels[rows], key, params.get("proxies"))
             return method.loss(value if static is None else static, batch)
 
-        def step(carry, keys):
-            params, opt_state = carry
+        def gradient(params, keys):
             rows = sample_classes(keys[0], index, config.classes, VIEWS).reshape(-1)
-            updates, opt_state = optimizer.update(jax.grad(loss)(params, rows, keys[1]), opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
+            return jax.grad(loss)(params, rows, keys[1])
 
         keys = jax.vmap(lambda i: [jax.random.fold_in(k, i) for k in (batch_key, loss_key)])(jnp.arange(config.steps))
-        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys)
-        return params["layers"]
+        return minimize(optimizer, gradient, params, keys)["layers"]
 
     shapes = jax.ShapeDtypeStruct(shape, jnp.float32), *(jax.ShapeDtypeStruct((), jnp.float32),) * 2
     return jax.jit(fit).lower(jax.random.key(0), *shapes).compile()

@@ -42,7 +42,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.engine import Arm, State, init_mlp, mlp, run
+from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.reports import Record, markdown, mean_and_error, write_text
 from experiments.shared.fashion import fashion
 from minibatch_jax.modules import BatchFormer
@@ -135,13 +135,12 @@ def arm(config: Config, method: Method, rate: float) -> Arm:
     """Adam on the mean loss of the batch, which the layer doubles."""
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, config.steps))
 
-    def init(key):
+    def start(key):
         mlp_key, head_key, former_key = jax.random.split(key, 3)
         sizes = ((28 // config.pool) ** 2, config.hidden, config.features)
         params, streams = split_former(former(config, former_key)) if method.layer else ((), ())
         head = init_mlp(head_key, (config.features, CLASSES))
-        model = Model(init_mlp(mlp_key, sizes), head, params)
-        return State(model, optimizer.init(model), keys=streams)
+        return {"params": Model(init_mlp(mlp_key, sizes), head, params), "keys": streams}
 
     def loss(model, streams, batch):
         features, labels = encode(model, batch["image"]), batch["label"]
@@ -156,13 +155,11 @@ def arm(config: Config, method: Method, rate: float) -> Arm:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.tile(labels, copies))
         return jnp.mean(losses), streams
 
-    def step(state, batch):
+    def gradient(state, batch):
         (value, streams), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state.keys, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return state._replace(params=params, opt_state=opt_state, keys=streams), {"training_loss": value}
+        return grads, {"keys": streams}, {"training_loss": value}
 
-    return Arm(init, step)
+    return gradient_arm(optimizer, start, gradient)
 
 
 def encode(model: Model, images: jax.Array) -> jax.Array:

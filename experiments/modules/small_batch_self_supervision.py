@@ -55,7 +55,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.engine import compare, init_mlp
+from experiments.engine import compare, descend, init_mlp
 from experiments.modules._self_supervision_probes import images, probes
 from minibatch_jax.modules import byol_losses, init_targets, tri_byol_losses, update_targets
 from minibatch_jax.modules.views import Projector
@@ -176,8 +176,7 @@ def fit(config: Config, method: Method, size: int, steps: int, params, key: jax.
         batch = pool[jax.random.randint(rows_key, (size,), 0, len(pool))]
         views = jnp.stack([view(view_key, batch) for view_key in view_keys])
         grads = jax.grad(loss)(params, targets, views, config)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        params: Any = optax.apply_updates(params, updates)
+        params, opt_state = descend(optimizer, grads, params, opt_state)
         targets = update_targets(targets, without_predictor(params), decay, alternate=method.alternate)
         return (params, opt_state, targets), None
 

@@ -61,7 +61,7 @@ import numpy as np
 import optax
 
 from experiments.datasets import arrays
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, descend, init_mlp, mlp
 from experiments.modules._two_view_report import draw
 from experiments.modules._two_view_scores import Codes, Digits, downstream, scores, two_views
 from minibatch_jax.modules import (
@@ -226,8 +226,7 @@ def fit(objective, epochs: int, size: int, rate: float, decay: float, params, ke
         params, opt_state, whitening = carry
         gradient = jax.grad(objective, has_aux=True)
         grads, whitening = gradient(params, whitening, first[rows], second[rows])
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, whitening), None
+        return (*descend(optimizer, grads, params, opt_state), whitening), None
 
     def epoch(carry, key):
         order = jax.random.permutation(key, len(first))[: len(first) // size * size]

@@ -50,7 +50,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, descend, init_mlp, minimize, mlp
 from experiments.engine.panels import draw_panels
 from experiments.selection._passages import PROMPT, Pool, Problem, draw_problem, windows_before
 from minibatch_jax.selection import sift_indices
@@ -195,8 +195,7 @@ def continued(params: Params, passages: jax.Array, windows: jax.Array, rate: flo
         def step(state, passage):
             params, opt_state = state
             grads = jax.grad(lambda p: jnp.mean(losses(p, passage)))(params)
-            updates, opt_state = optimizer.update(grads, opt_state)
-            params = optax.apply_updates(params, updates)
+            params, opt_state = descend(optimizer, grads, params, opt_state)
             return (params, opt_state), bits(params, window)
 
         _, after = jax.lax.scan(step, (params, optimizer.init(params)), passages)
@@ -223,15 +222,12 @@ def base_model(steps: int, batch_size: int) -> Params:
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     windows = jnp.asarray(windows_before())
 
-    def step(state, key):
-        params, opt_state = state
+    def gradient(params, key):
         batch = windows[jax.random.randint(key, (batch_size,), 0, len(windows))]
-        grads = jax.grad(lambda p: jnp.mean(jax.vmap(losses, (None, 0))(p, batch)))(params)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
+        return jax.grad(lambda p: jnp.mean(jax.vmap(losses, (None, 0))(p, batch)))(params)
 
-    run = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys)[0][0])
-    return run((params, optimizer.init(params)), jax.random.split(batch_key, steps))
+    train = jax.jit(functools.partial(minimize, optimizer, gradient))
+    return train(params, jax.random.split(batch_key, steps))
 
 
 def by_steps(records) -> dict[str, float]:

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import Arm, State, init_mlp, mlp, run
+from experiments.engine import Arm, State, gradient_arm, init_mlp, mlp, run
 from experiments.shared.fashion import fashion
 from minibatch_jax import take, uniform_like
 from minibatch_jax.selection import keep_by_concept_balance, keep_by_concept_count
@@ -103,22 +103,18 @@ def main(config: Config):
         rate = config.learning_rate or LEARNING_RATES[name]
         optimizer = optax.sgd(optax.cosine_decay_schedule(rate, config.steps))
 
-        def init(key):
-            params = init_mlp(key, (images["train"]["image"].shape[1], config.hidden, CLASSES))
-            return State(params, optimizer.init(params))
+        def start(key):
+            return {"params": init_mlp(key, (images["train"]["image"].shape[1], config.hidden, CLASSES))}
 
         def loss(params, rows, weights):
             logits = mlp(params, rows["image"])
             return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, rows["label"]))
 
-        def step(state, batch):
+        def gradient(state, batch):
             rows, weights, _ = take(batch, choose(batch), config.keep)
-            grads = jax.grad(loss)(state.params, rows, weights / jnp.sum(weights))
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            return state._replace(params=params, opt_state=opt_state), batch_metrics(rows)
+            return jax.grad(loss)(state.params, rows, weights / jnp.sum(weights)), {}, batch_metrics(rows)
 
-        return Arm(init, step, split)
+        return gradient_arm(optimizer, start, gradient, split)
 
     def by_concepts(selection, columns: int) -> Choice:
         def choose(batch):

@@ -54,7 +54,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, descend, init_mlp, mlp
 from experiments.selection._crest_loop import (
     CLASSES,
     Sizes,
@@ -138,8 +138,8 @@ def trainer(config: Config, data: Callable[[], Any], kind: str, budget: float) -
 
     def apply(run, train, rows, weights):
         grads = jax.grad(batch_loss)(run.params, train, rows, weights)
-        updates, opt_state = optimizer.update(grads, run.opt_state, run.params)
-        return run._replace(params=optax.apply_updates(run.params, updates), opt_state=opt_state)
+        params, opt_state = descend(optimizer, grads, run.params, run.opt_state)
+        return run._replace(params=params, opt_state=opt_state)
 
     @jax.jit
     def random_steps(run, train, rows):

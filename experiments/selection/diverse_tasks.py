@@ -42,7 +42,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments.datasets import arrays
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, descend, init_mlp, mlp
 from minibatch_jax import normalize
 from minibatch_jax.selection import keep_diverse, keep_random
 
@@ -155,8 +155,8 @@ def trained(config: Config, selection: Selection | None, tasks: Tasks, start: An
         kept, index = jax.lax.top_k(jnp.asarray(weights), k)
         some = Tasks(*(column[index] for column in tasks))
         grads = jax.grad(lambda p: kept @ jax.vmap(task_loss, (None, 0))(p, some))(params)
-        updates, _ = optimizer.update(grads, optimizer.init(params))
-        return (optax.apply_updates(params, updates), selection_state), None
+        params, _ = descend(optimizer, grads, params, optimizer.init(params))
+        return (params, selection_state), None
 
     advance = jax.jit(lambda state, length: jax.lax.scan(step, state, length=length)[0], static_argnums=1)
     state, found, before = (start, chosen.init(even)), {}, 0

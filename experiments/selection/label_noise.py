@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, init_mlp, mlp, run, with_wrong_labels
+from experiments.engine import gradient_arm, init_mlp, mlp, run, with_wrong_labels
 from minibatch_jax import normalize, value_and_grad, weight_transformation
 from minibatch_jax.selection import keep_bottomk, keep_by_adaptive_k
 
@@ -88,23 +88,20 @@ def main(config: Config):
     def arm(name, *selections):
         selection = optax.chain(*selections, normalize())
         optimizer = optax.sgd(config.learning_rate or LEARNING_RATES[config.dataset][name])
-        gradient = value_and_grad(losses, selection)
+        selected = value_and_grad(losses, selection)
 
-        def init(key):
-            pixels = 64 if config.dataset == "digits" else 784
-            params = init_mlp(key, (pixels, config.hidden, CLASSES))
-            return State(params, optimizer.init(params), selection.init(jnp.zeros(config.batch_size)))
+        def start(key):
+            params = init_mlp(key, (64 if config.dataset == "digits" else 784, config.hidden, CLASSES))
+            return {"params": params, "selection_state": selection.init(jnp.zeros(config.batch_size))}
 
-        def step(state, batch):
+        def gradient(state, batch):
             clean = batch["clean"]
-            (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state, clean=clean)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            (_, aux), grads, selection_state = selected(state.params, batch, state.selection_state, clean=clean)
             kept = aux.weights > 0
             metrics = {"kept": jnp.mean(kept), "clean_share_of_kept": (jnp.sum(kept & clean), jnp.sum(kept))}
-            return state._replace(params=params, opt_state=opt_state, selection_state=selection_state), metrics
+            return grads, {"selection_state": selection_state}, metrics
 
-        return Arm(init, step)
+        return gradient_arm(optimizer, start, gradient)
 
     @jax.jit
     def evaluate(state, data):

@@ -43,7 +43,7 @@ import numpy as np
 import optax
 
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, compare, run
+from experiments.engine import Arm, State, compare, gradient_arm, run
 from experiments.selection._byte_model import VOCABULARY, Params, head_losses, init_model, trunk, window_losses
 from minibatch_jax import take, uniform_like
 from minibatch_jax.selection import adam_features, keep_by_colm, zeroth_order_scale
@@ -179,24 +179,22 @@ def trainer(config: Config, name: str, choose: Choice) -> Arm:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.steps // 20, config.steps)
     optimizer = optax.adam(schedule)
 
-    def init(key):
+    def start(key):
         model_key, key = jax.random.split(key)
         params = init_model(model_key, config.width, config.layers, config.length)
         zeros = jnp.zeros(config.width**2)
-        return State(params, optimizer.init(params), Moments(zeros, zeros, jnp.zeros((), jnp.int32)), key)
+        return {"params": params, "selection_state": Moments(zeros, zeros, jnp.zeros((), jnp.int32)), "keys": key}
 
-    def step(state, batch):
+    def gradient(state, batch):
         key, probe_key = jax.random.split(state.keys)
         chosen = choose(probe_key, state.params, batch, state.selection_state)
         taken, weights, _ = take(batch, chosen.weights, rows)
         weights = weights / jnp.sum(weights)
         grads = jax.grad(lambda params: jnp.sum(weights * window_losses(params, taken["tokens"])))(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         tiny = (jnp.sum((weights > 0) & (taken["domain"] == TINY)), jnp.sum(weights > 0))
-        return State(params, opt_state, chosen.moments, key, state.step), {"tiny_share": tiny}
+        return grads, {"selection_state": chosen.moments, "keys": key}, {"tiny_share": tiny}
 
-    return Arm(init, step)
+    return gradient_arm(optimizer, start, gradient)
 
 
 @jax.jit

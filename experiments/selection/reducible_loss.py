@@ -42,7 +42,7 @@ import numpy as np
 import optax
 
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, init_mlp, mlp, run, with_wrong_labels
+from experiments.engine import gradient_arm, init_mlp, mlp, run, with_wrong_labels
 from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import keep_by_reducible_loss, keep_topk
 
@@ -116,24 +116,21 @@ def main(config: Config):
         return {**splits, "holdout": repeated, "train_and_holdout": both}
 
     def arm(name, selection, rows, split="train"):
-        gradient = value_and_grad(losses, selection, has_aux=True, gather=config.keep)
+        selected = value_and_grad(losses, selection, has_aux=True, gather=config.keep)
         optimizer = optax.sgd(config.learning_rate or LEARNING_RATES[name])
 
-        def init(key):
-            params = init_mlp(key, sizes)
-            return State(params, optimizer.init(params), selection.init(jnp.zeros(rows)))
+        def start(key):
+            return {"params": init_mlp(key, sizes), "selection_state": selection.init(jnp.zeros(rows))}
 
-        def step(state, batch):
+        def gradient(state, batch):
             batch = jax.tree.map(lambda x: x[:rows], batch)
             signals = {"reference_losses": batch["reference_loss"]}
-            (_, aux), grads, selection_state = gradient(state.params, batch, state.selection_state, **signals)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            (_, aux), grads, selection_state = selected(state.params, batch, state.selection_state, **signals)
             known = jnp.argmax(aux.signals["logits"], axis=1) == batch["label"]
             metrics = shares(aux.weights > 0, mislabelled=batch["wrong"], rare_classes=batch["rare"], known=known)
-            return state._replace(params=params, opt_state=opt_state, selection_state=selection_state), metrics
+            return grads, {"selection_state": selection_state}, metrics
 
-        return Arm(init, step, split)
+        return gradient_arm(optimizer, start, gradient, split)
 
     @jax.jit
     def evaluate(state, data):

@@ -58,7 +58,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import compare
+from experiments.engine import compare, minimize
 from experiments.engine.panels import draw_panels
 from experiments.selection._shifted_texts import Rows, Task, draw_rows
 from minibatch_jax.coupling.costs import squared_euclidean_cost
@@ -176,13 +176,7 @@ def train(params: jax.Array, features: jax.Array, label: jax.Array, rate: float,
     def loss(params):
         return optax.softmax_cross_entropy_with_integer_labels(features @ params, label).mean()
 
-    def step(state, _):
-        params, opt_state = state
-        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
-
-    (trained, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
-    return jnp.asarray(trained)
+    return minimize(optimizer, lambda params, _: jax.grad(loss)(params), params, jnp.arange(steps))
 
 
 def orders(epsilon: float) -> dict[str, Order]:

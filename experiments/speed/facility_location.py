@@ -25,8 +25,8 @@ import numpy as np
 from experiments.speed import _facility_location_peers as peers
 from experiments.speed._timing import in_fresh_process, milliseconds, print_ratios
 from minibatch_jax.selection import facility_location, facility_location_from_features, k_center, sift_indices
+from minibatch_jax.selection.coresets import similarity_matrix
 from minibatch_jax.selection.sift import Sift
-from minibatch_jax.selection.similarities import similarity_matrix
 
 OURS = "facility_location, lazy, given the matrix"
 

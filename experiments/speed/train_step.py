@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.engine.arms import descend
 from experiments.shared.mlp import init_mlp, mlp
 from experiments.speed._timing import milliseconds, print_ratios
 from minibatch_jax import normalize, value_and_grad
@@ -69,18 +70,14 @@ def calls_of(apply: Callable[..., jax.Array], params: Any, batch: Batch) -> dict
     def losses(params, batch):
         return optax.softmax_cross_entropy_with_integer_labels(apply(params, batch["x"]), batch["y"])
 
-    def finish(grads, params, opt_state):
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state
-
     def plain(params, opt_state, batch):
-        return finish(jax.grad(lambda p: jnp.mean(losses(p, batch)))(params), params, opt_state)
+        return descend(optimizer, jax.grad(lambda p: jnp.mean(losses(p, batch)))(params), params, opt_state)
 
     def selecting(gather):
         selection = optax.chain(keep_topk(rows // 2), normalize())
         step = value_and_grad(losses, selection, gather=gather)
         state = selection.init(jnp.zeros(rows))
-        return lambda p, o, b: finish(step(p, b, state)[1], p, o)
+        return lambda p, o, b: descend(optimizer, step(p, b, state)[1], p, o)
 
     half = jax.tree.map(lambda x: x[: rows // 2], batch)
     calls = {

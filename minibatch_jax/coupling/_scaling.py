@@ -1,4 +1,4 @@
-"""Matrix scaling to given marginals, stable at every epsilon; `_sinkhorn` holds the public side.
+"""Matrix scaling to given marginals, stable at every epsilon: the iteration of all entropic solvers.
 
 Iterations scale a kernel by vectors u and v, which takes two matrix-vector products and no exponential. When a scaling
 leaves [1e-10, 1e10] it is absorbed into the potentials.
@@ -13,20 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_shape
+from minibatch_jax.coupling._problem import Problem
 
 UNROLL = 5
 SAFE = 1e10
-_LEAST_EPSILON = 16
-
-
-class Problem(NamedTuple):
-    """Costs with infinity on forbidden pairs, and marginals that are 0 where no pair is allowed."""
-
-    cost: jax.Array
-    a: jax.Array
-    b: jax.Array
-    epsilon: jax.Array
+_FARTHEST = math.exp(40)
 
 
 class Scaling(NamedTuple):
@@ -94,8 +85,7 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     _, a, b, _ = problem
     u, v = t.u, t.v
     for _ in range(steps):
-        u = divide(a, dot(kernel, v))
-        v = divide(b, dot(u, kernel))
+        u, v = rescale(kernel, u, v, a, b)
     extreme = jnp.maximum(extreme_scaling(u, a), extreme_scaling(v, b))
     usable = extreme < SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
@@ -117,6 +107,24 @@ def _absorb(problem: Problem, s: Scaled) -> Scaled:
 
 def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.exp((f[:, None] + g[None, :] - problem.cost) / problem.epsilon)
+
+
+def rescale(
+    kernel: jax.Array, u: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array, relaxation: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Bring the rows of `u kernel v` to the masses a and then its columns to b: one iteration of Sinkhorn.
+
+    A relaxation above 1 goes beyond the masses, by factors to this power, which converges faster; the factors are then
+    kept within e^-40 and e^40, so that no float32 overflows.
+    """
+    u = _beyond(u, divide(a, dot(kernel, v)), relaxation)
+    return u, _beyond(v, divide(b, dot(u, kernel)), relaxation)
+
+
+def _beyond(old: jax.Array, new: jax.Array, relaxation: float) -> jax.Array:
+    if relaxation == 1:
+        return new
+    return jnp.clip(old * jnp.exp(relaxation * jnp.log(new / old)), 1 / _FARTHEST, _FARTHEST)
 
 
 def dot(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -143,65 +151,3 @@ def extreme_scaling(scaling: jax.Array, mass: jax.Array) -> jax.Array:
     """The largest factor or its inverse, where there is mass."""
     scaling = jnp.where(mass > 0, scaling, 1)
     return jnp.maximum(jnp.max(scaling), 1 / jnp.min(scaling))
-
-
-def make_problem(
-    cost: jax.Array,
-    a: jax.Array,
-    b: jax.Array,
-    epsilon: float | jax.Array,
-    relative_to: str | None,
-    where: jax.Array | None,
-) -> Problem:
-    """Set forbidden pairs to infinite cost and rows and columns without a pair to mass 0; all results are constants."""
-    if where is not None:
-        check_shape("where", where, cost.shape)
-        check_bool("where", where)
-    cost, a, b = lax.stop_gradient(cost), lax.stop_gradient(a), lax.stop_gradient(b)
-    allowed = jnp.isfinite(cost) & (a > 0)[:, None] & (b > 0)[None, :]
-    allowed = allowed if where is None else allowed & where
-    cost = jnp.where(allowed, cost, jnp.inf)
-    epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
-    numbers = jnp.finfo(cost.dtype)
-    epsilon = jnp.maximum(epsilon, jnp.maximum(_LEAST_EPSILON * numbers.eps * statistic(cost, "max"), numbers.tiny))
-    # a minimum of floats is several times faster on a CPU than `any` of booleans
-    a, b = (jnp.where(jnp.min(cost, axis=axis) < jnp.inf, mass, 0) for axis, mass in ((1, a), (0, b)))
-    return Problem(cost, a, b, epsilon)
-
-
-def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
-    """Return the unit of epsilon: 1, or a statistic of the costs that are not infinite (1 if that is 0)."""
-    if relative_to is None:
-        return jnp.ones((), cost.dtype)
-    if relative_to == "std":
-        scale = _deviation(cost)
-    else:
-        # XLA on CPU materializes a reduction's operand. Costs are usually finite and non-negative: then reduce the cost
-        # itself, unmasked.
-        plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
-        scale = lax.cond(plain, *_STATISTICS[relative_to], cost)
-    return jnp.where(scale > 0, scale, 1)
-
-
-def _largest(cost: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(cost), where=cost < jnp.inf, initial=0)
-
-
-def _mean(cost: jax.Array) -> jax.Array:
-    largest, unit, _, count = _in_units(cost)
-    return largest * (jnp.sum(jnp.abs(unit)) / count)
-
-
-def _deviation(cost: jax.Array) -> jax.Array:
-    largest, unit, allowed, count = _in_units(cost)
-    return largest * jnp.sqrt(jnp.sum(jnp.where(allowed, (unit - jnp.sum(unit) / count) ** 2, 0)) / count)
-
-
-def _in_units(cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The largest cost, the costs as fractions of it (0 where forbidden), which are allowed and how many."""
-    largest, allowed = _largest(cost), cost < jnp.inf
-    unit = jnp.where(allowed, cost / jnp.where(largest > 0, largest, 1), 0)
-    return largest, unit, allowed, jnp.maximum(jnp.sum(allowed.astype(cost.dtype)), 1)
-
-
-_STATISTICS = {"mean": (jnp.mean, _mean), "max": (jnp.max, _largest)}

@@ -15,7 +15,7 @@ Paper: 2102.05912
 Experiment: hierarchical_transport, color_transfer, domain_adaptation
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,9 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax.coupling._running import check_keeps_nothing, run_coupling
 from minibatch_jax.coupling.plans import Plan
-from minibatch_jax.weights import Weights, matrix_of, weight_dtype
+from minibatch_jax.weights import matrix_of, weight_dtype
 
 
 class HierarchicalPlan(NamedTuple):
@@ -39,12 +40,16 @@ class HierarchicalPlan(NamedTuple):
       outer: `[k0, k1]`, weight of each pair, with sum 1.
       costs: `[k0, k1]`, what the inner plan of each pair costs.
       value: `[]`, `sum(plans * cost)`, differentiable in the cost.
+      outer_state: state of the outer coupling after this call, empty if it has none.
+      inner_state: what the inner coupling reports, with the axes `[k0, k1]` in front, empty if it has no state.
     """
 
     plans: jax.Array
     outer: jax.Array
     costs: jax.Array
     value: jax.Array
+    outer_state: Any
+    inner_state: Any
 
 
 def hierarchical_plan(
@@ -52,21 +57,27 @@ def hierarchical_plan(
     inner: optax.GradientTransformation,
     outer: optax.GradientTransformation,
     weights: jax.Array | None = None,
+    *,
+    outer_state: Any = None,
 ) -> HierarchicalPlan:
     """Couple mini-batches, and the items of each pair of mini-batches.
 
     Args:
       cost: `[k0, k1, m0, m1]`, floating point; block (u, v) is the cost of source batch u and target batch v.
-      inner: coupling of items, without memory: `couple_assignment()`, `couple_partial(mass)`, ...
-      outer: coupling of mini-batches, without memory; the unit of its epsilon is the cost of a pair.
+      inner: coupling of items: `couple_assignment()`, `couple_partial(fraction)`, ... It runs on all pairs of
+        mini-batches at once, so its plans must not depend on earlier batches.
+      outer: coupling of mini-batches; the unit of its epsilon is the cost of a pair.
       weights: `[k0, k1]`, incoming weights of the pairs; uniform by default. A pair of weight 0 is never used.
+      outer_state: state of the outer coupling: the field `outer_state` of the last result, and `outer.init(weights)` at
+        first. A coupling whose plans do not depend on earlier batches needs none.
 
     Returns:
-      `HierarchicalPlan(plans, outer, costs, value)`.
+      `HierarchicalPlan(plans, outer, costs, value, outer_state, inner_state)`.
 
     Raises:
       TypeError: if the cost is not floating point.
-      ValueError: if the cost is not of rank 4 or the weights do not match.
+      ValueError: if the cost is not of rank 4, the weights do not match, or plans depend on earlier batches: those of
+        the inner coupling, or those of the outer one when no state is given.
 
     References:
       Nguyen et al., On transportation of mini-batches: a hierarchical approach, 2022 (arXiv 2102.05912).
@@ -86,11 +97,13 @@ def hierarchical_plan(
     check_shape("weights", pairs, (k0, k1))
     fixed = lax.stop_gradient(cost)
     item_weights = jnp.full((m0, m1), 1 / (m0 * m1), dtype)
-    plans = jax.vmap(jax.vmap(lambda c: _run(inner, item_weights, c)))(fixed)
+    check_keeps_nothing("inner", inner, item_weights, "none: there is no order among the pairs of mini-batches")
+    plans, inner_state = jax.vmap(jax.vmap(lambda c: run_coupling("inner", inner, item_weights, c)))(fixed)
     costs = jnp.sum(plans * _priced(plans, fixed), axis=(2, 3))
-    pair_weights = _run(outer, pairs, costs)
+    pair_weights, outer_state = run_coupling("outer", outer, pairs, costs, outer_state)
     plans = pair_weights[:, :, None, None] * plans
-    return HierarchicalPlan(plans, pair_weights, costs, jnp.sum(plans * _priced(plans, cost)))
+    value = jnp.sum(plans * _priced(plans, cost))
+    return HierarchicalPlan(plans, pair_weights, costs, value, outer_state, inner_state)
 
 
 def scatter_plans(
@@ -121,10 +134,6 @@ def scatter_plans(
     rows = jnp.broadcast_to(source_indices[:, None, :, None], plans.shape)
     columns = jnp.broadcast_to(target_indices[None, :, None, :], plans.shape)
     return jnp.zeros(shape, plans.dtype).at[rows, columns].add(plans)
-
-
-def _run(coupling: optax.GradientTransformation, weights: jax.Array, cost: jax.Array) -> Weights:
-    return optax.with_extra_args_support(coupling).update(weights, coupling.init(weights), cost=cost)[0]
 
 
 def _priced(plans: jax.Array, cost: jax.Array) -> jax.Array:

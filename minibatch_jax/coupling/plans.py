@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax.coupling._scaling import divide, log_where
@@ -64,19 +63,6 @@ class Potentials(NamedTuple):
     error: jax.Array
     iterations: jax.Array
     converged: jax.Array
-
-
-def has_converged(error: jax.Array, tolerance: float | jax.Array, *potentials: jax.Array) -> jax.Array:
-    """Return whether the error is within the tolerance and all potentials are finite."""
-    found = error <= jnp.asarray(tolerance, error.dtype)
-    for prices in potentials:
-        found &= jnp.all(jnp.isfinite(prices))
-    return found
-
-
-def first_order(slope: jax.Array, x: jax.Array) -> jax.Array:
-    """Return zero, with the gradient `slope` with respect to x."""
-    return jnp.sum(lax.stop_gradient(slope) * (x - lax.stop_gradient(x)))
 
 
 def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:

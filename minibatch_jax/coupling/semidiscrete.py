@@ -19,6 +19,7 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax.coupling._problem import marginals_of, mass_of
 from minibatch_jax.coupling._scaling import divide
 from minibatch_jax.weights import weight_transformation
 
@@ -53,7 +54,8 @@ def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, e
       `[B, N]`, rows of sum 1, or 0 where a row has no allowed pair.
 
     Raises:
-      ValueError: if shapes do not match or epsilon is negative.
+      TypeError: if b is not floating point.
+      ValueError: if shapes do not match, epsilon is negative, or a concrete b is negative or not finite.
 
     References:
       Mousavi-Hosseini et al., Flow matching with semidiscrete couplings, 2025 (arXiv 2509.25519).
@@ -64,8 +66,8 @@ def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, e
     """
     check_shape("cost", cost, (None, None))
     check_shape("potentials", potentials, cost.shape[1:])
-    check_shape("b", b, cost.shape[1:])
     check_number("epsilon", epsilon, 0)
+    b = mass_of("b", b, cost.shape[1], potentials.dtype)
     width = jnp.asarray(epsilon, potentials.dtype)
     allowed = jnp.isfinite(cost) & (b > 0)[None, :]
     score = jnp.where(allowed, potentials[None, :] - cost.astype(potentials.dtype), -jnp.inf)
@@ -124,11 +126,9 @@ def couple_semidiscrete(
         return SemidiscreteState(zeros, zeros, jnp.zeros((), jnp.int32))
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        check_shape("cost", cost, weights.shape)
-        kept = jnp.where((weights > 0) & jnp.isfinite(cost), weights, 0)
-        rows, items = jnp.sum(kept, axis=1), jnp.sum(kept, axis=0)
+        allowed, rows, items = marginals_of(weights, cost)
         b = divide(items, jnp.sum(items) + jnp.zeros_like(items))
-        price = jnp.where(kept > 0, cost.astype(weights.dtype), jnp.inf)
+        price = jnp.where(allowed, cost.astype(weights.dtype), jnp.inf)
         drawn = semidiscrete_plan(price, state.potentials, b, epsilon=epsilon)
         share = divide(rows, jnp.sum(rows) + jnp.zeros_like(rows))
         missing = b - jnp.sum(share[:, None] * drawn, axis=0)

@@ -18,6 +18,7 @@ from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.boundaries.pairs import Pairs
+from minibatch_jax.coupling._problem import mass_of
 from minibatch_jax.coupling._scaling import divide
 from minibatch_jax.weights import weight_dtype
 
@@ -38,8 +39,9 @@ def pairs_1d(x0: jax.Array, x1: jax.Array, a: jax.Array | None = None, b: jax.Ar
       weights of a source sum to a, those of a target to b.
 
     Raises:
-      TypeError: if the places are not floating point.
-      ValueError: if an argument is not a vector, is empty, or a mass has another size than its places.
+      TypeError: if the places or the masses are not floating point.
+      ValueError: if an argument is not a vector, is empty, or a mass has another size than its places, or concrete
+        masses are negative or not finite.
 
     Examples:
       >>> source, target, weights = pairs_1d(jnp.array([3.0, 1.0]), jnp.array([5.0]))
@@ -76,8 +78,8 @@ def wasserstein_1d(
       `[]`, at least 0.
 
     Raises:
-      TypeError: if the places are not floating point.
-      ValueError: if shapes do not match or p is less than 1.
+      TypeError: if the places or the masses are not floating point.
+      ValueError: if shapes do not match, p is less than 1, or concrete masses are negative or not finite.
 
     Examples:
       >>> float(wasserstein_1d(jnp.array([0.0, 1.0]), jnp.array([3.0, 2.0])))
@@ -236,6 +238,5 @@ def _levels(name: str, x: jax.Array, mass_name: str, mass: jax.Array | None) -> 
     order = jnp.argsort(x).astype(jnp.int32)
     if mass is None:
         return order, jnp.arange(1, x.size + 1, dtype=weight_dtype(x.dtype)) / x.size
-    check_shape(mass_name, mass, x.shape)
-    total = jnp.cumsum(mass[order])
+    total = jnp.cumsum(mass_of(mass_name, mass, x.size, x.dtype)[order])
     return order, divide(total, total[-1] + jnp.zeros_like(total))

@@ -19,8 +19,8 @@ import numpy as np
 from minibatch_jax.pool._centers import nearest_center, points_at
 from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows
-from minibatch_jax.selection.coresets import facility_location, medoid_weights
-from minibatch_jax.selection.similarities import similarity, similarity_matrix, usable_features
+from minibatch_jax.selection._similarities import similarity, usable_features
+from minibatch_jax.selection.coresets import facility_location, medoid_weights, similarity_matrix
 
 ITEMS = 4  # the last medoids represent a sample of at most this many times the rows of a part
 

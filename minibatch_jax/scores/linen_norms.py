@@ -7,13 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._extras import require
-from minibatch_jax.scores.norms import (
-    batch_size,
-    ghost_gradient_norms,
-    tap_dense,
-    tap_embedding,
-    tap_layer,
-)
+from minibatch_jax.scores._rows import num_rows
+from minibatch_jax.scores.norms import ghost_gradient_norms, tap_dense, tap_embedding, tap_layer
 
 
 def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, batch: Any) -> jax.Array:
@@ -72,7 +67,7 @@ def linen_gradient_norms(loss_fn: Callable[[Any, Any], jax.Array], params: Any, 
             raise ValueError(f"params {sorted(unused.values())} are used by no module, wanted one call for each.")
         return losses
 
-    return ghost_gradient_norms(losses_of, batch_size(batch))
+    return ghost_gradient_norms(losses_of, num_rows(batch))
 
 
 def _own_parameters(module: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
 from minibatch_jax.boundaries.rows import check_leading_axis
+from minibatch_jax.scores._rows import num_rows
 from minibatch_jax.weights import weight_dtype
 
 CHUNK = 16
@@ -52,11 +53,11 @@ def gradient_norms(
     """
     check_count("block_size", block_size)
     batch = jax.tree.map(jnp.asarray, batch)
-    rows = batch_size(batch)
+    rows = num_rows(batch)
 
     def norm(row):
         gradient = jax.grad(lambda p: _sum_of_losses(loss_fn(p, jax.tree.map(lambda x: x[None], row)), 1))(params)
-        return jnp.sqrt(sum_of_squares(gradient))
+        return jnp.sqrt(_sum_of_squares(gradient))
 
     return jax.lax.map(norm, batch, batch_size=min(block_size, rows))
 
@@ -118,7 +119,7 @@ def tap_dense(tap: jax.Array, inputs: jax.Array, outputs: jax.Array, *, bias: bo
     check_shape("tap", tap, (None,))
     check_shape("outputs", outputs, (tap.shape[0], *inputs.shape[1:-1], None))
     check_shape("inputs", inputs, (tap.shape[0], *outputs.shape[1:-1], None))
-    return tap_outputs(functools.partial(_dense_squares, bias=bias), tap, inputs, outputs)
+    return _tap_outputs(functools.partial(_dense_squares, bias=bias), tap, inputs, outputs)
 
 
 def tap_embedding(tap: jax.Array, ids: jax.Array, outputs: jax.Array) -> jax.Array:
@@ -144,7 +145,7 @@ def tap_embedding(tap: jax.Array, ids: jax.Array, outputs: jax.Array) -> jax.Arr
     check_floating("outputs", outputs)
     check_shape("tap", tap, (None,))
     check_shape("outputs", outputs, (tap.shape[0], *ids.shape[1:], None))
-    return tap_outputs(_embedding_squares, tap, ids, outputs)
+    return _tap_outputs(_embedding_squares, tap, ids, outputs)
 
 
 def tap_layer(
@@ -188,15 +189,15 @@ def tap_layer(
         def one(row):
             x, delta = row
             _, vjp = jax.vjp(lambda p: apply(p, x[None]), params)
-            return sum_of_squares(vjp(delta[None]))
+            return _sum_of_squares(vjp(delta[None]))
 
         return jax.lax.map(one, (inputs, deltas), batch_size=min(CHUNK, deltas.shape[0]))
 
-    return tap_outputs(squares, tap, (params, inputs), outputs)
+    return _tap_outputs(squares, tap, (params, inputs), outputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def tap_outputs(squares: Callable[[Any, jax.Array], jax.Array], tap: jax.Array, inputs: Any, outputs: jax.Array):
+def _tap_outputs(squares: Callable[[Any, jax.Array], jax.Array], tap: jax.Array, inputs: Any, outputs: jax.Array):
     """Return the outputs. In the backward pass, `squares(inputs, delta) [B]` becomes the gradient in the tap."""
     del squares, tap, inputs
     return outputs
@@ -212,19 +213,10 @@ def _tap_backward(squares, residuals, deltas):
     return squares(inputs, deltas).astype(like.dtype), None, deltas
 
 
-tap_outputs.defvjp(_tap_forward, _tap_backward)
+_tap_outputs.defvjp(_tap_forward, _tap_backward)
 
 
-def batch_size(batch: Any) -> int:
-    """Return the number of rows of the first leaf. Raise ValueError if another leaf has more or fewer."""
-    leaves = jax.tree.leaves(batch)
-    if not leaves or jnp.ndim(leaves[0]) == 0:
-        raise ValueError(f"batch has the shapes {jax.tree.map(jnp.shape, batch)}, wanted arrays [B, ...].")
-    check_leading_axis("batch", batch, leaves[0].shape[0])
-    return leaves[0].shape[0]
-
-
-def sum_of_squares(tree: Any) -> jax.Array:
+def _sum_of_squares(tree: Any) -> jax.Array:
     """Return the sum of squares of all floating-point entries, in float32 (float64 for float64)."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     parts = [jnp.sum(jnp.square(x.astype(weight_dtype(x.dtype)))) for x in leaves]

@@ -19,7 +19,6 @@ from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
 from . import sift as sift
-from . import similarities as similarities
 from . import thresholds as thresholds
 from . import topk as topk
 from .centers import k_center as k_center

@@ -21,7 +21,7 @@ import optax
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import unit_rows
-from minibatch_jax.selection.similarities import usable_features
+from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.weights import weight_transformation
 
 CENTER_METRICS = ("euclidean", "cosine")
@@ -97,7 +97,7 @@ def k_center(
         centers, nearest, nearest_new, allowed = state
         score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
         valid = score > -jnp.inf
-        distances = jnp.where(valid, distances_to(points, points[j]), jnp.inf)
+        distances = jnp.where(valid, _distances_to(points, points[j]), jnp.inf)
         closer = distances < nearest_new
         centers = Centers(
             centers.indices.at[t].set(jnp.where(valid, j, size)),
@@ -160,7 +160,7 @@ def keep_centers(
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
+def _distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
     """Return the Euclidean distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
     return jnp.sqrt(jnp.sum((points - center[None]) ** 2, 1))
 
@@ -173,7 +173,7 @@ def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[
 
 def _distances_to_mean(points: jax.Array, exists: jax.Array) -> jax.Array:
     count = jnp.maximum(jnp.sum(exists, dtype=points.dtype), 1)
-    return distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count)
+    return _distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count)
 
 
 def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -184,7 +184,7 @@ def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
     order = jnp.argsort(~chosen, stable=True)
 
     def step(i, nearest):
-        return jnp.minimum(nearest, distances_to(points, points[order[i]]))
+        return jnp.minimum(nearest, _distances_to(points, points[order[i]]))
 
     nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
     return jax.lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, nowhere)

@@ -19,8 +19,8 @@ import optax
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_number, check_shape
 from minibatch_jax._vector import first_max
 from minibatch_jax.selection import _greedy
-from minibatch_jax.selection.coresets import medoid_weights
-from minibatch_jax.selection.similarities import METRICS, similarity_matrix
+from minibatch_jax.selection._similarities import METRICS
+from minibatch_jax.selection.coresets import medoid_weights, similarity_matrix
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 

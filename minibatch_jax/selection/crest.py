@@ -19,7 +19,8 @@ import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_integer, check_number, check_shape
 from minibatch_jax.selection import _greedy
-from minibatch_jax.selection.similarities import METRICS, similarity_matrix
+from minibatch_jax.selection._similarities import METRICS
+from minibatch_jax.selection.coresets import similarity_matrix
 from minibatch_jax.weights import weight_transformation
 
 DECAYS = (0.9, 0.999)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from minibatch_jax._checks import check_count, check_number, check_shape
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import product, unit_rows
-from minibatch_jax.selection.similarities import usable_features
+from minibatch_jax.selection._similarities import usable_features
 
 
 class Sift(NamedTuple):

@@ -152,7 +152,7 @@ def test_stochastic_is_close_to_greedy_and_beats_random():
 @pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "l1", "cosine"])
 def test_similarities_are_scipys(metric):
     x = np.random.default_rng(0).normal(2.0, 1.0, (20, 5)).astype(np.float32)
-    similarities = np.asarray(selection.similarities.similarity_matrix(jnp.asarray(x), metric))
+    similarities = np.asarray(selection.coresets.similarity_matrix(jnp.asarray(x), metric))
     name = "cityblock" if metric == "l1" else metric
     distances = scipy.spatial.distance.cdist(x, x, name) / (2 if metric == "cosine" else 1)
     constant = 1.0 if metric == "cosine" else (similarities + distances).mean()
@@ -165,7 +165,7 @@ def test_features_give_what_the_matrix_gives(metric):
     x = jnp.asarray(np.random.default_rng(1).normal(1.0, 1.0, (40, 3)), jnp.float32)
     exists = jnp.arange(40) % 7 != 3
     u = jnp.where(exists, jnp.linspace(0.5, 2.0, 40), 0)
-    similarities = selection.similarities.similarity_matrix(x, metric, where=exists)
+    similarities = selection.coresets.similarity_matrix(x, metric, where=exists)
     dense = facility_location(similarities, 5, method="naive", item_weights=u, where=exists)
     spoilt = jnp.where(exists[:, None], x, jnp.nan)
     for features, where in ((x, exists), (spoilt, None)):

@@ -29,7 +29,7 @@ CALLS = {
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
-    "similarity_matrix": lambda **where: selection.similarities.similarity_matrix(EYE, **where),
+    "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
     "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
 }

@@ -15,16 +15,15 @@ Experiment: ot_flow_matching, speed sinkhorn
 """
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape
-from minibatch_jax.coupling._scaling import Problem, Scaled, log_where, make_problem, scale_to_marginals
-from minibatch_jax.coupling.plans import Plan, first_order, has_converged
-from minibatch_jax.weights import weight_dtype, weight_transformation
+from minibatch_jax.coupling._certificates import first_order, has_converged
+from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
+from minibatch_jax.coupling._scaling import Scaled, log_where, scale_to_marginals
+from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.weights import weight_transformation
 
 TOLERANCE = 1e-3
 
@@ -77,11 +76,8 @@ def sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    check_shape("cost", cost, (None, None))
-    check_floating("cost", cost)
-    check_loop(epsilon, relative_to, tolerance, max_iterations)
-    live_a, live_b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
-    check_equal_mass(live_a, live_b)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    live_a, live_b = masses(cost, a, b, equal=True)
     live = cost.astype(live_a.dtype), live_a, live_b
     problem = make_problem(*live, epsilon, relative_to, where)
     scaled = scale_to_marginals(problem, tolerance, max_iterations)
@@ -126,7 +122,7 @@ def couple_sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
         allowed, a, b = marginals_of(weights, cost)
@@ -162,48 +158,3 @@ def _result(
     error += (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
     converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
     return Plan(matrix, f, g, value, error, iterations, converged)
-
-
-def check_relative_to(relative_to: str | None) -> None:
-    """Raise unless this is None or the name of a statistic of the cost."""
-    if relative_to is not None:
-        check_choice("relative_to", relative_to, ("mean", "std", "max"))
-
-
-def check_loop(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
-    """Raise unless the arguments that all entropic couplings share are valid."""
-    check_number("epsilon", epsilon, 0, open_low=True)
-    check_relative_to(relative_to)
-    if tolerance is not None:
-        check_number("tolerance", tolerance, 0)
-    check_count("max_iterations", max_iterations)
-
-
-def marginals_of(weights: jax.Array, cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return which pairs have a weight and a finite cost, and the row and column sums of the weights on them."""
-    check_shape("cost", cost, weights.shape)
-    allowed = (weights > 0) & jnp.isfinite(cost)
-    kept = jnp.where(allowed, weights, 0)
-    return allowed, jnp.sum(kept, axis=1), jnp.sum(kept, axis=0)
-
-
-def marginal(name: str, mass: jax.Array | None, cost: jax.Array, axis: int) -> jax.Array:
-    """Return the masses along an axis of the cost, uniform if None; concrete ones must be finite and >= 0."""
-    size, dtype = cost.shape[axis], weight_dtype(cost.dtype)
-    if mass is None:
-        return jnp.full(size, 1 / size, dtype)
-    check_shape(name, mass, (size,))
-    check_floating(name, mass)
-    if not isinstance(mass, jax.core.Tracer):
-        values = np.asarray(mass)
-        if not np.all(np.isfinite(values) & (values >= 0)):
-            raise ValueError(f"{name} has a negative or non-finite mass, wanted finite values >= 0.")
-    return jnp.asarray(mass, dtype)
-
-
-def check_equal_mass(a: jax.Array, b: jax.Array) -> None:
-    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
-        return
-    total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
-    if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
-        raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")

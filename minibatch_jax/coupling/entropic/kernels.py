@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_choice, check_number, check_shape
-from minibatch_jax.coupling._scaling import divide, statistic
-from minibatch_jax.coupling.entropic.balanced import check_relative_to
+from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax.coupling._problem import check_units, kept_weights, statistic
+from minibatch_jax.coupling._scaling import divide
 from minibatch_jax.weights import weight_transformation
 
 
 class KernelState(NamedTuple):
-    """State of `couple_by_kernel`; it changes with `normalization='ema'` only.
+    """State of `couple_by_kernel` with `normalization='ema'`.
 
     Attributes:
       log_level: `[]`, moving average of the log of the mean kernel.
@@ -56,7 +56,8 @@ def gibbs_weights(
       Weights of the same shape, with the mass of the incoming weights of finite cost.
 
     Raises:
-      ValueError: if the cost does not have the shape of the weights.
+      ValueError: if the cost does not have the shape of the weights, epsilon is not positive or `relative_to` is
+        unknown.
 
     References:
       Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
@@ -65,6 +66,8 @@ def gibbs_weights(
       >>> [round(x, 3) for x in gibbs_weights(jnp.array([0.0, 1.0]), jnp.ones(2) / 2, epsilon=1.0).tolist()]
       [0.731, 0.269]
     """
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_units(relative_to)
     tilted, _, kept = _tilt(cost, weights, epsilon, relative_to)
     return tilted * divide(jnp.sum(kept), jnp.sum(tilted))
 
@@ -88,7 +91,7 @@ def couple_by_kernel(
       decay: share of the old value in the moving average, in [0, 1].
 
     Returns:
-      A transformation over weights of any shape, with a `KernelState`.
+      A transformation over weights of any shape, with a `KernelState` for `'ema'` and without state otherwise.
 
     Raises:
       TypeError: if a number has the wrong type.
@@ -106,11 +109,13 @@ def couple_by_kernel(
       [0.731, 0.269]
     """
     check_number("epsilon", epsilon, 0, open_low=True)
-    check_relative_to(relative_to)
+    check_units(relative_to)
     check_choice("normalization", normalization, ("batch", "ema", "none"))
     check_number("decay", decay, 0, 1)
 
     def init(weights):
+        if normalization != "ema":
+            return optax.EmptyState()
         return KernelState(jnp.zeros((), weights.dtype), jnp.zeros((), jnp.int32))
 
     def update(weights, state, params=None, *, cost, **extra_args):
@@ -132,13 +137,11 @@ def _tilt(
     cost: jax.Array, weights: jax.Array, epsilon: float | jax.Array, relative_to: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return weights times `exp(low - cost / epsilon)`, low = min(cost / epsilon), and the weights of finite cost."""
-    check_shape("cost", cost, weights.shape)
     cost = lax.stop_gradient(cost).astype(weights.dtype)
-    allowed = (weights > 0) & jnp.isfinite(cost)
-    cost = jnp.where(allowed, cost, jnp.inf)
+    kept = kept_weights(weights, cost)
+    cost = jnp.where(kept > 0, cost, jnp.inf)
     width = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
     numbers = jnp.finfo(cost.dtype)
     width = jnp.clip(width, numbers.tiny, numbers.max / 8)  # the inverse of each bound is a normal number too
-    least = jnp.where(jnp.any(allowed), jnp.min(cost), 0)
-    kept = jnp.where(allowed, weights, 0)
+    least = jnp.where(jnp.any(kept > 0), jnp.min(cost), 0)
     return kept * jnp.exp((least - cost) / width), least / width, kept

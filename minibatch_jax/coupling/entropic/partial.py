@@ -24,20 +24,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_floating, check_number, check_shape
-from minibatch_jax.coupling._scaling import (
-    SAFE,
-    UNROLL,
-    Problem,
-    divide,
-    dot,
-    extreme_scaling,
-    log_where,
-    logsumexp_where,
-    make_problem,
-)
-from minibatch_jax.coupling.entropic.balanced import check_loop, marginal, marginals_of
-from minibatch_jax.coupling.plans import Plan, has_converged
+from minibatch_jax._checks import check_number
+from minibatch_jax.coupling._certificates import has_converged
+from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
+from minibatch_jax.coupling._scaling import SAFE, UNROLL, divide, dot, extreme_scaling, log_where, logsumexp_where
+from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 
 TOLERANCE = 1e-4
@@ -95,11 +86,9 @@ def partial_sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.0]]
     """
-    check_shape("cost", cost, (None, None))
-    check_floating("cost", cost)
     check_number("fraction", fraction, 0, 1, open_low=True)
-    check_loop(epsilon, relative_to, tolerance, max_iterations)
-    rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    rows, columns = masses(cost, a, b)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
     return _alternate(problem, jnp.asarray(fraction, least.dtype) * least, tolerance, max_iterations)
@@ -146,7 +135,7 @@ def couple_partial_sinkhorn(
       [[0.5, 0.0], [0.0, 0.0]]
     """
     check_number("fraction", fraction, 0, 1, open_low=True)
-    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
         allowed, a, b = marginals_of(weights, cost)

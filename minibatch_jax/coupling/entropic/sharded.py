@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from minibatch_jax._checks import as_key, check_count, check_floating, check_number
+from minibatch_jax._checks import as_key, check_count, check_floating
+from minibatch_jax.coupling._certificates import has_converged
+from minibatch_jax.coupling._problem import check_entropic
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import TOLERANCE
-from minibatch_jax.coupling.plans import Potentials, has_converged
+from minibatch_jax.coupling.plans import Potentials
 from minibatch_jax.devices import as_varying, bound_axis
 from minibatch_jax.weights import weight_dtype
 
@@ -74,8 +76,7 @@ def sharded_sinkhorn(
       [0, 1]
     """
     check_floating("x0", x0)
-    check_number("epsilon", epsilon, 0, open_low=True)
-    check_count("max_iterations", max_iterations)
+    check_entropic(epsilon, None, None, max_iterations)
     blocks = _blocks(x0, block_size)
     dtype = weight_dtype(x0.dtype)
     width = jnp.asarray(epsilon, dtype)

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
-from minibatch_jax.coupling._scaling import Problem, log_where, logsumexp_where, make_problem
-from minibatch_jax.coupling.entropic.balanced import check_loop, marginal, marginals_of
+from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax.coupling._certificates import has_converged
+from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
+from minibatch_jax.coupling._scaling import log_where, logsumexp_where
 from minibatch_jax.coupling.entropic.partial import TOLERANCE
-from minibatch_jax.coupling.plans import Plan, has_converged
+from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 
 _REFERENCES = ("product", "uniform")
@@ -85,12 +86,10 @@ def unbalanced_sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.322, 0.118], [0.118, 0.322]]
     """
-    check_shape("cost", cost, (None, None))
-    check_floating("cost", cost)
     check_number("rho", rho, 0, open_low=True)
     check_choice("reference", reference, _REFERENCES)
-    check_loop(epsilon, relative_to, tolerance, max_iterations)
-    rows, columns = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    rows, columns = masses(cost, a, b)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     return _alternate(problem, jnp.asarray(rho, rows.dtype), reference, tolerance, max_iterations)
 
@@ -140,7 +139,7 @@ def couple_unbalanced(
     """
     check_number("rho", rho, 0, open_low=True)
     check_choice("reference", reference, _REFERENCES)
-    check_loop(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations)
 
     def update(weights, state, params=None, *, cost, **extra_args):
         allowed, a, b = marginals_of(weights, cost)

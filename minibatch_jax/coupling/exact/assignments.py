@@ -23,14 +23,16 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._checks import check_bool, check_floating, check_shape
-from minibatch_jax._vector import first_minima, vector_min
-from minibatch_jax.weights import weight_dtype, weight_transformation
+from minibatch_jax._checks import check_shape
+from minibatch_jax._vector import first_minima, put, vector_min
+from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
+from minibatch_jax.coupling._scaling import rescale
+from minibatch_jax.coupling.exact._paths import augment, nearest
+from minibatch_jax.weights import weight_transformation
 
 _ITERATIONS = 20
 _BLUR = 0.01  # epsilon of these iterations, relative to the mean cost after row reduction
 _RELAXATION = 1.7
-_FARTHEST = 40.0  # bound of the logs of their factors, so that no float32 overflows
 
 
 class Assignment(NamedTuple):
@@ -75,8 +77,8 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
       [1, 0, 2]
     """
-    cost = in_weight_dtype(cost)
-    allowed = allowed_pairs(cost, where)
+    cost = fixed_cost(cost)
+    allowed = allowed_pairs(cost, where, is_price)
     if cost.shape[0] <= cost.shape[1]:
         return _assign(cost, allowed)
     found = _assign(cost.T, allowed.T)
@@ -108,12 +110,12 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       >>> assignment_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
       [[0.0, 0.5], [0.5, 0.0]]
     """
-    cost = in_weight_dtype(cost)
+    cost = fixed_cost(cost)
     check_shape("weights", weights, cost.shape)
-    allowed = (weights > 0) & is_price(cost)
-    columns = assignment(cost, where=allowed).columns
+    kept = kept_weights(weights, cost, is_price)
+    columns = assignment(cost, where=kept > 0).columns
     paired = columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
-    mass = jnp.sum(jnp.where(allowed, weights, 0))
+    mass = jnp.sum(kept)
     return jnp.where(paired, mass / jnp.maximum(jnp.sum(columns >= 0), 1).astype(mass.dtype), 0)
 
 
@@ -186,13 +188,6 @@ class _Search(NamedTuple):
     matching: _Matching
 
 
-def in_weight_dtype(cost: jax.Array) -> jax.Array:
-    """Check a cost matrix and return it as a constant, in the dtype that weights have."""
-    check_shape("cost", cost, (None, None))
-    check_floating("cost", cost)
-    return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
-
-
 def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
     """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
     n, m = cost.shape
@@ -219,7 +214,7 @@ def _no_potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
 
 
 class _Factors(NamedTuple):
-    """Sinkhorn's loop: the kernel and the logs of the factors of its rows and columns."""
+    """Sinkhorn's loop: the kernel and the factors of its rows and columns."""
 
     kernel: jax.Array
     rows: jax.Array
@@ -233,18 +228,15 @@ def _potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
     mean = jnp.sum(jnp.where(allowed, reduced, 0)) / jnp.maximum(jnp.sum(allowed.astype(reduced.dtype)), 1)
     epsilon = jnp.where(mean > 0, _BLUR * mean, 1)
     kernel = jnp.exp((slack[:, None] + lowest[None, :] - reduced) / epsilon)
-    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, 0 * slack, 0 * lowest))
-    blurred = lowest + epsilon * factors.columns
+    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, 0 * slack + 1, 0 * lowest + 1))
+    blurred = lowest + epsilon * jnp.log(factors.columns)
     gain = jnp.sum(jnp.min(reduced - blurred[None, :], axis=1) - slack) + jnp.sum(blurred - lowest)
     return jnp.where(gain > 0, blurred, lowest)
 
 
 def _relax(_: jax.Array, s: _Factors) -> _Factors:
-    def beyond(old, total):
-        return jnp.clip((1 - _RELAXATION) * old - _RELAXATION * jnp.log(total), -_FARTHEST, _FARTHEST)
-
-    rows = beyond(s.rows, s.kernel @ jnp.exp(s.columns))
-    return _Factors(s.kernel, rows, beyond(s.columns, jnp.exp(rows) @ s.kernel))
+    masses = jnp.ones_like(s.rows), jnp.ones_like(s.columns)
+    return _Factors(s.kernel, *rescale(s.kernel, s.rows, s.columns, *masses, _RELAXATION))
 
 
 def _start(reduced: jax.Array, active: jax.Array, v: jax.Array) -> _Matching:
@@ -324,43 +316,6 @@ def _scan(s: _Search) -> _Search:
         return s._replace(i=owner, h=h, dist=dist_left, pred=pred, fixed=fixed, w=w)
 
     return lax.cond(owner < 0, end, extend)
-
-
-def augment(j: jax.Array, pred: jax.Array, columns: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Flip the path that ends in column j back to the free row it began at; nothing if j is -1."""
-
-    def flip(state):
-        j, columns, rows = state
-        i = pred[j]
-        return columns[i], put(columns, i, j), put(rows, j, i)
-
-    return lax.while_loop(lambda s: s[0] >= 0, flip, (j, columns, rows))[1:]
-
-
-def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster than a CPU scatter."""
-    return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
-
-
-def allowed_pairs(cost: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Return which pairs have a usable cost and are allowed by `where`, if it is given."""
-    if where is None:
-        return is_price(cost)
-    check_shape("where", where, cost.shape)
-    check_bool("where", where)
-    return is_price(cost) & where
-
-
-def is_price(cost: jax.Array) -> jax.Array:
-    """Return whether a cost is finite and small enough that sums of potentials stay finite."""
-    return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
-
-
-def nearest(x: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Minimum over the columns and its first index, of equal ones a free column before those that have a row."""
-    low, size = vector_min(x), x.shape[0]
-    order = lax.iota(jnp.int32, size) + jnp.where(rows < 0, 0, size)
-    return low, vector_min(jnp.where(x == low, order, 2 * size - 1)) % size
 
 
 def _next_free(columns: jax.Array, active: jax.Array, after: jax.Array) -> jax.Array:

@@ -21,9 +21,11 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_number, check_shape
-from minibatch_jax._vector import first_min, first_minima
-from minibatch_jax.coupling.exact.assignments import allowed_pairs, augment, in_weight_dtype, is_price, nearest, put
-from minibatch_jax.coupling.plans import Plan, has_converged
+from minibatch_jax._vector import first_min, first_minima, put
+from minibatch_jax.coupling._certificates import has_converged
+from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
+from minibatch_jax.coupling.exact._paths import augment, nearest
+from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 
 
@@ -66,8 +68,8 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
       >>> found.columns.tolist(), found.costs.tolist()
       ([[-1, -1], [0, -1], [0, 1]], [0.0, 1.0, 5.0])
     """
-    cost = in_weight_dtype(cost)
-    allowed = allowed_pairs(cost, where)
+    cost = fixed_cost(cost)
+    allowed = allowed_pairs(cost, where, is_price)
     sizes = min(cost.shape)
     history, largest = _grow(cost, allowed, jnp.int32(sizes))
     columns = history[jnp.minimum(jnp.arange(sizes + 1, dtype=jnp.int32), largest)]
@@ -107,10 +109,11 @@ def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Arra
       >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).matrix.tolist()
       [[0.5, 0.0], [0.0, 0.0]]
     """
-    live, cost = cost, in_weight_dtype(cost)
-    check_shape("weights", weights, cost.shape)
+    live, cost = cost, fixed_cost(cost)
     check_number("fraction", fraction, 0, 1, open_low=True)
-    allowed = (weights > 0) & is_price(cost)
+    check_shape("weights", weights, cost.shape)
+    kept = kept_weights(weights, cost, is_price)
+    allowed = kept > 0
     count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(cost.dtype)
     target = jnp.asarray(fraction, cost.dtype) * count
     whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
@@ -120,7 +123,7 @@ def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Arra
     found = [jnp.minimum(size, largest) for size in (few, many)]
     column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     low, high = ((history[size][:, None] == column).astype(weights.dtype) for size in found)
-    each = jnp.sum(jnp.where(allowed, weights, 0)) / jnp.maximum(count, 1).astype(weights.dtype)
+    each = jnp.sum(kept) / jnp.maximum(count, 1).astype(weights.dtype)
     part = share.astype(weights.dtype)
     matrix = each * ((1 - part) * low + part * high)
     value = jnp.sum(matrix.astype(cost.dtype) * jnp.where(matrix > 0, live.astype(cost.dtype), 0))

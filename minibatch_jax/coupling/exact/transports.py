@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax._vector import first_min
-from minibatch_jax.coupling._scaling import log_where, make_problem, scale_to_marginals
-from minibatch_jax.coupling.entropic.balanced import check_equal_mass, marginal, marginals_of
-from minibatch_jax.coupling.exact.assignments import allowed_pairs, in_weight_dtype, is_price, put
-from minibatch_jax.coupling.plans import Plan, first_order, has_converged
+from minibatch_jax._vector import first_min, put
+from minibatch_jax.coupling._certificates import first_order, has_converged
+from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, make_problem, marginals_of, masses
+from minibatch_jax.coupling._scaling import log_where, scale_to_marginals
+from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 
 _PATHS_PER_LINE = 50
@@ -70,10 +70,9 @@ def transport(
       >>> transport(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])).matrix.tolist()
       [[0.5, 0.25], [0.0, 0.25]]
     """
-    live, cost = cost, in_weight_dtype(cost)
-    allowed = allowed_pairs(cost, where)
-    a, b = marginal("a", a, cost, 0), marginal("b", b, cost, 1)
-    check_equal_mass(a, b)
+    live, cost = cost, fixed_cost(cost)
+    allowed = allowed_pairs(cost, where, is_price)
+    a, b = masses(cost, a, b, equal=True)
     flow = _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
     matrix = flow.shipped.T
     value = jnp.sum(matrix * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
@@ -106,8 +105,8 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        cost = in_weight_dtype(cost).astype(weights.dtype)
-        allowed, a, b = marginals_of(weights, jnp.where(is_price(cost), cost, jnp.inf))
+        cost = fixed_cost(cost).astype(weights.dtype)
+        allowed, a, b = marginals_of(weights, cost, is_price)
         return transport(cost, a, b, where=allowed).matrix, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

@@ -61,7 +61,7 @@ def schroedinger_bridge_pairs(
       max_iterations: most iterations of the solver, static.
 
     Returns:
-      `FlowPairs(x0, x1, weights, source, target)`.
+      `FlowPairs(x0, x1, weights, source, target, state)`, with an empty state.
 
     Raises:
       TypeError: if a batch is not floating point or a number has the wrong type.

@@ -21,8 +21,9 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_shape
+from minibatch_jax.coupling._problem import allowed_pairs, is_price, marginals_of
 from minibatch_jax.coupling.costs import euclidean_cost
-from minibatch_jax.coupling.exact.assignments import assignment, assignment_plan, is_price
+from minibatch_jax.coupling.exact.assignments import assignment, assignment_plan
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 _MAX_BITS = 12
@@ -122,8 +123,8 @@ def quantize_cost(cost: jax.Array, bits: int, *, where: jax.Array | None = None)
       `[B0, B1]`, whole numbers; NaN outside `where` and where the cost is not finite.
 
     Raises:
-      TypeError: if the cost is not floating point or `bits` is not a static int.
-      ValueError: if the cost is not a matrix or `bits` is not in [1, 12].
+      TypeError: if the cost is not floating point, `where` not bool or `bits` not a static int.
+      ValueError: if the cost is not a matrix, `where` has another shape or `bits` is not in [1, 12].
 
     Examples:
       >>> quantize_cost(jnp.array([[0.0, 0.4], [0.6, 1.0]]), 1).tolist()
@@ -133,7 +134,7 @@ def quantize_cost(cost: jax.Array, bits: int, *, where: jax.Array | None = None)
     check_floating("cost", cost)
     check_count("bits", bits, _MAX_BITS, "more levels lose exactness in float32")
     cost = cost.astype(weight_dtype(cost.dtype))
-    allowed = is_price(cost) if where is None else is_price(cost) & where
+    allowed = allowed_pairs(cost, where, is_price)
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     reach = jnp.max(cost, initial=-jnp.inf, where=allowed) - low
     levels = jnp.round((cost - low) / jnp.where(reach > 0, reach, 1) * (2**bits - 1))
@@ -197,13 +198,11 @@ def couple_nearest() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        check_shape("cost", cost, weights.shape)
-        allowed = (weights > 0) & jnp.isfinite(cost)
+        allowed, mass, _ = marginals_of(weights, cost)
         price = jnp.where(allowed, cost.astype(weights.dtype), jnp.inf)
         column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
         cheapest = price == jnp.min(price, axis=1, keepdims=True)
         first = jnp.min(jnp.where(cheapest, column, cost.shape[1] - 1), axis=1, keepdims=True)
-        mass = jnp.sum(jnp.where(allowed, weights, 0), axis=1, keepdims=True)
-        return jnp.where(allowed & (column == first), mass, 0), state
+        return jnp.where(allowed & (column == first), mass[:, None], 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

@@ -11,7 +11,7 @@ Experiment: ot_flow_matching, flow_matching_images
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
 from minibatch_jax.boundaries.pairs import MODES, sample_pairs
+from minibatch_jax.coupling._running import run_coupling
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.plans import Plan, independent_plan
 from minibatch_jax.weights import Weights, matrix_of, weight_dtype
@@ -34,6 +35,7 @@ class FlowPairs(NamedTuple):
       weights: `[S]`, weight of each pair in the loss.
       source: `[S]` int32, row of each pair in the source batch.
       target: `[S]` int32, row of each pair in the target batch; gather labels and conditions with it.
+      state: state of the coupling after this batch, empty if it has none.
     """
 
     x0: jax.Array
@@ -41,6 +43,7 @@ class FlowPairs(NamedTuple):
     weights: jax.Array
     source: jax.Array
     target: jax.Array
+    state: Any = optax.EmptyState()
 
 
 class ConditionalPath(NamedTuple):
@@ -65,6 +68,7 @@ def flow_matching_pairs(
     *,
     mode: str = "columns",
     cost_fn: Callable[[jax.Array, jax.Array], jax.Array] = squared_euclidean_cost,
+    state: Any = None,
 ) -> FlowPairs:
     """Pair a batch of noise with a batch of data, ready for flow matching.
 
@@ -72,19 +76,22 @@ def flow_matching_pairs(
       key: typed PRNG key or int seed.
       x0: `[B0, ...]`, sources, usually noise.
       x1: `[B1, ...]`, targets, usually data.
-      coupling: a plan `[B0, B1]`, a `Plan`, or a coupling without memory such as `couple_assignment()`, run on uniform
-        weights. None pairs source i with target i, so that each source is used once; `couple_independent()` draws
-        sources with replacement.
+      coupling: a plan `[B0, B1]`, a `Plan`, or a coupling such as `couple_assignment()`, run on uniform weights. None
+        pairs source i with target i, so that each source is used once; `couple_independent()` draws sources with
+        replacement.
       mode: how to draw pairs from the plan, a mode of `sample_pairs`; `'columns'` keeps each target once and in order.
       cost_fn: cost `[B0, B1]` of the two batches, for a coupling that is a transformation.
+      state: state of the coupling: the field `state` of the last result, and `coupling.init(weights)` of `[B0, B1]`
+        weights at first. A coupling whose plans do not depend on earlier batches needs none.
 
     Returns:
-      `FlowPairs(x0, x1, weights, source, target)`.
+      `FlowPairs(x0, x1, weights, source, target, state)`.
 
     Raises:
       TypeError: if the coupling is neither a plan nor a transformation, or a batch is not an array.
-      ValueError: if the plan does not fit the batches, the mode is unknown, or there is no coupling and the batches
-        differ in size.
+      ValueError: if the plan does not fit the batches, the mode is unknown, there is no coupling and the batches
+        differ in size, the plans of the coupling depend on earlier batches (a moving average, potentials, a schedule)
+        and no state is given, or a state is given to what is no transformation.
 
     References:
       Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023
@@ -101,16 +108,20 @@ def flow_matching_pairs(
     for name, batch in (("x0", x0), ("x1", x1)):
         if not isinstance(batch, jax.Array | np.ndarray):
             raise TypeError(f"{name} is a {type(batch).__name__}, wanted an array; coupling comes after x0 and x1.")
-    if coupling is None:
+    if isinstance(coupling, optax.GradientTransformation):
+        cost = cost_fn(x0, x1)
+        uniform = independent_plan(*(jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape))
+        plan, state = run_coupling("coupling", coupling, uniform, cost, state)
+    elif state is not None:
+        raise ValueError(f"state is given for a coupling of type {type(coupling).__name__}, wanted a transformation.")
+    elif coupling is None:
         check_choice("mode", mode, MODES)
         return _one_to_one(x0, x1)
-    if isinstance(coupling, optax.GradientTransformation):
-        plan = _run(coupling, cost_fn(x0, x1))
     else:
-        plan = _as_plan(matrix_of(coupling))
+        plan, state = _as_plan(matrix_of(coupling)), optax.EmptyState()
     check_shape("coupling", plan, (x0.shape[0], x1.shape[0]))
     source, target, weights = sample_pairs(key, plan, mode=mode)
-    return FlowPairs(x0[source], x1[target], weights, source, target)
+    return FlowPairs(x0[source], x1[target], weights, source, target, state)
 
 
 def conditional_path(
@@ -166,9 +177,3 @@ def _as_plan(coupling: object) -> Weights:
         hint = f", perhaps {getattr(coupling, '__name__', 'it')}(...)" if callable(coupling) else ""
         raise TypeError(f"coupling is {coupling!r}, wanted a plan or a transformation{hint}.")
     return jnp.asarray(coupling)
-
-
-def _run(coupling: optax.GradientTransformation, cost: jax.Array) -> Weights:
-    rows, columns = (jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape)
-    weights = independent_plan(rows, columns)
-    return optax.with_extra_args_support(coupling).update(weights, coupling.init(weights), cost=cost)[0]

@@ -153,6 +153,10 @@ def test_bad_input_raises():
         couple_by_kernel(0.0)
     with pytest.raises(ValueError, match=r"cost has shape \[3\]"):
         gibbs_weights(jnp.ones(3), jnp.ones(4), epsilon=1.0)
+    with pytest.raises(ValueError, match="relative_to is 'median', wanted one of 'mean', 'std', 'max'"):
+        gibbs_weights(jnp.ones(3), jnp.ones(3), epsilon=1.0, relative_to="median")
+    with pytest.raises(ValueError, match="epsilon is -1"):
+        gibbs_weights(jnp.ones(3), jnp.ones(3), epsilon=-1.0)
 
 
 @pytest.mark.parametrize(

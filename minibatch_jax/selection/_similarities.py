@@ -24,31 +24,6 @@ class Similarity(NamedTuple):
     sums: Callable[[jax.Array], jax.Array]
 
 
-def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where: jax.Array | None = None) -> jax.Array:
-    """Return the similarity of each pair of items, at least 0, as facility location needs it.
-
-    Args:
-      features: `[N, D]`, floating point.
-      metric: "sqeuclidean", "euclidean" or "l1" for a constant minus the distance, where the constant is an upper bound
-        of all distances (its value does not change the choice of medoids); "cosine" for (1 + cos) / 2.
-      where: `[N]` bool, which rows exist; all by default.
-
-    Returns:
-      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist or are not finite.
-
-    Raises:
-      TypeError: if the features are not floating point.
-      ValueError: if shapes do not match or the metric is unknown.
-
-    Examples:
-      >>> similarity_matrix(jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), "cosine").tolist()
-      [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
-    """
-    features, exists = usable_features(features, where)
-    rows = similarity(features, exists, metric).rows(jnp.arange(features.shape[0]))
-    return jnp.where(exists[:, None] & exists[None], jnp.maximum(rows, 0), 0)
-
-
 def usable_features(
     features: jax.Array, where: jax.Array | None = None, name: str = "features"
 ) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,57 @@
+"""Training by gradients, written once: a step, a fit, and an arm for `run`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from experiments.engine.loops import Arm, State
+
+
+def descend(
+    optimizer: optax.GradientTransformation, grads: Any, params: Any, opt_state: Any
+) -> tuple[Any, optax.OptState]:
+    """Parameters and state of the optimizer after one update."""
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def minimize(
+    optimizer: optax.GradientTransformation, gradient: Callable[[Any, Any], Any], params: Any, inputs: Any
+) -> Any:
+    """Parameters after one update for each row of `inputs`, with `gradient(params, row)`; one scan, to be jitted."""
+
+    def step(carry, row):
+        params, opt_state = carry
+        return descend(optimizer, gradient(params, row), params, opt_state), None
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), inputs)[0][0]
+
+
+def gradient_arm(
+    optimizer: optax.GradientTransformation,
+    start: Callable[[jax.Array], dict[str, Any]],
+    gradient: Callable[[State, dict[str, jax.Array]], tuple[Any, dict[str, Any], dict[str, Any]]],
+    split: str = "train",
+) -> Arm:
+    """An arm whose steps are updates of an optimizer.
+
+    Args:
+      optimizer: of the parameters.
+      start: `start(key)` gives `params` and, where they are used, `selection_state` and `keys`: the fields of `State`.
+      gradient: `gradient(state, batch)` gives the gradient for `state.params`, the other fields of the state that
+        change, and the metrics of the step.
+      split: where the batches come from, as in `Arm`.
+    """
+
+    def init(key):
+        fields = start(key)
+        return State(opt_state=optimizer.init(fields["params"]), **fields)
+
+    def step(state, batch):
+        grads, changed, metrics = gradient(state, batch)
+        params, opt_state = descend(optimizer, grads, state.params, state.opt_state)
+        return state._replace(params=params, opt_state=opt_state, **changed), metrics
+
+    return Arm(init, step, split)

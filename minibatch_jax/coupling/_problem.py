@@ -1,0 +1,178 @@
+"""Which problem a solver gets: the pairs that it may use, and the mass of each row and column.
+
+Every solver starts here, from `a`, `b` and `where`, and every coupling, from its incoming weights.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from minibatch_jax._checks import check_bool, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax.weights import weight_dtype
+
+_LEAST_EPSILON = 16
+_UNITS = ("mean", "std", "max")
+
+
+class Marginals(NamedTuple):
+    """What weights ask of a plan: `where` `[B0, B1]`, the pairs that it may use, and the masses `[B0]` and `[B1]`."""
+
+    where: jax.Array
+    a: jax.Array
+    b: jax.Array
+
+
+class Problem(NamedTuple):
+    """Costs with infinity on forbidden pairs, marginals that are 0 where no pair is allowed, and the absolute blur."""
+
+    cost: jax.Array
+    a: jax.Array
+    b: jax.Array
+    epsilon: jax.Array
+
+
+def check_units(relative_to: str | None) -> None:
+    """Raise unless this is None or the name of a statistic of the cost."""
+    if relative_to is not None:
+        check_choice("relative_to", relative_to, _UNITS)
+
+
+def check_entropic(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
+    """Raise unless the arguments that all entropic solvers share are valid."""
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_units(relative_to)
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
+    check_count("max_iterations", max_iterations)
+
+
+def fixed_cost(cost: jax.Array) -> jax.Array:
+    """Check a cost matrix and return it as a constant, in the dtype that weights have."""
+    _check_cost(cost)
+    return lax.stop_gradient(jnp.asarray(cost)).astype(weight_dtype(cost.dtype))
+
+
+def is_price(cost: jax.Array) -> jax.Array:
+    """Return whether a cost is finite and small enough that sums of potentials stay finite."""
+    return jnp.abs(cost) < jnp.sqrt(jnp.finfo(cost.dtype).max)
+
+
+def allowed_pairs(
+    cost: jax.Array, where: jax.Array | None, usable: Callable[[jax.Array], jax.Array] = jnp.isfinite
+) -> jax.Array:
+    """Return which pairs have a usable cost and are allowed by `where`, if it is given."""
+    if where is None:
+        return usable(cost)
+    check_shape("where", where, cost.shape)
+    check_bool("where", where)
+    return usable(cost) & where
+
+
+def kept_weights(
+    weights: jax.Array, cost: jax.Array, usable: Callable[[jax.Array], jax.Array] = jnp.isfinite
+) -> jax.Array:
+    """Return the weights of the pairs with a usable cost, and 0 elsewhere."""
+    check_shape("cost", cost, weights.shape)
+    return jnp.where((weights > 0) & usable(cost), weights, 0)
+
+
+def marginals_of(
+    weights: jax.Array, cost: jax.Array, usable: Callable[[jax.Array], jax.Array] = jnp.isfinite
+) -> Marginals:
+    """Return which pairs have a weight and a usable cost, and the row and column sums of the weights on them."""
+    kept = kept_weights(weights, cost, usable)
+    return Marginals(kept > 0, jnp.sum(kept, axis=1), jnp.sum(kept, axis=0))
+
+
+def masses(
+    cost: jax.Array, a: jax.Array | None, b: jax.Array | None, *, equal: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Return the masses of rows and columns, uniform where None; concrete ones must be of one sum if `equal`."""
+    _check_cost(cost)
+    a, b = mass_of("a", a, cost.shape[0], cost.dtype), mass_of("b", b, cost.shape[1], cost.dtype)
+    if equal and not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
+        total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
+        if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
+            raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")
+    return a, b
+
+
+def mass_of(name: str, mass: jax.Array | None, size: int, dtype: jnp.dtype) -> jax.Array:
+    """Return the mass of each item, 1/size if None, in the dtype of weights; a concrete one must be finite and >= 0."""
+    if mass is None:
+        return jnp.full(size, 1 / size, weight_dtype(dtype))
+    check_shape(name, mass, (size,))
+    check_floating(name, mass)
+    if not isinstance(mass, jax.core.Tracer):
+        values = np.asarray(mass)
+        if not np.all(np.isfinite(values) & (values >= 0)):
+            raise ValueError(f"{name} has a negative or non-finite mass, wanted finite values >= 0.")
+    return jnp.asarray(mass, weight_dtype(dtype))
+
+
+def make_problem(
+    cost: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    epsilon: float | jax.Array,
+    relative_to: str | None,
+    where: jax.Array | None,
+) -> Problem:
+    """Set forbidden pairs to infinite cost and rows and columns without a pair to mass 0; all results are constants."""
+    cost, a, b = lax.stop_gradient(cost), lax.stop_gradient(a), lax.stop_gradient(b)
+    allowed = allowed_pairs(cost, where) & (a > 0)[:, None] & (b > 0)[None, :]
+    cost = jnp.where(allowed, cost, jnp.inf)
+    epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
+    numbers = jnp.finfo(cost.dtype)
+    epsilon = jnp.maximum(epsilon, jnp.maximum(_LEAST_EPSILON * numbers.eps * statistic(cost, "max"), numbers.tiny))
+    # a minimum of floats is several times faster on a CPU than `any` of booleans
+    a, b = (jnp.where(jnp.min(cost, axis=axis) < jnp.inf, mass, 0) for axis, mass in ((1, a), (0, b)))
+    return Problem(cost, a, b, epsilon)
+
+
+def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
+    """Return the unit of epsilon: 1, or a statistic of the costs that are not infinite (1 if that is 0)."""
+    if relative_to is None:
+        return jnp.ones((), cost.dtype)
+    if relative_to == "std":
+        scale = _deviation(cost)
+    else:
+        # XLA on CPU materializes a reduction's operand. Costs are usually finite and non-negative: then reduce the cost
+        # itself, unmasked.
+        plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
+        scale = lax.cond(plain, *_STATISTICS[relative_to], cost)
+    return jnp.where(scale > 0, scale, 1)
+
+
+def _largest(cost: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(cost), where=cost < jnp.inf, initial=0)
+
+
+def _mean(cost: jax.Array) -> jax.Array:
+    largest, unit, _, count = _in_units(cost)
+    return largest * (jnp.sum(jnp.abs(unit)) / count)
+
+
+def _deviation(cost: jax.Array) -> jax.Array:
+    largest, unit, allowed, count = _in_units(cost)
+    return largest * jnp.sqrt(jnp.sum(jnp.where(allowed, (unit - jnp.sum(unit) / count) ** 2, 0)) / count)
+
+
+def _in_units(cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The largest cost, the costs as fractions of it (0 where forbidden), which are allowed and how many."""
+    largest, allowed = _largest(cost), cost < jnp.inf
+    unit = jnp.where(allowed, cost / jnp.where(largest > 0, largest, 1), 0)
+    return largest, unit, allowed, jnp.maximum(jnp.sum(allowed.astype(cost.dtype)), 1)
+
+
+def _check_cost(cost: jax.Array) -> None:
+    check_shape("cost", cost, (None, None))
+    check_floating("cost", cost)
+
+
+_STATISTICS = {"mean": (jnp.mean, _mean), "max": (jnp.max, _largest)}
