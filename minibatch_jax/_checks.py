@@ -67,17 +67,27 @@ def check_whole(name: str, value: Any) -> None:
 
 
 def check_number(
-    name: str, value: Any, low: float | None = None, high: float | None = None, *, open_low: bool = False
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
-    """Raise unless a number lies in [low, high], or (low, high] if `open_low`; arrays may be traced and pass."""
+    """Raise unless a number lies in [low, high], without low if `open_low`, without high if `open_high`.
+
+    Arrays may be traced and pass.
+    """
     if isinstance(value, jax.Array):
         return
     if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
         raise TypeError(f"{name} is {value!r}, wanted a number.")
     too_low = low is not None and (value <= low if open_low else value < low)
-    if value != value or too_low or (high is not None and value > high):
+    too_high = high is not None and (value >= high if open_high else value > high)
+    if value != value or too_low or too_high:
         left = "(" if open_low or low is None else "["
-        right = ")" if high is None else "]"
+        right = ")" if open_high or high is None else "]"
         low_text, high_text = ("-inf" if low is None else low), ("inf" if high is None else high)
         raise ValueError(f"{name} is {value}, wanted a number in {left}{low_text}, {high_text}{right}.")
 

@@ -53,7 +53,7 @@ def unit_rows(x: jax.Array) -> jax.Array:
 
 
 def center(*sets: jax.Array) -> jax.Array:
-    """Return a point near the finite rows of all sets: their mean, or 0 if that is nearer to them on average.
+    """Return a point near the finite rows of all sets: their mean, or 0 if that is nearer by the sum of |x - center|.
 
     A few rows that are far away, such as outliers or padding, can move the mean far from all others: then it is 0. The
     gradient stops here.
@@ -68,15 +68,7 @@ def center(*sets: jax.Array) -> jax.Array:
       >>> center(jnp.array([[8.0], [9.0]]), jnp.array([[10.0], [jnp.nan]])).tolist()
       [9.0]
     """
-    rows = [finite_rows(x) for x in sets]
-    count = sum(jnp.sum(finite, dtype=x.dtype) for x, finite in rows)
-    mean = sum(jnp.sum(x, axis=0) for x, _ in rows) / jnp.maximum(count, 1)
-
-    def spread(origin):
-        far = (jnp.where(finite, jnp.max(jnp.abs(x - origin[None]), axis=1), 0) for x, finite in rows)
-        return sum(jnp.sum(each) for each in far)
-
-    return jax.lax.stop_gradient(jnp.where(spread(mean) < spread(jnp.zeros_like(mean)), mean, 0))
+    return _center(*map(finite_rows, sets))
 
 
 def squared_distances(
@@ -100,7 +92,7 @@ def squared_distances(
     """
     (x, x_finite), (y, y_finite) = finite_rows(x), finite_rows(y)
     if origin is None:
-        origin = center(jnp.where(x_finite[:, None], x, jnp.nan), jnp.where(y_finite[:, None], y, jnp.nan))
+        origin = _center((x, x_finite), (y, y_finite))
     x, y = x - origin[None], y - origin[None]
     lengths = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
     squared = lengths - 2 * product(x, y.T)
@@ -158,3 +150,11 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
       11.0
     """
     return jnp.matmul(a, b, precision="highest")
+
+
+def _center(*sets: tuple[jax.Array, jax.Array]) -> jax.Array:
+    count = sum(jnp.sum(finite, dtype=x.dtype) for x, finite in sets)
+    mean = sum(jnp.sum(x, axis=0) for x, _ in sets) / jnp.maximum(count, 1)
+    to_mean = sum(jnp.sum(jnp.where(finite[:, None], jnp.abs(x - mean[None]), 0)) for x, finite in sets)
+    to_zero = sum(jnp.sum(jnp.abs(x)) for x, _ in sets)
+    return jax.lax.stop_gradient(jnp.where(to_mean < to_zero, mean, 0))

@@ -186,7 +186,7 @@ def orthogonal_iteration_loss(
     """
     _check_views(first, second, ridge, None)
     check_shape("second", second, first.shape)
-    check_number("decay", decay, 0, 1)
+    check_number("decay", decay, 0, 1, open_high=True)
     new = _remember(state, *jax.lax.stop_gradient((first, second)), decay)
     target = _whiten(second, new.second_mean, new.second_moment, new.mass, ridge)
     other_target = _whiten(first, new.first_mean, new.first_moment, new.mass, ridge)

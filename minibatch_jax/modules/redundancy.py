@@ -3,6 +3,10 @@
 References:
   Bardes et al., VICReg: variance-invariance-covariance regularization for self-supervised learning, 2022
     (arXiv 2105.04906).
+
+Method: VICReg
+Paper: 2105.04906
+Experiment: two_view_correlation
 """
 
 import jax

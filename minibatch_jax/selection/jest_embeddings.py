@@ -4,6 +4,10 @@ References:
   Evans et al., Data curation via joint example selection further accelerates multimodal learning, NeurIPS 2024
   (arXiv 2406.17711).
   Zhai et al., Sigmoid loss for language image pre-training, ICCV 2023 (arXiv 2303.15343).
+
+Method: JEST from embeddings
+Paper: 2406.17711, 2303.15343
+Experiment: speed jest
 """
 
 from typing import NamedTuple

@@ -2,6 +2,9 @@
 
 References:
   Mirzasoleiman et al., Distributed submodular maximization, NeurIPS 2013 (arXiv 1411.0541).
+
+Method: facility location in two stages (GreeDi)
+Paper: 1411.0541
 """
 
 import jax

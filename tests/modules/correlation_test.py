@@ -139,5 +139,6 @@ def test_bad_input_is_named():
         modules.canonical_correlation(x, x, num_components=3)
     with pytest.raises(TypeError, match="first has dtype int32"):
         modules.canonical_correlation(x.astype(jnp.int32), x)
-    with pytest.raises(ValueError, match="decay is 2"):
-        modules.orthogonal_iteration_loss(modules.init_whitening(2, 2), x, x, decay=2)
+    for decay in (2, 1.0):
+        with pytest.raises(ValueError, match=rf"decay is {decay}, wanted a number in \[0, 1\)"):
+            modules.orthogonal_iteration_loss(modules.init_whitening(2, 2), x, x, decay=decay)

@@ -1,8 +1,8 @@
 """Losses of pairs with a geometry of their own: angles of triangles, right angles.
 
-Method: single-sample batches
-Paper: 2402.07440
-Experiment: single_sample_batches
+Method: losses of angles: angular, orthogonal pairs (single-sample batches), orthogonal projection
+Paper: 1708.01682, 2402.07440, 2103.14021
+Experiment: single_sample_batches, speed mining_table
 """
 
 import jax

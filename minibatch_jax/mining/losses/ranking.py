@@ -1,4 +1,9 @@
-"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms."""
+"""Losses of pairs that smooth a measure of the whole ranking: average precision, overlap of histograms.
+
+Method: losses of rankings: smooth-AP, PNP, FastAP, histogram
+Paper: 2007.12163, 2102.04640, 1611.00822
+Experiment: speed mining_table, zero_shot_retrieval
+"""
 
 import jax
 import jax.numpy as jnp

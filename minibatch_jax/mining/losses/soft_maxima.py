@@ -1,7 +1,7 @@
 """Losses of pairs that weigh them by exponentials: lifted structure, circle, tuplet margin.
 
-Method: circle, lifted, FastAP, histogram, smooth-AP and other losses
-Paper: 2002.10857
+Method: losses of soft maxima: circle, lifted structure, tuplet margin
+Paper: 2002.10857, 1511.06452, 1703.07737
 Experiment: speed mining_table, zero_shot_retrieval
 """
 

@@ -60,6 +60,11 @@ def test_bad_input_is_named():
     s, mask = jnp.ones((2, 3)), jnp.ones((2, 3), bool)
     with pytest.raises(ValueError, match=r"angle is 0\.5 and multiple is 4, wanted"):
         mining.margin_softmax_loss(s, mask, mask, angle=0.5, multiple=4)
+    for angle in (np.float32(0.5), np.array(0.5), jnp.array(0.5), jnp.array(0.0)):
+        with pytest.raises(ValueError, match=r"angle is 0\.\d and multiple is 4, wanted"):
+            mining.margin_softmax_loss(s, mask, mask, angle=angle, multiple=4)
+    with pytest.raises(ValueError, match="multiple is 4, wanted"):
+        jax.jit(lambda angle: mining.margin_softmax_loss(s, mask, mask, angle=angle, multiple=4))(0.5)
     with pytest.raises(TypeError, match="multiple is 1.5"):
         mining.margin_softmax_loss(s, mask, mask, multiple=1.5)
     with pytest.raises(ValueError, match=r"similarities has shape \[2, 3\]"):
