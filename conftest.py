@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -23,7 +24,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the environme
     os.environ.pop("TFDS_DATA_DIR", None)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     # for the processes that tests start; ours has read its environment already
-    os.environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    os.environ |= {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    # The older emitters and one LLVM module for each program: small programs compile in a third of the time.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -32,6 +39,15 @@ jax.config.update("jax_disable_most_optimizations", True)  # the suite mostly co
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+PROGRAMS = Counter()  # what this process and its workers compile or read from the cache
+
+
+@jax.monitoring.register_event_duration_secs_listener
+def count_program(event, seconds, **details):
+    PROGRAMS["all"] += event == "/jax/core/compile/backend_compile_duration"
+    PROGRAMS["read"] += event == "/jax/compilation_cache/cache_retrieval_time_sec"
 
 
 def pytest_configure(config):
@@ -46,6 +62,30 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadGroupScheduling
 
     return LoadGroupScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["programs"] = dict(PROGRAMS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    PROGRAMS.update(getattr(node, "workeroutput", {}).get("programs", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show where the time goes: the slowest files and the number of programs."""
+    seconds = Counter()
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        if hasattr(report, "nodeid") and hasattr(report, "duration"):
+            seconds[report.nodeid.split("::")[0]] += report.duration
+    terminalreporter.section("slowest files")
+    for file, total in seconds.most_common(10):
+        terminalreporter.write_line(f"{total:8.1f} s  {file}")
+    read = PROGRAMS["read"]
+    terminalreporter.write_line(f"{PROGRAMS['all'] - read} programs compiled, {read} read from the compilation cache")
 
 
 @pytest.fixture(autouse=True)

@@ -170,7 +170,11 @@ def _is_float(value: jax.Array) -> bool:
 
 
 def _stack(*trees: Any) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    def stack(*leaves):
+        is_key = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
+        return jnp.stack(leaves) if is_key else np.stack(leaves)
+
+    return jax.tree.map(stack, *trees)
 
 
 def _mesh(rows: int, axis_type: AxisType) -> jax.sharding.Mesh:
@@ -266,7 +270,7 @@ def check_vmap(case: Case) -> None:
     states = [seeded(tx.init(weights), seed) for seed, (weights, _) in enumerate(batches)]
     expected = [_compiled(case)[1](w, s, x) for (w, x), s in zip(batches, states)]
     weights, signals = _stack(*batches)
-    actual = jax.vmap(lambda w, s, x: tx.update(w, s, **x))(weights, _stack(*states), signals)
+    actual = jax.jit(jax.vmap(lambda w, s, x: tx.update(w, s, **x)))(weights, _stack(*states), signals)
     _require_same(actual, _stack(*expected), max(case.tolerance, 1e-6))
 
 
@@ -293,7 +297,7 @@ def check_scan(case: Case) -> None:
         return carry, kept
 
     actual = jax.lax.scan(step, start, _stack(*batches))
-    _require_same(actual, (state, jnp.stack(expected)), max(case.tolerance, 1e-6))
+    _require_same(actual, (state, np.stack(expected)), max(case.tolerance, 1e-6))
 
 
 @_law("Weights are constants for the backward pass.")

@@ -93,32 +93,34 @@ def test_integer_costs_with_ties(shape, levels):
         assert_optimal(cost, solve(cost))
 
 
+@jax.jit
 def count_scans(cost, potentials):
     """Steps of the search from these column potentials."""
     active = jnp.full(len(cost), True)
     matching = assignments._bid(cost, active, assignments._start(cost, active, potentials))
     root = assignments._next_free(matching.columns, active, jnp.int32(-1))
     start = jnp.int32(0), assignments._begin(root, 0 * matching.rows, cost, active, matching)
-    return int(
-        lax.while_loop(lambda t: assignments._is_searching(t[1]), lambda t: (t[0] + 1, assignments._scan(t[1])), start)[
-            0
-        ]
-    )
+    return lax.while_loop(
+        lambda t: assignments._is_searching(t[1]), lambda t: (t[0] + 1, assignments._scan(t[1])), start
+    )[0]
+
+
+potentials_of_all = jax.jit(lambda cost: assignments._potentials(cost, jnp.full(cost.shape, True)))
 
 
 @pytest.mark.parametrize("d", [2, 30])
 def test_potentials_of_a_blurred_problem_spare_most_of_the_search(d):
     cost = clouds(0, 128, 128, d)
     reduced = jnp.asarray(cost - cost.min(1, keepdims=True))
-    potentials = assignments._potentials(reduced, jnp.full((128, 128), True))
-    assert count_scans(reduced, potentials) < 0.4 * count_scans(reduced, jnp.min(reduced, axis=0))
+    potentials = potentials_of_all(reduced)
+    assert int(count_scans(reduced, potentials)) < 0.4 * int(count_scans(reduced, jnp.min(reduced, axis=0)))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
 def test_costs_with_many_ties_need_about_one_step_a_row(levels):
     """The minima are optimal potentials here, and a free column is taken before one that has a row."""
     cost = jnp.asarray(np.random.default_rng(0).integers(0, levels, (100, 100)), jnp.float32)
-    potentials = assignments._potentials(cost, jnp.full((100, 100), True))
+    potentials = potentials_of_all(cost)
     np.testing.assert_array_equal(potentials, 0)
     assert count_scans(cost, potentials) <= 100
 
@@ -189,9 +191,10 @@ def test_rows_of_other_levels_compete_for_a_column():
 def test_costs_of_half_precision_keep_the_mass(dtype):
     cost = jnp.asarray(1000 * clouds(0, 6, 6), dtype)
     weights = jnp.ones((6, 6)) / 36
-    plan = assignment_plan(cost, weights)
-    np.testing.assert_allclose(jnp.sum(plan), 1, rtol=1e-6)
-    np.testing.assert_array_equal(plan, assignment_plan(cost.astype(jnp.float32), weights))
+    step = jax.jit(assignment_plan)
+    plan = step(cost, weights)
+    np.testing.assert_allclose(np.sum(plan), 1, rtol=1e-6)
+    np.testing.assert_array_equal(plan, step(cost.astype(jnp.float32), weights))
     with pytest.raises(TypeError, match="cost has dtype int32"):
         assignment_plan(jnp.ones((2, 2), jnp.int32), jnp.ones((2, 2)))
 
@@ -233,7 +236,7 @@ def test_runs_on_each_shard_by_itself():
     costs = np.stack([clouds(seed, 6, 6) for seed in range(8)])
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     run = jax.shard_map(lambda c: assignment(c[0]).columns[None], mesh=mesh, in_specs=P("data"), out_specs=P("data"))
-    np.testing.assert_array_equal(jax.jit(run)(costs), jnp.stack([solve(cost).columns for cost in costs]))
+    np.testing.assert_array_equal(jax.jit(run)(costs), np.stack([solve(cost).columns for cost in costs]))
 
 
 @settings(max_examples=25, deadline=None)
@@ -251,7 +254,7 @@ def test_equivariant_to_permutations_and_blind_to_constants(seed):
 
 def test_plan_of_uniform_weights_is_optimal_transport():
     cost = clouds(5, 16, 16)
-    plan = np.asarray(assignment_plan(cost, jnp.ones((16, 16)) / 256))
+    plan = np.asarray(jax.jit(assignment_plan)(cost, jnp.ones((16, 16)) / 256))
     uniform = np.full(16, 1 / 16)
     np.testing.assert_allclose(np.sum(plan * cost), ot.emd2(uniform, uniform, cost.astype(np.float64)), rtol=1e-6)
     np.testing.assert_allclose(plan.sum(0), uniform, rtol=1e-6)
@@ -261,7 +264,7 @@ def test_plan_of_uniform_weights_is_optimal_transport():
 def test_float64_potentials_are_tight():
     with jax.enable_x64(True):
         cost = clouds(1, 40, 40).astype(np.float64)
-        found = assignment(jnp.asarray(cost))
+        found = jax.jit(assignment)(jnp.asarray(cost))
         assert found.row_potentials.dtype == np.float64
         assert_complementary_slackness(cost, found, atol=1e-12)
 

@@ -1,5 +1,7 @@
 """Losses of isolated examples, metrics and data of the single-sample experiment."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +19,13 @@ def params():
 
 @pytest.fixture
 def rows():
-    query, document = jax.random.normal(jax.random.key(1), (2, 8, 6))
+    query, document = np.random.default_rng(1).normal(size=(2, 8, 6)).astype(np.float32)
     return {"query": query, "document": document}
 
 
 def gradient(loss, params, items, size, setting):
-    return jax.grad(experiment.mean_loss)(params, experiment.in_groups(items, size), loss, setting)
+    mean = functools.partial(experiment.mean_loss, loss=loss, setting=setting)
+    return jax.jit(jax.grad(mean))(params, experiment.in_groups(items, size))
 
 
 def numpy_cosines(params, first, second):
@@ -50,18 +53,18 @@ def test_losses_against_numpy(params, rows):
     cosines = numpy_cosines(params, rows["query"], rows["document"])
     logits = cosines / 0.1
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
-    assert float(experiment.info_nce(params, rows, 0.1)) == pytest.approx(expected, rel=1e-4)
+    assert float(jax.jit(experiment.info_nce)(params, rows, 0.1)) == pytest.approx(expected, rel=1e-4)
     items = experiment.with_a_negative(jax.random.key(0), rows, 0.1)
     assert len(items["query"]) == 5
     gap = np.array([cosines[i, (i + 1) % 8] - cosines[i, i] for i in range(5)]) / 0.1
-    assert float(experiment.info_nce_of_sampled(params, items, 0.1)) == pytest.approx(
+    assert float(jax.jit(experiment.info_nce_of_sampled)(params, items, 0.1)) == pytest.approx(
         np.log1p(np.exp(gap)).mean(), rel=1e-4
     )
     items = experiment.isolated_pairs(jax.random.key(2), rows, 0.5)
     y = np.asarray(items["positive"])
     assert 0 < y.sum() < 8
     values = [(cosines[i, i] - 1) ** 2 if y[i] else cosines[i, (i + 1) % 8] ** 2 for i in range(8)]
-    assert float(experiment.orthogonal(params, items, 0.5)) == pytest.approx(np.mean(values), rel=1e-4)
+    assert float(jax.jit(experiment.orthogonal)(params, items, 0.5)) == pytest.approx(np.mean(values), rel=1e-4)
 
 
 def test_the_share_of_negatives_is_as_asked():

@@ -88,15 +88,19 @@ def test_gradients_by_distance_and_margin(name):
 def test_losses_of_each_anchor_average_to_the_anchor_mean(name):
     d, p, n = (jnp.asarray(x) for x in batch(11))
     each = jax.jit(functools.partial(mining.triplet_loss, mining=name, reduction="anchors"))(d, p, n)
-    _, weights = mining.losses.triplets.triplet_pair_weights(d, p, n, mining=name, margin=jnp.inf, reduction="sum")
-    mined = jnp.any(weights > 0, axis=1)
+    weigh = functools.partial(mining.losses.triplets.triplet_pair_weights, mining=name, margin=jnp.inf, reduction="sum")
+    mined = np.any(np.asarray(jax.jit(weigh)(d, p, n)[1]) > 0, axis=1)
+    each = np.asarray(each)
     assert each.shape == (9,) and np.all(each[~mined] == 0)
     options = {"mining": name, "reduction": "anchor_mean"}
-    np.testing.assert_allclose(each[mined].mean(), mining.triplet_loss(d, p, n, **options), rtol=1e-6)
-    cotangent = jnp.arange(9.0)
-    (gradient,) = jax.vjp(lambda d: mining.triplet_loss(d, p, n, mining=name, reduction="anchors"), d)[1](cotangent)
-    rows = [jax.grad(mining.triplet_loss)(*(x[i : i + 1] for x in (d, p, n)), **options)[0] for i in range(9)]
-    np.testing.assert_allclose(gradient, cotangent[:, None] * jnp.stack(rows), rtol=1e-5, atol=1e-6)
+    loss = functools.partial(mining.triplet_loss, **options)
+    np.testing.assert_allclose(each[mined].mean(), jax.jit(loss)(d, p, n), rtol=1e-6)
+    cotangent = np.arange(9, dtype=np.float32)
+    of_anchors = lambda d: mining.triplet_loss(d, p, n, mining=name, reduction="anchors")  # noqa: E731
+    (gradient,) = jax.jit(lambda d, cotangent: jax.vjp(of_anchors, d)[1](cotangent))(d, cotangent)
+    slope = jax.jit(jax.grad(loss))
+    rows = [slope(*(np.asarray(x)[i : i + 1] for x in (d, p, n)))[0] for i in range(9)]
+    np.testing.assert_allclose(gradient, cotangent[:, None] * np.stack(rows), rtol=1e-5, atol=1e-6)
 
 
 def dense_loss(embeddings, labels, margin):
