@@ -76,13 +76,15 @@ def pair_signals(given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, 
 
     Raises:
       TypeError: if a mask is not bool or a label not an integer, or neither both masks nor labels are given.
-      ValueError: if a shape does not match.
+      ValueError: if a shape does not match, or that of the pairs is no matrix.
 
     Examples:
       >>> masks = pair_signals({"labels": jnp.array([7, 7, 3])}, (3, 3))
       >>> masks["positives"].astype(int).tolist()
       [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     """
+    if len(shape) != 2:
+        raise ValueError(f"weights has shape {list(shape)}, wanted [A, M], one weight for each anchor and reference.")
     masks = {name: given.get(name) for name in ("positives", "negatives")}
     if all(mask is not None for mask in masks.values()):
         for name, mask in masks.items():

@@ -127,7 +127,7 @@ def without_hidden(batch: Any, weights: Any, items: Items) -> Any:
 
 
 def _overwrite(batch: Any, mass: jax.Array) -> Any:
-    """Overwrite the rows without mass in every leaf that has as many rows as there are masses."""
+    """Overwrite the rows without mass in every leaf that has one row for each mass."""
     heaviest = jnp.argmax(replicate(mass))
 
     def overwrite(x):

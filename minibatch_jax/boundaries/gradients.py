@@ -180,11 +180,12 @@ def value_and_grad(
             counts = [kind.counts(choice.start, found), (passed.weighted, passed.finite)]
 
         value, grads, counts = sum_over((passed.value, passed.grads, counts), kind.axis_name)
+        diverged = jnp.any(jnp.stack([(weighted > 0) & (finite == 0) for weighted, finite in counts]))
         if regularizer is not None:
             extra = jax.value_and_grad(lambda t: regularizer(step.model.merge(t, step.model.rest)))(step.model.trained)
             value, grads = jax.tree.map(jnp.add, (value, grads), extra)
-        diverged = jnp.any(jnp.stack([(weighted > 0) & (finite == 0) for weighted, finite in counts]))
-        value, grads = jnp.where(diverged, jnp.nan, value), step.model.gradient(zero_unless(~diverged, grads))
+            grads = zero_unless(~diverged, grads)  # without a regularizer no weight is left that could make one
+        value, grads = jnp.where(diverged, jnp.nan, value), step.model.gradient(grads)
         rest, new_model_state = passed.carried
         step.model.write(rest)
         aux = MinibatchAux(
