@@ -123,13 +123,14 @@ def noise_ratio_distances(embeddings: jax.Array, references: jax.Array | None = 
       >>> noise_ratio_distances(jnp.array([[0.0, 2.0]]), jnp.array([[2.0, 2.0]])).tolist()
       [[1.0]]
     """
-    x, y = _pair(embeddings, references)
+    (x, x_finite), (y, y_finite) = map(finite_rows, _pair(embeddings, references))
     size = jnp.sum(x * x, axis=1)
     x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
     variation = jnp.sum(x * x, axis=1)
     varies = variation > 16 * jnp.finfo(x.dtype).eps ** 2 * size
     ratio = _squared_distances(x, y) / jnp.where(varies, variation, 1)[:, None]
-    return jnp.where(varies[:, None], ratio, jnp.nan).astype(embeddings.dtype)
+    usable = (x_finite & varies)[:, None] & y_finite[None, :]
+    return jnp.where(usable, ratio, jnp.nan).astype(embeddings.dtype)
 
 
 def normalize_embeddings(embeddings: jax.Array) -> jax.Array:
