@@ -1,5 +1,7 @@
 """Mining by angles, dynamic margins and manifolds, by loops and closed forms; the peer is in peer_test."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,14 +142,16 @@ def test_random_walks_equal_their_power_series():
 def test_random_walks_at_any_temperature_and_precision():
     x, _ = batch(6)
     s = jnp.asarray(x @ x.T, jnp.float32)
-    cold = np.asarray(mining.random_walk_similarity(s, temperature=0.01))
+    walk = jax.jit(mining.random_walk_similarity)
+    cold_walk = jax.jit(functools.partial(mining.random_walk_similarity, temperature=0.01))
+    cold = np.asarray(cold_walk(s))
     with jax.enable_x64(True):
-        exact = mining.random_walk_similarity(jnp.asarray(s, jnp.float64), temperature=0.01)
+        exact = cold_walk(np.asarray(s, np.float64))
     np.testing.assert_allclose(cold, exact, rtol=1e-3, atol=1e-5)
     for dtype in (jnp.bfloat16, jnp.float16):
-        half = mining.random_walk_similarity(s.astype(dtype))
+        half = walk(s.astype(dtype))
         assert half.dtype == dtype
-        np.testing.assert_allclose(half.astype(jnp.float32), mining.random_walk_similarity(s), atol=0.01)
+        np.testing.assert_allclose(np.asarray(half, np.float32), walk(s), atol=0.01)
 
 
 def test_manifold_loss_pads_and_differentiates():
