@@ -58,10 +58,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of one case in one process, which then compiles it once."""
-    from xdist.scheduler import LoadGroupScheduling
+    """Keep a file, and a case of the conformance suite, in one process, which then traces and compiles it once."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    return LoadGroupScheduling(config, log)
+    class ByFileOrCase(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            return test.rpartition("-")[2] if file == "tests/conformance_test.py" else file
+
+    config.option.loadscopereorder = False  # as collected: the doctests, which are short, come last
+    return ByFileOrCase(config, log)
 
 
 @pytest.hookimpl(trylast=True)
