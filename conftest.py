@@ -1,5 +1,6 @@
 """What holds for every test: an empty home, eight CPU devices, strict dtypes, one compilation cache for all workers."""
 
+import functools
 import os
 import tempfile
 from collections import Counter
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax._src.interpreters import mlir
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the environment of the first process
     session = tempfile.TemporaryDirectory(prefix="minibatch_jax_tests_", ignore_cleanup_errors=True)
@@ -41,6 +43,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# Every lowering makes an MLIR context, which takes longer than to lower a small program: let them share one.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+
 PROGRAMS = Counter()  # what this process and its workers compile or read from the cache
 
 
@@ -58,10 +65,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of one case in one process, which then compiles it once."""
-    from xdist.scheduler import LoadGroupScheduling
+    """Keep a file, and a case of the conformance suite, in one process, which then traces and compiles it once."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    return LoadGroupScheduling(config, log)
+    class ByFileOrCase(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            return test.rpartition("-")[2] if file == "tests/conformance_test.py" else file
+
+    config.option.loadscopereorder = False  # as collected: the doctests, which are short, come last
+    return ByFileOrCase(config, log)
 
 
 @pytest.hookimpl(trylast=True)

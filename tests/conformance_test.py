@@ -43,9 +43,7 @@ def test_every_public_factory_has_a_case():
     assert set(public_factories()) == set(CASES)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=name, marks=pytest.mark.xdist_group(name)) for name, case in CASES.items()]
-)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_every_transformation_keeps_every_law(check, case):
     check(case)

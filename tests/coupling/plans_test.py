@@ -152,13 +152,15 @@ def test_the_value_of_a_transport_has_the_plan_and_the_prices_as_its_gradient():
         cost, rng = jnp.asarray(costs(3), jnp.float64), np.random.default_rng(1)
         a, b = (jnp.asarray(x / x.sum()) for x in rng.uniform(0.2, 1, (2, SIZE)))
         value = jax.jit(lambda c, a: transport(c, a, b).value)
-        dc, da = jax.grad(value, (0, 1))(cost, a)
-        step = jnp.asarray(rng.normal(size=cost.shape)) * 1e-6
-        np.testing.assert_allclose(value(cost + step, a) - value(cost - step, a), 2 * jnp.sum(dc * step), rtol=1e-5)
-        step = jnp.zeros(SIZE).at[1].set(1e-6).at[4].set(-1e-6)
-        np.testing.assert_allclose(value(cost, a + step) - value(cost, a - step), 2 * jnp.sum(da * step), rtol=1e-5)
-        slope = jax.grad(lambda c, s: partial_plan(c, s, UNIFORM.astype(jnp.float64)).value, (0, 1))(cost, 0.6)
-        found = [partial_plan(cost, s, UNIFORM.astype(jnp.float64)) for s in (0.6, 0.61)]
+        dc, da = jax.jit(jax.grad(value, (0, 1)))(cost, a)
+        step = rng.normal(size=cost.shape) * 1e-6
+        np.testing.assert_allclose(value(cost + step, a) - value(cost - step, a), 2 * np.sum(dc * step), rtol=1e-5)
+        step = np.zeros(SIZE)
+        step[[1, 4]] = 1e-6, -1e-6
+        np.testing.assert_allclose(value(cost, a + step) - value(cost, a - step), 2 * np.sum(da * step), rtol=1e-5)
+        part = jax.jit(lambda c, s: partial_plan(c, s, UNIFORM.astype(jnp.float64)))
+        slope = jax.jit(jax.grad(lambda c, s: part(c, s).value, (0, 1)))(cost, 0.6)
+        found = [part(cost, s) for s in (0.6, 0.61)]
         np.testing.assert_allclose(slope[0], found[0].matrix, atol=1e-12)
         np.testing.assert_allclose(slope[1], (found[1].value - found[0].value) / 0.01, rtol=1e-8)
 
@@ -179,18 +181,18 @@ def test_sharded_potentials_are_those_of_the_plan(iterations, converged):
 
 def test_what_takes_a_matrix_takes_a_plan():
     (x0, x1), third = points(), jnp.full(SIZE, 1 / SIZE)
-    found = transport(costs())
+    found = jax.jit(transport)(costs())
     for mode in ("joint", "permutation"):
         jax.tree.map(
             np.testing.assert_array_equal, sample_pairs(0, found, mode=mode), sample_pairs(0, found.matrix, mode=mode)
         )
-    blurred = sinkhorn(costs(), epsilon=0.3)
+    blurred = jax.jit(lambda c: sinkhorn(c, epsilon=0.3))(costs())
     assert normalized_entropy(blurred) == normalized_entropy(blurred.matrix)
     rounded = [round_to_marginals(plan, third, third) for plan in (blurred, blurred.matrix)]
     np.testing.assert_array_equal(*rounded)
     jax.tree.map(np.testing.assert_array_equal, *(flow_matching_pairs(0, x0, x1, p) for p in (found, found.matrix)))
     np.testing.assert_array_equal(*(differentiable_plan(costs(), p, 0.3) for p in (blurred, blurred.matrix)))
-    stack = jax.vmap(jax.vmap(transport))(jnp.stack([costs(), costs(1)])[None])
+    stack = jax.jit(jax.vmap(jax.vmap(transport)))(np.stack([costs(), costs(1)])[None])
     index = jnp.arange(2 * SIZE, dtype=jnp.int32).reshape(2, SIZE)
     shape = (SIZE, 2 * SIZE)
     scattered = [scatter_plans(plans, index[:1], index, shape) for plans in (stack, stack.matrix)]

@@ -47,8 +47,9 @@ def test_learned_potentials_give_the_plan_and_marginals_of_a_large_problem(epsil
     b = jnp.asarray(b / b.sum(), jnp.float32)
     state = train(epsilon, 600, items, b, 0.1)
     noise = jax.random.normal(jax.random.key(9), (1500, 2))
-    cost = squared_euclidean_cost(noise, items)
-    plan = np.asarray(semidiscrete_plan(cost, state.average, b, epsilon=epsilon)) / 1500
+    cost = jax.jit(squared_euclidean_cost)(noise, items)
+    plan = jax.jit(lambda cost: semidiscrete_plan(cost, state.average, b, epsilon=epsilon))(cost)
+    plan = np.asarray(plan) / 1500
     np.testing.assert_allclose(plan.sum(0), b, atol=0.035)
     a, wide = np.full(1500, 1 / 1500), np.asarray(cost, np.float64)
     mass = np.asarray(b, np.float64) / np.asarray(b, np.float64).sum()
@@ -85,17 +86,17 @@ def test_eight_devices_find_the_plan_of_one(chunk):
         found = sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=300, block_size=chunk, axis_name="data")
         return found, sharded_targets(0, x0, x1, found, epsilon=0.5, block_size=chunk, axis_name="data")
 
-    out = (
-        type(sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=4))(P("data"), *(P(),) * 5),
-        P("data"),
-    )
+    shape = jax.eval_shape(lambda: sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=4))
+    out = type(shape)(P("data"), *(P(),) * 5), P("data")
     run = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=(P("data"), P()), out_specs=out))
     found, targets = run(x0, x1)
-    cost = squared_euclidean_cost(x0, x1)
-    plan = np.exp((found.row[:, None] + found.column[None, :] - cost) / 0.5)
-    np.testing.assert_allclose(plan, sinkhorn(cost, epsilon=0.5, tolerance=1e-6).matrix, atol=2e-6)
+    cost = jax.jit(squared_euclidean_cost)(x0, x1)
+    row, column = np.asarray(found.row), np.asarray(found.column)
+    plan = np.exp((row[:, None] + column[None, :] - cost) / 0.5)
+    whole = jax.jit(lambda cost: sinkhorn(cost, epsilon=0.5, tolerance=1e-6))(cost)
+    np.testing.assert_allclose(plan, whole.matrix, atol=2e-6)
     assert found.error < 1e-4
-    alone = sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=300, block_size=16)
+    alone = jax.jit(lambda *x: sharded_sinkhorn(*x, epsilon=0.5, max_iterations=300, block_size=16))(x0, x1)
     np.testing.assert_allclose(found.column, alone.column, rtol=1e-4, atol=1e-4)
     assert targets.shape == (32,) and np.all(plan[np.arange(32), targets] > 0)
 

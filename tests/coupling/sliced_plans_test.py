@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,8 @@ def test_weighted_pairs_are_the_plan_of_pot(shape):
         pairs = jax.jit(pairs_1d)(*(jnp.asarray(v, jnp.float32) for v in (x0, x1, a, b)))
         np.testing.assert_allclose(dense(pairs, shape), ot.emd_1d(x0, x1, a, b), atol=1e-6)
         for p in (1.0, 2.0):
-            value = wasserstein_1d(*(jnp.asarray(v, jnp.float32) for v in (x0, x1, a, b)), p=p)
+            distance = jax.jit(partial(wasserstein_1d, p=p))
+            value = distance(*(jnp.asarray(v, jnp.float32) for v in (x0, x1, a, b)))
             np.testing.assert_allclose(value, ot.wasserstein_1d(x0, x1, a, b, p=p), rtol=1e-4)
 
 
@@ -44,20 +47,28 @@ def test_items_without_mass_are_in_no_pair():
 def test_one_dimension_equals_the_assignment():
     rng = np.random.default_rng(0)
     x0, x1 = jnp.asarray(rng.normal(size=(2, 12, 1)), jnp.float32)
-    expected = assignment_plan(squared_euclidean_cost(x0, x1), jnp.ones((12, 12)) / 144)
-    np.testing.assert_allclose(dense(pairs_1d(x0[:, 0], x1[:, 0]), (12, 12)), expected, atol=1e-6)
-    np.testing.assert_allclose(sliced_plan(0, x0, x1, 3), expected, atol=1e-6)
-    np.testing.assert_allclose(sliced_plan(0, x0, x1, 3, mode="average"), expected, atol=1e-6)
+
+    @jax.jit
+    def plans(x0, x1):
+        exact = assignment_plan(squared_euclidean_cost(x0, x1), jnp.ones((12, 12)) / 144)
+        sliced = sliced_plan(0, x0, x1, 3), sliced_plan(0, x0, x1, 3, mode="average")
+        return exact, sliced, pairs_1d(x0[:, 0], x1[:, 0])
+
+    expected, sliced, pairs = plans(x0, x1)
+    np.testing.assert_allclose(dense(pairs, (12, 12)), expected, atol=1e-6)
+    for plan in sliced:
+        np.testing.assert_allclose(plan, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_sliced_distance_is_that_of_pot_on_the_same_directions(p):
     rng = np.random.default_rng(0)
     x0, x1 = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(9, 3)).astype(np.float32)
-    directions = np.array(jax.random.normal(jax.random.key(4), (20, 3)))
+    directions = np.array(jax.jit(lambda: jax.random.normal(jax.random.key(4), (20, 3)))())
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     expected = ot.sliced_wasserstein_distance(x0, x1, projections=directions.T, p=p) ** p
-    np.testing.assert_allclose(sliced_wasserstein(4, x0, x1, 20, p=p), expected, rtol=1e-4)
+    actual = jax.jit(lambda x0, x1: sliced_wasserstein(4, x0, x1, 20, p=p))(x0, x1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
 def test_gradient_equals_finite_differences():
@@ -72,21 +83,24 @@ def test_gradient_equals_finite_differences():
 
 def test_plans_lie_between_the_exact_and_the_random_one():
     rng = np.random.default_rng(2)
-    x0, x1 = jnp.asarray(rng.normal(size=(2, 24, 2)), jnp.float32)
-    cost = squared_euclidean_cost(x0, x1)
-    price = lambda plan: float(jnp.sum(plan * cost))  # noqa: E731
-    best, average = sliced_plan(0, x0, x1, 50), sliced_plan(0, x0, x1, 50, mode="average")
+
+    @jax.jit
+    def plans(x0, x1):
+        cost = squared_euclidean_cost(x0, x1)
+        average, sharp = (sliced_plan(0, x0, x1, 50, mode="average", temperature=t) for t in (0.0, 1e-4))
+        exact = assignment_plan(cost, jnp.ones((24, 24)) / 576)
+        return cost, exact, sliced_plan(0, x0, x1, 50), average, sharp, sliced_permutations(0, x0, x1, 50)
+
+    found = plans(*rng.normal(size=(2, 24, 2)).astype(np.float32))
+    cost, exact, best, average, sharp, (columns, costs) = jax.tree.map(np.asarray, found)
+    price = lambda plan: np.sum(plan * cost)  # noqa: E731
     for plan in (best, average):
         np.testing.assert_allclose(plan.sum(0), 1 / 24, rtol=1e-5)
         np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=1e-5)
-    assert (
-        price(assignment_plan(cost, jnp.ones((24, 24)) / 576)) <= price(best) <= price(average) < float(jnp.mean(cost))
-    )
-    columns, costs = sliced_permutations(0, x0, x1, 50)
+    assert price(exact) <= price(best) <= price(average) < np.mean(cost)
     np.testing.assert_array_equal(np.sort(columns, axis=1), np.broadcast_to(np.arange(24), (50, 24)))
-    np.testing.assert_allclose(price(best), jnp.min(costs), rtol=1e-5)
-    np.testing.assert_allclose(costs[3], np.asarray(cost)[np.arange(24), columns[3]].mean(), rtol=1e-4)
-    sharp = sliced_plan(0, x0, x1, 50, mode="average", temperature=1e-4)
+    np.testing.assert_allclose(price(best), np.min(costs), rtol=1e-5)
+    np.testing.assert_allclose(costs[3], cost[np.arange(24), columns[3]].mean(), rtol=1e-4)
     np.testing.assert_allclose(sharp, best, atol=1e-6)
 
 

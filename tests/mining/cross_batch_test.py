@@ -52,12 +52,13 @@ def test_an_empty_memory_adds_nothing():
     x, y = batches(1, size=6)
     y = y - 1  # the label of an empty slot is also a label of the batch
     pairs = mining.memory_pairs(mining.init_memory(4, 2), jnp.asarray(x[0]), jnp.asarray(y[0]))
-    s = mining.cosine_similarity(jnp.asarray(x[0]), pairs.references)
-    alone = mining.cosine_similarity(jnp.asarray(x[0]))
+    similarities, loss = jax.jit(mining.cosine_similarity), jax.jit(mining.supcon_loss)
+    s = similarities(jnp.asarray(x[0]), pairs.references)
+    alone = similarities(jnp.asarray(x[0]))
     labels = jnp.asarray(y[0])
     np.testing.assert_allclose(
-        mining.supcon_loss(s, pairs.positives, pairs.negatives),
-        mining.supcon_loss(alone, mining.positive_mask(labels), mining.negative_mask(labels)),
+        loss(s, pairs.positives, pairs.negatives),
+        loss(alone, mining.positive_mask(labels), mining.negative_mask(labels)),
         rtol=1e-6,
     )
 

@@ -28,9 +28,8 @@ def test_value_equals_the_singular_values(num_components):
     x, y = views(50, 4, 3)
     expected = correlations(x, y, 0.01)[:num_components].sum()
     with jax.enable_x64(True):
-        actual = modules.canonical_correlation(
-            jnp.asarray(x), jnp.asarray(y), ridge=0.01, num_components=num_components
-        )
+        options = {"ridge": 0.01, "num_components": num_components}
+        actual = jax.jit(lambda x, y: modules.canonical_correlation(x, y, **options))(x, y)
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
@@ -76,7 +75,7 @@ def test_shards_give_the_correlation_of_the_whole_batch():
         mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P(),
     )  # fmt: skip
     value, gradient = jax.jit(jax.value_and_grad(sharded))(x, y)
-    expected, gradient_expected = jax.value_and_grad(modules.canonical_correlation)(x, y)
+    expected, gradient_expected = jax.jit(jax.value_and_grad(modules.canonical_correlation))(x, y)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     np.testing.assert_allclose(gradient, gradient_expected, rtol=1e-3, atol=1e-5)
 

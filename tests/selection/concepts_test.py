@@ -75,7 +75,7 @@ def test_chooses_what_the_published_rule_chooses(k, cap):
 def test_targets(k, cap):
     for frequencies in ([3, 0, 9, 1, 2], [1] * 20, [0, 7]):
         expected = targets_by_loop(frequencies, k, cap)
-        actual = selection.concepts.concept_targets(jnp.asarray(frequencies), k, cap)
+        actual = jax.jit(lambda f: selection.concepts.concept_targets(f, k, cap))(jnp.asarray(frequencies))
         assert actual.tolist() == [expected.get(c, 0) for c in range(len(frequencies))]
 
 

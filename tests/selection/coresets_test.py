@@ -152,7 +152,7 @@ def test_stochastic_is_close_to_greedy_and_beats_random():
 @pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "l1", "cosine"])
 def test_similarities_are_scipys(metric):
     x = np.random.default_rng(0).normal(2.0, 1.0, (20, 5)).astype(np.float32)
-    similarities = np.asarray(selection.coresets.similarity_matrix(jnp.asarray(x), metric))
+    similarities = np.asarray(jax.jit(lambda x: selection.coresets.similarity_matrix(x, metric))(x))
     name = "cityblock" if metric == "l1" else metric
     distances = scipy.spatial.distance.cdist(x, x, name) / (2 if metric == "cosine" else 1)
     constant = 1.0 if metric == "cosine" else (similarities + distances).mean()
@@ -165,16 +165,23 @@ def test_features_give_what_the_matrix_gives(metric):
     x = jnp.asarray(np.random.default_rng(1).normal(1.0, 1.0, (40, 3)), jnp.float32)
     exists = jnp.arange(40) % 7 != 3
     u = jnp.where(exists, jnp.linspace(0.5, 2.0, 40), 0)
-    similarities = selection.coresets.similarity_matrix(x, metric, where=exists)
-    dense = facility_location(similarities, 5, method="naive", item_weights=u, where=exists)
+
+    @jax.jit
+    def from_the_matrix(x):
+        similarities = selection.coresets.similarity_matrix(x, metric, where=exists)
+        return facility_location(similarities, 5, method="naive", item_weights=u, where=exists)
+
+    dense = jax.tree.map(np.asarray, from_the_matrix(x))
     spoilt = jnp.where(exists[:, None], x, jnp.nan)
     for features, where in ((x, exists), (spoilt, None)):
-        lazy = selection.facility_location_from_features(features, 5, metric=metric, item_weights=u, where=where)
+        options = {"metric": metric, "item_weights": u, "where": where}
+        lazy = jax.jit(lambda f: selection.facility_location_from_features(f, 5, **options))(features)  # noqa: B023
         np.testing.assert_array_equal(lazy.indices, dense.indices)
-        np.testing.assert_array_equal(lazy.owners[exists], dense.owners[exists])
+        np.testing.assert_array_equal(np.asarray(lazy.owners)[exists], dense.owners[exists])
         np.testing.assert_allclose(lazy.gains, dense.gains, rtol=1e-3, atol=1e-3)
-    drawn = selection.facility_location_from_features(spoilt, 5, metric=metric, method="stochastic", key=0)
-    assert exists[drawn.indices].all()
+    options = {"metric": metric, "method": "stochastic", "key": 0}
+    drawn = jax.jit(lambda f: selection.facility_location_from_features(f, 5, **options))(spoilt)
+    assert np.asarray(exists)[drawn.indices].all()
 
 
 def test_weights_are_the_gradient_of_the_value_with_respect_to_an_offset_of_the_columns():

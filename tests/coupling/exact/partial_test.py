@@ -97,7 +97,7 @@ def test_plan_is_the_optimum_of_the_linear_program():
 
 def test_all_mass_is_the_exact_plan_and_the_value_has_its_kinks_at_whole_pairs():
     cost, weights = clouds(6, 9, 9), jnp.ones((9, 9)) / 81
-    np.testing.assert_array_equal(plan_of(cost, 1.0, weights), assignment_plan(cost, weights))
+    np.testing.assert_array_equal(plan_of(cost, 1.0, weights), jax.jit(assignment_plan)(cost, weights))
     value = jax.jit(jax.vmap(lambda s: jnp.sum(partial_plan(jnp.asarray(cost), s, weights).matrix * cost)))
     masses = np.arange(1, 19) / 18
     values = np.asarray(value(masses.astype(np.float32)))
@@ -239,6 +239,6 @@ def test_bad_input_raises():
 def test_weights_of_half_precision_do_not_round_the_costs(dtype):
     cost = (1e5 + 10 * np.random.default_rng(0).uniform(size=(8, 8))).astype(np.float32)
     weights = jnp.ones((8, 8), dtype) / 64
-    np.testing.assert_array_equal(plan_of(cost, 1.0, weights), assignment_plan(cost, weights))
+    np.testing.assert_array_equal(plan_of(cost, 1.0, weights), jax.jit(assignment_plan)(cost, weights))
     half, found = plan_of(cost, 0.5, weights), path(cost)
     np.testing.assert_array_equal(np.argmax(half, 1)[np.max(half, 1) > 0], found.columns[4][found.columns[4] >= 0])

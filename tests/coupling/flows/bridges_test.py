@@ -48,24 +48,26 @@ def test_ends_are_finite():
 def test_the_condition_weight_leaves_the_wanted_share(ratio):
     rng = np.random.default_rng(0)
     x0, x1, conditions = rng.normal(size=(3, 32, 2)).astype(np.float32)
-    cost = np.asarray(squared_euclidean_cost(x0, x1))
-    condition_cost = np.asarray(squared_euclidean_cost(conditions, conditions))
-    w = float(condition_weight(jnp.asarray(cost), jnp.asarray(condition_cost), fraction=ratio))
+    squares = jax.jit(squared_euclidean_cost)
+    cost, condition_cost = np.asarray(squares(x0, x1)), np.asarray(squares(conditions, conditions))
+    w = float(jax.jit(lambda *costs: condition_weight(*costs, fraction=ratio))(cost, condition_cost))
     share = lambda w: np.mean(cost + w * condition_cost <= np.diagonal(cost + w * condition_cost)[:, None])  # noqa: E731
     assert share(w) <= ratio < share(0.99 * w - 1e-3) + 2e-3
-    total = condition_aware_cost(jnp.asarray(cost), jnp.asarray(condition_cost), fraction=ratio)
+    total = jax.jit(lambda *costs: condition_aware_cost(*costs, fraction=ratio))(cost, condition_cost)
     np.testing.assert_allclose(total, cost + w * condition_cost, rtol=1e-5, atol=1e-5)
 
 
 def test_no_weight_is_plain_transport_and_a_great_one_keeps_the_conditions():
     rng = np.random.default_rng(1)
     x0, x1 = rng.normal(size=(2, 12, 2)).astype(np.float32)
-    cost = squared_euclidean_cost(x0, x1)
     places = 10 * np.arange(12, dtype=np.float32)[:, None]
-    apart = squared_euclidean_cost(places, places)
-    np.testing.assert_array_equal(condition_aware_cost(cost, apart, fraction=1.0), cost)
-    strict = condition_aware_cost(cost, apart, fraction=1 / 12)
-    np.testing.assert_allclose(assignment_plan(strict, jnp.ones((12, 12)) / 144), np.eye(12) / 12, rtol=1e-5)
+    cost, apart = (jax.jit(squared_euclidean_cost)(*points) for points in ((x0, x1), (places, places)))
+    plain, strict = jax.jit(lambda *costs: [condition_aware_cost(*costs, fraction=f) for f in (1.0, 1 / 12)])(
+        cost, apart
+    )
+    np.testing.assert_array_equal(plain, cost)
+    plan = jax.jit(assignment_plan)(strict, jnp.ones((12, 12)) / 144)
+    np.testing.assert_allclose(plan, np.eye(12) / 12, rtol=1e-5)
 
 
 def test_bad_input_raises():

@@ -55,7 +55,7 @@ def test_larger_data_groups_narrow_the_velocities_and_a_free_velocity_coupling_b
 def test_velocities_of_each_item_are_paired_for_themselves():
     rng = np.random.default_rng(0)
     v0, v1 = rng.normal(size=(2, 3, 5, 2)).astype(np.float32)
-    paired = np.asarray(velocity_pairs(v0, v1))
+    paired = np.asarray(jax.jit(velocity_pairs)(v0, v1))
     for a, b, p in zip(v0, v1, paired):
         rows, columns = linear_sum_assignment(cdist(a, b, "sqeuclidean"))
         np.testing.assert_array_equal(p[columns], a[rows])

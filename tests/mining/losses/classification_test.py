@@ -1,5 +1,7 @@
 """What the peer's values on one batch do not show; equality with them is in peer_test."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,10 @@ from minibatch_jax import mining
 
 def handicapped(cosines, **options):
     """The logit of the true class against a logit of 0: softplus inverted."""
-    similarities = jnp.stack([jnp.asarray(cosines, jnp.float32), jnp.zeros(len(cosines))], axis=1)
-    positives = jnp.broadcast_to(jnp.array([[True, False]]), similarities.shape)
-    losses = mining.margin_softmax_loss(similarities, positives, ~positives, scale=1.0, reduction="none", **options)
+    similarities = np.stack([cosines, np.zeros(len(cosines))], axis=1).astype(np.float32)
+    positives = np.broadcast_to([[True, False]], similarities.shape)
+    loss = functools.partial(mining.margin_softmax_loss, scale=1.0, reduction="none", **options)
+    losses = np.asarray(jax.jit(loss)(similarities, positives, ~positives))
     return -np.log(np.expm1(losses))
 
 

@@ -47,9 +47,10 @@ def test_mined_weights_pair_each_positive_with_one_negative():
     labels = jnp.asarray(np.arange(12) // 3)
     d, ones = mining.euclidean_distances(x), jnp.ones((12, 12))
     tx = mining.mine_distance_weighted(4, key=0, farthest=1.9)
+    step = jax.jit(lambda state: tx.update(ones, state, distances=d, labels=labels))
     state, total = tx.init(ones), np.zeros((12, 12))
     for _ in range(30):
-        weights, state = tx.update(ones, state, distances=d, labels=labels)
+        weights, state = step(state)
         total += np.asarray(weights)
     positives, negatives = (np.asarray(m(labels)) for m in (mining.positive_mask, mining.negative_mask))
     np.testing.assert_allclose(weights[positives], 1 / 24, rtol=1e-6)
