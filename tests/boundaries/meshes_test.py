@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from minibatch_jax import normalize, take, value_and_grad
 from minibatch_jax.selection import keep_topk
 
-B, K, D, HIDDEN, CLASSES = 128, 64, 48, 80, 10
+B, K, D, HIDDEN, CLASSES = 128, 64, 48, 256, 10
 MESHES = {"8": ((8,), ("data",), "data"), "4x2": ((4, 2), ("data", "model"), "data")}
 ALL_AXES = {**MESHES, "4x2 both": ((4, 2), ("data", "model"), ("data", "model"))}
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
