@@ -49,7 +49,8 @@ def mask_or_all(name: str, mask: jax.Array | None, shape: tuple[int, ...]) -> ja
 def check_count(name: str, value: Any, upper: int | None = None, of: str = "the number of items") -> None:
     """Raise unless `value` is a static int in [1, upper]; `of` says in words what `upper` counts."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} is {value!r}, wanted a static Python int.")
+        hint = "; put it into static_args of optax.inject_hyperparams" if isinstance(value, jax.Array) else ""
+        raise TypeError(f"{name} is {value!r}, wanted a static Python int{hint}.")
     if value < 1:
         raise ValueError(f"{name} is {value}, wanted at least 1.")
     if upper is not None and value > upper:
@@ -105,6 +106,8 @@ def as_key(key: jax.Array | int) -> jax.Array:
     array = jnp.asarray(key)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array
+    if array.ndim == 0 and jnp.issubdtype(array.dtype, jnp.integer):  # a seed that went through a transformation
+        return jax.random.key(array)
     if array.dtype == jnp.uint32 and array.ndim > 0:
         return jax.random.wrap_key_data(array)
     raise TypeError(f"key has dtype {array.dtype}, wanted an int seed, a key from jax.random.key or from PRNGKey.")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import unsafe_get_axis_names_DO_NOT_USE
+from jax.extend import core
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from minibatch_jax.signals import SIGNALS
@@ -92,7 +92,7 @@ def bound_axis(axis_name: str | None) -> str | None:
     """
     if axis_name is None:
         return None
-    bound = [str(name) for name in unsafe_get_axis_names_DO_NOT_USE()]
+    bound = [str(name) for name in core.unsafe_get_axis_names_DO_NOT_USE()]  # pyright: ignore[reportPrivateImportUsage]
     if axis_name in bound:
         return axis_name
     if bound:
@@ -172,9 +172,9 @@ def one_row(array: jax.Array, index: jax.Array) -> jax.Array:
 def axis_of_rows(array: jax.Array, rows_axis: RowsAxis = None) -> tuple[str, ...] | None:
     """Return the mesh axes along which the rows of an array lie, or None without a mesh; see `taken_rows`."""
     sharding = getattr(jax.typeof(array), "sharding", None)
-    mesh = getattr(sharding, "mesh", None)
-    if mesh is None or mesh.empty:
+    if sharding is None or sharding.mesh.empty:
         return None
+    mesh = sharding.mesh
     if AxisType.Explicit in mesh.axis_types:
         return _as_names(sharding.spec[0] if len(sharding.spec) else None)
     auto = [name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto]

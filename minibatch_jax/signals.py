@@ -85,8 +85,9 @@ def pair_signals(given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, 
     """
     if len(shape) != 2:
         raise ValueError(f"weights has shape {list(shape)}, wanted [A, M], one weight for each anchor and reference.")
-    masks = {name: given.get(name) for name in ("positives", "negatives")}
-    if all(mask is not None for mask in masks.values()):
+    positives, negatives = given.get("positives"), given.get("negatives")
+    if positives is not None and negatives is not None:
+        masks = {"positives": positives, "negatives": negatives}
         for name, mask in masks.items():
             check_shape(name, mask, shape)
             check_bool(name, mask)

@@ -85,7 +85,7 @@ class Step(NamedTuple):
     def _parts(self, out: Any, user_state: Any) -> tuple[Any, dict[str, Any], Any]:
         has_aux = isinstance(out, tuple) if self.has_aux is None else self.has_aux
         names = ["items", *["dict of signals"] * has_aux, *["model_state"] * self.has_state]
-        parts = out if isinstance(out, tuple) else (out,)
+        parts: tuple[Any, ...] = out if isinstance(out, tuple) else (out,)
         if len(parts) != len(names) or (has_aux and not isinstance(parts[1], dict)):
             got = jax.tree.map(lambda x: list(jnp.shape(x)), out)
             wanted = f"({', '.join(names)})"
@@ -149,13 +149,14 @@ class Step(NamedTuple):
 
         def add(carry, block):
             total, carried = carry
-            passed = one_block(*block, carried)
+            rows, row_weights = block
+            passed = one_block(rows, row_weights, carried)
             new = passed.value, passed.grads, passed.weighted, passed.finite
             return (jax.tree.map(jnp.add, total, new), passed.carried), (passed.items, passed.choice, passed.signals)
 
         parts = in_blocks((batch, weights), blocks)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(one_block, *first, carried)
+        first, first_weights = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(one_block, first, first_weights, carried)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), (shapes.value, shapes.grads, shapes.weighted, shapes.finite)
         )

@@ -11,6 +11,7 @@ from minibatch_jax.devices import as_varying, gather_rows, one_row, own_rows, re
 from minibatch_jax.signals import pair_signals
 from minibatch_jax.weights import weight_dtype
 
+PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 KINDS = ("losses", "pair_losses", "distances", "similarities")
 _SHAPES = {
     "losses": "[B] or [B, T], one loss for each example or token: drop the mean",
@@ -30,7 +31,7 @@ class Items(NamedTuple):
     """
 
     kind: str
-    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
+    loss: PairLoss | None
     axis_name: str | None
 
     @property
@@ -74,7 +75,7 @@ class Items(NamedTuple):
     def cotangent(self, items: Any, start: Any, weights: Any, signals: dict[str, Any]) -> tuple[jax.Array, Any]:
         """Return this device's share of the value, and the cotangent of the items; both are constants."""
         if self.loss is not None:
-            value, slopes = self._loss_and_slopes(items, start, weights, signals)
+            value, slopes = self._loss_and_slopes(self.loss, items, start, weights, signals)
             return value, slopes.astype(items.dtype)
         values = jax.tree.map(lambda x, w: jnp.where(w == 0, 0, x.astype(w.dtype)), items, weights)
         if self.kind not in ("distances", "similarities"):
@@ -85,7 +86,9 @@ class Items(NamedTuple):
         value = sum_tree(jax.tree.map(lambda s, v: jnp.sum(s * v), slopes, values))
         return value, jax.tree.map(lambda s, x: s.astype(x.dtype), slopes, items)
 
-    def _loss_and_slopes(self, items: Any, start: Any, weights: Any, signals: Any) -> tuple[jax.Array, jax.Array]:
+    def _loss_and_slopes(
+        self, loss: PairLoss, items: Any, start: Any, weights: Any, signals: Any
+    ) -> tuple[jax.Array, jax.Array]:
         """The loss sees the masks of the pairs with weight, and the values of the pairs that it could have seen.
 
         A loss that compares positives with negatives reads pairs that are in no mask. Their slope counts as it is.
@@ -96,7 +99,7 @@ class Items(NamedTuple):
         pairs = values, masks["positives"] & used, masks["negatives"] & used
         if self.axis_name is not None:
             pairs = tuple(gather_rows(x, self.axis_name) for x in pairs)
-        value, slopes = jax.value_and_grad(self.loss)(*replicate(pairs))
+        value, slopes = jax.value_and_grad(loss)(*replicate(pairs))
         if self.axis_name is not None:
             slopes = own_rows(slopes, values.shape[0], self.axis_name)
         slopes = jnp.where(visible, shard_like(values, slopes), 0) * jnp.where(used, weights, 1)

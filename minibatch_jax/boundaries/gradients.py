@@ -182,8 +182,8 @@ def value_and_grad(
         value, grads, counts = sum_over((passed.value, passed.grads, counts), kind.axis_name)
         diverged = jnp.any(jnp.stack([(weighted > 0) & (finite == 0) for weighted, finite in counts]))
         if regularizer is not None:
-            extra = jax.value_and_grad(lambda t: regularizer(step.model.merge(t, step.model.rest)))(step.model.trained)
-            value, grads = jax.tree.map(jnp.add, (value, grads), extra)
+            extra = jax.value_and_grad(lambda t, r=regularizer: r(step.model.merge(t, step.model.rest)))
+            value, grads = jax.tree.map(jnp.add, (value, grads), extra(step.model.trained))
             grads = zero_unless(~diverged, grads)  # without a regularizer no weight is left that could make one
         value, grads = jnp.where(diverged, jnp.nan, value), step.model.gradient(grads)
         rest, new_model_state = passed.carried

@@ -42,13 +42,16 @@ def check_units(relative_to: str | None) -> None:
         check_choice("relative_to", relative_to, _UNITS)
 
 
-def check_entropic(epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int) -> None:
+def check_entropic(
+    epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int | jax.Array
+) -> None:
     """Raise unless the arguments that all entropic solvers share are valid."""
     check_number("epsilon", epsilon, 0, open_low=True)
     check_units(relative_to)
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
-    check_count("max_iterations", max_iterations)
+    if not isinstance(max_iterations, jax.Array):
+        check_count("max_iterations", max_iterations)
 
 
 def fixed_cost(cost: jax.Array) -> jax.Array:

@@ -44,11 +44,16 @@ class _Run(NamedTuple):
     scaled: Scaled
 
 
-def scale_to_marginals(problem: Problem, tolerance: float | None, max_iterations: int) -> Scaled:
+def iterations_at_once(max_iterations: int | jax.Array) -> int:
+    """Return how many iterations a step of the loop does: a divisor of a static number, so that no more are done."""
+    return UNROLL if isinstance(max_iterations, jax.Array) else math.gcd(UNROLL, max_iterations)
+
+
+def scale_to_marginals(problem: Problem, tolerance: float | None, max_iterations: int | jax.Array) -> Scaled:
     """Iterate to the tolerance: an inner loop of scalings on one kernel, an outer loop that absorbs them."""
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, problem.epsilon.dtype)
-    run = _Run(problem, limit, jnp.int32(max_iterations), _start(problem))
-    return lax.while_loop(_is_unfinished, _scale_by(math.gcd(UNROLL, max_iterations)), run).scaled
+    run = _Run(problem, limit, jnp.asarray(max_iterations, jnp.int32), _start(problem))
+    return lax.while_loop(_is_unfinished, _scale_by(iterations_at_once(max_iterations)), run).scaled
 
 
 def _is_unfinished(s: _Run) -> jax.Array:

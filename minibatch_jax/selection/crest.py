@@ -118,7 +118,7 @@ def keep_unlearned(
     Args:
       num_examples: N, size of the data set, static; ids lie in [0, N).
       threshold: largest loss that counts as learned.
-      patience: number of consecutive learned losses after which an example is dropped, at least 1, static.
+      patience: number of consecutive learned losses after which an example is dropped, at least 1.
 
     Returns:
       A transformation over `[B]` weights, with an `[N]` counter in its state.
@@ -138,7 +138,8 @@ def keep_unlearned(
     """
     check_count("num_examples", num_examples)
     check_number("threshold", threshold)
-    check_count("patience", patience)
+    if not isinstance(patience, jax.Array):
+        check_count("patience", patience)
 
     def update(weights, state, params=None, *, losses, example_ids, **extra_args):
         check_shape("losses", losses, weights.shape)

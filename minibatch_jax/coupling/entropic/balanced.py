@@ -37,7 +37,7 @@ def sinkhorn(
     relative_to: str | None = None,
     where: jax.Array | None = None,
     tolerance: float | None = TOLERANCE,
-    max_iterations: int = 1000,
+    max_iterations: int | jax.Array = 1000,
 ) -> Plan:
     """Return the plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
 
@@ -55,7 +55,8 @@ def sinkhorn(
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`. Checked every 5
         iterations.
-      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+      max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
+        until the slowest has stopped.
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The columns of `matrix`
@@ -89,7 +90,7 @@ def couple_sinkhorn(
     *,
     relative_to: str | None = None,
     tolerance: float | None = TOLERANCE,
-    max_iterations: int = 1000,
+    max_iterations: int | jax.Array = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs, keeping the mass of every row and column. Signal: `cost` [B0, B1].
 
@@ -98,12 +99,13 @@ def couple_sinkhorn(
 
     Args:
       epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
-        May be injected by `optax.inject_hyperparams(couple_sinkhorn, static_args="max_iterations")`.
+        May be injected by `optax.inject_hyperparams(couple_sinkhorn)`.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       tolerance: stop when the L1 distance of the row sums to the marginal is at most this fraction of the mass, at
         least 0; None runs exactly `max_iterations`. Checked every 5 iterations.
-      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+      max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
+        until the slowest has stopped.
 
     Returns:
       A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.

@@ -15,7 +15,6 @@ Experiment: partial_transport, speed partial, domain_adaptation
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,7 +26,15 @@ from jax import lax
 from minibatch_jax._checks import check_number
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
-from minibatch_jax.coupling._scaling import SAFE, UNROLL, divide, dot, extreme_scaling, log_where, logsumexp_where
+from minibatch_jax.coupling._scaling import (
+    SAFE,
+    divide,
+    dot,
+    extreme_scaling,
+    iterations_at_once,
+    log_where,
+    logsumexp_where,
+)
 from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 
@@ -44,7 +51,7 @@ def partial_sinkhorn(
     relative_to: str | None = None,
     where: jax.Array | None = None,
     tolerance: float | None = TOLERANCE,
-    max_iterations: int = 1000,
+    max_iterations: int | jax.Array = 1000,
 ) -> Plan:
     """Return the entropic plan of the cheapest part of the mass.
 
@@ -65,7 +72,8 @@ def partial_sinkhorn(
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
-      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+      max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
+        until the slowest has stopped.
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The mass of `matrix` is
@@ -100,7 +108,7 @@ def couple_partial_sinkhorn(
     *,
     relative_to: str | None = None,
     tolerance: float | None = TOLERANCE,
-    max_iterations: int = 1000,
+    max_iterations: int | jax.Array = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a fraction of the mass, on cheap pairs, smoothly; the rest gets 0. Signal: `cost` [B0, B1].
 
@@ -110,12 +118,13 @@ def couple_partial_sinkhorn(
     Args:
       fraction: fraction of the mass that is moved, in (0, 1]; may be injected by `optax.inject_hyperparams`.
       epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
-        May be injected by `optax.inject_hyperparams(couple_partial_sinkhorn, static_args="max_iterations")`.
+        May be injected by `optax.inject_hyperparams(couple_partial_sinkhorn)`.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       tolerance: stop when the last iteration moved at most this fraction of the mass, at least 0; None runs exactly
         `max_iterations`.
-      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+      max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
+        until the slowest has stopped.
 
     Returns:
       A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
@@ -184,7 +193,7 @@ class _Run(NamedTuple):
     scaling: _Scaling
 
 
-def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int) -> Plan:
+def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int | jax.Array) -> Plan:
     cost, a, b, epsilon = problem
     zero = 0 * epsilon
     lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
@@ -192,8 +201,8 @@ def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_i
     ones = jnp.ones_like(a), jnp.ones_like(b), zero + 1
     scaling = _Scaling(*ones, zero + jnp.inf, zero.astype(jnp.int32), zero > 0)
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
-    run = _Run(problem, mass, limit, jnp.int32(max_iterations), dual, _kernel(problem, dual), scaling)
-    final = lax.while_loop(_is_unfinished, _scale_by(math.gcd(UNROLL, max_iterations)), run)
+    run = _Run(problem, mass, limit, jnp.asarray(max_iterations, jnp.int32), dual, _kernel(problem, dual), scaling)
+    final = lax.while_loop(_is_unfinished, _scale_by(iterations_at_once(max_iterations)), run)
     (alpha, beta, shift), (u, v, total, error, iterations, _) = final.dual, final.scaling
     matrix = final.kernel * (total * u)[:, None] * v[None]
     shift += epsilon * log_where(total, total)

@@ -187,4 +187,5 @@ def _blocks(x0: jax.Array, block_size: int) -> jax.Array:
 
 
 def _varying(tree: Any, axis_name: str | None) -> Any:
-    return as_varying(tree, axis_name) if bound_axis(axis_name) else tree
+    axis = bound_axis(axis_name)
+    return tree if axis is None else as_varying(tree, axis)

@@ -44,7 +44,7 @@ def unbalanced_sinkhorn(
     relative_to: str | None = None,
     where: jax.Array | None = None,
     tolerance: float | None = TOLERANCE,
-    max_iterations: int = 1000,
+    max_iterations: int | jax.Array = 1000,
 ) -> Plan:
     """Return the plan P that minimizes cost, blur and the price of departing from the marginals a and b.
 
@@ -64,7 +64,7 @@ def unbalanced_sinkhorn(
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
-      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+      max_iterations: at most this many; may be traced. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. With row potentials f and
@@ -101,7 +101,7 @@ def couple_unbalanced(
     reference: str = "product",
     relative_to: str | None = None,
     tolerance: float | None = TOLERANCE,
-    max_iterations: int = 1000,
+    max_iterations: int | jax.Array = 1000,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs and lower those of rows and columns without any. Signal: `cost` [B0, B1].
 
@@ -110,7 +110,7 @@ def couple_unbalanced(
 
     Args:
       epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
-        May be injected by `optax.inject_hyperparams(couple_unbalanced, static_args="max_iterations")`.
+        May be injected by `optax.inject_hyperparams(couple_unbalanced)`.
       rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost; `inf` is `couple_sinkhorn`.
       reference: `'product'` for the product of the marginals divided by the geometric mean of their masses, `'uniform'`
         for 1.
@@ -118,7 +118,7 @@ def couple_unbalanced(
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       tolerance: stop when no column potential changes by more than this fraction of epsilon, at least 0; None runs
         exactly `max_iterations`.
-      max_iterations: at most this many, static. Under `vmap` all problems run until the slowest has stopped.
+      max_iterations: at most this many; may be traced. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
       A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
@@ -178,7 +178,9 @@ class _Run(NamedTuple):
     dual: _Dual
 
 
-def _alternate(problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int) -> Plan:
+def _alternate(
+    problem: Problem, rho: jax.Array, reference: str, tolerance: float | None, max_iterations: int | jax.Array
+) -> Plan:
     cost, a, b, epsilon = problem
     score = -cost / epsilon
     if reference == "product":
@@ -187,7 +189,7 @@ def _alternate(problem: Problem, rho: jax.Array, reference: str, tolerance: floa
     zero = 0 * epsilon
     start = _Dual(0 * a, 0 * b, zero + jnp.inf, zero.astype(jnp.int32))
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, epsilon.dtype)
-    run = _Run(score, problem, rho, limit, jnp.int32(max_iterations), start)
+    run = _Run(score, problem, rho, limit, jnp.asarray(max_iterations, jnp.int32), start)
     final = lax.while_loop(_is_unfinished, _step, run).dual
     f, g, error, iterations = final
     matrix = jnp.exp(score + f[:, None] / epsilon + g[None, :] / epsilon)
