@@ -17,7 +17,8 @@ from minibatch_jax.coupling._problem import Problem
 
 UNROLL = 5
 SAFE = 1e10
-_FARTHEST = math.exp(40)
+_RELAXATION = 1.7
+_FARTHEST = 40.0  # bound of the logs of over-relaxed factors, so that no float32 overflows
 
 
 class Scaling(NamedTuple):
@@ -90,7 +91,7 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     _, a, b, _ = problem
     u, v = t.u, t.v
     for _ in range(steps):
-        u, v = rescale(kernel, u, v, a, b)
+        u, v = rescale(kernel, v, a, b)
     extreme = jnp.maximum(extreme_scaling(u, a), extreme_scaling(v, b))
     usable = extreme < SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
@@ -114,22 +115,23 @@ def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.exp((f[:, None] + g[None, :] - problem.cost) / problem.epsilon)
 
 
-def rescale(
-    kernel: jax.Array, u: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array, relaxation: float = 1.0
-) -> tuple[jax.Array, jax.Array]:
-    """Bring the rows of `u kernel v` to the masses a and then its columns to b: one iteration of Sinkhorn.
+def rescale(kernel: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Bring the rows of `u kernel v` by u to the masses a and then its columns to b: one iteration of Sinkhorn."""
+    u = divide(a, dot(kernel, v))
+    return u, divide(b, dot(u, kernel))
 
-    A relaxation above 1 goes beyond the masses, by factors to this power, which converges faster; the factors are then
-    kept within e^-40 and e^40, so that no float32 overflows.
+
+def over_relax(kernel: jax.Array, log_u: jax.Array, log_v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Do as `rescale` for masses of 1, but go beyond them, by factors to the power 1.7, which converges faster.
+
+    Factors are given and returned as logs.
     """
-    u = _beyond(u, divide(a, dot(kernel, v)), relaxation)
-    return u, _beyond(v, divide(b, dot(u, kernel)), relaxation)
 
+    def beyond(old, total):
+        return jnp.clip((1 - _RELAXATION) * old - _RELAXATION * jnp.log(total), -_FARTHEST, _FARTHEST)
 
-def _beyond(old: jax.Array, new: jax.Array, relaxation: float) -> jax.Array:
-    if relaxation == 1:
-        return new
-    return jnp.clip(old * jnp.exp(relaxation * jnp.log(new / old)), 1 / _FARTHEST, _FARTHEST)
+    log_u = beyond(log_u, dot(kernel, jnp.exp(log_v)))
+    return log_u, beyond(log_v, dot(jnp.exp(log_u), kernel))
 
 
 def dot(x: jax.Array, y: jax.Array) -> jax.Array:

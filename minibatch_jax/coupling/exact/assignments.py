@@ -26,13 +26,12 @@ from jax import lax
 from minibatch_jax._checks import check_shape
 from minibatch_jax._vector import first_minima, put, vector_min
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
-from minibatch_jax.coupling._scaling import rescale
+from minibatch_jax.coupling._scaling import over_relax
 from minibatch_jax.coupling.exact._paths import augment, nearest
 from minibatch_jax.weights import weight_transformation
 
 _ITERATIONS = 20
 _BLUR = 0.01  # epsilon of these iterations, relative to the mean cost after row reduction
-_RELAXATION = 1.7
 
 
 class Assignment(NamedTuple):
@@ -214,7 +213,7 @@ def _no_potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
 
 
 class _Factors(NamedTuple):
-    """Sinkhorn's loop: the kernel and the factors of its rows and columns."""
+    """Sinkhorn's loop: the kernel and the logs of the factors of its rows and columns."""
 
     kernel: jax.Array
     rows: jax.Array
@@ -228,15 +227,14 @@ def _potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
     mean = jnp.sum(jnp.where(allowed, reduced, 0)) / jnp.maximum(jnp.sum(allowed.astype(reduced.dtype)), 1)
     epsilon = jnp.where(mean > 0, _BLUR * mean, 1)
     kernel = jnp.exp((slack[:, None] + lowest[None, :] - reduced) / epsilon)
-    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, 0 * slack + 1, 0 * lowest + 1))
-    blurred = lowest + epsilon * jnp.log(factors.columns)
+    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, 0 * slack, 0 * lowest))
+    blurred = lowest + epsilon * factors.columns
     gain = jnp.sum(jnp.min(reduced - blurred[None, :], axis=1) - slack) + jnp.sum(blurred - lowest)
     return jnp.where(gain > 0, blurred, lowest)
 
 
 def _relax(_: jax.Array, s: _Factors) -> _Factors:
-    masses = jnp.ones_like(s.rows), jnp.ones_like(s.columns)
-    return _Factors(s.kernel, *rescale(s.kernel, s.rows, s.columns, *masses, _RELAXATION))
+    return _Factors(s.kernel, *over_relax(s.kernel, s.rows, s.columns))
 
 
 def _start(reduced: jax.Array, active: jax.Array, v: jax.Array) -> _Matching:
