@@ -403,6 +403,26 @@ def check_dtype(case: Case, dtype: str) -> None:
         _require(np.asarray(kept).sum() > 0, "got only zeros")
 
 
+@_law("A step may donate the state: each of its buffers is owned once, and none belongs to the factory or its caller.")
+def check_donation(case: Case) -> None:
+    """Check two runs of two steps that donate the state, both begun by one transformation.
+
+    Args:
+      case: the transformation and its data.
+
+    Raises:
+      AssertionError: if a buffer of the state is used twice or is gone when the second run begins, or results differ.
+    """
+    tx = case.make()
+    weights, signals = draw(case)
+    expected = run(case, weights, signals)
+    step = jax.jit(lambda w, s, x: tx.update(w, s, **x), donate_argnums=1)
+    for _ in range(2):
+        found = step(weights, tx.init(weights), signals)
+        _require_same(found, expected, case.tolerance)
+        step(weights, found[1], signals)
+
+
 @_law("With `across`, under shard_map and pmap, all devices together select what one device selects.")
 def check_shard_map_and_pmap(case: Case) -> None:
     """Check `shard_map` and `pmap` over as many devices as divide the rows, against one device.
@@ -495,6 +515,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
         for fill in (math.nan, math.inf, -math.inf)
     },
     "weights nan": check_non_finite_weights,
+    "donation": check_donation,
     **{dtype: functools.partial(check_dtype, dtype=dtype) for dtype in ("bfloat16", "float64")},
     "shard_map and pmap": check_shard_map_and_pmap,
     **{
