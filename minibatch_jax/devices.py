@@ -35,7 +35,8 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
       A transformation over the rows `[b, ...]` of one device.
 
     Raises:
-      ValueError: in `init` and `update`, if axes are bound, but not this one.
+      ValueError: in `init` and `update`, if axes are bound, but not this one; in `update`, if the `cost` is square,
+        because its columns are then those of one device, too.
 
     Examples:
       >>> from jax.sharding import AxisType, PartitionSpec as P
@@ -58,11 +59,22 @@ def across(axis_name: str, tx: optax.GradientTransformationExtraArgs) -> optax.G
     def update_fn(weights, state, params=None, **extra_args):
         if not bound_axis(axis_name):
             return tx.update(weights, state, params, **extra_args)
+        _check_columns(extra_args.get("cost"), axis_name)
         everywhere = {k: v if _is_replicated(k) else jax.tree.map(gather, v) for k, v in extra_args.items()}
         new_weights, state = tx.update(jax.tree.map(gather, weights), state, params, **everywhere)
         return jax.tree.map(lambda new, old: own_rows(new, old.shape[0], axis_name), new_weights, weights), state
 
     return as_optax(init_fn, update_fn)
+
+
+def _check_columns(cost: Any, axis_name: str) -> None:
+    """Raise where a square cost shows that its columns, too, are those of one device."""
+    shape, devices = getattr(cost, "shape", ()), jax.lax.axis_size(axis_name)
+    if devices > 1 and len(shape) == 2 and shape[0] == shape[1]:
+        raise ValueError(
+            f"cost has shape {list(shape)} on each of {devices} devices, wanted the rows of one device and the columns "
+            "of all; flow_matching_pairs(axis_name=...) makes it so and takes the coupling without across."
+        )
 
 
 def _is_replicated(name: str) -> bool:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax.experimental import aggregating
 
 from minibatch_jax._checks import check_count, check_shape
 from minibatch_jax.boundaries.rows import check_leading_axis
-from minibatch_jax.devices import as_optax
 from minibatch_jax.weights import Weights, uniform_like
 
 
@@ -22,20 +22,20 @@ class WeightedAggregateState(NamedTuple):
     selection: Any
 
 
-def weighted_aggregate(
-    selection: optax.GradientTransformationExtraArgs, batch_size: int
-) -> optax.GradientTransformationExtraArgs:
+def weighted_aggregate(selection: optax.GradientTransformationExtraArgs, batch_size: int) -> aggregating.Aggregator:
     """Sum per-example gradients with selected weights. Put this first in an `optax.chain`.
 
     Updates come as leaves `[B, *param]` and leave as leaves `[*param]`, so that one optax optimizer leads from
-    per-example gradients to the update. Rows of weight 0 do not reach the sum, whatever they hold.
+    per-example gradients to the update. Rows of weight 0 do not reach the sum, whatever they hold. With
+    `optax.experimental.aggregating.process` it stands between a transformation of per-example gradients and the
+    optimizer; wrap the first in `optax.with_extra_args_support`, so that the signals pass through it.
 
     Args:
       selection: weight transformation over `[batch_size]`; the incoming weights are 1/B.
       batch_size: B, static.
 
     Returns:
-      A transformation; pass the selection's signals to `update`, `losses` among them.
+      An `optax.experimental.aggregating.Aggregator`; pass the selection's signals to `update`, `losses` among them.
 
     Raises:
       TypeError: if `batch_size` is not a static int or, in `update`, the losses are not floating point.
@@ -70,4 +70,4 @@ def weighted_aggregate(
 
         return jax.tree.map(aggregate, updates), WeightedAggregateState(inner)
 
-    return as_optax(init, update)
+    return aggregating.Aggregator(init, update)

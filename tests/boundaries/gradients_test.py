@@ -6,6 +6,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from optax.experimental import aggregating
 
 from minibatch_jax import across, normalize, take, uniform_like, value_and_grad, weighted_aggregate
 from minibatch_jax.selection import keep_bottomk, keep_topk
@@ -305,3 +306,14 @@ def test_take_names_the_leaf_with_other_rows():
         take({"x": jnp.zeros((4, 2)), "y": jnp.zeros(3)}, uniform_like(jnp.zeros(4)), 2)
     with pytest.raises(TypeError, match="k is 2.5, wanted a static Python int"):
         take(jnp.zeros(4), uniform_like(jnp.zeros(4)), 2.5)
+
+
+def test_weighted_aggregate_is_an_aggregator_between_a_preprocessor_and_an_optimizer():
+    clip = optax.with_extra_args_support(optax.stateless(lambda g, _: jax.tree.map(lambda x: jnp.clip(x, -1, 1), g)))
+    aggregate = weighted_aggregate(keep_topk(2), 3)
+    assert isinstance(aggregate, aggregating.Aggregator)
+    tx = aggregating.process(clip, aggregate, optax.sgd(1.0))
+    gradients, losses = jnp.array([[5.0, 0.5], [0.25, -3.0], [jnp.nan, 1.0]]), jnp.array([1.0, 0.5, 0.1])
+    params = jnp.zeros(2)
+    updates, _ = tx.update(gradients, tx.init(params), params, losses=losses)
+    np.testing.assert_allclose(updates, [-(1 + 0.25) / 3, -(0.5 - 1) / 3], rtol=1e-6)

@@ -23,6 +23,7 @@ from minibatch_jax.boundaries.pairs import MODES, sample_pairs
 from minibatch_jax.coupling._running import run_coupling
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.plans import Plan, independent_plan
+from minibatch_jax.devices import bound_axis, gather_rows, own_rows
 from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
 
@@ -69,8 +70,12 @@ def flow_matching_pairs(
     mode: str = "columns",
     cost_fn: Callable[[jax.Array, jax.Array], jax.Array] = squared_euclidean_cost,
     state: Any = None,
+    axis_name: str | None = None,
 ) -> FlowPairs:
     """Pair a batch of noise with a batch of data, ready for flow matching.
+
+    Under `shard_map` or `pmap` every device pairs its own part of the batches, unless `axis_name` is given: then all
+    parts are one problem, which every device solves, and each gets its share of the pairs.
 
     Args:
       key: typed PRNG key or int seed.
@@ -83,15 +88,17 @@ def flow_matching_pairs(
       cost_fn: cost `[B0, B1]` of the two batches, for a coupling that is a transformation.
       state: state of the coupling: the field `state` of the last result, and `coupling.init(weights)` of `[B0, B1]`
         weights at first. A coupling whose plans do not depend on earlier batches needs none.
+      axis_name: axis of a `shard_map` or `pmap` over which both batches are sharded. Key, plan and state are then those
+        of all devices together, the same on each, and the coupling is not wrapped in `across`.
 
     Returns:
-      `FlowPairs(x0, x1, weights, source, target, state)`.
+      `FlowPairs(x0, x1, weights, source, target, state)`; over an axis, source and target count rows of all devices.
 
     Raises:
       TypeError: if the coupling is neither a plan nor a transformation, or a batch is not an array.
       ValueError: if the plan does not fit the batches, the mode is unknown, there is no coupling and the batches
         differ in size, the plans of the coupling depend on earlier batches (a moving average, potentials, a schedule)
-        and no state is given, or a state is given to what is no transformation.
+        and no state is given, a state is given to what is no transformation, or axes are bound but not `axis_name`.
 
     References:
       Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023
@@ -108,6 +115,18 @@ def flow_matching_pairs(
     for name, batch in (("x0", x0), ("x1", x1)):
         if not isinstance(batch, jax.Array | np.ndarray):
             raise TypeError(f"{name} is a {type(batch).__name__}, wanted an array; coupling comes after x0 and x1.")
+    axis = bound_axis(axis_name)
+    if axis is not None:
+        x0, x1 = gather_rows(jnp.asarray(x0), axis), gather_rows(jnp.asarray(x1), axis)
+    pairs = _pairs(key, x0, x1, coupling, mode, cost_fn, state)
+    if axis is None:
+        return pairs
+    *rows, state = pairs
+    share = rows[-1].shape[0] // jax.lax.axis_size(axis)
+    return FlowPairs(*(own_rows(x, share, axis) for x in rows), state)
+
+
+def _pairs(key, x0, x1, coupling, mode, cost_fn, state) -> FlowPairs:
     if isinstance(coupling, optax.GradientTransformation):
         cost = cost_fn(x0, x1)
         uniform = independent_plan(*(jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape))
