@@ -22,6 +22,7 @@ from .compose import normalize as normalize
 from .compose import record as record
 from .devices import across as across
 from .devices import replicate as replicate
+from .processes import check_same_arguments as check_same_arguments
 from .signals import SIGNALS as SIGNALS
 from .weights import uniform_like as uniform_like
 from .weights import weight_transformation as weight_transformation

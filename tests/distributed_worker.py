@@ -1,5 +1,6 @@
 """One of two processes: `python -m tests.distributed_worker PORT PROCESS`. Fails unless both agree with one process."""
 
+import re
 import sys
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minibatch_jax import across, normalize, value_and_grad
+from minibatch_jax.processes import check_same_arguments
 from minibatch_jax.selection import keep_topk
 from minibatch_jax.signals import SIGNALS
 from minibatch_jax.testing import ROWS, draw, run
@@ -71,12 +73,28 @@ def check_training(mesh, gather):
         np.testing.assert_allclose(local, expected[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, gather={gather}")
 
 
+def check_arguments(process):
+    check_same_arguments(seed=jax.random.key(0), k=8, pool={"x": np.arange(6.0)}, metric="cosine")
+    for arguments, wrong in (
+        ({"seed": process, "k": 8}, "^seed: got other values"),
+        ({"k": 8, "pool": np.arange(6.0) + (np.arange(6) == 3) * process}, "^pool: got other values"),
+        ({"k" if process else "size": 8}, "^the names of the arguments: got"),
+    ):
+        try:
+            check_same_arguments(**arguments)
+        except ValueError as error:
+            assert re.match(wrong, str(error)), error
+        else:
+            raise AssertionError(f"{arguments} on two processes raised nothing")
+
+
 def main(port: str, process: int, names: list[str]) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     from tests.conformance_test import CASES  # test files compute, which must come after the devices are known
 
+    check_arguments(process)
     for name in names or CASES:
         check_factory(mesh, name, CASES[name])
     for gather in (None, 8):
