@@ -59,8 +59,9 @@ def test_the_readme_is_short():
 @pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
 def test_the_code_of_a_guide_runs(page):
     names = {}
-    for code in blocks(page.read_text(), "python"):
-        exec(code, names)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for code in blocks(page.read_text(), "python"):
+            exec(code, names)
 
 
 def test_the_method_table_is_what_the_docstrings_say():

@@ -143,14 +143,14 @@ def test_tokens_are_items_of_their_own():
     real = (np.random.default_rng(2).uniform(size=(B, D)) < 0.7) & (np.arange(B) != 5)[:, None]
     weights = jnp.asarray(real / np.sum(real), jnp.float32)
     spoilt = batch | {"x": batch["x"].at[5].set(jnp.nan)}
-    expected = jax.value_and_grad(lambda p: jnp.sum(jnp.where(real, tokens(p, batch), 0)) / np.sum(real))(params)
+    expected = jax.value_and_grad(lambda p: jnp.sum(jnp.where(real, tokens(p, batch), 0)) / float(np.sum(real)))(params)
     for gather in (None, B - 1):
         (value, aux), grads, _ = value_and_grad(tokens, optax.identity(), gather=gather)(
             params, spoilt, optax.EmptyState(), weights=weights
         )
         close((value, grads), expected)
         np.testing.assert_allclose(aux.kept, 1.0)
-        np.testing.assert_allclose(aux.effective_sample_size, np.sum(real), rtol=1e-5)
+        np.testing.assert_allclose(aux.effective_sample_size, float(np.sum(real)), rtol=1e-5)
 
 
 def test_a_dict_of_tasks_has_a_dict_of_weights():
