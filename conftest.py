@@ -51,10 +51,12 @@ if hasattr(mlir, "make_ir_context"):
 PROGRAMS = Counter()  # what this process and its workers compile or read from the cache
 
 
-@jax.monitoring.register_event_duration_secs_listener
 def count_program(event, seconds, **details):
     PROGRAMS["all"] += event == "/jax/core/compile/backend_compile_duration"
     PROGRAMS["read"] += event == "/jax/compilation_cache/cache_retrieval_time_sec"
+
+
+jax.monitoring.register_event_duration_secs_listener(count_program)
 
 
 def pytest_configure(config):

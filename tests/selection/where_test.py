@@ -48,7 +48,7 @@ def test_every_function_with_where_is_called_here():
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_where_is_bool_of_the_right_shape(call):
-    call(where=jnp.array([True, True, True, False]))
+    jax.jit(lambda where: call(where=where))(jnp.array([True, True, True, False]))
     with pytest.raises(TypeError, match="where has dtype int32, wanted bool"):
         call(where=jnp.array([1, 2, 2, 0]))
     with pytest.raises(ValueError, match="where has shape"):

@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_coupled_pairs():
         return (jnp.eye(2)[:, :, None, None] * jnp.eye(2)[None, None]) / 4
 
     batch = {"image": jnp.asarray(image), "label": jnp.asarray(label)}
-    loss, metrics = experiment.loss_fn(params, batch, config, identity)
+    loss, metrics = jax.jit(lambda p, b: experiment.loss_fn(p, b, config, identity))(params, batch)
     features, logits = (np.asarray(x) for x in experiment.predict(params, image))
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = -np.mean([log_p[i, label[i]] for i in range(4)])
