@@ -94,6 +94,7 @@ def bound_axis(axis_name: str | None) -> str | None:
       The name, or None where no axis is bound or none is named.
 
     Raises:
+      TypeError: if the name is no text.
       ValueError: if axes are bound, but not this one.
 
     Examples:
@@ -104,6 +105,8 @@ def bound_axis(axis_name: str | None) -> str | None:
     """
     if axis_name is None:
         return None
+    if not isinstance(axis_name, str):
+        raise TypeError(f"axis_name is {axis_name!r}, wanted the name of one axis.")
     bound = [str(name) for name in core.unsafe_get_axis_names_DO_NOT_USE()]  # pyright: ignore[reportPrivateImportUsage]
     if axis_name in bound:
         return axis_name
@@ -120,6 +123,8 @@ def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
     """
     if jnp.ndim(array) == 0:
         return array
+    if axis_name not in _manual_axes():  # an axis of vmap
+        return jax.lax.all_gather(array, axis_name, tiled=True)
     return jax.lax.all_gather(array, axis_name, tiled=True, to="invarying")
 
 
@@ -136,9 +141,11 @@ def own_taken_rows(array: jax.Array, indices: jax.Array, axis_name: str) -> jax.
     local = indices - jax.lax.axis_index(axis_name) * array.shape[0]
     mine = (local >= 0) & (local < array.shape[0])
     rows = array[jnp.clip(local, 0, array.shape[0] - 1)]
-    summable = rows.astype(jnp.int8) if rows.dtype == jnp.bool_ else rows
-    held = jnp.where(jnp.expand_dims(mine, range(1, rows.ndim)), summable, jnp.zeros_like(summable))
-    return jax.lax.psum_scatter(held, axis_name, tiled=True).astype(rows.dtype)
+    is_key = jnp.issubdtype(rows.dtype, jax.dtypes.prng_key)
+    numbers = jax.random.key_data(rows) if is_key else rows.astype(jnp.int8) if rows.dtype == jnp.bool_ else rows
+    held = jnp.where(jnp.expand_dims(mine, range(1, numbers.ndim)), numbers, jnp.zeros_like(numbers))
+    share = jax.lax.psum_scatter(held, axis_name, tiled=True)
+    return jax.random.wrap_key_data(share, impl=jax.random.key_impl(rows)) if is_key else share.astype(rows.dtype)
 
 
 def taken_rows(array: jax.Array, indices: jax.Array, rows_axis: RowsAxis = None) -> jax.Array:
@@ -165,7 +172,10 @@ def taken_rows(array: jax.Array, indices: jax.Array, rows_axis: RowsAxis = None)
     mesh = jax.typeof(array).sharding.mesh
     devices = math.prod(mesh.shape[name] for name in axis)
     if indices.shape[0] % devices:
-        raise ValueError(f"k is {indices.shape[0]}, wanted a multiple of the {devices} devices along {axis}.")
+        raise ValueError(
+            f"{indices.shape[0]} rows are to be taken, wanted a multiple of the {devices} devices along {axis}, or "
+            "rows_axis=() if every device holds all rows."
+        )
     if _is_explicit(array):
         return array.at[indices].get(out_sharding=jax.typeof(array).sharding)
     spec = PartitionSpec(axis, *[PartitionSpec.UNCONSTRAINED] * (array.ndim - 1))
@@ -209,11 +219,42 @@ def _as_names(axis: RowsAxis) -> tuple[str, ...]:
 def as_varying(tree: Any, axis_name: str) -> Any:
     """Mark the arrays as different on each device of `axis_name`, where `shard_map` tracks that."""
 
+    if axis_name not in _manual_axes():  # an axis of vmap
+        return tree
+
     def cast(x):
         x = jnp.asarray(x)
         return x if axis_name in jax.typeof(x).manual_axis_type.varying else jax.lax.pcast(x, axis_name, to="varying")
 
     return jax.tree.map(cast, tree)
+
+
+def any_device(condition: jax.Array) -> jax.Array:
+    """Return whether a condition holds on any device, over all axes of `shard_map` and `pmap` that the code runs under.
+
+    A branch that contains collectives must be taken by all devices or by none.
+    """
+    axes = _manual_axes()
+    number = condition.astype(jnp.int32)
+    for axis in axes:
+        number = as_varying(number, axis)
+    return (jax.lax.psum(number, axes) if axes else number) > 0
+
+
+def varying_like(tree: Any, shapes: Any) -> Any:
+    """Mark arrays as different on the devices on which the arrays of the given shapes are."""
+
+    def cast(x, shape):
+        for axis in getattr(shape, "vma", None) or ():
+            x = as_varying(x, axis)
+        return x
+
+    return jax.tree.map(cast, tree, shapes)
+
+
+def _manual_axes() -> tuple[str, ...]:
+    mesh = jax.sharding.get_abstract_mesh()
+    return () if mesh.empty else tuple(mesh.manual_axes)
 
 
 def replicate(tree: Any) -> Any:

@@ -92,6 +92,8 @@ def pair_signals(given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, 
             check_shape(name, mask, shape)
             check_bool(name, mask)
         return masks
+    if (positives is None) != (negatives is None):
+        raise TypeError("one of 'positives' and 'negatives' is given, wanted both, or 'labels'.")
     labels, reference_labels = given.get("labels"), given.get("reference_labels")
     if labels is None:
         names = sorted(name for name, value in given.items() if value is not None)

@@ -1,9 +1,11 @@
 """Forward and backward passes over items with weights; `value_and_grad` and `accumulate` are made of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 
@@ -11,7 +13,18 @@ from minibatch_jax._checks import check_count
 from minibatch_jax.boundaries._items import Items, any_over, axis_size, count, row_mass, without_hidden
 from minibatch_jax.boundaries._models import Model
 from minibatch_jax.boundaries.rows import check_leading_axis, heaviest_rows
-from minibatch_jax.devices import RowsAxis, as_varying, gather_rows, own_rows, own_taken_rows, shard_like, taken_rows
+from minibatch_jax.devices import (
+    RowsAxis,
+    any_device,
+    as_varying,
+    gather_rows,
+    own_rows,
+    own_taken_rows,
+    replicate,
+    shard_like,
+    taken_rows,
+    varying_like,
+)
 
 
 class Choice(NamedTuple):
@@ -63,6 +76,7 @@ class Step(NamedTuple):
       model: its parameters.
       has_aux: whether it returns signals; None if the result tells.
       has_state: whether it takes and returns a state.
+      name: what errors call it.
     """
 
     items_fn: Callable[..., Any]
@@ -70,6 +84,7 @@ class Step(NamedTuple):
     model: Model
     has_aux: bool | None = None
     has_state: bool = False
+    name: str = "items_fn"
 
     def apply(self, trained: Any, batch: Any, carried: Any) -> tuple[Any, tuple[dict[str, Any], Any]]:
         """Run the user's function: return the items, and beside them the signals and the state of the model."""
@@ -77,7 +92,7 @@ class Step(NamedTuple):
         params = self.model.merge(trained, rest)
         out = self.items_fn(params, batch, user_state) if self.has_state else self.items_fn(params, batch)
         items, signals, user_state = self._parts(out, user_state)
-        self.kind.check(items)
+        self.kind.check(items, self.name)
         if not self.kind.of_pairs:
             check_leading_axis("batch", batch, jax.tree.leaves(items)[0].shape[0])
         return items, (signals, (self.model.rest_of(params), user_state))
@@ -91,7 +106,7 @@ class Step(NamedTuple):
             wanted = f"({', '.join(names)})"
             if len(names) == 1:
                 wanted = "items alone, or has_aux=True for signals or has_state=True for a state beside them"
-            raise TypeError(f"items_fn returned {got}, wanted {wanted}.")
+            raise TypeError(f"{self.name} returned {got}, wanted {wanted}.")
         return parts[0], parts[1] if has_aux else {}, parts[-1] if self.has_state else user_state
 
     def score(self, batch: Any, carried: Any, blocks: int) -> tuple[Any, dict[str, Any]]:
@@ -100,6 +115,11 @@ class Step(NamedTuple):
 
         def score_block(block):
             items, (signals, _) = self.apply(trained, block, carried)
+            if blocks > 1:
+                rows = jax.tree.leaves(items)[0].shape[0]
+                for name, signal in signals.items():
+                    if any(jnp.shape(x)[:1] != (rows,) for x in jax.tree.leaves(signal)):
+                        raise ValueError(f"signal {name!r} has no row for each item, wanted one with micro_batches.")
             return jax.lax.stop_gradient((items, signals))
 
         if blocks == 1:
@@ -121,25 +141,46 @@ class Step(NamedTuple):
         choice = choose(items, signals)
         value, cotangent = kind.cotangent(items, choice.start, choice.weights, choice.signals)
         (grads,) = vjp(cotangent)
-
-        def without_zeros():
-            hidden = without_hidden(batch, choice.weights, kind)
-            return jax.vjp(lambda t: self.apply(t, hidden, carried)[0], trained)[1](cotangent)[0]
-
         if recheck:
-            broken = any_over(count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0, kind.axis_name)
-            grads = jax.lax.cond(broken, without_zeros, lambda: grads)
-        has_weight = count(jax.tree.map(lambda w: w != 0, choice.weights)) > 0
-        if kind.of_pairs:
-            has_weight = any_over(has_weight, kind.axis_name)
-        grads = zero_unless(has_weight, grads)
+            broken = any_device(count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0)
+            if not kind.of_pairs:  # a row cannot be overwritten for one of its tokens only
+                whole = jax.tree.map(whole_rows, items, choice.weights)
+                weights = jax.tree.map(lambda new, old: jnp.where(broken, new, old), whole, choice.weights)
+                choice = choice._replace(weights=weights)
+                value, cotangent = kind.cotangent(items, choice.start, choice.weights, choice.signals)
+            again = functools.partial(self._without_zeros, trained, batch, carried, choice.weights, cotangent)
+            if isinstance(broken, jax.core.Tracer):
+                grads = jax.lax.cond(broken, again, lambda: grads)
+            elif broken:  # outside of jit: compile nothing
+                grads = again()
+        grads = zero_unless(self._has_weight(choice.weights), grads)
         return Passed(value, grads, items, choice, signals, new_carried, *kind.counts(choice.start, items))
 
+    def _without_zeros(self, trained: Any, batch: Any, carried: Any, weights: Any, cotangent: Any) -> Any:
+        """Return the gradient of a batch without the rows of weight 0, for each array of items by itself."""
+        structure = jax.tree.structure(weights)
+
+        def of_one(number, own_weights, own_cotangent):
+            rows = without_hidden(batch, own_weights, self.kind)
+            one = lambda t: structure.flatten_up_to(self.apply(t, rows, carried)[0])[number]  # noqa: E731
+            return zero_unless(self._has_weight(own_weights), jax.vjp(one, trained)[1](own_cotangent)[0])
+
+        parts = zip(structure.flatten_up_to(weights), structure.flatten_up_to(cotangent))
+        total, *others = [of_one(number, *part) for number, part in enumerate(parts)]
+        for other in others:
+            total = jax.tree.map(jnp.add, total, other)
+        return total
+
+    def _has_weight(self, weights: Any) -> jax.Array:
+        has_weight = count(jax.tree.map(lambda w: w != 0, weights)) > 0
+        return any_over(has_weight, self.kind.axis_name) if self.kind.of_pairs else has_weight
+
     def differentiate_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, *, recheck: bool) -> Passed:
-        """Do passes over blocks of rows with given weights, and add up their gradients."""
+        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least."""
 
         def one_block(block, block_weights, carried):
             def keep(items, signals):
+                self._check_as_scored(items, block_weights)
                 return Choice(block_weights, finite_only(items, block_weights), (), {})
 
             return self.differentiate(block, carried, keep, recheck=recheck)
@@ -147,22 +188,44 @@ class Step(NamedTuple):
         if blocks == 1:
             return one_block(batch, weights, carried)
 
+        def sums(passed):
+            wide = jax.tree.map(lambda g: g.astype(_wide(g.dtype)), passed.grads)
+            return passed.value, wide, passed.weighted, passed.finite
+
         def add(carry, block):
             total, carried = carry
             rows, row_weights = block
             passed = one_block(rows, row_weights, carried)
-            new = passed.value, passed.grads, passed.weighted, passed.finite
-            return (jax.tree.map(jnp.add, total, new), passed.carried), (passed.items, passed.choice, passed.signals)
+            return (jax.tree.map(jnp.add, total, sums(passed)), passed.carried), passed._replace(
+                value=(), grads=(), carried=(), weighted=(), finite=()
+            )
 
         parts = in_blocks((batch, weights), blocks)
         first, first_weights = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(one_block, first, first_weights, carried)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (shapes.value, shapes.grads, shapes.weighted, shapes.finite)
-        )
-        ((value, grads, weighted, finite), carried), collected = jax.lax.scan(add, (zeros, carried), parts)
-        items, choice, signals = jax.tree.map(from_blocks, collected)
+        if jax.tree.structure(shapes.carried) != jax.tree.structure(carried):
+            raise TypeError("items_fn changes the structure of its state, wanted the same in every micro-batch.")
+        zeros = jax.tree.map(lambda t: jnp.zeros_like(t, dtype=_wide(t.dtype)), self.model.trained)
+        scalars = [jnp.zeros((), x.dtype) for x in (shapes.value, shapes.weighted, shapes.finite)]
+        start = (scalars[0], zeros, *scalars[1:])
+        start = varying_like(start, (shapes.value, shapes.grads, shapes.weighted, shapes.finite))
+        begin = start, varying_like(carried, shapes.carried)
+        ((value, wide, weighted, finite), carried), collected = jax.lax.scan(add, begin, parts)
+        grads = jax.tree.map(lambda g, t: g.astype(t.dtype), wide, self.model.trained)
+        items, choice, signals = jax.tree.map(from_blocks, (collected.items, collected.choice, collected.signals))
         return Passed(value, grads, items, choice, signals, carried, weighted, finite)
+
+    def _check_as_scored(self, items: Any, weights: Any) -> None:
+        shapes = [jax.tree.map(lambda x: list(jnp.shape(x)), tree) for tree in (items, weights)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"items_fn returned {shapes[0]} for scores {shapes[1]}, wanted the shapes of the scores.")
+
+
+def whole_rows(items: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return the weights, 0 in rows that hold a token that is not finite; other items are rows by themselves."""
+    if items.ndim == 1:
+        return weights
+    return jnp.where(jnp.all(jnp.isfinite(items), axis=1)[:, None], weights, 0)
 
 
 def finite_only(items: Any, weights: Any) -> Any:
@@ -196,6 +259,19 @@ def heaviest(
     return rows, jax.tree.map(without_repeats, row_weights), indices
 
 
+def weights_of_batch(row_weights: Any, indices: jax.Array, like: Any, axis_name: str | None) -> Any:
+    """Return the weights of the batch that the rows have which were differentiated, 0 elsewhere."""
+
+    def scatter(rows, weights):
+        if axis_name is None:
+            whole = jnp.zeros(weights.shape, rows.dtype).at[indices].add(replicate(rows))
+            return shard_like(weights, whole)
+        whole = jnp.zeros((weights.shape[0] * axis_size(axis_name), *weights.shape[1:]), rows.dtype)
+        return own_rows(whole.at[indices].add(gather_rows(rows, axis_name)), weights.shape[0], axis_name)
+
+    return jax.tree.map(scatter, row_weights, like)
+
+
 def in_blocks(tree: Any, blocks: int) -> Any:
     """Cut rows into blocks, `[B, ...]` to `[blocks, B / blocks, ...]`; block j has the rows j, j + blocks, ...
 
@@ -210,6 +286,10 @@ def in_blocks(tree: Any, blocks: int) -> Any:
 def from_blocks(x: jax.Array) -> jax.Array:
     """Undo `in_blocks` for one array."""
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def zero_unless(keep: jax.Array, grads: Any) -> Any:

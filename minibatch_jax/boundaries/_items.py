@@ -39,15 +39,19 @@ class Items(NamedTuple):
         """Whether the items are a matrix of pairs."""
         return self.kind != "losses"
 
-    def check(self, items: Any) -> None:
-        """Raise unless every array of items has the rank of its kind and floating point."""
-        if self.loss is not None and not isinstance(items, jax.Array):
-            raise TypeError(f"items_fn returned {type(items).__name__}, wanted one array of items where loss is given.")
-        for leaf in jax.tree.leaves(items):
+    def check(self, items: Any, name: str) -> None:
+        """Raise unless every array of items that the function returned has the rank of its kind and floating point."""
+        leaves, wanted = jax.tree.leaves(items), _SHAPES[self.kind]
+        one = self.kind in ("distances", "similarities")
+        if not leaves or (one and not isinstance(items, jax.Array)) or isinstance(items, list | tuple):
+            raise TypeError(f"{name} returned {type(items).__name__}, wanted {wanted}{'' if one else ', or a dict'}.")
+        for leaf in leaves:
             ranks = (2,) if self.of_pairs else (1, 2)
             if jnp.ndim(leaf) not in ranks or jnp.size(leaf) == 0:
-                raise ValueError(f"items_fn returned {list(jnp.shape(leaf))}, wanted {_SHAPES[self.kind]}.")
+                raise ValueError(f"{name} returned {list(jnp.shape(leaf))}, wanted {wanted}.")
             check_floating(self.kind, leaf)
+        if len({leaf.shape[0] for leaf in leaves}) > 1:
+            raise ValueError(f"{name} returned {[list(x.shape) for x in leaves]}, wanted as many rows in each task.")
 
     def start(self, items: Any, given: Any = None) -> Any:
         """Return the given weights, or those to start with: 1/number of items for losses, 1 for distances."""
@@ -57,7 +61,7 @@ class Items(NamedTuple):
                     f"weights have the structure {jax.tree.structure(given)}, wanted {jax.tree.structure(items)}."
                 )
             jax.tree.map(lambda w, x: check_shape("weights", w, jnp.shape(x)), given, items)
-            return given
+            return jax.tree.map(as_weights, given)
         devices = axis_size(self.axis_name)
 
         def start_one(x):
@@ -109,6 +113,12 @@ class Items(NamedTuple):
         """Return how many items have a weight, and how many of those are finite."""
         weighted = jax.tree.map(lambda w: w != 0, weights)
         return count(weighted), count(jax.tree.map(lambda w, x: w & jnp.isfinite(x), weighted, items))
+
+
+def as_weights(weights: jax.Array) -> jax.Array:
+    """Return weights in float32 (float64 with x64), 0 where they are not finite."""
+    weights = jnp.asarray(weights).astype(weight_dtype(jnp.zeros(()).dtype))
+    return jnp.where(jnp.isfinite(weights), weights, 0)
 
 
 def without_hidden(batch: Any, weights: Any, items: Items) -> Any:

@@ -29,16 +29,27 @@ class Model(NamedTuple):
     write: Callable[[Any], None]
 
 
+def fixed_model(params: Any) -> Model:
+    """Return parameters of which nothing is differentiated; modules of nnx are copied, so that they are not written."""
+    model = split_model(params, None) if _is_nnx(params) else None
+    return model or Model((), (), lambda t, r: params, lambda p: (), lambda t: None, lambda rest: None)
+
+
 def split_model(params: Any, wrt: Any) -> Model:
     """Take parameters apart into what is differentiated and the rest."""
-    nnx = sys.modules.get("flax.nnx")  # a module of nnx exists only where nnx is loaded
-    if nnx is not None:
-        leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nnx.Module))
-        if any(isinstance(leaf, nnx.Module) for leaf in leaves):
-            from minibatch_jax.boundaries._nnx import split_nnx
+    if _is_nnx(params):
+        from minibatch_jax.boundaries._nnx import split_nnx
 
-            return split_nnx(params, wrt)
+        return split_nnx(params, wrt)
     return _split_tree(params, wrt)
+
+
+def _is_nnx(params: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")  # a module of nnx exists only where nnx is loaded
+    if nnx is None:
+        return False
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nnx.Module))
+    return any(isinstance(leaf, nnx.Module) for leaf in leaves)
 
 
 def _split_tree(params: Any, wrt: Any) -> Model:

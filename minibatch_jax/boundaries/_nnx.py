@@ -3,6 +3,7 @@
 Imported only where a module of nnx is differentiated.
 """
 
+import inspect
 from typing import Any
 
 from flax import nnx
@@ -15,6 +16,8 @@ def split_nnx(module: Any, wrt: Any) -> Model:
 
     A pass works on a copy of the module: variables that belong to an outer trace cannot be written in an inner one.
     """
+    if inspect.isfunction(wrt):
+        raise TypeError("wrt is a function, wanted a filter of nnx for a module of nnx, such as nnx.LoRAParam.")
     wanted = nnx.Param if wrt is None else wrt
     graph, trained, rest = nnx.split(module, wanted, ...)
     if not trained:

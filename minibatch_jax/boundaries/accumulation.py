@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_shape
 from minibatch_jax.boundaries._engine import Step
-from minibatch_jax.boundaries._items import Items
+from minibatch_jax.boundaries._items import Items, as_weights
 from minibatch_jax.boundaries._models import split_model
 
 
@@ -22,11 +22,11 @@ def accumulate(
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses [b]` of any number of rows.
-      weights: `[B]`, floating point, at least 0; they are not normalized.
+      weights: `[B]`, at least 0; they are not normalized.
       micro_batches: number of equal blocks, static; it divides B.
 
     Returns:
-      `fn(params, batch) -> (value, grads)`, where the batch has B rows; the value is `[]` in the dtype of the weights.
+      `fn(params, batch) -> (value, grads)`, where the batch has B rows; the value is `[]`, float32 (float64 with x64).
 
     Raises:
       TypeError: if `micro_batches` is not a static int or losses are not floating point.
@@ -45,7 +45,7 @@ def accumulate(
         model = split_model(params, None)
         step = Step(loss_fn, Items("losses", None, None), model)
         batch = jax.tree.map(jnp.asarray, batch)
-        passed = step.differentiate_blocks(batch, weights, (model.rest, None), micro_batches, recheck=True)
+        passed = step.differentiate_blocks(batch, as_weights(weights), (model.rest, None), micro_batches, recheck=True)
         model.write(passed.carried[0])
         return passed.value, model.gradient(passed.grads)
 

@@ -70,4 +70,5 @@ def weighted_aggregate(selection: optax.GradientTransformationExtraArgs, batch_s
 
         return jax.tree.map(aggregate, updates), WeightedAggregateState(inner)
 
-    return aggregating.Aggregator(init, update)
+    update_fn: Any = update  # the type of optax knows no signals
+    return aggregating.Aggregator(init, update_fn)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count
-from minibatch_jax.boundaries._engine import Choice, Step, finite_only, heaviest, zero_unless
+from minibatch_jax.boundaries._engine import Choice, Step, finite_only, heaviest, weights_of_batch, zero_unless
 from minibatch_jax.boundaries._items import KINDS, Items, count, sum_over, sum_tree
-from minibatch_jax.boundaries._models import split_model
+from minibatch_jax.boundaries._models import fixed_model, split_model
 from minibatch_jax.compose import effective_sample_size
 from minibatch_jax.devices import RowsAxis, bound_axis, gather_rows
 
@@ -152,11 +152,17 @@ def value_and_grad(
         step = Step(items_fn, kind, split_model(params, wrt), has_aux, has_state)
         scorer = step
         if score_fn is not None:
-            scorer = Step(score_fn, kind, split_model(params if score_params is None else score_params, None))
+            fixed = fixed_model(params if score_params is None else score_params)
+            scorer = Step(score_fn, kind, fixed, name="score_fn")
+        if score_params is not None and score_fn is None:
+            raise TypeError("score_params is given without score_fn, wanted both or neither.")
+        if model_state is not None and not has_state:
+            raise TypeError("model_state is given without has_state=True, wanted both or neither.")
         carried, scored = (step.model.rest, model_state), (scorer.model.rest, model_state)
 
         def choose(scores, own_signals):
-            clash = own_signals.keys() & signals.keys()
+            items_seen = kind.signals(scores).keys()
+            clash = (own_signals.keys() & signals.keys()) | (items_seen & (own_signals.keys() | signals.keys()))
             if clash:
                 raise ValueError(f"signals {sorted(clash)} come from items_fn and from the caller, wanted one source.")
             start = kind.start(scores, weights)
@@ -175,15 +181,21 @@ def value_and_grad(
             rows, row_weights, indices = batch, choice.weights, None
             if gather is not None:
                 rows, row_weights, indices = heaviest(batch, choice.weights, gather, rows_axis, kind.axis_name)
-            recheck = score_fn is not None or has_state
+            scored_alike = score_fn is None and not jax.tree.leaves(carried)  # then all gathered rows are finite
+            recheck = gather is None or not scored_alike
             passed = step.differentiate_blocks(rows, row_weights, carried, micro_batches, recheck=recheck)
             counts = [kind.counts(choice.start, found), (passed.weighted, passed.finite)]
+            weights_used = passed.choice.weights
+            if indices is not None:
+                weights_used = weights_of_batch(weights_used, indices, choice.weights, kind.axis_name)
+            choice = choice._replace(weights=weights_used)
 
         value, grads, counts = sum_over((passed.value, passed.grads, counts), kind.axis_name)
         diverged = jnp.any(jnp.stack([(weighted > 0) & (finite == 0) for weighted, finite in counts]))
         if regularizer is not None:
             extra = jax.value_and_grad(lambda t, r=regularizer: r(step.model.merge(t, step.model.rest)))
-            value, grads = jax.tree.map(jnp.add, (value, grads), extra(step.model.trained))
+            penalty, slopes = extra(step.model.trained)
+            value, grads = value + penalty.astype(value.dtype), jax.tree.map(jnp.add, grads, slopes)
             grads = zero_unless(~diverged, grads)  # without a regularizer no weight is left that could make one
         value, grads = jnp.where(diverged, jnp.nan, value), step.model.gradient(grads)
         rest, new_model_state = passed.carried

@@ -101,7 +101,7 @@ def test_taken_rows_lie_as_the_batch_does(kind):
     [
         ("4x2", None, 8, r"rows_axis is None on a mesh with the axes \['data', 'model'\]"),
         ("8", "dta", 8, r"rows_axis is 'dta', wanted axes of the mesh: \['data'\] \(did you mean 'data'\?\)"),
-        ("8", "data", 12, r"k is 12, wanted a multiple of the 8 devices along \('data',\)"),
+        ("8", "data", 12, r"12 rows are to be taken, wanted a multiple of the 8 devices along \('data',\)"),
     ],
 )
 def test_an_unclear_axis_or_an_uneven_share_is_named(name, rows_axis, k, message):

@@ -146,7 +146,7 @@ def test_rectangular_pairs_and_masks_of_ones_own():
         return mining.contrastive_loss(d, *mining.margin_pair_masks(d, positives, negatives, 0.1, 0.9))
 
     np.testing.assert_allclose(by_masks[1]["w"], jax.grad(loss)(params)["w"], rtol=1e-5, atol=1e-6)
-    with pytest.raises(TypeError, match="wanted 'labels', or both 'positives' and 'negatives'"):
+    with pytest.raises(TypeError, match="one of 'positives' and 'negatives' is given, wanted both"):
         fn(params, x[0], state, positives=positives)
 
 
