@@ -182,6 +182,20 @@ def taken_rows(array: jax.Array, indices: jax.Array, rows_axis: RowsAxis = None)
     return jax.lax.with_sharding_constraint(array[indices], NamedSharding(mesh, spec))
 
 
+def reshape_rows(array: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...]) -> jax.Array:
+    """Reshape an array; on Explicit mesh axes the result has this partition spec."""
+    if not _is_explicit(array):
+        return array.reshape(shape)
+    sharding = NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec(*spec))
+    return array.reshape(shape, out_sharding=sharding)
+
+
+def spec_of(array: jax.Array) -> tuple[Any, ...]:
+    """Return the partition spec of an array on Explicit mesh axes, with None for every axis that is not sharded."""
+    spec = tuple(jax.typeof(array).sharding.spec) if _is_explicit(array) else ()
+    return (*spec, *[None] * (jnp.ndim(array) - len(spec)))
+
+
 def one_row(array: jax.Array, index: jax.Array) -> jax.Array:
     """Return `array[index][None]` on every device; only the row travels, not the array."""
     if not _is_explicit(array):
@@ -245,7 +259,8 @@ def varying_like(tree: Any, shapes: Any) -> Any:
     """Mark arrays as different on the devices on which the arrays of the given shapes are."""
 
     def cast(x, shape):
-        for axis in getattr(shape, "vma", None) or ():
+        kind = shape.manual_axis_type
+        for axis in () if kind is None else kind.varying:
             x = as_varying(x, axis)
         return x
 

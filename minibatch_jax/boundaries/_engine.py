@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
-import optax
 
 from minibatch_jax._checks import check_count
 from minibatch_jax.boundaries._items import Items, any_over, axis_size, count, row_mass, without_hidden
@@ -21,7 +20,9 @@ from minibatch_jax.devices import (
     own_rows,
     own_taken_rows,
     replicate,
+    reshape_rows,
     shard_like,
+    spec_of,
     taken_rows,
     varying_like,
 )
@@ -280,12 +281,18 @@ def in_blocks(tree: Any, blocks: int) -> Any:
     rows = jax.tree.leaves(tree)[0].shape[0]
     if rows % blocks:
         raise ValueError(f"micro_batches is {blocks}, wanted a divisor of the {rows} rows.")
-    return optax.microbatching.reshape_batch_axis(tree, rows // blocks)
+
+    def cut(x):
+        first, *others = spec_of(x)
+        return jnp.swapaxes(reshape_rows(x, (rows // blocks, blocks, *x.shape[1:]), (first, None, *others)), 0, 1)
+
+    return jax.tree.map(cut, tree)
 
 
 def from_blocks(x: jax.Array) -> jax.Array:
     """Undo `in_blocks` for one array."""
-    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+    _, first, *others = spec_of(x)
+    return reshape_rows(jnp.swapaxes(x, 0, 1), (x.shape[0] * x.shape[1], *x.shape[2:]), (first, *others))
 
 
 def _wide(dtype: Any) -> Any:
