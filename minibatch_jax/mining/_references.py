@@ -64,7 +64,7 @@ def references_of(
     """Check all arguments, and gather the references over the axis; by default they are the embeddings."""
     check_shape("embeddings", embeddings, (None, None))
     check_floating("embeddings", embeddings)
-    by_labels = told_by_labels(labels, positives, negatives)
+    by_labels = not isinstance(labels_or_masks(labels, positives, negatives), tuple)
     if by_labels and (references is None) != (reference_labels is None):
         missing = "references" if references is None else "reference_labels"
         raise ValueError(f"{missing} is None, wanted both references and reference_labels or neither.")
@@ -92,18 +92,22 @@ def references_of(
     return References(others, classes, Anchors(own_rows, labels, positives, negatives))
 
 
-def told_by_labels(labels: jax.Array | None, positives: jax.Array | None, negatives: jax.Array | None) -> bool:
-    """Return whether labels tell the pairs, or masks do; raise unless it is one of them."""
+def labels_or_masks(
+    labels: jax.Array | None, positives: jax.Array | None, negatives: jax.Array | None
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Return the labels, or both masks where they are given instead; raise unless it is one of them."""
     masks = {"positives": positives, "negatives": negatives}
     given = [name for name, mask in masks.items() if mask is not None]
-    if labels is not None and given:
-        raise ValueError(f"labels and {' and '.join(given)} are given, wanted labels, or positives and negatives.")
-    if labels is None and not given:
+    if labels is not None:
+        if given:
+            raise ValueError(f"labels and {' and '.join(given)} are given, wanted labels, or positives and negatives.")
+        return labels
+    if positives is None and negatives is None:
         raise ValueError("labels is None, wanted labels, or positives and negatives.")
-    if len(given) == 1:
-        missing = "negatives" if given == ["positives"] else "positives"
+    if positives is None or negatives is None:
+        missing = "positives" if positives is None else "negatives"
         raise ValueError(f"{missing} is None, wanted both positives and negatives.")
-    return labels is not None
+    return positives, negatives
 
 
 def rows_per_block(block_size: int, number: int) -> int:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_bool, check_count, check_floating, check_integer, check_shape
 from minibatch_jax.devices import bound_axis
-from minibatch_jax.mining._references import told_by_labels
+from minibatch_jax.mining._references import labels_or_masks
 
 
 class Memory(NamedTuple):
@@ -61,7 +61,7 @@ def init_memory(
       A memory that holds nothing.
 
     Raises:
-      TypeError: if a size is not a static int.
+      TypeError: if a size is not a static int, or the label shape not a tuple of them.
       ValueError: if a size is below 1.
 
     Examples:
@@ -72,9 +72,12 @@ def init_memory(
     """
     check_count("size", size)
     check_count("dimension", dimension)
-    return Memory(
-        jnp.zeros((size, dimension), dtype), jnp.full((size, *label_shape), -1, jnp.int32), jnp.zeros((), jnp.int32)
-    )
+    if not isinstance(label_shape, tuple):
+        raise TypeError(f"label_shape is {label_shape!r}, wanted a tuple of static ints.")
+    for length in label_shape:
+        check_count("label_shape", length)
+    labels = jnp.full((size, *label_shape), -1, jnp.int32)
+    return Memory(jnp.zeros((size, dimension), dtype), labels, jnp.zeros((), jnp.int32))
 
 
 def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory:
@@ -164,7 +167,7 @@ def memory_pairs(
       >>> from minibatch_jax import mining, value_and_grad
       >>> def similarities(scale, batch, memory):
       ...   x, labels = batch
-      ...   z = mining.normalize_embeddings(x * scale)
+      ...   z = mining.normalize_embeddings(x * scale[None])
       ...   pairs = memory_pairs(memory, z, labels)
       ...   signals = {"positives": pairs.positives, "negatives": pairs.negatives}
       ...   return mining.cosine_similarity(z, pairs.references), signals, remember(memory, z, labels)
@@ -180,25 +183,33 @@ def memory_pairs(
     size, dimension = memory.embeddings.shape
     check_shape("embeddings", embeddings, (None, dimension))
     check_floating("embeddings", embeddings)
-    number, first_row, batch, classes = embeddings.shape[0], 0, embeddings, labels
+    number, first_row, batch = embeddings.shape[0], 0, embeddings
     if bound_axis(axis_name):
         first_row = jax.lax.axis_index(axis_name) * number
-        batch, classes = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), (batch, classes))
-    if told_by_labels(labels, positives, negatives):
-        check_shape("labels", labels, (number,))
-        check_integer("labels", labels)
-        if memory.labels.ndim != 1:
-            raise ValueError(
-                f"memory.labels has shape {list(memory.labels.shape)}, wanted [{size}] where labels are given: pass "
-                "positives and negatives for labels of another shape."
-            )
-        everyone = jnp.concatenate([classes.astype(jnp.int32), memory.labels])
-        positives = labels.astype(jnp.int32)[:, None] == everyone[None, :]
-        negatives = ~positives
-    for name, mask in (("positives", positives), ("negatives", negatives)):
-        check_shape(name, mask, (number, batch.shape[0] + size))
+        batch = jax.lax.all_gather(batch, axis_name, tiled=True)
+    told = labels_or_masks(labels, positives, negatives)
+    masks = told if isinstance(told, tuple) else _masks_of_classes(memory, told, number, axis_name)
+    columns = jnp.arange(batch.shape[0] + size, dtype=jnp.int32)[None, :]
+    for name, mask in zip(("positives", "negatives"), masks):
+        check_shape(name, mask, (number, columns.shape[1]))
         check_bool(name, mask)
-    rows, columns = jnp.arange(number) + first_row, jnp.arange(batch.shape[0] + size)
-    usable = (columns < batch.shape[0] + memory.num_stored)[None, :] & (columns[None, :] != rows[:, None])
+    itself = columns == first_row + jnp.arange(number, dtype=jnp.int32)[:, None]
+    usable = (columns < batch.shape[0] + memory.num_stored) & ~itself
     past = jax.lax.stop_gradient(memory.embeddings).astype(embeddings.dtype)
-    return MemoryPairs(jnp.concatenate([batch, past]), positives & usable, negatives & usable)
+    return MemoryPairs(jnp.concatenate([batch, past]), masks[0] & usable, masks[1] & usable)
+
+
+def _masks_of_classes(
+    memory: Memory, labels: jax.Array, number: int, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    check_shape("labels", labels, (number,))
+    check_integer("labels", labels)
+    if memory.labels.ndim != 1:
+        raise ValueError(
+            f"memory.labels has shape {list(memory.labels.shape)}, wanted [{len(memory.labels)}] where labels are "
+            "given: pass positives and negatives."
+        )
+    labels = labels.astype(jnp.int32)
+    batch = jax.lax.all_gather(labels, axis_name, tiled=True) if bound_axis(axis_name) else labels
+    same = labels[:, None] == jnp.concatenate([batch, memory.labels])[None, :]
+    return same, ~same
