@@ -105,7 +105,7 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
         pairs = pairs_of_weights(weights, distances, positives, negatives)
         if distances.shape[0] != distances.shape[1]:
             shape = list(distances.shape)
-            raise ValueError(f"distances has shape {shape}, but mine_angular needs square distances, of one batch.")
+            raise ValueError(f"distances has shape {shape}, wanted [B, B]: mine_angular needs square distances.")
         options = {"reference_distances": distances, "angle": angle, "margin": margin}
         return scaled(weights, angular_triplet_weights(*pairs, **options)), state
 
