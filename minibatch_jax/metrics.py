@@ -128,6 +128,13 @@ def recall_at_k(
       >>> embeddings = normalize_embeddings(jnp.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]))
       >>> float(recall_at_k(embeddings, jnp.array([0, 0, 1, 1]), 1))
       0.5
+
+      Several labels an example; references that share one with the query are right:
+
+      >>> tags = jnp.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> float(recall_at_k(embeddings, positives=shared, negatives=~shared))
+      1.0
     """
     columns = (embeddings if references is None else references).shape[0] * _devices(axis_name)
     check_count("k", k, columns, "the number of references")
@@ -197,6 +204,14 @@ def retrieval_scores(
       >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), jnp.array([0, 0, 1, 0]))
       >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
       (0.5, 0.4167)
+
+      Several labels an example; references that share one with the query are right:
+
+      >>> tags = jnp.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), positives=shared, negatives=~shared)
+      >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
+      (0.375, 0.3125)
     """
     check_count("block_size", block_size)
     everyone = references_of(
@@ -212,10 +227,11 @@ def retrieval_scores(
         similarities = product(others, vector)
         positive, negative = everyone.masks_of_one(anchor)
         lowest = jnp.finfo(similarities.dtype).min / 2  # above -inf, where the references are that are ignored
+        similarities = jnp.where(positive | negative, similarities, -jnp.inf)
         broken = jnp.where(positive, lowest, jnp.inf).astype(similarities.dtype)
-        similarities = jnp.where(jnp.isnan(similarities), broken, jnp.maximum(similarities, lowest))
+        similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
         behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
-        values = jnp.where(positive, behind, jnp.where(negative, similarities, -jnp.inf))
+        values = jnp.where(positive, behind, similarities)
         _, order = jax.lax.top_k(values, depth)
         total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
         relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
