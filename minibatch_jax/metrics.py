@@ -22,61 +22,78 @@ from minibatch_jax.weights import weight_dtype
 
 def nearest_positive_ranks(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     references: jax.Array | None = None,
     reference_labels: jax.Array | None = None,
     *,
+    positives: jax.Array | None = None,
+    negatives: jax.Array | None = None,
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Return how many references of other classes are at least as similar to a query as its nearest positive.
+    """Return how many negatives are at least as similar to a query as its nearest positive.
 
-    A tie counts against the query, and so does NaN: collapsed or broken embeddings score 0, not 1.
+    Negatives are the references of other classes, or those of a mask. A tie counts against the query, and so does NaN:
+    collapsed or broken embeddings score 0, not 1.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
-      labels: `[N]` int.
+      labels: `[N]` int. Several labels a query need masks instead.
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
-      reference_labels: `[M]` int, given if and only if the references are.
+      reference_labels: `[M]` int, given if and only if references and labels are.
+      positives: `[N, M]` bool, True where a reference is right for a query, in place of labels.
+      negatives: `[N, M]` bool, True where it is wrong; given if and only if the positives are. A reference in neither
+        mask is ignored, as if it was not there, and no reference may be in both.
       block_size: queries compared at once; memory is O(block_size M).
       axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
-        compared with the references of all.
+        compared with the references of all. Masks are those of the queries of a device with all references.
 
     Returns:
       `[N]` int32: 0 if the nearest reference is a positive; M if the query has no positive.
 
     Raises:
       TypeError: if a dtype or the block size is wrong.
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match, or neither or both of labels and masks are given.
 
     Examples:
       >>> nearest_positive_ranks(jnp.array([[1.0], [0.8], [0.9]]), jnp.array([0, 0, 1])).tolist()
       [1, 0, 3]
+
+      Several labels an example; references that share one with the query are right:
+
+      >>> tags = jnp.array([[1, 0, 1], [1, 1, 0], [0, 1, 0]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> nearest_positive_ranks(jnp.array([[1.0], [0.8], [0.9]]), positives=shared, negatives=~shared).tolist()
+      [1, 0, 1]
     """
     check_count("block_size", block_size)
-    others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)
-    embeddings, others = _precise(embeddings, others)
-    queries = (embeddings, labels, own_rows)
+    everyone = references_of(
+        embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
+    )
+    embeddings, others = _precise(embeddings, everyone.embeddings)
 
     def ranks(query):
-        vector, label, index = query
+        vector, anchor = query
         similarities = product(others, vector)
-        positive = (classes == label) & (jnp.arange(others.shape[0], dtype=jnp.int32) != index)
+        positive, negative = everyone.masks_of_one(anchor)
         nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
-        ahead = (classes != label) & ~(similarities < nearest)
+        ahead = negative & ~(similarities < nearest)
         return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
 
-    found = jax.lax.map(ranks, queries, batch_size=min(block_size, labels.shape[0]))
+    queries = (embeddings, everyone.anchors)
+    found = jax.lax.map(ranks, queries, batch_size=min(block_size, embeddings.shape[0]))
     return jnp.minimum(found, others.shape[0]).astype(jnp.int32)
 
 
 def recall_at_k(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     k: int = 1,
     references: jax.Array | None = None,
     reference_labels: jax.Array | None = None,
     *,
+    positives: jax.Array | None = None,
+    negatives: jax.Array | None = None,
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> jax.Array:
@@ -87,30 +104,42 @@ def recall_at_k(
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
-      labels: `[N]` int.
+      labels: `[N]` int. Several labels a query need masks instead.
       k: number of nearest references that count, at most the number of references, static.
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
-      reference_labels: `[M]` int, given if and only if the references are.
+      reference_labels: `[M]` int, given if and only if references and labels are.
+      positives: `[N, M]` bool, True where a reference is right for a query, in place of labels.
+      negatives: `[N, M]` bool, True where it is wrong; given if and only if the positives are. A reference in neither
+        mask is ignored, as if it was not there, and no reference may be in both.
       block_size: queries compared at once; memory is O(block_size M).
       axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
-        compared with the references of all, and averaged over all.
+        compared with the references of all, and averaged over all. Masks are those of the queries of a device with
+        all references.
 
     Returns:
       `[]` float32 in [0, 1]; 0 if no query has a positive. Ties count as misses.
 
     Raises:
       TypeError: if a dtype is wrong or a count not a static int.
-      ValueError: if shapes do not match or k is out of range.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, or k is out of range.
 
     Examples:
       >>> from minibatch_jax.mining import normalize_embeddings
       >>> embeddings = normalize_embeddings(jnp.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]))
       >>> float(recall_at_k(embeddings, jnp.array([0, 0, 1, 1]), 1))
       0.5
+
+      Several labels an example; references that share one with the query are right:
+
+      >>> tags = jnp.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> float(recall_at_k(embeddings, positives=shared, negatives=~shared))
+      1.0
     """
     columns = (embeddings if references is None else references).shape[0] * _devices(axis_name)
     check_count("k", k, columns, "the number of references")
-    options = {"block_size": block_size, "axis_name": axis_name}
+    masks = {"positives": positives, "negatives": negatives}
+    options = {**masks, "block_size": block_size, "axis_name": axis_name}
     ranks = nearest_positive_ranks(embeddings, labels, references, reference_labels, **options)
     return reduce_losses((ranks < k).astype(jnp.float32), ranks < columns, axis_name=axis_name)
 
@@ -129,10 +158,12 @@ class RetrievalScores(NamedTuple):
 
 def retrieval_scores(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     references: jax.Array | None = None,
     reference_labels: jax.Array | None = None,
     *,
+    positives: jax.Array | None = None,
+    negatives: jax.Array | None = None,
     max_positives: int | None = None,
     block_size: int = 1024,
     axis_name: str | None = None,
@@ -146,21 +177,25 @@ def retrieval_scores(
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
-      labels: `[N]` int.
+      labels: `[N]` int. Several labels a query need masks instead.
       references: `[M, D]`, floating point. By default the embeddings, and a query does not find itself.
-      reference_labels: `[M]` int, given if and only if the references are.
+      reference_labels: `[M]` int, given if and only if references and labels are.
+      positives: `[N, M]` bool, True where a reference is right for a query, in place of labels.
+      negatives: `[N, M]` bool, True where it is wrong; given if and only if the positives are. A reference in neither
+        mask is ignored, as if it was not there, and no reference may be in both.
       max_positives: static bound on R, which saves sorting all references; a larger R counts as this. By default the
         number of references.
       block_size: queries compared at once; memory is O(block_size M).
       axis_name: of a `shard_map` or `pmap` over which queries and references are sharded: the queries of a device are
-        compared with the references of all, and averaged over all.
+        compared with the references of all, and averaged over all. Masks are those of the queries of a device with
+        all references.
 
     Returns:
       Both scores. A tie and NaN count against a positive.
 
     Raises:
       TypeError: if a dtype is wrong or a count not a static int.
-      ValueError: if shapes do not match or a count is out of range.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, or a count is out of range.
 
     References:
       Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
@@ -169,31 +204,42 @@ def retrieval_scores(
       >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), jnp.array([0, 0, 1, 0]))
       >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
       (0.5, 0.4167)
+
+      Several labels an example; references that share one with the query are right:
+
+      >>> tags = jnp.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), positives=shared, negatives=~shared)
+      >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
+      (0.375, 0.3125)
     """
     check_count("block_size", block_size)
-    others, classes, own_rows = references_of(embeddings, labels, references, reference_labels, axis_name=axis_name)
-    embeddings, others = _precise(embeddings, others)
+    everyone = references_of(
+        embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
+    )
+    embeddings, others = _precise(embeddings, everyone.embeddings)
     depth = others.shape[0] if max_positives is None else max_positives
     check_count("max_positives", depth, others.shape[0], "the number of references")
     places = jnp.arange(1, depth + 1, dtype=jnp.float32)
 
     def scores(query):
-        vector, label, index = query
+        vector, anchor = query
         similarities = product(others, vector)
-        itself = jnp.arange(others.shape[0], dtype=jnp.int32) == index
-        positive = (classes == label) & ~itself
-        similarities = jnp.where(itself, -jnp.inf, similarities)
-        broken = jnp.where(positive, -jnp.inf, jnp.inf).astype(similarities.dtype)
+        positive, negative = everyone.masks_of_one(anchor)
+        lowest = jnp.finfo(similarities.dtype).min / 2  # above -inf, where the references are that are ignored
+        similarities = jnp.where(positive | negative, similarities, -jnp.inf)
+        broken = jnp.where(positive, lowest, jnp.inf).astype(similarities.dtype)
         similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
         behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
-        _, order = jax.lax.top_k(jnp.where(positive, behind, similarities), depth)
+        values = jnp.where(positive, behind, similarities)
+        _, order = jax.lax.top_k(values, depth)
         total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
         relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
         share = 1 / jnp.maximum(total, 1)
         return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
 
-    queries = (embeddings, labels, own_rows)
-    r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, labels.shape[0]))
+    queries = (embeddings, everyone.anchors)
+    r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, embeddings.shape[0]))
     return RetrievalScores(*(reduce_losses(x, counted, axis_name=axis_name) for x in (r_precision, map_at_r)))
 
 

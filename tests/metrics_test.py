@@ -115,3 +115,75 @@ def test_half_precision_makes_no_ties(dtype):
     np.testing.assert_allclose(metrics.recall_at_k(x, jnp.asarray(labels)), expected, rtol=1e-6)
     scores = metrics.retrieval_scores(x, jnp.asarray(labels))
     np.testing.assert_allclose(scores, scores_by_sorting(exact, labels, exact, labels, True), rtol=1e-5)
+
+
+def ranked_by_loops(x, references, positives, negatives):
+    """For each query that has a positive, from the nearest: whether each reference that is not ignored is right."""
+    for query, right, wrong in zip(x, positives, negatives):
+        told = np.flatnonzero(right | wrong)
+        if right.any():
+            yield right[told[np.argsort(-(references[told] @ query))]]
+
+
+def masks_with_ignored(seed, rows, columns):
+    kind = np.random.default_rng(seed).integers(0, 4, (rows, columns))
+    kind[3] = 1  # no positive
+    kind[4] = np.where(kind[4] == 1, 2, kind[4])  # no negative
+    return kind == 0, kind == 1
+
+
+@pytest.mark.parametrize("block_size", [8, 1024])
+@pytest.mark.parametrize("against_itself", [True, False])
+def test_scores_of_masks_equal_loops_that_leave_out_what_is_ignored(against_itself, block_size):
+    x, _ = data(8)
+    r = x if against_itself else data(9, 21)[0]
+    positives, negatives = masks_with_ignored(10, len(x), len(r))
+    apart = ~np.eye(len(x), dtype=bool) if against_itself else True
+    found = list(ranked_by_loops(x, r, positives & apart, negatives & apart))
+    masks = {"positives": positives, "negatives": negatives}
+    references = None if against_itself else r
+
+    @jax.jit
+    def scores(x, references, masks):
+        options = {**masks, "block_size": block_size}
+        return (
+            metrics.nearest_positive_ranks(x, None, references, **options),
+            [metrics.recall_at_k(x, None, k, references, **options) for k in (1, 2)],
+            metrics.retrieval_scores(x, None, references, **options),
+        )
+
+    ranks, recalls, both = scores(x, references, masks)
+    with_positive = (positives & apart).any(axis=1)
+    np.testing.assert_array_equal(ranks[~with_positive], len(r))
+    np.testing.assert_array_equal(ranks[with_positive], [np.argmax(right) for right in found])
+    np.testing.assert_allclose(recalls, [np.mean([right[:k].any() for right in found]) for k in (1, 2)], rtol=1e-6)
+    tops = [right[: right.sum()] for right in found]
+    precise = [np.mean([top[: j + 1].mean() * top[j] for j in range(len(top))]) for top in tops]
+    np.testing.assert_allclose(both, (np.mean([top.mean() for top in tops]), np.mean(precise)), rtol=1e-5)
+    assert all(0.05 < score < 0.95 for score in (*recalls, *both))
+
+
+def test_a_reference_that_is_ignored_may_hold_anything():
+    x, _ = data(11)
+    r, _ = data(12, 21)
+    positives, negatives = masks_with_ignored(13, len(x), len(r))
+    positives[:, 5:8], negatives[:, 5:8] = False, False
+
+    @jax.jit
+    def scores(r):
+        masks = {"positives": positives, "negatives": negatives}
+        ranks = metrics.nearest_positive_ranks(jnp.asarray(x), None, r, **masks)
+        return ranks, metrics.retrieval_scores(jnp.asarray(x), None, r, **masks)
+
+    expected = scores(jnp.asarray(r))
+    for fill in (np.nan, np.inf, -np.inf, 100.0):
+        jax.tree.map(np.testing.assert_array_equal, scores(jnp.asarray(r).at[5:8].set(fill)), expected)
+
+
+@pytest.mark.parametrize("fill", [np.nan, 1.0])
+def test_masks_of_collapsed_and_broken_embeddings_score_zero(fill):
+    positives = np.eye(12, dtype=bool)[:, np.arange(12) ^ 1]
+    negatives = ~positives & (np.arange(12) % 3 > 0)
+    masks = {"positives": jnp.asarray(positives), "negatives": jnp.asarray(negatives)}
+    assert metrics.recall_at_k(jnp.full((12, 2), fill), **masks) == 0
+    np.testing.assert_array_equal(metrics.retrieval_scores(jnp.full((12, 2), fill), **masks), 0)

@@ -14,7 +14,8 @@ Rows are anchors and columns are references, often the same items. Five kinds of
               `reduce_losses` defines them
 
 `blockwise_losses`, `mined_triplet_loss` and the retrieval scores take embeddings instead: they work in blocks of rows
-and over devices. `docs/pytorch_metric_learning.md` in the repository translates the names of pytorch-metric-learning.
+and over devices. Like `memory_pairs` they take labels or, for several labels an example, the masks `positives` and
+`negatives`. `docs/pytorch_metric_learning.md` in the repository translates the names of pytorch-metric-learning.
 """
 
 from . import blocks as blocks

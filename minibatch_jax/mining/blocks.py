@@ -8,17 +8,19 @@ from collections.abc import Callable
 
 import jax
 
-from minibatch_jax.mining._references import masks_of, references_of, rows_per_block
+from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.distances import cosine_similarity
 
 
 def blockwise_losses(
     loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     references: jax.Array | None = None,
     reference_labels: jax.Array | None = None,
     *,
+    positives: jax.Array | None = None,
+    negatives: jax.Array | None = None,
     compare: Callable[[jax.Array, jax.Array], jax.Array] = cosine_similarity,
     block_size: int = 1024,
     first_row: int | jax.Array | None = None,
@@ -35,25 +37,30 @@ def blockwise_losses(
         pairs or triplets with `reduction="anchors"`.
       embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row with NaN is
         in no pair.
-      labels: `[B]` int, class of each embedding.
+      labels: `[B]` int, class of each embedding. Several labels an embedding need masks instead.
       references: `[M, D]`, floating point, what the anchors are compared with. By default the embeddings, and then no
         anchor is its own positive.
-      reference_labels: `[M]` int, class of each reference; given if and only if the references are.
+      reference_labels: `[M]` int, class of each reference; given if and only if references and labels are.
+      positives: `[B, M]` bool, True where anchor and reference belong together, in place of labels; cut into blocks
+        with the anchors. The pair of an anchor with itself is ignored.
+      negatives: `[B, M]` bool, True where they do not belong together; given if and only if the positives are. A pair
+        in neither mask is ignored.
       compare: from embeddings `[block, D]` and references `[M, D]` to similarities or distances `[block, M]`.
       block_size: static int, anchors at a time; memory is O(block_size M).
       first_row: row of the references that is the first anchor, for references that contain the anchors in order: then
         no anchor is its own positive. By default no reference is an anchor. Without references it is ignored.
       axis_name: axis of a `shard_map` or `pmap` over which embeddings and references are sharded. The anchors of each
-        device are compared with the references of all devices.
+        device are compared with the references of all devices. Masks are those of the anchors of a device with the
+        references of all devices.
 
     Returns:
       `[B]`, to be reduced with `reduce_losses`.
 
     Raises:
-      TypeError: if embeddings or references are not floating point, labels not integers or the block size not a static
-        int.
-      ValueError: if shapes do not match, only one of references and reference labels is given, or the block size is
-        below 1 or does not divide B.
+      TypeError: if embeddings or references are not floating point, labels not integers, masks not bool or the block
+        size not a static int.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, only one of references and
+        reference labels or only one mask is given, or the block size is below 1 or does not divide B.
 
     Examples:
       >>> from functools import partial
@@ -62,15 +69,23 @@ def blockwise_losses(
       >>> losses = blockwise_losses(partial(supcon_loss, reduction="anchors"), x, labels, block_size=2)
       >>> round(float(losses.mean()), 4)  # log(3)
       1.0986
+
+      Several labels an example; pairs that share one are positive:
+
+      >>> tags = jnp.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> loss = partial(supcon_loss, reduction="anchors")
+      >>> [round(x, 4) for x in blockwise_losses(loss, x, positives=shared, negatives=~shared).tolist()]
+      [1.0986, 1.0986, 1.0986, 1.0986]
     """
-    everyone = references_of(embeddings, labels, references, reference_labels, first_row, axis_name)
-    rows = rows_per_block(block_size, labels.shape[0])
+    everyone = references_of(
+        embeddings, labels, references, reference_labels, positives, negatives, first_row, axis_name
+    )
+    rows = rows_per_block(block_size, embeddings.shape[0])
 
     @jax.checkpoint
-    def block(anchors, others):
-        vectors, classes, own_rows = anchors
-        return loss(compare(vectors, others), *masks_of(classes, own_rows, everyone))
+    def block(vectors, anchors, others):
+        return loss(compare(vectors, others), *everyone.masks(anchors))
 
-    anchors = (embeddings, labels, everyone.own_rows)
-    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), anchors)
-    return jax.lax.map(lambda a: block(a, everyone.embeddings), blocks).reshape(-1)
+    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (embeddings, everyone.anchors))
+    return jax.lax.map(lambda b: block(*b, everyone.embeddings), blocks).reshape(-1)

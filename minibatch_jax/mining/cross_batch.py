@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
-from minibatch_jax.mining.masks import negative_mask, positive_mask
+from minibatch_jax._checks import check_bool, check_count, check_floating, check_integer, check_shape
+from minibatch_jax.devices import bound_axis
+from minibatch_jax.mining._references import labels_or_masks
 
 
 class Memory(NamedTuple):
@@ -22,7 +23,7 @@ class Memory(NamedTuple):
 
     Fields:
       embeddings: `[K, D]`, zero where nothing is stored yet.
-      labels: `[K]` int32, -1 where nothing is stored yet.
+      labels: `[K]` int32, or `[K, ...]` for labels of another shape; -1 where nothing is stored yet.
       num_stored: `[]` int32, how many embeddings were stored so far, below 2 K: a full memory stays at K or above.
     """
 
@@ -35,9 +36,9 @@ class MemoryPairs(NamedTuple):
     """References of a batch and the masks of its pairs with them.
 
     Fields:
-      references: `[B + K, D]`, the batch first, then the memory.
-      positives: `[B, B + K]` bool, the pairs of one class.
-      negatives: `[B, B + K]` bool, the pairs of different classes.
+      references: `[B + K, D]`, the batch (of all devices) first, then the memory.
+      positives: `[B, B + K]` bool, the pairs that belong together.
+      negatives: `[B, B + K]` bool, the pairs that do not.
     """
 
     references: jax.Array
@@ -45,28 +46,38 @@ class MemoryPairs(NamedTuple):
     negatives: jax.Array
 
 
-def init_memory(size: int, dimension: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Memory:
+def init_memory(
+    size: int, dimension: int, dtype: jax.typing.DTypeLike = jnp.float32, label_shape: tuple[int, ...] = ()
+) -> Memory:
     """Return an empty memory; keep it in the training state, replicated over devices.
 
     Args:
       size: K, number of embeddings, static.
       dimension: D, number of entries of an embedding, static.
       dtype: of the embeddings.
+      label_shape: shape of the label of one embedding, static: () for a class, (L,) for L labels that are 0 or 1.
 
     Returns:
       A memory that holds nothing.
 
     Raises:
-      TypeError: if a size is not a static int.
+      TypeError: if a size is not a static int, or the label shape not a tuple of them.
       ValueError: if a size is below 1.
 
     Examples:
       >>> init_memory(8, 2).embeddings.shape
       (8, 2)
+      >>> init_memory(8, 2, label_shape=(5,)).labels.shape
+      (8, 5)
     """
     check_count("size", size)
     check_count("dimension", dimension)
-    return Memory(jnp.zeros((size, dimension), dtype), jnp.full(size, -1, jnp.int32), jnp.zeros((), jnp.int32))
+    if not isinstance(label_shape, tuple):
+        raise TypeError(f"label_shape is {label_shape!r}, wanted a tuple of static ints.")
+    for length in label_shape:
+        check_count("label_shape", length)
+    labels = jnp.full((size, *label_shape), -1, jnp.int32)
+    return Memory(jnp.zeros((size, dimension), dtype), labels, jnp.zeros((), jnp.int32))
 
 
 def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory:
@@ -77,7 +88,7 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory
     Args:
       memory: of K embeddings `[K, D]`.
       embeddings: `[B, D]`, floating point, B <= K.
-      labels: `[B]` int.
+      labels: `[B]` int, or `[B, ...]` int or bool for labels of another shape.
 
     Returns:
       The memory with the last K embeddings.
@@ -94,8 +105,9 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory
     size, dimension = memory.embeddings.shape
     check_shape("embeddings", embeddings, (None, dimension))
     check_floating("embeddings", embeddings)
-    check_shape("labels", labels, embeddings.shape[:1])
-    check_integer("labels", labels)
+    check_shape("labels", labels, (embeddings.shape[0], *memory.labels.shape[1:]))
+    if labels.ndim == 1 or labels.dtype != jnp.bool_:
+        check_integer("labels", labels)
     check_count("the number of embeddings", embeddings.shape[0], size, "the size of the memory")
     slots = (memory.num_stored % size + jnp.arange(embeddings.shape[0], dtype=jnp.int32)) % size
     count = memory.num_stored + embeddings.shape[0]
@@ -104,35 +116,100 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory
     return Memory(memory.embeddings.at[slots].set(stored), memory.labels.at[slots].set(labels.astype(jnp.int32)), count)
 
 
-def memory_pairs(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> MemoryPairs:
+def memory_pairs(
+    memory: Memory,
+    embeddings: jax.Array,
+    labels: jax.Array | None = None,
+    *,
+    positives: jax.Array | None = None,
+    negatives: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> MemoryPairs:
     """Return the pairs of a batch with itself and with the memory; call it before the batch is remembered.
 
+    Slots where nothing is stored yet are in no pair, and no embedding is in a pair with itself.
+
     Args:
-      memory: of K embeddings `[K, D]`; slots where nothing is stored yet are in no pair.
+      memory: of K embeddings `[K, D]`.
       embeddings: `[B, D]`, floating point; the gradient flows through them as anchors and as references.
-      labels: `[B]` int.
+      labels: `[B]` int, class of each embedding, for a memory of classes.
+      positives: `[B, B + K]` bool, True where an embedding and one of the batch or of the memory belong together, in
+        place of labels.
+      negatives: `[B, B + K]` bool, True where they do not belong together; given if and only if the positives are.
+      axis_name: axis of a `shard_map` or `pmap` over which embeddings, labels and masks are sharded by rows. The
+        embeddings of each device are paired with the batch of all devices and the memory, `[b, B + K]`.
 
     Returns:
       References and masks: `loss(cosine_similarity(embeddings, references), positives, negatives)`.
 
     Raises:
       TypeError: if a dtype is wrong.
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, only one mask is given, or
+        labels are given and those of the memory are not classes.
 
     Examples:
       >>> memory = remember(init_memory(3, 1), jnp.array([[1.0], [2.0]]), jnp.array([0, 1]))
       >>> memory_pairs(memory, jnp.array([[3.0]]), jnp.array([1])).positives.astype(int).tolist()
       [[0, 0, 1, 0]]
+
+      Several labels an example; pairs that share one are positive:
+
+      >>> memory = init_memory(3, 1, label_shape=(2,))
+      >>> memory = remember(memory, jnp.array([[1.0], [2.0]]), jnp.array([[1, 0], [1, 1]]))
+      >>> tags = jnp.array([[0, 1]])
+      >>> shared = jnp.dot(tags, jnp.concatenate([tags, memory.labels]).T) > 0
+      >>> pairs = memory_pairs(memory, jnp.array([[3.0]]), positives=shared, negatives=~shared)
+      >>> pairs.positives.astype(int).tolist(), pairs.negatives.astype(int).tolist()
+      ([[0, 0, 1, 0]], [[0, 1, 0, 0]])
+
+      A step of training through the boundary, with the memory as its state:
+
+      >>> from minibatch_jax import mining, value_and_grad
+      >>> def similarities(scale, batch, memory):
+      ...   x, labels = batch
+      ...   z = mining.normalize_embeddings(x * scale[None])
+      ...   pairs = memory_pairs(memory, z, labels)
+      ...   signals = {"positives": pairs.positives, "negatives": pairs.negatives}
+      ...   return mining.cosine_similarity(z, pairs.references), signals, remember(memory, z, labels)
+      >>> options = {"items": "similarities", "loss": mining.supcon_loss, "has_aux": True, "has_state": True}
+      >>> miner = mining.mine_multi_similarity()
+      >>> fn = value_and_grad(similarities, miner, **options)
+      >>> batch = jnp.array([[1.0, 0.2], [0.3, 1.0], [1.0, 1.0]]), jnp.array([0, 0, 1])
+      >>> state = miner.init(jnp.ones((3, 3 + 4)))
+      >>> (value, aux), grads, state = fn(jnp.array([1.0, 2.0]), batch, state, model_state=init_memory(4, 2))
+      >>> int(aux.model_state.num_stored), aux.weights.shape
+      (3, (3, 7))
     """
     size, dimension = memory.embeddings.shape
     check_shape("embeddings", embeddings, (None, dimension))
-    check_shape("labels", labels, embeddings.shape[:1])
-    check_integer("labels", labels)
-    stored = (jnp.arange(size) < memory.num_stored)[None, :]
-    labels = labels.astype(jnp.int32)
+    check_floating("embeddings", embeddings)
+    number, first_row, batch = embeddings.shape[0], 0, embeddings
+    if bound_axis(axis_name):
+        first_row = jax.lax.axis_index(axis_name) * number
+        batch = jax.lax.all_gather(batch, axis_name, tiled=True)
+    told = labels_or_masks(labels, positives, negatives)
+    masks = told if isinstance(told, tuple) else _masks_of_classes(memory, told, number, axis_name)
+    columns = jnp.arange(batch.shape[0] + size, dtype=jnp.int32)[None, :]
+    for name, mask in zip(("positives", "negatives"), masks):
+        check_shape(name, mask, (number, columns.shape[1]))
+        check_bool(name, mask)
+    itself = columns == first_row + jnp.arange(number, dtype=jnp.int32)[:, None]
+    usable = (columns < batch.shape[0] + memory.num_stored) & ~itself
     past = jax.lax.stop_gradient(memory.embeddings).astype(embeddings.dtype)
-    return MemoryPairs(
-        jnp.concatenate([embeddings, past]),
-        jnp.concatenate([positive_mask(labels), positive_mask(labels, memory.labels) & stored], axis=1),
-        jnp.concatenate([negative_mask(labels), negative_mask(labels, memory.labels) & stored], axis=1),
-    )
+    return MemoryPairs(jnp.concatenate([batch, past]), masks[0] & usable, masks[1] & usable)
+
+
+def _masks_of_classes(
+    memory: Memory, labels: jax.Array, number: int, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    check_shape("labels", labels, (number,))
+    check_integer("labels", labels)
+    if memory.labels.ndim != 1:
+        raise ValueError(
+            f"memory.labels has shape {list(memory.labels.shape)}, wanted [{len(memory.labels)}] where labels are "
+            "given: pass positives and negatives."
+        )
+    labels = labels.astype(jnp.int32)
+    batch = jax.lax.all_gather(labels, axis_name, tiled=True) if bound_axis(axis_name) else labels
+    same = labels[:, None] == jnp.concatenate([batch, memory.labels])[None, :]
+    return same, ~same

@@ -25,8 +25,11 @@ def test_every_function_named_exists():
     assert "vicreg_loss" in dir(modules)
 
 
-def test_the_example_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+def test_the_examples_run():
+    first, several_labels = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     names = {}
-    exec(code, names)
+    exec(first, names)
     assert names["loss"] > 0
+    exec(several_labels, names)
+    assert round(float(names["recall"]), 3) == 0.333 and names["loss"] > 0
+    assert names["memory"].num_stored == 9 and (names["memory"].labels >= 0).all()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining._references import masks_of, references_of, rows_per_block
+from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.choices import Triplets, triplet_choice
 from minibatch_jax.mining.distances import euclidean_distances
 from minibatch_jax.mining.reductions import reduce_losses
@@ -19,10 +19,12 @@ from minibatch_jax.mining.reductions import reduce_losses
 
 def mined_triplet_loss(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     references: jax.Array | None = None,
     reference_labels: jax.Array | None = None,
     *,
+    positives: jax.Array | None = None,
+    negatives: jax.Array | None = None,
     compare: Callable[[jax.Array, jax.Array], jax.Array] = euclidean_distances,
     margin: float | jax.Array = 0.2,
     positive: str = "hard",
@@ -42,10 +44,14 @@ def mined_triplet_loss(
     Args:
       embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row with NaN is
         in no triplet.
-      labels: `[B]` int, class of each embedding.
+      labels: `[B]` int, class of each embedding. Several labels an embedding need masks instead.
       references: `[M, D]`, floating point, what the anchors are compared with. By default the embeddings, and then no
         anchor is its own positive.
-      reference_labels: `[M]` int, class of each reference; given if and only if the references are.
+      reference_labels: `[M]` int, class of each reference; given if and only if references and labels are.
+      positives: `[B, M]` bool, True where anchor and reference belong together, in place of labels; cut into blocks
+        with the anchors. The pair of an anchor with itself is ignored.
+      negatives: `[B, M]` bool, True where they do not belong together; given if and only if the positives are. A pair
+        in neither mask is ignored.
       compare: from embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`; each distance depends on its own
         pair only.
       margin: finite; differentiable.
@@ -59,16 +65,18 @@ def mined_triplet_loss(
         triplet, defined at `reduce_losses`.
       block_size: static int, anchors at a time; memory is O(block_size M + B D).
       axis_name: axis of a `shard_map` or `pmap` over which embeddings and references are sharded. The anchors of each
-        device are compared with the references of all devices, and the loss is reduced over all devices.
+        device are compared with the references of all devices, and the loss is reduced over all devices. Masks are
+        those of the anchors of a device with the references of all devices.
 
     Returns:
       `[]`, or `[B]` for "anchors" and "none".
 
     Raises:
-      TypeError: if embeddings or references are not floating point, labels not integers, the margin not a number or the
-        block size not a static int.
-      ValueError: if shapes do not match, only one of references and reference labels is given, a choice is unknown,
-        the margin is NaN, or the block size is below 1 or does not divide B.
+      TypeError: if embeddings or references are not floating point, labels not integers, masks not bool, the margin not
+        a number or the block size not a static int.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, only one of references and
+        reference labels or only one mask is given, a choice is unknown, the margin is NaN, or the block size is below
+        1 or does not divide B.
 
     References:
       Hermans et al., In defense of the triplet loss for person re-identification, 2017 (arXiv 1703.07737).
@@ -78,18 +86,26 @@ def mined_triplet_loss(
       >>> loss, gradient = jax.value_and_grad(mined_triplet_loss)(x, labels)
       >>> round(float(loss), 3), [round(g, 3) for g in gradient[:, 0].tolist()]  # (0.1 + 0.6) / 2
       (0.35, [-0.5, 1.5, -1.0])
+
+      Several labels an example; the pairs that share one are positive:
+
+      >>> tags = jnp.array([[1, 0, 1], [1, 1, 0], [0, 1, 0]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> round(float(mined_triplet_loss(x, positives=shared, negatives=~shared)), 3)  # (0.1 + 0) / 1
+      0.1
     """
     check_number("margin", margin)
-    everyone = references_of(embeddings, labels, references, reference_labels, None, axis_name)
-    rows = rows_per_block(block_size, labels.shape[0])
-    anchors, others = jax.lax.stop_gradient((embeddings, everyone.embeddings))
+    everyone = references_of(
+        embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
+    )
+    rows = rows_per_block(block_size, embeddings.shape[0])
+    queries, others = jax.lax.stop_gradient((embeddings, everyone.embeddings))
 
     def choose(block):
-        vectors, classes, own_rows = block
-        masks = masks_of(classes, own_rows, everyone)
-        return triplet_choice(compare(vectors, others), *masks, positive, negative, fallback)
+        vectors, anchors = block
+        return triplet_choice(compare(vectors, others), *everyone.masks(anchors), positive, negative, fallback)
 
-    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (anchors, labels, everyone.own_rows))
+    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (queries, everyone.anchors))
     chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
     one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
     to_positive, to_negative = (

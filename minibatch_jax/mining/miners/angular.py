@@ -75,6 +75,9 @@ def angular_triplet_weights(
 def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
     """Weigh pairs by the active triplets of wide angle. Weights `[B, B]`; signals `distances` (Euclidean), `labels`.
 
+    The angle needs distances between references, so the references are the anchors. For other references give theirs to
+    `angular_triplet_weights`.
+
     Args:
       angle: float, in radians, in [0, 1.57]; triplets of larger angle count.
       margin: float, a triplet is active if d_ap - d_an + margin > 0; infinite to let every triplet count.
@@ -85,7 +88,8 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
 
     Raises:
       TypeError: if the angle or the margin is not a number, or, in `update`, a dtype is wrong.
-      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match.
+      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match or
+        the distances are not square.
 
     Examples:
       >>> tx = mine_angular()
@@ -99,6 +103,9 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
 
     def update(weights, state, params=None, *, distances, positives, negatives, **extra_args):
         pairs = pairs_of_weights(weights, distances, positives, negatives)
+        if distances.shape[0] != distances.shape[1]:
+            shape = list(distances.shape)
+            raise ValueError(f"distances has shape {shape}, wanted [B, B]: mine_angular needs square distances.")
         options = {"reference_distances": distances, "angle": angle, "margin": margin}
         return scaled(weights, angular_triplet_weights(*pairs, **options)), state
 

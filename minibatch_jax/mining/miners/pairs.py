@@ -157,6 +157,14 @@ def mine_multi_similarity(epsilon: float = 0.1) -> optax.GradientTransformationE
       >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
       >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
       [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+      Several labels an example, as masks; the pairs that share one are positive:
+
+      >>> tags = jnp.array([[1, 0], [1, 1], [0, 1]])
+      >>> shared = jnp.dot(tags, tags.T) > 0
+      >>> masks = {"positives": shared & ~jnp.eye(3, dtype=bool), "negatives": ~shared}
+      >>> tx.update(weights, tx.init(weights), distances=distances, **masks)[0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
     """
     check_number("epsilon", epsilon)
 
