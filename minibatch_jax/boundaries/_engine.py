@@ -9,7 +9,15 @@ import jax.core
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
-from minibatch_jax.boundaries._items import Items, any_over, axis_size, count, row_mass, without_hidden
+from minibatch_jax.boundaries._items import (
+    Items,
+    any_over,
+    axis_size,
+    columns_may_hold_the_batch,
+    count,
+    row_mass,
+    without_hidden,
+)
 from minibatch_jax.boundaries._models import Model
 from minibatch_jax.boundaries.rows import check_leading_axis, heaviest_rows
 from minibatch_jax.devices import (
@@ -143,7 +151,7 @@ class Step(NamedTuple):
         value, cotangent = kind.cotangent(items, choice.start, choice.weights, choice.signals)
         (grads,) = vjp(cotangent)
         if recheck:
-            broken = any_device(count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0)
+            broken = any_device(not_finite(grads))
             if not kind.of_pairs:  # a row cannot be overwritten for one of its tokens only
                 whole = jax.tree.map(whole_rows, items, choice.weights)
                 weights = jax.tree.map(lambda new, old: jnp.where(broken, new, old), whole, choice.weights)
@@ -161,10 +169,14 @@ class Step(NamedTuple):
         """Return the gradient of a batch without the rows of weight 0, for each array of items by itself."""
         structure = jax.tree.structure(weights)
 
-        def of_one(number, own_weights, own_cotangent):
-            rows = without_hidden(batch, own_weights, self.kind)
+        def of_one(number, own_weights, own_cotangent, columns_are_others=False):
+            rows = without_hidden(batch, own_weights, self.kind, columns_are_others=columns_are_others)
             one = lambda t: structure.flatten_up_to(self.apply(t, rows, carried)[0])[number]  # noqa: E731
-            return zero_unless(self._has_weight(own_weights), jax.vjp(one, trained)[1](own_cotangent)[0])
+            grads = zero_unless(self._has_weight(own_weights), jax.vjp(one, trained)[1](own_cotangent)[0])
+            if columns_are_others or not (self.kind.of_pairs and columns_may_hold_the_batch(batch, *own_weights.shape)):
+                return grads
+            last = functools.partial(of_one, number, own_weights, own_cotangent, True)
+            return jax.lax.cond(any_device(not_finite(grads)), last, lambda: grads)
 
         parts = zip(structure.flatten_up_to(weights), structure.flatten_up_to(cotangent))
         total, *others = [of_one(number, *part) for number, part in enumerate(parts)]
@@ -297,6 +309,11 @@ def from_blocks(x: jax.Array) -> jax.Array:
 
 def _wide(dtype: Any) -> Any:
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def not_finite(grads: Any) -> jax.Array:
+    """Return whether any entry is not finite."""
+    return count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0
 
 
 def zero_unless(keep: jax.Array, grads: Any) -> Any:

@@ -121,11 +121,13 @@ def as_weights(weights: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(weights), weights, 0)
 
 
-def without_hidden(batch: Any, weights: Any, items: Items) -> Any:
+def without_hidden(batch: Any, weights: Any, items: Items, *, columns_are_others: bool = False) -> Any:
     """Overwrite the examples that have no weight with the heaviest one, because 0 * NaN is NaN.
 
     An example of a matrix of pairs is overwritten if neither its row nor its column has weight. Rows and columns are
-    the same examples unless the batch of pair losses is a tuple (rows, columns) or the matrix is not square.
+    the same examples unless the batch of pair losses is a tuple (rows, columns) or the matrix is not square. Where
+    there are more columns than rows and the batch has only rows, the first columns may be the batch (as with a memory)
+    or not (as with proxies): they count as the batch unless `columns_are_others`.
     """
     if not items.of_pairs:
         return _overwrite(batch, row_mass(weights))
@@ -134,9 +136,16 @@ def without_hidden(batch: Any, weights: Any, items: Items) -> Any:
         columns = own_rows(jax.lax.psum(columns, items.axis_name), rows.shape[0], items.axis_name)
     if items.kind == "pair_losses" and isinstance(batch, tuple) and len(batch) == 2:
         return _overwrite(batch[0], rows), _overwrite(batch[1], columns)
+    if columns_may_hold_the_batch(batch, rows.shape[0], columns.shape[0]) and not columns_are_others:
+        return _overwrite(batch, rows + columns[: rows.shape[0]])
     if rows.shape == columns.shape:
         return _overwrite(batch, rows + columns)
     return _overwrite(_overwrite(batch, rows), columns)
+
+
+def columns_may_hold_the_batch(batch: Any, rows: int, columns: int) -> bool:
+    """Return whether there are more columns than rows, and no array of the batch has one row for each column."""
+    return columns > rows and all(jnp.ndim(x) == 0 or x.shape[0] != columns for x in jax.tree.leaves(batch))
 
 
 def _overwrite(batch: Any, mass: jax.Array) -> Any:

@@ -22,11 +22,12 @@ class MinibatchAux(NamedTuple):
 
     Attributes:
       items: what `items_fn` returned for the whole batch; with `score_fn` for the rows that were differentiated.
-      weights: weight of each item of the whole batch in the gradient.
+      weights: weight of each item of the whole batch in the gradient, 0 for what was not differentiated.
       signals: what `items_fn` (or `score_fn`) returned beside the items, for the transformation.
       kept: `[]` float32 in [0, 1], fraction of the items of non-zero weight that the step began with which kept one.
       effective_sample_size: `[]`, of the weights.
-      dropped: `[]` int32, items that had a weight and no finite value, and so lost the weight.
+      dropped: `[]` int32, items that had a weight and no finite value, and so lost the weight; with `score_fn` the
+        scores that were not finite, too.
       indices: `[gather]` int32, rows that were differentiated; None without `gather`.
       model_state: what `items_fn` returned as its new state; None without `has_state`.
     """
@@ -61,7 +62,8 @@ def value_and_grad(
 
     Without `gather`, one forward pass gives the items, the transformation changes their weights, and one backward pass
     applies the new weights. With `gather=k`, a forward pass without gradient gives the losses, and only the k heaviest
-    rows are differentiated, which saves time if k is well below B.
+    rows are differentiated, which saves time if k is well below B. The weights stay as they are, so what more than k rows
+    carry is lost; `aux.kept` and `aux.weights` show it.
 
     `items` says what `items_fn` returns, under which name the transformation sees it, and with which weights it starts:
 
@@ -88,12 +90,14 @@ def value_and_grad(
       transformation: weight transformation, with its own state: `transformation.init(weights)`, where the weights have
         the shape of the items. Do not chain it with the optimizer of the parameters.
       items: `"losses"`, `"pair_losses"`, `"distances"` or `"similarities"`.
-      loss: of distances or similarities `[A, M]` and the bool masks of positives and negatives, such as
-        `mining.supcon_loss`.
+      loss: of the items and the bool masks of positives and negatives, all `[A, M]`. It must fit the items: losses of
+        `mining` name their first argument, such as `contrastive_loss` of distances and `supcon_loss` of similarities.
+        Weights multiply its slopes, so no `normalize()` belongs behind the miner.
       has_aux: whether `items_fn` returns signals.
       has_state: whether `items_fn` takes and returns a state, such as the statistics of BatchNorm. The transformation
-        does not see it. Only the pass that is differentiated changes it. An nnx module needs no such state: its own is
-        updated in place, once a step.
+        does not see it. Only the pass that is differentiated changes it, with micro-batches once in each. An nnx module
+        needs no such state: its own is updated in place. Over a mapped axis each device has its own new state: average
+        it with `jax.lax.pmean`.
       score_fn: `score_fn(score_params, batch) -> losses [B]` or `(losses, signals)`, a cheaper score (a proxy, a lower
         resolution) that the transformation sees in place of the losses; no gradient flows through it.
       regularizer: `regularizer(params) -> []`, added with weight 1 whatever the selection does.
@@ -101,9 +105,10 @@ def value_and_grad(
         parameter, such as `lambda path: "lora" in path` of `"decoder/lora_a"`; for an nnx module a filter of nnx. All
         else, and all that is no floating-point array, has None as its gradient.
       gather: number of rows to differentiate, static, at most B; for losses.
-      micro_batches: number of equal blocks in which rows are scored and differentiated, to save memory; for losses.
-      rows_axis: with `gather` on a mesh of several Auto axes, the one (or a tuple of those) along which the rows of the
-        batch lie; () if every device holds all rows.
+      micro_batches: number of equal blocks in which rows are scored and differentiated, to save memory at the price of
+        one more forward pass; for losses.
+      rows_axis: with `gather` on a mesh of Auto axes, the one (or a tuple of those) along which the rows of the batch
+        lie; by default the only axis; () if every device holds all rows.
       axis_name: the axis over which `shard_map` or `pmap` shards the batch. Weights then start at 1/(global number);
         value and gradients are summed over the devices; wrap the transformation in `across` for a global choice. With
         `gather`, every device differentiates its share of the k rows. Distances are `[A, M]` of the anchors of one

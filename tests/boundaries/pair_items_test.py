@@ -210,6 +210,28 @@ def test_an_example_without_weight_reaches_no_gradient_of_distances(bad, with_lo
     assert np.abs(expected[1]["w"]).max() > 0.1
 
 
+@pytest.mark.parametrize("references", ["batch and memory", "proxies"])
+def test_padding_of_nan_reaches_no_gradient_of_rectangular_pairs(references):
+    rng = np.random.default_rng(8)
+    x, past = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (6, 8))
+    params = {"w": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)}
+
+    def similarities(params, x):
+        z = jnp.dot(x, params["w"])
+        return jnp.dot(z, (jnp.concatenate([z, past]) if references == "batch and memory" else past).T)
+
+    columns = 14 if references == "batch and memory" else 8
+    weights = np.ones((6, columns))
+    weights[5] = weights[3] = 0  # row 5 is padding; row 3 is no anchor
+    if references == "batch and memory":
+        weights[:, 5] = 0  # row 3 is still a reference
+    positives = rng.uniform(size=weights.shape) < 0.4
+    masks = {"positives": jnp.asarray(positives), "negatives": jnp.asarray(~positives)}
+    fn = value_and_grad(similarities, optax.with_extra_args_support(optax.identity()), items="similarities")
+    run = lambda x: fn(params, x, optax.EmptyState(), weights=jnp.asarray(weights), **masks)[1]["w"]  # noqa: E731
+    np.testing.assert_allclose(run(x.at[5].set(jnp.nan)), run(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("loss", [mining.supcon_loss, None], ids=["supcon", "none"])
 def test_shard_map_gives_the_gradient_of_one_device(loss):
     x, labels = batches(7, 2)
