@@ -13,7 +13,7 @@ from experiments.datasets import arrays
 from experiments.engine import folders, init_mlp
 from experiments.selection import _crest_loop, crest
 from experiments.selection._crest_loop import COVER, MODEL_BATCHES, Sizes
-from minibatch_jax.selection import keep_class_medoids, keep_unlearned
+from minibatch_jax.selection import keep_class_medoids
 
 SIZES = Sizes(subset=6, medoids=2)
 ROWS = 10 * SIZES.subset
@@ -60,15 +60,17 @@ def test_medoids_by_class_are_those_of_the_library(train):
     np.testing.assert_array_equal(found.reshape(-1), wanted)
 
 
-def test_learned_rows_stay_out_of_a_coreset(train):
+def test_learned_rows_stay_out_of_a_coreset(train, params, monkeypatch):
     subset = jnp.concatenate([train["rows_of_class"][:, :5], train["rows_of_class"][:, :1]], axis=1)
     losses = jnp.where(jnp.arange(ROWS) % SIZES.subset < 3, 0.05, 1.0).at[5::6].set(0.05)
-    logits = jax.random.normal(jax.random.key(4), (ROWS, 10))
-    learned = keep_unlearned(len(train["label"])).init(losses)
-    choose = jax.jit(functools.partial(_crest_loop.coreset, losses, logits, train, subset, sizes=SIZES))
+    features = jax.random.normal(jax.random.key(4), (ROWS, 10))
+    monkeypatch.setattr(_crest_loop, "losses_and_features", lambda *args: (losses, {"features": features}))
+    learned = _crest_loop.coreset_selection(len(train["label"]), SIZES).init(losses)
+    choose = jax.jit(functools.partial(_crest_loop.coreset, params, train, subset, sizes=SIZES))
     for _ in range(crest.PATIENCE - 1):
         learned = choose(learned=learned)[2]
-    rows, weights, _ = choose(learned=learned)
+    rows, weights, _, loss = choose(learned=learned)
+    assert float(loss) == pytest.approx(float(losses.mean()))
     assert float(jnp.sum(weights)) == pytest.approx(1)
     kept = set(np.asarray(rows)[np.asarray(weights) > 0].tolist())
     assert kept and kept <= set(np.asarray(subset)[:, 3:5].reshape(-1).tolist())
