@@ -86,7 +86,7 @@ def mask_rows() -> optax.GradientTransformationExtraArgs:
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def weights_of(transformation: optax.GradientTransformationExtraArgs, weights: Weights, **signals: Any) -> Weights:
+def weights_of(transformation: optax.GradientTransformation, weights: Weights, **signals: Any) -> Weights:
     """Return the weights that a transformation makes of these in its first update, to look at them outside training.
 
     The transformation starts anew and its state is not kept. In training `value_and_grad` keeps the state.

@@ -55,7 +55,7 @@ from experiments.datasets import arrays
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
-from minibatch_jax import value_and_grad, weights_of
+from minibatch_jax import normalize, value_and_grad, weight_transformation, weights_of
 from minibatch_jax.coupling import couple_assignment, couple_partial, couple_unbalanced, hierarchical_plan
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
@@ -166,9 +166,10 @@ def make_arm(config: Config, coupling: Coupling | None) -> Arm:
 
 def coupled_gradient(params, batch, config: Config, coupling: Coupling | None) -> tuple[jax.Array, Any, dict[str, Any]]:
     """Loss, its gradient, and the share of the coupled mass between items of different classes (not trained on)."""
-    transformation = optax.identity() if coupling is None else couple_blocks(coupling, config.mini_batches)
-    gradient = value_and_grad(partial(pair_losses, config, coupling is not None), transformation, items="pair_losses")
-    (value, aux), grads, _ = gradient(params, batch, optax.EmptyState())
+    transformation = normalize() if coupling is None else couple_blocks(coupling, config.mini_batches)
+    losses = partial(pair_losses, config, coupling is not None)
+    state = transformation.init(jax.tree.map(jnp.zeros_like, jax.eval_shape(losses, params, batch)))
+    (value, aux), grads, _ = value_and_grad(losses, transformation, items="pair_losses")(params, batch, state)
     metrics: dict[str, Any] = {"source_loss": jnp.mean(aux.items["source"])}
     if coupling is not None:
         source_label, target_label = jnp.split(batch["label"], 2)
@@ -192,16 +193,17 @@ def pair_losses(config: Config, coupled: bool, params, batch) -> dict[str, jax.A
 
 
 def couple_blocks(coupling: Coupling, mini_batches: int) -> optax.GradientTransformationExtraArgs:
-    """Weigh `pairs` by a coupling of mini-batches and leave the weights of `source`. Signal: `pair_losses`."""
+    """Weigh pairs by a coupling of mini-batches; losses of one column stay as they are. Signal: `pair_losses`."""
 
     def update(weights, state, params=None, *, pair_losses, **extra_args):
-        del extra_args
-        k, half = mini_batches, len(pair_losses["pairs"])
-        blocks = pair_losses["pairs"].reshape(k, half // k, k, half // k).transpose(0, 2, 1, 3)
-        plan = coupling(blocks).transpose(0, 2, 1, 3).reshape(half, half)
-        return {**weights, "pairs": plan}, state
+        rows, columns = weights.shape
+        if columns == 1:
+            return weights, state
+        k = mini_batches
+        blocks = pair_losses.reshape(k, rows // k, k, columns // k).transpose(0, 2, 1, 3)
+        return coupling(blocks).transpose(0, 2, 1, 3).reshape(rows, columns), state
 
-    return optax.GradientTransformationExtraArgs(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
 def predict(params, image: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -28,7 +28,7 @@ def weighted_gradient(losses: Callable[[Any, Any], jax.Array]) -> Callable[[Any,
     Returns:
       `fn(params, batch, weights)`, which gives `(value, gradient)` of `sum(weights * losses)`.
     """
-    given = value_and_grad(losses, optax.identity())
+    given = value_and_grad(losses, optax.with_extra_args_support(optax.identity()))
 
     def gradient(params, batch, weights):
         (value, _), grads, _ = given(params, batch, optax.EmptyState(), weights=weights)

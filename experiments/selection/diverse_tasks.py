@@ -143,7 +143,7 @@ def errors(weights: jax.Array, gradients: jax.Array) -> dict[str, jax.Array]:
 def trained(config: Config, selection: Selection | None, tasks: Tasks, start: Any, seed: int) -> dict[int, Any]:
     """Parameters after some numbers of gradient steps on the selected tasks, of all if there is no selection."""
     optimizer, features = optax.sgd(config.learning_rate), tasks.image.mean(1)
-    chosen = optax.identity() if selection is None else selection(jax.random.key(seed), features)
+    chosen = normalize() if selection is None else selection(jax.random.key(seed), features)
     k = None if selection is None else config.k
     gradient = value_and_grad(jax.vmap(task_loss, (None, 0)), chosen, gather=k, score_fn=without_losses)
 
