@@ -9,6 +9,7 @@ import pytest
 import scipy.optimize
 
 from experiments.coupling import domain_adaptation as experiment
+from experiments.engine import State
 from experiments.shared import step_costs
 
 SIZES = {"SOURCE_PER_CLASS": 12, "NUM_SOURCE": 120, "TEST_PER_CLASS": 3, "VALIDATION_PER_CLASS": 2}
@@ -121,7 +122,7 @@ def test_accuracies_weigh_classes(monkeypatch):
         "test": {"image": jnp.asarray(guess), "label": jnp.asarray(label)},
         "frequency": jnp.array([0.5, 0.5] + [0.0] * 8),
     }
-    found = experiment.evaluate.__wrapped__(experiment.State((), ()), data)
+    found = experiment.evaluate.__wrapped__(State((), ()), data)
     assert float(found["target_accuracy"]) == pytest.approx(0.75)
     assert float(found["balanced_accuracy"]) == pytest.approx(0.95)
 
