@@ -20,6 +20,7 @@ from .compose import effective_sample_size as effective_sample_size
 from .compose import mask_rows as mask_rows
 from .compose import normalize as normalize
 from .compose import record as record
+from .compose import weights_of as weights_of
 from .devices import across as across
 from .devices import replicate as replicate
 from .processes import check_same_arguments as check_same_arguments

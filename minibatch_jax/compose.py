@@ -1,7 +1,7 @@
-"""Small weight transformations that optax lacks: normalize, mask, and record what a chain does."""
+"""Small weight transformations that optax lacks (normalize, mask, record), and weights outside training."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,34 @@ def mask_rows() -> optax.GradientTransformationExtraArgs:
         return jnp.where(jnp.expand_dims(mask, range(1, weights.ndim)), weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def weights_of(transformation: optax.GradientTransformation, weights: Weights, **signals: Any) -> Weights:
+    """Return the weights that a transformation makes of these in its first update, to look at them outside training.
+
+    The transformation starts anew and its state is not kept. In training `value_and_grad` keeps the state.
+
+    Args:
+      transformation: weight transformation, or an `optax.chain` of them.
+      weights: incoming weights, an array or a dict of arrays; 0 on padding.
+      **signals: what the transformation reads, such as `losses=`.
+
+    Returns:
+      The new weights, with the shape and dtype of the old ones.
+
+    Raises:
+      TypeError: if the transformation is not what a factory returns, or a signal is missing.
+
+    Examples:
+      >>> from minibatch_jax.selection import keep_topk
+      >>> weights_of(optax.chain(keep_topk(2), normalize()), jnp.ones(3), losses=jnp.array([0.3, 2.0, 1.0])).tolist()
+      [0.0, 0.5, 0.5]
+    """
+    if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
+        name = getattr(transformation, "__name__", repr(transformation))
+        raise TypeError(f"transformation is {name}, wanted what a factory returns: keep_topk(32), not keep_topk.")
+    update = optax.with_extra_args_support(transformation).update
+    return update(weights, transformation.init(weights), None, **signals)[0]
 
 
 class RecordState(NamedTuple):

@@ -91,6 +91,8 @@ def squared_distances(
       [[11881.0, nan]]
     """
     (x, x_finite), (y, y_finite) = finite_rows(x), finite_rows(y)
+    if x.shape[0] == y.shape[0] == 1:  # one pair needs no product, and its difference does not cancel
+        return jnp.where(x_finite & y_finite, jnp.sum((x - y) ** 2), jnp.nan)[:, None]
     if origin is None:
         origin = _center((x, x_finite), (y, y_finite))
     x, y = x - origin[None], y - origin[None]

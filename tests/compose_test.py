@@ -1,10 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from minibatch_jax import compose, mask_rows, normalize, record
-from minibatch_jax.selection import keep_topk
+from minibatch_jax import compose, mask_rows, normalize, record, weights_of
+from minibatch_jax.selection import keep_random, keep_topk
 from tests.case import ROWS, Case
 
 
@@ -50,3 +51,21 @@ def test_normalize_refuses_a_non_positive_total(total):
 def test_normalize_refuses_what_is_no_number(total):
     with pytest.raises(TypeError, match="total is .* wanted a number"):
         normalize(total)
+
+
+def test_weights_of_is_the_first_update_and_takes_what_optax_makes():
+    tx, weights = optax.chain(keep_random(2, 3), normalize()), jnp.array([0.0, 1.0, 1.0, 1.0])
+    found = jax.jit(lambda w: weights_of(tx, w))(weights)
+    np.testing.assert_array_equal(found, tx.update(weights, tx.init(weights))[0])
+    np.testing.assert_array_equal(found, weights_of(tx, weights))
+    assert np.count_nonzero(found) == 2 and found[0] == 0
+    np.testing.assert_array_equal(weights_of(optax.identity(), weights, losses=LOSSES), weights)
+    both = weights_of(keep_topk(1), {"a": weights, "b": jnp.ones(4)}, losses={"a": LOSSES, "b": -LOSSES})
+    assert [np.argmax(both[name]) for name in "ab"] == [1, 3]
+
+
+def test_weights_of_refuses_a_factory_and_a_missing_signal():
+    with pytest.raises(TypeError, match="transformation is keep_topk, wanted what a factory returns"):
+        weights_of(keep_topk, jnp.ones(4), losses=LOSSES)
+    with pytest.raises(TypeError, match="'losses'"):
+        weights_of(keep_topk(1), jnp.ones(4))

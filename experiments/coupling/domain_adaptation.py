@@ -55,6 +55,7 @@ from experiments.datasets import arrays
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
+from minibatch_jax import normalize, value_and_grad, weight_transformation, weights_of
 from minibatch_jax.coupling import couple_assignment, couple_partial, couple_unbalanced, hierarchical_plan
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
@@ -138,7 +139,7 @@ def diagonal(coupling: optax.GradientTransformationExtraArgs, cost: jax.Array) -
     k, m = cost.shape[1:3]
     weights = jnp.full((m, m), 1 / m**2)
     blocks = cost[jnp.arange(k), jnp.arange(k)]
-    plans = jax.lax.map(lambda c: coupling.update(weights, coupling.init(weights), cost=c)[0], blocks)
+    plans = jax.lax.map(lambda c: weights_of(coupling, weights, cost=c), blocks)
     return jnp.eye(k)[:, :, None, None] / k * plans[:, None]
 
 
@@ -157,29 +158,52 @@ def make_arm(config: Config, coupling: Coupling | None) -> Arm:
         return {"params": init_mlp(key, (SIDE * SIDE, 128, 64, NUM_CLASSES))}
 
     def gradient(state, batch):
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, config, coupling)
+        _, grads, metrics = coupled_gradient(state.params, batch, config, coupling)
         return grads, {}, metrics
 
     return gradient_arm(optimizer, start, gradient)
 
 
-def loss_fn(params, batch, config: Config, coupling: Coupling | None) -> tuple[jax.Array, dict[str, Any]]:
-    """Loss, and the share of the coupled mass between items of different classes (which training does not see)."""
+def coupled_gradient(params, batch, config: Config, coupling: Coupling | None) -> tuple[jax.Array, Any, dict[str, Any]]:
+    """Loss, its gradient, and the share of the coupled mass between items of different classes (not trained on)."""
+    transformation = normalize() if coupling is None else couple_blocks(coupling, config.mini_batches)
+    losses = partial(pair_losses, config, coupling is not None)
+    state = transformation.init(jax.tree.map(jnp.zeros_like, jax.eval_shape(losses, params, batch)))
+    (value, aux), grads, _ = value_and_grad(losses, transformation, items="pair_losses")(params, batch, state)
+    metrics: dict[str, Any] = {"source_loss": jnp.mean(aux.items["source"])}
+    if coupling is not None:
+        source_label, target_label = jnp.split(batch["label"], 2)
+        plan = aux.weights["pairs"]
+        wrong = jnp.sum(jnp.where(source_label[:, None] != target_label[None, :], plan, 0))
+        metrics["wrong_share"] = wrong, jnp.sum(plan)
+    return value, grads, metrics
+
+
+def pair_losses(config: Config, coupled: bool, params, batch) -> dict[str, jax.Array]:
+    """`source`: loss of each source item `[half, 1]`; `pairs`: cost of each pair `[half, half]`, if any are coupled."""
     half = config.batch_size // 2
-    source_label, target_label = batch["label"][:half], batch["label"][half:]
+    source_label = batch["label"][:half]
     features, logits = predict(params, batch["image"])
     log_p = jax.nn.log_softmax(logits)
-    source_loss = -jnp.mean(jnp.take_along_axis(log_p[:half], source_label[:, None], axis=1))
-    if coupling is None:
-        return source_loss, {"source_loss": source_loss}
+    source = -jnp.take_along_axis(log_p[:half], source_label[:, None], axis=1)
+    if not coupled:
+        return {"source": source}
     cost = config.feature_weight * squared_euclidean_cost(features[:half], features[half:])
-    cost -= config.label_weight * log_p[half:, source_label].T
-    k = config.mini_batches
-    blocks = cost.reshape(k, half // k, k, half // k).transpose(0, 2, 1, 3)
-    plan = coupling(jax.lax.stop_gradient(blocks)).transpose(0, 2, 1, 3).reshape(half, half)
-    wrong = jnp.sum(jnp.where(source_label[:, None] != target_label[None, :], plan, 0))
-    metrics = {"source_loss": source_loss, "wrong_share": (wrong, jnp.sum(plan))}
-    return source_loss + jnp.sum(plan * cost), metrics
+    return {"source": source, "pairs": cost - config.label_weight * log_p[half:, source_label].T}
+
+
+def couple_blocks(coupling: Coupling, mini_batches: int) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by a coupling of mini-batches; losses of one column stay as they are. Signal: `pair_losses`."""
+
+    def update(weights, state, params=None, *, pair_losses, **extra_args):
+        rows, columns = weights.shape
+        if columns == 1:
+            return weights, state
+        k = mini_batches
+        blocks = pair_losses.reshape(k, rows // k, k, columns // k).transpose(0, 2, 1, 3)
+        return coupling(blocks).transpose(0, 2, 1, 3).reshape(rows, columns), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
 def predict(params, image: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -53,7 +53,7 @@ from experiments.coupling._flows import EULER_STEPS, TIME_FEATURES, images, slic
 from experiments.coupling._flows import velocity as network
 from experiments.coupling._image_quality import frechet_to, train_classifier
 from experiments.datasets import arrays
-from experiments.engine import Arm, gradient_arm, init_mlp, run
+from experiments.engine import Arm, gradient_arm, init_mlp, run, weighted_gradient
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
 from minibatch_jax import effective_sample_size
@@ -65,7 +65,7 @@ from minibatch_jax.coupling import (
     immiscible_noise,
     nearest_noise,
 )
-from minibatch_jax.coupling.flows.matching import FlowPairs
+from minibatch_jax.coupling.flows.matching import ConditionalPath, FlowPairs
 
 Pairing = Callable[[jax.Array, jax.Array], FlowPairs]
 
@@ -177,11 +177,7 @@ def make_arm(config: Config, pairing: Pairing) -> Arm:
         key, pair_key, path_key = jax.random.split(state.keys, 3)
         pairs = pairing(pair_key, batch["image"])
         path = conditional_path(path_key, pairs.x0, pairs.x1)
-
-        def loss_fn(params):
-            return jnp.sum(pairs.weights * squared_norm(velocity(params, path.xt, path.t) - path.ut))
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        loss, grads = weighted_gradient(flow_losses)(state.params, path, pairs.weights)
         metrics = {
             "loss": loss,
             "pair_cost": jnp.sum(pairs.weights * squared_norm(path.ut)),
@@ -190,6 +186,11 @@ def make_arm(config: Config, pairing: Pairing) -> Arm:
         return grads, {"keys": key}, metrics
 
     return gradient_arm(optimizer, start, gradient)
+
+
+def flow_losses(params, path: ConditionalPath) -> jax.Array:
+    """Squared error of the velocity of each pair `[B]`."""
+    return squared_norm(velocity(params, path.xt, path.t) - path.ut)
 
 
 def velocity(params, x: jax.Array, t: jax.Array) -> jax.Array:

@@ -57,10 +57,10 @@ from experiments.coupling._flows import (
     trajectory,
     velocity,
 )
-from experiments.engine import gradient_arm, init_mlp, run
+from experiments.engine import gradient_arm, init_mlp, run, weighted_gradient
 from minibatch_jax.coupling import assignment, conditional_path, couple_assignment, couple_sinkhorn, flow_matching_pairs
 from minibatch_jax.coupling.costs import squared_euclidean_cost
-from minibatch_jax.coupling.flows.matching import FlowPairs
+from minibatch_jax.coupling.flows.matching import ConditionalPath, FlowPairs
 
 NUM_PIXELS = {"digits": 8 * 8, "fashion_mnist": 14 * 14}
 FINE_STEPS = 100
@@ -115,11 +115,7 @@ def main(config: Config):
             noise = jax.random.normal(noise_key, batch["image"].shape)
             pairs = pair(pair_key, noise, batch["image"])
             path = conditional_path(path_key, pairs.x0, pairs.x1)
-
-            def loss_fn(params):
-                return jnp.sum(pairs.weights * squared_norm(velocity(params, path.xt, path.t) - path.ut))
-
-            loss, grads = jax.value_and_grad(loss_fn)(state.params)
+            loss, grads = weighted_gradient(flow_losses)(state.params, path, pairs.weights)
             metrics = {"loss": loss, "pair_cost": jnp.sum(pairs.weights * squared_norm(path.ut))}
             return grads, {"keys": key}, metrics
 
@@ -149,6 +145,11 @@ def pair_in_order(key: jax.Array, x0: jax.Array, x1: jax.Array) -> FlowPairs:
     """Independent pairs: noise i with image i."""
     index = jnp.arange(len(x0))
     return FlowPairs(x0, x1, jnp.full(len(x0), 1 / len(x0)), index, index)
+
+
+def flow_losses(params, path: ConditionalPath) -> jax.Array:
+    """Squared error of the velocity of each pair `[B]`."""
+    return squared_norm(velocity(params, path.xt, path.t) - path.ut)
 
 
 def measure(params, data) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

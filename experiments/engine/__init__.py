@@ -43,7 +43,9 @@ step writes them itself. `run` jits them once per arm; every arm meets a seed wi
 `State.keys` is for random numbers drawn in a step (split and replace them there); `run` counts `State.step`. For small
 models there are `init_mlp(key, sizes)` and `mlp(layers, inputs)`, and `with_wrong_labels` makes label noise. An arm
 that trains on other data names its split: `gradient_arm(optimizer, start, gradient, split="train_and_holdout")`.
-`minimize` trains inside one compiled function, and `descend` is a single update.
+`minimize` trains inside one compiled function, and `descend` is a single update. Weights enter a gradient through
+`value_and_grad` alone: with the transformation inside or, from drawn pairs or rows, by `weighted_gradient`. A selection
+that needs no losses takes `score_fn=without_losses`. `minibatch_jax.weights_of` shows weights without a training.
 
 What is not a training loop (an estimator, a solver, a fit) gives numbers for a seed and calls `compare`.
 """
@@ -51,6 +53,8 @@ What is not a training loop (an estimator, a solver, a fit) gives numbers for a 
 from experiments.engine.arms import descend as descend
 from experiments.engine.arms import gradient_arm as gradient_arm
 from experiments.engine.arms import minimize as minimize
+from experiments.engine.arms import weighted_gradient as weighted_gradient
+from experiments.engine.arms import without_losses as without_losses
 from experiments.engine.comparisons import compare as compare
 from experiments.engine.loops import Arm as Arm
 from experiments.engine.loops import State as State

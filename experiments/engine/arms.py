@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from experiments.engine.loops import Arm, State
+from minibatch_jax import value_and_grad
 
 
 def descend(
@@ -15,6 +17,30 @@ def descend(
     """Parameters and state of the optimizer after one update."""
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
+
+
+def weighted_gradient(losses: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any, jax.Array], tuple[Any, Any]]:
+    """Value and gradient of losses whose weights are known before, from pairs or rows that were drawn.
+
+    Args:
+      losses: `losses(params, batch)` gives `[B]`.
+
+    Returns:
+      `fn(params, batch, weights)`, which gives `(value, gradient)` of `sum(weights * losses)`.
+    """
+    given = value_and_grad(losses, optax.with_extra_args_support(optax.identity()))
+
+    def gradient(params, batch, weights):
+        (value, _), grads, _ = given(params, batch, optax.EmptyState(), weights=weights)
+        return value, grads
+
+    return gradient
+
+
+def without_losses(params: Any, batch: Any) -> jax.Array:
+    """A `score_fn` for selections that look at no loss: zeros, in place of a forward pass over all rows."""
+    del params
+    return jnp.zeros(len(jax.tree.leaves(batch)[0]))
 
 
 def minimize(

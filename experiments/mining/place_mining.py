@@ -42,11 +42,12 @@ import optax
 from experiments.engine import compare, descend, init_mlp, mlp
 from experiments.mining._emoji import IMAGES_PER_ROW as VIEWS
 from experiments.mining._emoji import rows_of_one_class
+from minibatch_jax import value_and_grad
 from minibatch_jax.metrics import recall_at_k
 from minibatch_jax.mining import (
     cosine_similarity,
+    mine_multi_similarity,
     multi_similarity_loss,
-    multi_similarity_pair_masks,
     negative_mask,
     normalize_embeddings,
     partition_by_proxies,
@@ -192,31 +193,44 @@ def train_step(optimizer, images: jax.Array, state: Training, rows: jax.Array) -
     """A step on all views of the places `rows`, whose proxies it writes."""
     labels = jnp.repeat(rows, VIEWS)
     batch = images[rows].reshape(len(labels), -1)
-    grads, (counts, proxy) = jax.grad(loss, has_aux=True)(state.params, batch, labels)
+    grads, counts, proxy = gradient(state.params, batch, labels)
     params, opt_state = descend(optimizer, grads, state.params, state.opt_state)
     proxies = state.proxies if proxy is None else update_proxies(state.proxies, proxy, labels)
     return Training(params, opt_state, proxies), counts
 
 
-def loss(params: dict[str, Any], images: jax.Array, labels: jax.Array):
-    """Multi-similarity loss of the embeddings and, where there is a head, of its outputs too."""
+def gradient(params: dict[str, Any], images: jax.Array, labels: jax.Array) -> tuple[Any, Counts, jax.Array | None]:
+    """Gradient of the multi-similarity losses of mined pairs, the pairs of the embeddings, and outputs of the head."""
+    heads = 2 if "head" in params else 1
+    masks = {"positives": positive_mask(labels), "negatives": negative_mask(labels)}
+    signals = {name: jnp.tile(mask, (heads, 1)) for name, mask in masks.items()}
+    miner = mine_multi_similarity()
+    mined = value_and_grad(similarities, miner, items="similarities", loss=summed_loss, has_aux=True)
+    state = miner.init(jnp.ones((heads * len(labels), len(labels))))
+    (_, aux), grads, _ = mined(params, images, state, **signals)
+    return grads, counts_of(aux.weights[: len(labels)] > 0, **masks), aux.signals.get("proxy")
+
+
+def similarities(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cosines of the embeddings `[B, B]` and, where there is a head, of its outputs below them, `[2 B, B]`."""
     embeddings = mlp(params["layers"], images)
-    value, counts = mined_loss(embeddings, labels)
     if "head" not in params:
-        return value, (counts, None)
+        return cosine_similarity(embeddings), {}
     proxy = mlp(params["head"], embeddings)
-    return value + mined_loss(proxy, labels)[0], (counts, proxy)
+    return jnp.concatenate([cosine_similarity(embeddings), cosine_similarity(proxy)]), {"proxy": proxy}
 
 
-def mined_loss(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.Array, Counts]:
-    """Multi-similarity loss of the pairs that its miner keeps."""
-    similarities = cosine_similarity(embeddings)
-    positives, negatives = positive_mask(labels), negative_mask(labels)
-    fixed = jax.lax.stop_gradient(similarities)
-    kept, kept_negatives = multi_similarity_pair_masks(fixed, positives, negatives)
-    masks = positives | negatives, kept | kept_negatives, negatives, kept_negatives
-    counts = Counts(*(jnp.sum(mask.astype(jnp.float32)) for mask in masks))
-    return multi_similarity_loss(similarities, kept, kept_negatives), counts
+def summed_loss(similarities: jax.Array, positives: jax.Array, negatives: jax.Array) -> jax.Array:
+    """Sum of the multi-similarity losses of one or two square matrices, one below the other."""
+    size = similarities.shape[1]
+    parts = [slice(start, start + size) for start in range(0, similarities.shape[0], size)]
+    return sum((multi_similarity_loss(similarities[p], positives[p], negatives[p]) for p in parts), jnp.zeros(()))
+
+
+def counts_of(kept: jax.Array, positives: jax.Array, negatives: jax.Array) -> Counts:
+    """Pairs of a batch, and those that are kept."""
+    masks = positives | negatives, kept, negatives, kept & negatives
+    return Counts(*(jnp.sum(mask.astype(jnp.float32)) for mask in masks))
 
 
 def initial(config: Config, method: Method, key: jax.Array, num_places: int, pixels: int) -> Training:

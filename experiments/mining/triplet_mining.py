@@ -39,8 +39,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import Arm, State, init_mlp, mlp, run
+from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.mining._emoji import IMAGES_PER_ROW, rows_of_one_class
+from minibatch_jax import value_and_grad
 from minibatch_jax.metrics import recall_at_k
 from minibatch_jax.mining import (
     cosine_similarity,
@@ -53,8 +54,6 @@ from minibatch_jax.mining import (
     negative_mask,
     normalize_embeddings,
     positive_mask,
-    weigh_pairs,
-    weighted_pair_loss,
 )
 from minibatch_jax.mining.losses.triplets import triplet_pair_weights
 
@@ -75,6 +74,8 @@ TUNED = {
     "batch-all": Tuned(1e-3, 0.2),
     "multi-similarity": Tuned(1e-3, 0.0),
 }
+LOSSES = {"multi-similarity": lambda d, positives, negatives: multi_similarity_loss(1 - d, positives, negatives)}
+"""arm -> loss of the pairs that its miner keeps; the weights of the others are those of a hinge of triplets"""
 Mining = Callable[[jax.Array | int], Any]
 """key -> weight transformation"""
 
@@ -110,36 +111,26 @@ def main(config: Config):
         optimizer = optax.adam(optax.cosine_decay_schedule(rate, config.steps))
         all_pairs = jnp.ones((config.batch_size * IMAGES_PER_ROW,) * 2)
 
-        def init(key):
+        mined = value_and_grad(pair_distances, mining(0), items="distances", loss=LOSSES.get(name))
+
+        def start(key):
             layers_key, mining_key = jax.random.split(key)
             pixels = {"emoji": 768, "digits": 64}.get(config.dataset, 784)
             params = init_mlp(layers_key, (pixels, config.hidden, config.dimensions))
-            return State(params, optimizer.init(params), mining(mining_key).init(all_pairs))
+            return {"params": params, "selection_state": mining(mining_key).init(all_pairs)}
 
-        def loss(params, mining_state, batch):
-            distances = 1 - cosine_similarity(mlp(params, batch["image"].reshape(len(all_pairs), -1)))
-            labels = jnp.repeat(batch["label"], IMAGES_PER_ROW)
-            weights, mining_state = mining(0).update(all_pairs, mining_state, distances=distances, labels=labels)
-            value = weighted_pair_loss(weights, distances, positive_mask(labels))
-            return value, (mining_state, metrics_of(distances, labels, weights))
+        def gradient(state, batch):
+            images, labels = batch["image"].reshape(len(all_pairs), -1), jnp.repeat(batch["label"], IMAGES_PER_ROW)
+            (_, aux), grads, mining_state = mined(state.params, images, state.selection_state, labels=labels)
+            return grads, {"selection_state": mining_state}, metrics_of(aux.items, labels, aux.weights)
 
-        def step(state, batch):
-            gradient = jax.grad(loss, has_aux=True)
-            grads, (mining_state, metrics) = gradient(state.params, state.selection_state, batch)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            return state._replace(params=params, opt_state=opt_state, selection_state=mining_state), metrics
-
-        return Arm(init, step)
+        return gradient_arm(optimizer, start, gradient)
 
     @jax.jit
     def evaluate(state, data):
         images, labels = data["test"]["image"], jnp.repeat(data["test"]["label"], IMAGES_PER_ROW)
         embeddings = normalize_embeddings(mlp(state.params, images.reshape(len(labels), -1)))
         return {f"recall_at_{k}": recall_at_k(embeddings, labels, k) for k in (1, 5)}
-
-    def multi_similarity(distances, positives, negatives):
-        return multi_similarity_loss(1 - distances, positives, negatives)
 
     def margin(name):
         return TUNED[name].margin if config.margin is None else config.margin
@@ -149,13 +140,18 @@ def main(config: Config):
         "semi-hard": lambda key: mine_semihard(margin("semi-hard"), nearest=True, fallback="easiest"),
         "batch-hard": lambda key: mine_hard(margin("batch-hard")),
         "batch-all": lambda key: mine_all(margin("batch-all")),
-        "multi-similarity": lambda key: optax.chain(mine_multi_similarity(), weigh_pairs(multi_similarity)),
+        "multi-similarity": lambda key: mine_multi_similarity(),
     }
     arms = {name: arm(name, mining) for name, mining in miners.items()}
     splits = rows_of_one_class(config.dataset, config.validate)
     records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=20)
     print(f"For comparison, the pixels as embeddings: recall@1 {recall_of_pixels(splits['test']):.3f}")
     return records
+
+
+def pair_distances(params: Any, images: jax.Array) -> jax.Array:
+    """1 - cosine of the embeddings of all pairs of images `[B, pixels]`, `[B, B]`."""
+    return 1 - cosine_similarity(mlp(params, images))
 
 
 def metrics_of(distances: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, Any]:

@@ -62,7 +62,8 @@ from experiments.engine import compare, init_mlp, minimize, mlp
 from experiments.engine.reports import Record, markdown, mean_and_error, write_text
 from experiments.mining._emoji import IMAGES_PER_ROW as VIEWS
 from experiments.mining._emoji import emoji_rows
-from experiments.mining._retrieval_losses import METHODS, Batch
+from experiments.mining._retrieval_losses import METHODS, Vectors
+from experiments.mining._retrieval_losses import gradient as gradient_of
 from experiments.mining._retrieval_report import differences, draw_scores
 from minibatch_jax.metrics import recall_at_k, retrieval_scores
 from minibatch_jax.mining import index_classes, normalize_embeddings, sample_classes
@@ -205,14 +206,13 @@ def program(config: Config, name: str, static: float | None, shape: tuple[int, .
         optimizer = optax.adam(lambda count: rate * decay(count))
         flat = images.reshape(len(labels), -1)
 
-        def loss(params, rows, key):
-            embeddings = normalize_embeddings(mlp(params["layers"], flat[rows]))
-            batch = Batch(embeddings, labels[rows], key, params.get("proxies"))
-            return method.loss(value if static is None else static, batch)
+        def vectors(params, images):
+            return Vectors(normalize_embeddings(mlp(params["layers"], images)), params.get("proxies"))
 
         def gradient(params, keys):
             rows = sample_classes(keys[0], index, config.classes, VIEWS).reshape(-1)
-            return jax.grad(loss)(params, rows, keys[1])
+            number = value if static is None else static
+            return gradient_of(method, number, vectors, params, flat[rows], labels[rows], keys[1])
 
         keys = jax.vmap(lambda i: [jax.random.fold_in(k, i) for k in (batch_key, loss_key)])(jnp.arange(config.steps))
         return minimize(optimizer, gradient, params, keys)["layers"]

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine import mlp
-from minibatch_jax import take
+from experiments.engine import mlp, weighted_gradient
+from minibatch_jax import take, value_and_grad, weight_transformation, weights_of
 from minibatch_jax.selection import (
     keep_medoids,
     keep_unlearned,
@@ -53,7 +53,7 @@ class Crest(NamedTuple):
       first: the model of the first selection.
       interval: `[]` int32, steps between checks.
       age: `[]` int32, steps since the last check.
-      learned: losses at most 0.1 in a row, of each example.
+      learned: state of `coreset_selection`, which counts the losses at most 0.1 in a row of each example.
       costs: so far.
     """
 
@@ -84,20 +84,31 @@ def init_crest(params: Any, sizes: Sizes, num_examples: int) -> Crest:
         first=model,
         interval=one,
         age=one,
-        learned=keep_unlearned(num_examples).init(jnp.zeros(1)),
+        learned=coreset_selection(num_examples, sizes).init(jnp.zeros(1)),
         costs=Costs(zero, zero, zero),
     )
 
 
-def losses_and_logits(params: Any, data: dict[str, jax.Array], rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of the rows `[n]` of a data set: `[n]` and `[n, CLASSES]`."""
-    logits = mlp(params, data["image"][rows])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"][rows]), logits
+def batch_of(data: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
+    """The examples of the rows `[n]` of a data set."""
+    return {name: data[name][rows] for name in ("image", "label")}
 
 
-def batch_loss(params: Any, data: dict[str, jax.Array], rows: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted sum of the losses of the rows, `[]`."""
-    return jnp.sum(weights * losses_and_logits(params, data, rows)[0])
+def losses_and_features(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of each example `[n]`, and as features its gradient by the logits `[n, CLASSES]`."""
+    logits = mlp(params, batch["image"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return losses, {"features": jax.nn.softmax(logits) - jax.nn.one_hot(batch["label"], CLASSES)}
+
+
+def losses_of(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """Loss of each example `[n]`."""
+    return losses_and_features(params, batch)[0]
+
+
+def gradient(params: Any, data: dict[str, jax.Array], rows: jax.Array, weights: jax.Array) -> Any:
+    """Gradient of the weighted sum of the losses of the rows."""
+    return weighted_gradient(losses_of)(params, batch_of(data, rows), weights)[1]
 
 
 def up_to_date(key: jax.Array, params: Any, data: dict[str, jax.Array], crest: Crest, sizes: Sizes) -> Crest:
@@ -113,7 +124,7 @@ def fresh(key: jax.Array, params: Any, data: dict[str, jax.Array], crest: Crest,
 
 
 def _checked(key, params, data, crest, sizes) -> Crest:
-    losses, _ = losses_and_logits(params, data, crest.subsets.reshape(-1))
+    losses = losses_of(params, batch_of(data, crest.subsets.reshape(-1)))
     stale = needs_reselection(crest.model, params, jnp.mean(losses))
     costs = crest.costs._replace(forward=crest.costs.forward + crest.subsets.size)
     crest = crest._replace(age=jnp.zeros((), jnp.int32), costs=costs)
@@ -129,7 +140,7 @@ def _reselected(key, params, data, crest, sizes) -> Crest:
 
     def fit(p, model):
         def loss(params):
-            return batch_loss(params, data, crest.rows[p], crest.weights[p])
+            return jnp.sum(crest.weights[p] * losses_of(params, batch_of(data, crest.rows[p])))
 
         _, gradient, diagonal = hutchinson_diagonal(jax.random.fold_in(key, MAX_CORESETS + p), loss, params)
         return update_quadratic_model(model, gradient, diagonal)
@@ -153,8 +164,7 @@ def _reselected(key, params, data, crest, sizes) -> Crest:
 def _chosen(key, place, params, data, crest, sizes) -> tuple[Crest, jax.Array]:
     """One coreset, put in its place, and the mean loss of the subset that it comes from."""
     subset = draw_subset(key, data, sizes.subset)
-    losses, logits = losses_and_logits(params, data, subset.reshape(-1))
-    rows, weights, learned = coreset(losses, logits, data, subset, crest.learned, sizes)
+    rows, weights, learned, loss = coreset(params, data, subset, crest.learned, sizes)
     crest = crest._replace(
         rows=crest.rows.at[place].set(rows),
         weights=crest.weights.at[place].set(weights),
@@ -162,7 +172,7 @@ def _chosen(key, place, params, data, crest, sizes) -> tuple[Crest, jax.Array]:
         learned=learned,
         costs=crest.costs._replace(forward=crest.costs.forward + subset.size),
     )
-    return crest, jnp.mean(losses)
+    return crest, loss
 
 
 def draw_subset(key: jax.Array, data: dict[str, jax.Array], size: int) -> jax.Array:
@@ -172,20 +182,38 @@ def draw_subset(key: jax.Array, data: dict[str, jax.Array], size: int) -> jax.Ar
 
 
 def coreset(
-    losses: jax.Array, logits: jax.Array, data: dict[str, jax.Array], subset: jax.Array, learned: Any, sizes: Sizes
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Weighted medoids of the examples of a subset that are not learned: rows `[b]`, weights `[b]`, new counts."""
+    params: Any, data: dict[str, jax.Array], subset: jax.Array, learned: Any, sizes: Sizes
+) -> tuple[jax.Array, jax.Array, Any, jax.Array]:
+    """Weighted medoids of the examples of a subset that are not learned.
+
+    Returns:
+      Rows `[b]`, their weights `[b]`, the new state of `coreset_selection`, and the mean loss of the subset. The
+      gradient is not used, so the compiled program does not compute it.
+    """
     rows = subset.reshape(-1)
-    signals = {"losses": losses, "example_ids": rows}
-    drop: Any = keep_unlearned(learned.streaks.shape[0])
-    weights, learned = drop.update(jnp.ones(len(rows)), learned, **signals)
-    features = jax.nn.softmax(logits) - jax.nn.one_hot(data["label"][rows], CLASSES)
-    medoids = class_medoids(weights.reshape(subset.shape), features.reshape(*subset.shape, -1), sizes.medoids)
-    taken = take(rows, medoids.reshape(-1), CLASSES * sizes.medoids)
-    return taken.batch, taken.weights / jnp.maximum(jnp.sum(taken.weights), 1), learned
+    selected = value_and_grad(losses_and_features, coreset_selection(len(data["label"]), sizes), has_aux=True)
+    start = jnp.ones(len(rows))
+    (_, aux), _, learned = selected(params, batch_of(data, rows), learned, weights=start, example_ids=rows)
+    taken = take(rows, aux.weights, CLASSES * sizes.medoids)
+    return taken.batch, taken.weights / jnp.maximum(jnp.sum(taken.weights), 1), learned, jnp.mean(aux.items)
+
+
+def coreset_selection(num_examples: int, sizes: Sizes) -> optax.GradientTransformationExtraArgs:
+    """Drop what is learned, and keep medoids of each class of a subset. Signals: `losses`, `example_ids`, `features`.
+
+    The medoids are those of `keep_class_medoids` for equally many rows of each class, without pairs across classes.
+    """
+
+    def update(weights, state, params=None, *, features, **extra_args):
+        shape = CLASSES, sizes.subset
+        medoids = class_medoids(weights.reshape(shape), features.reshape(*shape, -1), sizes.medoids)
+        return medoids.reshape(-1), state
+
+    medoids_by_class = weight_transformation(lambda weights: optax.EmptyState(), update)
+    return optax.chain(keep_unlearned(num_examples), medoids_by_class)
 
 
 def class_medoids(weights: jax.Array, features: jax.Array, each: int) -> jax.Array:
-    """`keep_class_medoids` for equally many rows of each class, `[CLASSES, m]`, without pairs across classes."""
-    select: Any = keep_medoids(each, metric="euclidean", method="naive")
-    return jax.vmap(lambda w, f: select.update(w, optax.EmptyState(), features=f)[0])(weights, features)
+    """Weights `[CLASSES, m]` of the medoids of each row of features `[CLASSES, m, D]`."""
+    select = keep_medoids(each, metric="euclidean", method="naive")
+    return jax.vmap(lambda w, f: weights_of(select, w, features=f))(weights, features)

@@ -32,7 +32,6 @@ Tuning: learning rate {0.03, 0.1, 0.3, 1} with --validate and seeds 10 and 11 by
 Reference: Concept-aware batch sampling improves language-image pretraining, 2026 (arXiv 2511.20643).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +40,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import Arm, State, gradient_arm, init_mlp, mlp, run
+from experiments.engine import Arm, State, gradient_arm, init_mlp, mlp, run, without_losses
 from experiments.shared.fashion import fashion
-from minibatch_jax import take, uniform_like
+from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import keep_by_concept_balance, keep_by_concept_count
 
 CLASSES = 10
@@ -58,8 +57,6 @@ LEARNING_RATES = {
     "CABS-DM, labels + attributes": 0.3,
     "CABS-FM, labels + attributes": 0.3,
 }
-Choice = Callable[[dict[str, jax.Array]], jax.Array]
-"""super-batch -> weights `[B]` of its rows, of which at most `keep` are not 0"""
 
 
 @dataclass(frozen=True)
@@ -99,44 +96,43 @@ def main(config: Config):
     def data(seed):
         return long_tailed(images["train"], images["test"], config.most, config.imbalance, seed)
 
-    def arm(name: str, choose: Choice, split: str = "train") -> Arm:
+    def arm(name: str, selection: Any, columns: int | None = None, split: str = "train") -> Arm:
+        """Rows that the selection keeps by the first columns of the concepts, or without any the first rows."""
         rate = config.learning_rate or LEARNING_RATES[name]
         optimizer = optax.sgd(optax.cosine_decay_schedule(rate, config.steps))
+        rows = config.batch_size if columns else config.keep
+        transformation = optax.chain(selection, normalize())
+        selected = value_and_grad(losses, transformation, gather=config.keep, score_fn=without_losses)
 
         def start(key):
-            return {"params": init_mlp(key, (images["train"]["image"].shape[1], config.hidden, CLASSES))}
-
-        def loss(params, rows, weights):
-            logits = mlp(params, rows["image"])
-            return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, rows["label"]))
+            params = init_mlp(key, (images["train"]["image"].shape[1], config.hidden, CLASSES))
+            return {"params": params, "selection_state": transformation.init(jnp.zeros(rows))}
 
         def gradient(state, batch):
-            rows, weights, _ = take(batch, choose(batch), config.keep)
-            return jax.grad(loss)(state.params, rows, weights / jnp.sum(weights)), {}, batch_metrics(rows)
+            batch = jax.tree.map(lambda x: x[:rows], batch)
+            signals = {"concepts": batch["concepts"][:, :columns]}
+            (_, aux), grads, selection_state = selected(state.params, batch, state.selection_state, **signals)
+            of_tail = batch["rank"][aux.indices] >= CLASSES - GROUP
+            return grads, {"selection_state": selection_state}, {"tail_rows": jnp.mean(of_tail)}
 
         return gradient_arm(optimizer, start, gradient, split)
 
-    def by_concepts(selection, columns: int) -> Choice:
-        def choose(batch):
-            weights = uniform_like(batch["image"][:, 0])
-            return selection.update(weights, selection.init(weights), concepts=batch["concepts"][:, :columns])[0]
-
-        return choose
-
-    def first(batch):
-        return (jnp.arange(config.batch_size) < config.keep).astype(jnp.float32)
-
     balance = keep_by_concept_balance(config.keep, NUM_CONCEPTS, config.cap)
-    choices: dict[str, Choice] = {
-        "uniform": first,
-        "class-balanced": first,
-        "CABS-DM, labels": by_concepts(balance, 1),
-        "CABS-DM, labels + attributes": by_concepts(balance, 1 + len(ATTRIBUTES)),
-        "CABS-FM, labels + attributes": by_concepts(keep_by_concept_count(config.keep), 1 + len(ATTRIBUTES)),
+    arms = {
+        "uniform": arm("uniform", optax.identity()),
+        "class-balanced": arm("class-balanced", optax.identity(), split="balanced"),
+        "CABS-DM, labels": arm("CABS-DM, labels", balance, 1),
+        "CABS-DM, labels + attributes": arm("CABS-DM, labels + attributes", balance, 1 + len(ATTRIBUTES)),
+        "CABS-FM, labels + attributes": arm(
+            "CABS-FM, labels + attributes", keep_by_concept_count(config.keep), 1 + len(ATTRIBUTES)
+        ),
     }
-    splits = {"class-balanced": "balanced"}
-    arms = {name: arm(name, choose, splits.get(name, "train")) for name, choose in choices.items()}
     return run(config, arms, data, evaluate, steps_per_call=50)
+
+
+def losses(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """Cross-entropy of each example `[B]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(mlp(params, batch["image"]), batch["label"])
 
 
 @jax.jit
@@ -156,11 +152,6 @@ def grouped_recall(correct: jax.Array, rank: jax.Array) -> dict[str, jax.Array]:
         "head_accuracy": jnp.mean(recall[:GROUP]),
         "tail_accuracy": jnp.mean(recall[-GROUP:]),
     }
-
-
-def batch_metrics(rows: dict[str, jax.Array]) -> dict[str, Any]:
-    """Share of the rows that are of tail classes."""
-    return {"tail_rows": jnp.mean(rows["rank"] >= CLASSES - GROUP)}
 
 
 def long_tailed(

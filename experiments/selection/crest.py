@@ -58,16 +58,15 @@ from experiments.engine import compare, descend, init_mlp, mlp
 from experiments.selection._crest_loop import (
     CLASSES,
     Sizes,
-    batch_loss,
     coreset,
+    coreset_selection,
     draw_subset,
     fresh,
+    gradient,
     init_crest,
-    losses_and_logits,
     up_to_date,
 )
 from experiments.shared.fashion import fashion
-from minibatch_jax.selection import keep_unlearned
 
 KINDS = ("random", "CREST", "fresh coresets")
 MOMENTUM = 0.9
@@ -137,7 +136,7 @@ def trainer(config: Config, data: Callable[[], Any], kind: str, budget: float) -
     uniform = jnp.full(batch_size, 1 / batch_size)
 
     def apply(run, train, rows, weights):
-        grads = jax.grad(batch_loss)(run.params, train, rows, weights)
+        grads = gradient(run.params, train, rows, weights)
         params, opt_state = descend(optimizer, grads, run.params, run.opt_state)
         return run._replace(params=params, opt_state=opt_state)
 
@@ -202,7 +201,7 @@ def measured(
     if run.crest:
         costs = run.crest.costs
         made |= {"forward_examples": costs.forward / differentiated, "probe_examples": costs.gradient / differentiated}
-        made |= {"selections": costs.selections, "learned": jnp.mean(run.crest.learned.streaks >= PATIENCE)}
+        made |= {"selections": costs.selections, "learned": jnp.mean(run.crest.learned[0].streaks >= PATIENCE)}
     return jax.device_get(made)  # waits, so that the next steps are not charged with the evaluation
 
 
@@ -217,7 +216,6 @@ def error_ratios(key: jax.Array, params: Any, train: dict[str, jax.Array], sizes
     """Squared error of the gradient of a new coreset, with its weights and without, over that of a random batch."""
     count, batch_size = len(train["label"]), CLASSES * sizes.medoids
     sample = jnp.arange(0, count, max(count // ERROR_ROWS, 1))
-    gradient = jax.grad(batch_loss)
     full = gradient(params, train, sample, jnp.full(len(sample), 1 / len(sample)))
 
     def error(rows, weights):
@@ -226,8 +224,8 @@ def error_ratios(key: jax.Array, params: Any, train: dict[str, jax.Array], sizes
     def errors(key):
         subset_key, random_key = jax.random.split(key)
         subset = draw_subset(subset_key, train, sizes.subset)
-        losses, logits = losses_and_logits(params, train, subset.reshape(-1))
-        rows, weights, _ = coreset(losses, logits, train, subset, keep_unlearned(count).init(losses), sizes)
+        learned = coreset_selection(count, sizes).init(jnp.zeros(1))
+        rows, weights, *_ = coreset(params, train, subset, learned, sizes)
         uniform, random = jnp.full(batch_size, 1 / batch_size), jax.random.randint(random_key, (batch_size,), 0, count)
         return error(rows, weights), error(rows, uniform), error(random, uniform)
 

@@ -42,8 +42,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments.datasets import arrays
-from experiments.engine import compare, descend, init_mlp, mlp
-from minibatch_jax import normalize
+from experiments.engine import compare, descend, init_mlp, mlp, without_losses
+from minibatch_jax import normalize, value_and_grad, weights_of
 from minibatch_jax.selection import keep_diverse, keep_random
 
 FAMILIES = (30, 10, 5, 3)
@@ -123,15 +123,13 @@ def arm(config: Config, tasks: Callable[[int], Tasks], selection: Selection | No
 
 
 def drawn(selection: Selection, tasks: Tasks, key: jax.Array, count: int) -> jax.Array:
-    """Weights `[count, T]` of so many updates."""
-    features = tasks.image.mean(1)
-    transformation, even = selection(key, features), even_weights(tasks)
+    """Weights `[count, T]` of so many draws, each with the key after that of the one before."""
+    features, even = tasks.image.mean(1), even_weights(tasks)
 
-    def draw(state, _):
-        weights, state = transformation.update(even, state, features=features)
-        return state, weights
+    def draw(key, _):
+        return jax.random.split(key)[0], weights_of(selection(key, features), even, features=features)
 
-    return jax.jit(lambda state: jax.lax.scan(draw, state, length=count)[1])(transformation.init(even))
+    return jax.jit(lambda key: jax.lax.scan(draw, key, length=count)[1])(key)
 
 
 def errors(weights: jax.Array, gradients: jax.Array) -> dict[str, jax.Array]:
@@ -144,22 +142,19 @@ def errors(weights: jax.Array, gradients: jax.Array) -> dict[str, jax.Array]:
 
 def trained(config: Config, selection: Selection | None, tasks: Tasks, start: Any, seed: int) -> dict[int, Any]:
     """Parameters after some numbers of gradient steps on the selected tasks, of all if there is no selection."""
-    optimizer, features, even = optax.sgd(config.learning_rate), tasks.image.mean(1), even_weights(tasks)
-    chosen = optax.identity() if selection is None else selection(jax.random.key(seed), features)
-    chosen = optax.with_extra_args_support(chosen)
-    k = len(even) if selection is None else config.k
+    optimizer, features = optax.sgd(config.learning_rate), tasks.image.mean(1)
+    chosen = normalize() if selection is None else selection(jax.random.key(seed), features)
+    k = None if selection is None else config.k
+    gradient = value_and_grad(jax.vmap(task_loss, (None, 0)), chosen, gather=k, score_fn=without_losses)
 
     def step(state, _):
         params, selection_state = state
-        weights, selection_state = chosen.update(even, selection_state, features=features)
-        kept, index = jax.lax.top_k(jnp.asarray(weights), k)
-        some = Tasks(*(column[index] for column in tasks))
-        grads = jax.grad(lambda p: kept @ jax.vmap(task_loss, (None, 0))(p, some))(params)
+        _, grads, selection_state = gradient(params, tasks, selection_state, features=features)
         params, _ = descend(optimizer, grads, params, optimizer.init(params))
         return (params, selection_state), None
 
     advance = jax.jit(lambda state, length: jax.lax.scan(step, state, length=length)[0], static_argnums=1)
-    state, found, before = (start, chosen.init(even)), {}, 0
+    state, found, before = (start, chosen.init(even_weights(tasks))), {}, 0
     for number in config.steps:
         state = advance(state, number - before)
         found[number], before = state[0], number

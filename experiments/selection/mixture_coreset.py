@@ -43,9 +43,9 @@ import numpy as np
 import optax
 
 from experiments.datasets import arrays
-from experiments.engine import Arm, State, compare, gradient_arm, run
+from experiments.engine import Arm, State, compare, gradient_arm, run, without_losses
 from experiments.selection._byte_model import VOCABULARY, Params, head_losses, init_model, trunk, window_losses
-from minibatch_jax import take, uniform_like
+from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import adam_features, keep_by_colm, zeroth_order_scale
 from minibatch_jax.selection.colm import largest_features_by_domain
 
@@ -91,20 +91,26 @@ class Moments(NamedTuple):
     updates: jax.Array
 
 
-class Chosen(NamedTuple):
-    """Weights `[B]` of the rows, and what the choice learned."""
+class Scores(NamedTuple):
+    """Signals of a super-batch for the transformation, and `learn(weights)`: the moments after the choice."""
 
-    weights: jax.Array
-    moments: Moments
+    signals: dict[str, jax.Array]
+    learn: Callable[[jax.Array], Moments]
 
 
-Choice = Callable[[jax.Array, Params, dict[str, jax.Array], Moments], Chosen]
+class Method(NamedTuple):
+    """A weight transformation, `score(key, params, batch, moments)`, and how many rows are read and differentiated."""
+
+    transformation: Any
+    score: Callable[[jax.Array, Params, dict[str, jax.Array], Moments], Scores]
+    read: int
+    kept: int
 
 
 def main(config: Config):
     """Train all arms, report, and report the memory of a step of each."""
     splits = text(config)
-    arms = {name: trainer(config, name, choice) for name, choice in choices(config).items()}
+    arms = {name: trainer(config, method) for name, method in methods(config).items()}
     records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=25)
     memory = dataclasses.replace(config, out=str(Path(config.out) / "memory"), seeds=config.seeds[:1])
     train = splits["train"]
@@ -114,45 +120,44 @@ def main(config: Config):
     return records
 
 
-def choices(config: Config) -> dict[str, Choice]:
+def methods(config: Config) -> dict[str, Method]:
     """How each arm chooses its rows."""
-    small, sources = config.keep, len(DOMAINS)
+    small = config.keep
 
-    def random(key, params, batch, moments):
-        return Chosen((jnp.arange(config.batch_size) < small).astype(jnp.float32), moments)
+    def nothing(key, params, batch, moments):
+        return Scores({}, lambda weights: moments)
 
-    def random_by_source(key, params, batch, moments):
-        select: Any = keep_by_colm(small, sources, keep_domains=(TINY,))
-        noise = jax.random.normal(key, (config.batch_size, 4))
-        weights = uniform_like(noise[:, 0])
-        return Chosen(select.update(weights, select.init(weights), features=noise, domains=batch["domain"])[0], moments)
+    def noise(key, params, batch, moments):
+        features = jax.random.normal(key, (config.batch_size, 4))
+        return Scores({"features": features, "domains": batch["domain"]}, lambda weights: moments)
 
-    def whole(key, params, batch, moments):
-        return Chosen(jnp.ones(config.batch_size), moments)
+    def by_source(keep_domains):
+        return optax.chain(keep_by_colm(small, len(DOMAINS), keep_domains=keep_domains), normalize())
 
     return {
-        "random": random,
-        "random by source": random_by_source,
-        "medoids by source": colm(config, ()),
-        "CoLM": colm(config, (TINY,)),
-        "whole super-batch": whole,
+        "random": Method(normalize(), nothing, small, small),
+        "random by source": Method(by_source((TINY,)), noise, config.batch_size, small),
+        "medoids by source": Method(by_source(()), colm_scores(config, ()), config.batch_size, small),
+        "CoLM": Method(by_source((TINY,)), colm_scores(config, (TINY,)), config.batch_size, small),
+        "whole super-batch": Method(normalize(), nothing, config.batch_size, config.batch_size),
     }
 
 
-def colm(config: Config, keep_domains: tuple[int, ...]) -> Choice:
-    """Medoids of each source by Adam's update from a zeroth-order gradient, and some sources whole."""
-    select: Any = keep_by_colm(config.keep, len(DOMAINS), keep_domains=keep_domains)
+def colm_scores(config: Config, keep_domains: tuple[int, ...]) -> Callable[..., Scores]:
+    """Adam's update from a zeroth-order gradient, for medoids of each source but those that are kept whole."""
 
-    def choose(key, params, batch, moments):
+    def score(key, params, batch, moments):
         estimates = gradient_estimates(key, params, batch["tokens"])
         features = adam_features(estimates, *moments, b1=B1, b2=B2)
         features = largest_features_by_domain(features, batch["domain"], len(DOMAINS), config.coordinates)
-        weights = uniform_like(features[:, 0])
-        weights, _ = select.update(weights, select.init(weights), features=features, domains=batch["domain"])
-        medoids = (weights > 0) & ~jnp.isin(batch["domain"], jnp.array(keep_domains, jnp.int32))
-        return Chosen(weights, updated(moments, estimates, medoids))
 
-    return choose
+        def learn(weights):
+            whole = jnp.isin(batch["domain"], jnp.array(keep_domains, jnp.int32))
+            return updated(moments, estimates, (weights > 0) & ~whole)
+
+        return Scores({"features": features, "domains": batch["domain"]}, learn)
+
+    return score
 
 
 def gradient_estimates(key: jax.Array, params: Params, tokens: jax.Array) -> jax.Array:
@@ -173,28 +178,37 @@ def updated(moments: Moments, estimates: jax.Array, chosen: jax.Array) -> Moment
     return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), new, moments)
 
 
-def trainer(config: Config, name: str, choose: Choice) -> Arm:
+def trainer(config: Config, method: Method) -> Arm:
     """Train on the chosen rows, all with the same weight."""
-    rows = config.batch_size if name == "whole super-batch" else config.keep
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.steps // 20, config.steps)
     optimizer = optax.adam(schedule)
+    selected = value_and_grad(losses, method.transformation, gather=method.kept, score_fn=without_losses)
 
     def start(key):
         model_key, key = jax.random.split(key)
         params = init_model(model_key, config.width, config.layers, config.length)
         zeros = jnp.zeros(config.width**2)
-        return {"params": params, "selection_state": Moments(zeros, zeros, jnp.zeros((), jnp.int32)), "keys": key}
+        selection_state = method.transformation.init(jnp.zeros(method.read))
+        moments = Moments(zeros, zeros, jnp.zeros((), jnp.int32))
+        return {"params": params, "selection_state": (selection_state, moments), "keys": key}
 
     def gradient(state, batch):
         key, probe_key = jax.random.split(state.keys)
-        chosen = choose(probe_key, state.params, batch, state.selection_state)
-        taken, weights, _ = take(batch, chosen.weights, rows)
-        weights = weights / jnp.sum(weights)
-        grads = jax.grad(lambda params: jnp.sum(weights * window_losses(params, taken["tokens"])))(state.params)
-        tiny = (jnp.sum((weights > 0) & (taken["domain"] == TINY)), jnp.sum(weights > 0))
-        return grads, {"selection_state": chosen.moments, "keys": key}, {"tiny_share": tiny}
+        selection_state, moments = state.selection_state
+        batch = jax.tree.map(lambda x: x[: method.read], batch)
+        scores = method.score(probe_key, state.params, batch, moments)
+        (_, aux), grads, selection_state = selected(state.params, batch, selection_state, **scores.signals)
+        kept = aux.weights > 0
+        tiny = (jnp.sum(kept & (batch["domain"] == TINY)), jnp.sum(kept))
+        changed = {"selection_state": (selection_state, scores.learn(aux.weights)), "keys": key}
+        return grads, changed, {"tiny_share": tiny}
 
     return gradient_arm(optimizer, start, gradient)
+
+
+def losses(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    """Cross-entropy of each window of a batch `[B]`."""
+    return window_losses(params, batch["tokens"])
 
 
 @jax.jit

@@ -61,6 +61,7 @@ import numpy as np
 from experiments.datasets import arrays
 from experiments.engine import compare
 from experiments.engine.panels import draw_panels
+from minibatch_jax import weights_of
 from minibatch_jax.selection import keep_by_power
 
 Task = Literal["mnist", "fashion_mnist"]
@@ -134,8 +135,7 @@ def power(alpha: float, unbiased: bool) -> Weigh:
 
     def weigh(problem, share, key):
         selection = keep_by_power(share, alpha, key, weighting="unbiased" if unbiased else "own")
-        ones = jnp.ones(len(problem.logits))
-        return jnp.asarray(selection.update(ones, selection.init(ones), teacher_logits=problem.logits)[0])
+        return weights_of(selection, jnp.ones(len(problem.logits)), teacher_logits=problem.logits)
 
     return weigh
 

@@ -86,7 +86,7 @@ def arm(selected: bool, batch_size: int, width: int, learning_rate: float) -> Ar
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates) + 0.01 * jax.random.normal(noise, grads.shape)
         kept = aux.weights > 0
-        metrics = {"kept": jnp.mean(kept), "loss_of_kept": (jnp.sum(kept * aux.losses), jnp.sum(kept))}
+        metrics = {"kept": jnp.mean(kept), "loss_of_kept": (jnp.sum(kept * aux.items), jnp.sum(kept))}
         return State(params, opt_state, selection_state, keys, state.step), metrics
 
     return Arm(init, step)

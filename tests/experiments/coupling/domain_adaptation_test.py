@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_coupled_pairs():
         return (jnp.eye(2)[:, :, None, None] * jnp.eye(2)[None, None]) / 4
 
     batch = {"image": jnp.asarray(image), "label": jnp.asarray(label)}
-    loss, metrics = jax.jit(lambda p, b: experiment.loss_fn(p, b, config, identity))(params, batch)
+    loss, grads, metrics = experiment.coupled_gradient(params, batch, config, identity)
     features, logits = (np.asarray(x) for x in experiment.predict(params, image))
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = -np.mean([log_p[i, label[i]] for i in range(4)])
@@ -102,6 +102,16 @@ def test_the_loss_is_that_of_the_coupled_pairs():
         expected += (0.3 * distance - 0.7 * log_p[4 + i, label[i]]) / 4
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert [float(x) for x in metrics["wrong_share"]] == pytest.approx([0.5, 1])
+
+    def written_out(params):
+        features, logits = experiment.predict(params, image)
+        log_p = jax.nn.log_softmax(logits)
+        distances = jnp.sum((features[:4] - features[4:]) ** 2, axis=1)
+        of_target = log_p[jnp.arange(4, 8), label[:4]]
+        return -jnp.mean(log_p[jnp.arange(4), label[:4]]) + jnp.mean(0.3 * distances - 0.7 * of_target)
+
+    for ours, expected in zip(jax.tree.leaves(grads), jax.tree.leaves(jax.grad(written_out)(params))):
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_accuracies_weigh_classes(monkeypatch):

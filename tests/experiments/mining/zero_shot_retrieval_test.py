@@ -11,7 +11,7 @@ import scipy.stats
 
 from experiments.engine import folders
 from experiments.mining import _retrieval_report, zero_shot_retrieval
-from experiments.mining._retrieval_losses import METHODS, Batch
+from experiments.mining._retrieval_losses import METHODS, Vectors, gradient
 from experiments.mining.zero_shot_retrieval import Config, Setting
 
 
@@ -31,11 +31,11 @@ def test_every_loss_pulls_classes_together(name):
         s, same = unit(x) @ unit(x).T, labels[:, None] == labels[None]
         return jnp.sum(s, where=same & ~jnp.eye(16, dtype=bool)) / 48 - jnp.sum(s, where=~same) / 192
 
-    def loss(x):
+    def gradient_of(x):
         value = int(method.values[1]) if method.static else jnp.float32(method.values[1])
-        return method.loss(value, Batch(unit(x), labels, jax.random.key(0), proxies))
+        return gradient(method, value, lambda x, batch: Vectors(unit(x), proxies), x, (), labels, jax.random.key(0))
 
-    slope = jax.jit(lambda x: jax.jvp(contrast, (x,), (-jax.grad(loss)(x),))[1])(vectors)
+    slope = jax.jit(lambda x: jax.jvp(contrast, (x,), (-gradient_of(x),))[1])(vectors)
     assert float(slope) > 0
 
 

@@ -13,6 +13,7 @@ from experiments.engine import folders
 from experiments.selection import mixture_coreset
 from experiments.selection._byte_model import head_losses, init_model, trunk, window_losses
 from experiments.selection.mixture_coreset import DOMAINS, TINY, Config, Moments
+from minibatch_jax import weights_of
 
 SMALL = Config(width=8, layers=2, length=8, batch_size=16, keep=6, coordinates=16, tiny_windows=50)
 
@@ -95,9 +96,16 @@ def test_arms_keep_their_number_of_rows_and_the_tiny_source(model):
     zeros = jnp.zeros(SMALL.width**2)
     moments = Moments(zeros, zeros, jnp.zeros((), jnp.int32))
     kept = {}
-    for name, choice in mixture_coreset.choices(SMALL).items():
-        chosen = jax.jit(choice)(jax.random.key(3), params, {"tokens": tokens, "domain": domain}, moments)
-        kept[name] = np.bincount(np.asarray(domain)[np.asarray(chosen.weights) > 0], minlength=3).tolist()
+    for name, method in mixture_coreset.methods(SMALL).items():
+        batch = {"tokens": tokens[: method.read], "domain": domain[: method.read]}
+
+        def weigh(key, method=method, batch=batch):
+            signals, _ = method.score(key, params, batch, moments)
+            return weights_of(method.transformation, jnp.ones(method.read), **signals)
+
+        weights = np.asarray(jax.jit(weigh)(jax.random.key(3)))
+        assert (weights > 0).sum() <= method.kept and weights.sum() == pytest.approx(1)
+        kept[name] = np.bincount(np.asarray(batch["domain"])[weights > 0], minlength=3).tolist()
     assert kept["whole super-batch"] == [5, 1, 10]
     assert kept["CoLM"] == kept["random by source"] == [2, 1, 3]
     assert kept["medoids by source"] == [2, 1, 3]
