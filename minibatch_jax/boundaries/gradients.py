@@ -44,7 +44,7 @@ class MinibatchAux(NamedTuple):
 
 def value_and_grad(
     items_fn: Callable[..., Any],
-    transformation: optax.GradientTransformationExtraArgs,
+    transformation: optax.GradientTransformation,
     *,
     items: str = "losses",
     loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
@@ -62,8 +62,8 @@ def value_and_grad(
 
     Without `gather`, one forward pass gives the items, the transformation changes their weights, and one backward pass
     applies the new weights. With `gather=k`, a forward pass without gradient gives the losses, and only the k heaviest
-    rows are differentiated, which saves time if k is well below B. The weights stay as they are, so what more than k rows
-    carry is lost; `aux.kept` and `aux.weights` show it.
+    rows are differentiated, which saves time if k is well below B. The weights stay as they are, so that what lies on
+    further rows is lost; `aux.kept` and `aux.weights` show it.
 
     `items` says what `items_fn` returns, under which name the transformation sees it, and with which weights it starts:
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_shape
-from minibatch_jax.coupling._scaling import divide, log_where
+from minibatch_jax.coupling._sinkhorn_loop import divide, log_where
 from minibatch_jax.weights import matrix_of, weight_transformation
 
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax.coupling._problem import marginals_of, mass_of
-from minibatch_jax.coupling._scaling import divide
+from minibatch_jax.coupling._sinkhorn_loop import divide
 from minibatch_jax.weights import weight_transformation
 
 

@@ -21,7 +21,7 @@ from jax import lax
 
 from minibatch_jax.coupling._certificates import first_order, has_converged
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
-from minibatch_jax.coupling._scaling import Scaled, log_where, scale_to_marginals
+from minibatch_jax.coupling._sinkhorn_loop import Scaled, log_where, scale_to_marginals
 from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 

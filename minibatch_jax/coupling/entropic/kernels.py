@@ -23,7 +23,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_choice, check_number
 from minibatch_jax.coupling._problem import check_units, kept_weights, statistic
-from minibatch_jax.coupling._scaling import divide
+from minibatch_jax.coupling._sinkhorn_loop import divide
 from minibatch_jax.weights import weight_transformation
 
 

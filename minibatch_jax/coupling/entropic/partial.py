@@ -26,7 +26,7 @@ from jax import lax
 from minibatch_jax._checks import check_number
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
-from minibatch_jax.coupling._scaling import (
+from minibatch_jax.coupling._sinkhorn_loop import (
     SAFE,
     divide,
     dot,

@@ -25,7 +25,7 @@ from jax import lax
 from minibatch_jax._checks import check_choice, check_number
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
-from minibatch_jax.coupling._scaling import log_where, logsumexp_where
+from minibatch_jax.coupling._sinkhorn_loop import log_where, logsumexp_where
 from minibatch_jax.coupling.entropic.partial import TOLERANCE
 from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation

@@ -26,7 +26,7 @@ from jax import lax
 from minibatch_jax._checks import check_shape
 from minibatch_jax._vector import first_minima, put, vector_min
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
-from minibatch_jax.coupling._scaling import over_relax
+from minibatch_jax.coupling._sinkhorn_loop import over_relax
 from minibatch_jax.coupling.exact._paths import augment, nearest
 from minibatch_jax.weights import weight_transformation
 

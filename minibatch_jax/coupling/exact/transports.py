@@ -24,7 +24,7 @@ from jax import lax
 from minibatch_jax._vector import first_min, put
 from minibatch_jax.coupling._certificates import first_order, has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, make_problem, marginals_of, masses
-from minibatch_jax.coupling._scaling import log_where, scale_to_marginals
+from minibatch_jax.coupling._sinkhorn_loop import log_where, scale_to_marginals
 from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import weight_transformation
 

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.coupling._scaling import over_relax, rescale
+from minibatch_jax.coupling._sinkhorn_loop import over_relax, rescale
 
 
 def kernel(size=12, sharpness=1.0):
