@@ -121,9 +121,9 @@ def flow_matching_pairs(
     pairs = _pairs(key, x0, x1, coupling, mode, cost_fn, state)
     if axis is None:
         return pairs
-    *rows, state = pairs
-    share = rows[-1].shape[0] // jax.lax.axis_size(axis)
-    return FlowPairs(*(own_rows(x, share, axis) for x in rows), state)
+    share = pairs.weights.shape[0] // jax.lax.axis_size(axis)
+    own = [own_rows(x, share, axis) for x in pairs[:-1]]
+    return FlowPairs(own[0], own[1], own[2], own[3], own[4], pairs.state)
 
 
 def _pairs(key, x0, x1, coupling, mode, cost_fn, state) -> FlowPairs:
