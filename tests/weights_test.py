@@ -1,3 +1,5 @@
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,60 @@ def test_a_declared_signal_of_ones_own_is_accepted():
     tx = weight_transformation(lambda weights: optax.EmptyState(), update, extra_signals=["prices"])
     kept, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)), prices=jnp.array([2.0, 3.0]))
     np.testing.assert_array_equal(kept, [2, 3])
+
+
+def keep_everything(**signals):
+    """Run a transformation that reads one signal and looks at nothing, on weights `[4]`."""
+    (name,) = signals
+    parameters = [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD) for x in ("weights", "state", "params")]
+    parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)]
+
+    def update(weights, state, params=None, **extra_args):
+        return weights, state
+
+    update.__signature__ = inspect.Signature([*parameters, inspect.Parameter("rest", inspect.Parameter.VAR_KEYWORD)])
+    tx = stateless(update)
+    weights = jnp.ones((4, 3) if name == "distances" else 4)
+    return tx.update(weights, tx.init(weights), **signals)
+
+
+@pytest.mark.parametrize(
+    "signal,error,message",
+    [
+        ({"losses": jnp.ones(3)}, ValueError, r"losses has shape \[3\], wanted \[4\]"),
+        ({"losses": jnp.ones(())}, ValueError, r"losses has shape \[\], wanted \[4\]"),
+        ({"losses": jnp.ones(4, int)}, TypeError, "losses has dtype int32, wanted a floating"),
+        ({"features": jnp.ones((3, 2))}, ValueError, r"features has shape \[3, 2\], wanted \[4, 2\]"),
+        ({"concepts": jnp.ones((4, 2))}, TypeError, "concepts has dtype float32, wanted an integer"),
+        ({"domains": jnp.ones(5, int)}, ValueError, r"domains has shape \[5\], wanted \[4\]"),
+        ({"example_ids": jnp.ones(4)}, TypeError, "example_ids has dtype float32, wanted an integer"),
+        ({"mask": jnp.ones(4, int)}, TypeError, "mask has dtype int32, wanted bool"),
+        ({"distances": jnp.ones((4, 4))}, ValueError, r"distances has shape \[4, 4\], wanted \[4, 3\]"),
+        ({"domain_losses": jnp.ones(7, int)}, TypeError, "domain_losses has dtype int32, wanted a floating"),
+    ],
+)
+def test_a_signal_of_another_form_is_named(signal, error, message):
+    with pytest.raises(error, match=message):
+        keep_everything(**signal)
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        {"losses": jnp.ones(4, jnp.bfloat16)},
+        {"losses": jnp.ones((4, 5))},
+        {"logits": jnp.ones((4, 9))},
+        {"labels": jnp.ones(4, jnp.uint8)},
+        {"example_ids": np.ones(4, np.int64)},
+        {"pair_losses": jnp.ones((4, 4))},
+        {"cost": jnp.ones((4, 4))},
+        {"cost": jnp.ones(4)},
+        {"distances": np.ones((4, 3), np.float64)},
+        {"domain_losses": jnp.ones(7)},
+    ],
+)
+def test_a_signal_of_its_form_is_accepted(signal):
+    keep_everything(**signal)
 
 
 def test_a_missing_signal_is_named_at_the_call():
