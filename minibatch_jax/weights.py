@@ -171,7 +171,7 @@ def _check_signals(signals: Sequence[str], given: dict[str, Any]) -> None:
 def _check_signal(name: str, value: Any, shape: tuple[int, ...]) -> None:
     """Raise unless a signal has the dtype of the table and a row for each row of weights of this shape.
 
-    Columns are checked for `[A, M]` only: scores have as many as there are classes, losses may be `[B, T]`. A custom
+    Columns are checked for `[A, M]` only: scores have one for each class, and losses may be `[B, T]`. A custom
     signal may be anything, and so may what is no array. A cost of pairs (i, i) is a vector; solvers check theirs.
     """
     if name not in SIGNALS or not hasattr(value, "shape"):

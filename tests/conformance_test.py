@@ -140,7 +140,7 @@ class Seen(NamedTuple):
 
 
 def with_ids(keep):
-    """Hand `keep` the examples of the batch that an earlier batch had: what it does wrong shows in a warm state only."""
+    """Hand `keep` which examples were seen in an earlier batch: what it does wrong shows in a warm state only."""
 
     def init(weights):
         return Seen(jnp.zeros(40, bool))

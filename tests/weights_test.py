@@ -1,5 +1,3 @@
-import inspect
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -58,19 +56,27 @@ def test_a_declared_signal_of_ones_own_is_accepted():
     np.testing.assert_array_equal(kept, [2, 3])
 
 
-def keep_everything(**signals):
-    """Run a transformation that reads one signal and looks at nothing, on weights `[4]`."""
-    (name,) = signals
-    parameters = [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD) for x in ("weights", "state", "params")]
-    parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)]
+READERS = {
+    "losses": lambda weights, state, params=None, *, losses, **extra_args: (weights, state),
+    "features": lambda weights, state, params=None, *, features, **extra_args: (weights, state),
+    "logits": lambda weights, state, params=None, *, logits, **extra_args: (weights, state),
+    "labels": lambda weights, state, params=None, *, labels, **extra_args: (weights, state),
+    "concepts": lambda weights, state, params=None, *, concepts, **extra_args: (weights, state),
+    "domains": lambda weights, state, params=None, *, domains, **extra_args: (weights, state),
+    "example_ids": lambda weights, state, params=None, *, example_ids, **extra_args: (weights, state),
+    "mask": lambda weights, state, params=None, *, mask, **extra_args: (weights, state),
+    "cost": lambda weights, state, params=None, *, cost, **extra_args: (weights, state),
+    "pair_losses": lambda weights, state, params=None, *, pair_losses, **extra_args: (weights, state),
+    "distances": lambda weights, state, params=None, *, distances, **extra_args: (weights, state),
+    "domain_losses": lambda weights, state, params=None, *, domain_losses, **extra_args: (weights, state),
+}
 
-    def update(weights, state, params=None, **extra_args):
-        return weights, state
 
-    update.__signature__ = inspect.Signature([*parameters, inspect.Parameter("rest", inspect.Parameter.VAR_KEYWORD)])
-    tx = stateless(update)
-    weights = jnp.ones((4, 3) if name == "distances" else 4)
-    return tx.update(weights, tx.init(weights), **signals)
+def read(signal):
+    """Run a transformation that reads one signal and looks at nothing, on weights `[4]` or `[4, 3]`."""
+    (name,) = signal
+    tx, weights = stateless(READERS[name]), jnp.ones((4, 3) if name == "distances" else 4)
+    return tx.update(weights, tx.init(weights), **signal)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,7 @@ def keep_everything(**signals):
 )
 def test_a_signal_of_another_form_is_named(signal, error, message):
     with pytest.raises(error, match=message):
-        keep_everything(**signal)
+        read(signal)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,14 @@ def test_a_signal_of_another_form_is_named(signal, error, message):
     ],
 )
 def test_a_signal_of_its_form_is_accepted(signal):
-    keep_everything(**signal)
+    read(signal)
+
+
+def test_each_array_of_a_dict_of_weights_has_signals_of_its_own_number_of_rows():
+    weights, tx = {"a": jnp.ones(4), "b": jnp.ones(2)}, stateless(READERS["losses"])
+    tx.update(weights, tx.init(weights), losses={"a": jnp.ones(4), "b": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"losses has shape \[4\], wanted \[2\]"):
+        tx.update(weights, tx.init(weights), losses=jnp.ones(4))
 
 
 def test_a_missing_signal_is_named_at_the_call():
