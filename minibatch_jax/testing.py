@@ -66,11 +66,20 @@ def draw(case: Case, seed: int = 0) -> tuple[jax.Array, dict[str, jax.Array]]:
 
     Returns:
       The weights, `[B]` or `[A, M]`, and name -> signal.
+
+    Raises:
+      ValueError: if a signal has not as many rows as the weights.
     """
     rng = np.random.default_rng(seed)
     weights = None if case.weights is None else case.weights(rng)
     signals = {name: jnp.asarray(value) for name, value in case.signals(rng).items()}
-    return jnp.asarray(_first_weights(signals) if weights is None else weights), signals
+    weights = jnp.asarray(_first_weights(signals) if weights is None else weights)
+    for name, value in signals.items():
+        if name not in REPLICATED and value.shape[:1] != weights.shape[:1]:
+            raise ValueError(
+                f"signal {name!r} has shape {list(value.shape)}, wanted {len(weights)} rows, as many as the weights."
+            )
+    return weights, signals
 
 
 def _first_weights(signals: Mapping[str, jax.Array]) -> np.ndarray:
@@ -626,6 +635,7 @@ def check_transformation(
 
     Raises:
       AssertionError: if a law is broken; the first sentence of the message is the law.
+      ValueError: if a signal has not as many rows as the weights.
 
     Examples:
       >>> import numpy as np
@@ -638,5 +648,6 @@ def check_transformation(
       ... )
     """
     case = Case(make, signals, weights, lowers_mass, tolerance, pairwise)
+    draw(case)
     for check in CHECKS.values():
         check(case)

@@ -183,6 +183,21 @@ def test_a_transformation_that_breaks_a_law_only_with_a_warm_state_is_told(keep,
         check_transformation(lambda: with_ids(keep), tracked)
 
 
+def test_a_weight_that_is_not_finite_is_looked_for_with_a_warm_state_too():
+    def update(weights, state, params=None, *, losses, **extra_args):
+        clean = jnp.where(jnp.isfinite(weights) | (state == 2), weights, 0)
+        return jnp.where(losses < 2, clean, 0), state + 1
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), jnp.int32), update)
+    with pytest.raises(AssertionError, match="(?s)counts as 0.*from the state after two batches, with two weights NaN"):
+        laws.check_non_finite_weights(Case(lambda: tx, draw_losses))
+
+
+def test_a_signal_with_another_number_of_rows_than_the_weights_is_named():
+    with pytest.raises(ValueError, match=r"signal 'losses' has shape \[16\], wanted 8 rows, as many as the weights"):
+        check_transformation(lambda: lawful(keep_below_two), draw_losses, weights=lambda rng: np.ones(8, np.float32))
+
+
 def test_a_lawful_transformation_with_a_state_passes():
     check_transformation(lambda: with_ids(keep_below_a_threshold), tracked)
 
