@@ -28,6 +28,8 @@ PAIRWISE = frozenset(name for name, signal in SIGNALS.items() if signal.pairwise
 """Signals with one row and one column for each item."""
 REPLICATED = frozenset(name for name, signal in SIGNALS.items() if signal.replicated)
 """Signals that every device holds whole."""
+BATCHES = 4
+"""Batches in a row that the checks of the sum of the weights see."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Case:
     Attributes:
       make: returns the transformation, with arguments that keep some of the items and drop others.
       signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row per item.
-      weights: `weights(rng)` draws the incoming weights, `[B]` or `[B, B]`, float32, without zeros; None for 1/B each,
-        where B is the number of rows of the signals, or `ROWS` without signals.
-      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None
-        if it stays in expectation only (unbiased samples).
-      tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality.
-      pairwise: names of the signals that have a column, too, for each item.
+      weights: `weights(rng)` draws the incoming weights, `[B]` or `[A, M]`, float32, without zeros. None for those that
+        `value_and_grad` starts with: 1 for each of the `distances`, 1/(B0 B1) for each `cost`, else 1/B, where B is
+        the number of rows of the signals, or `ROWS` without signals.
+      lowers_mass: True if the sum of the weights may fall (filters and miners; of four batches, one must show it),
+        False if it stays (couplings, `normalize`), None if it stays in expectation only (unbiased samples).
+      tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality,
+        which sums over the batch do not reach, as another order rounds otherwise.
+      pairwise: names of the signals that have a column, too, for each item, or for each reference of `[A, M]` weights.
     """
 
     make: Callable[[], optax.GradientTransformationExtraArgs]
@@ -61,15 +65,29 @@ def draw(case: Case, seed: int = 0) -> tuple[jax.Array, dict[str, jax.Array]]:
       seed: of the random generator that the case draws from.
 
     Returns:
-      The weights, `[B]` or `[B, B]`, and name -> signal.
+      The weights, `[B]` or `[A, M]`, and name -> signal.
+
+    Raises:
+      ValueError: if a signal has not as many rows as the weights.
     """
     rng = np.random.default_rng(seed)
     weights = None if case.weights is None else case.weights(rng)
     signals = {name: jnp.asarray(value) for name, value in case.signals(rng).items()}
-    if weights is None:
-        rows = next((len(value) for name, value in signals.items() if name not in REPLICATED), ROWS)
-        weights = np.full(rows, 1 / rows, np.float32)
-    return jnp.asarray(weights), signals
+    weights = jnp.asarray(_first_weights(signals) if weights is None else weights)
+    for name, value in signals.items():
+        if name not in REPLICATED and value.shape[:1] != weights.shape[:1]:
+            raise ValueError(
+                f"signal {name!r} has shape {list(value.shape)}, wanted {len(weights)} rows, as many as the weights."
+            )
+    return weights, signals
+
+
+def _first_weights(signals: Mapping[str, jax.Array]) -> np.ndarray:
+    if "distances" in signals:
+        return np.ones(signals["distances"].shape, np.float32)
+    rows = next((len(value) for name, value in signals.items() if name not in REPLICATED), ROWS)
+    shape = signals["cost"].shape if "cost" in signals else (rows,)
+    return np.full(shape, 1 / math.prod(shape), np.float32)
 
 
 def run(case: Case, weights: jax.Array, signals: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
@@ -77,7 +95,7 @@ def run(case: Case, weights: jax.Array, signals: Mapping[str, jax.Array]) -> tup
 
     Args:
       case: the transformation and its data.
-      weights: `[B]` or `[B, B]`, as `draw` returns them.
+      weights: `[B]` or `[A, M]`, as `draw` returns them.
       signals: name -> signal, as `draw` returns them.
 
     Returns:
@@ -85,6 +103,21 @@ def run(case: Case, weights: jax.Array, signals: Mapping[str, jax.Array]) -> tup
     """
     init, update = _compiled(case)
     return update(weights, init(weights), dict(signals))
+
+
+def _starts(case: Case) -> dict[str, Any]:
+    """The states from which laws of one update are checked, and how a message names them.
+
+    The warm state has seen another batch and the batch of the check itself, with all its ids.
+    """
+    init, update = _compiled(case)
+    start = warm = init(draw(case)[0])
+    if not jax.tree.leaves(start):
+        return {"": start}
+    for seed in (1, 0):
+        weights, signals = draw(case, seed)
+        warm = update(weights, warm, signals)[1]
+    return {"from the first state, ": start, "from the state after two batches, ": warm}
 
 
 @functools.cache
@@ -114,13 +147,25 @@ def _require(condition: Any, wanted: str) -> None:
         raise AssertionError(wanted)
 
 
-def _require_same(actual: Any, desired: Any, tolerance: float = 0.0) -> None:
+def _require_same(actual: Any, desired: Any, tolerance: float = 0.0, where: str = "") -> None:
+    """Raise unless two trees are equal, and name the array that differs by its path, after `where`."""
     structures = jax.tree.structure(actual), jax.tree.structure(desired)
-    _require(structures[0] == structures[1], f"got the structure {structures[0]}, wanted {structures[1]}")
-    for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired)):
+    _require(structures[0] == structures[1], f"{where}got the structure {structures[0]}, wanted {structures[1]}")
+    for (path, a), d in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(desired)):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, d = jax.random.key_data(a), jax.random.key_data(d)
-        np.testing.assert_allclose(np.asarray(a), np.asarray(d), rtol=tolerance, atol=tolerance / ROWS)
+        a, d = np.asarray(a), np.asarray(d)
+        name = where + jax.tree_util.keystr(path, simple=True, separator=".")
+        _require(a.shape == d.shape, f"{name} has shape {list(a.shape)}, wanted {list(d.shape)}")
+        differ = ~np.isclose(a, d, rtol=tolerance, atol=tolerance / ROWS, equal_nan=True)
+        if differ.any():
+            at = tuple(np.argwhere(differ)[0])
+            place = f"{name}{list(map(int, at)) if at else ''}"
+            _require(False, f"{place} is {a[at]}, wanted {d[at]}; {differ.sum()} of {differ.size} numbers differ")
+
+
+def _named(result: tuple[Any, Any]) -> dict[str, Any]:
+    return {"weights": result[0], "state": result[1]}
 
 
 def _require_same_shapes(actual: Any, desired: Any) -> None:
@@ -130,36 +175,41 @@ def _require_same_shapes(actual: Any, desired: Any) -> None:
     _require(shapes(actual) == shapes(desired), f"got {shapes(actual)}, wanted {shapes(desired)}")
 
 
-def _padding(weights: jax.Array) -> np.ndarray:
-    return np.arange(len(weights)) >= len(weights) * 3 // 4
+def _padding(size: int) -> np.ndarray:
+    return np.arange(size) >= size * 3 // 4
 
 
-def _bad(weights: jax.Array) -> np.ndarray:
-    return np.isin(np.arange(len(weights)), [1, len(weights) * 3 // 8])
+def _bad(size: int) -> np.ndarray:
+    return np.isin(np.arange(size), [1, size * 3 // 8])
 
 
-def _outside(weights: jax.Array, rows: np.ndarray) -> np.ndarray:
-    mask = ~rows
-    for _ in range(1, weights.ndim):
-        mask = mask[..., None] & ~rows
+def _outside(weights: jax.Array, picked: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Where neither the row nor the column of a weight is picked."""
+    mask = np.ones(weights.shape, bool)
+    for axis, size in enumerate(weights.shape):
+        mask &= np.expand_dims(~picked(size), [other for other in range(weights.ndim) if other != axis])
     return mask
 
 
-def _zero(weights: jax.Array, rows: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.where(_outside(weights, rows), np.asarray(weights), 0).astype(weights.dtype))
+def _zero(weights: jax.Array, picked: Callable[[int], np.ndarray]) -> jax.Array:
+    return jnp.asarray(np.where(_outside(weights, picked), np.asarray(weights), 0).astype(weights.dtype))
 
 
-def _replace(case: Case, signals: Mapping[str, jax.Array], rows: np.ndarray, fill: float) -> dict[str, jax.Array]:
-    """Overwrite those rows (and columns) of every float signal, and scramble those of the others."""
+def _replace(
+    case: Case, weights: jax.Array, signals: Mapping[str, jax.Array], picked: Callable[[int], np.ndarray], fill: float
+) -> dict[str, jax.Array]:
+    """Overwrite picked rows (and columns) of the signals: with `fill`, or the first entry where they hold no floats."""
+    rows, columns = picked(len(weights)), picked(weights.shape[-1])
 
     def overwrite(name, value):
         value = np.array(value)
-        if name in REPLICATED:
-            return jnp.asarray(value)
         new = fill if np.issubdtype(value.dtype, np.floating) else value.flat[0]
-        value[rows] = new
-        if name in case.pairwise:
-            value[:, rows] = new
+        if SIGNALS.get(name) == SIGNALS["reference_labels"]:
+            value[columns] = new
+        elif name not in REPLICATED:
+            value[rows] = new
+        if name in case.pairwise and value.shape[1:2] == columns.shape:
+            value[:, columns] = new
         return jnp.asarray(value)
 
     return {name: overwrite(name, value) for name, value in signals.items()}
@@ -207,7 +257,7 @@ def check_jit(case: Case) -> None:
         weights, signals = draw(case, seed)
         kept, state = step(weights, state, signals)
         if seed == 0:
-            _require_same((kept, state), eager, max(case.tolerance, 1e-6))
+            _require_same(_named((kept, state)), _named(eager), max(case.tolerance, 1e-6))
     _require(len(traces) == 1, f"traced {len(traces)} times, wanted once")
 
 
@@ -232,22 +282,33 @@ def check_structure(case: Case) -> None:
 
 @_law("Weights are not negative, something is kept, and the sum of the weights changes only as declared.")
 def check_mass(case: Case) -> None:
-    """Check the sign and the sum of the new weights.
+    """Check the sign and the sum of the new weights of four batches, with the state carried on.
 
     Args:
       case: the transformation and its data; `lowers_mass` says what the sum may do.
 
     Raises:
-      AssertionError: if a weight is negative, all are zero, or the sum grows, or changes though it must not.
+      AssertionError: if a weight is negative, all are zero, or the sum grows, or changes though it must not, or if no
+        weight of any batch changes though the sum may fall.
     """
-    weights, signals = draw(case)
-    kept = np.asarray(run(case, weights, signals)[0])
-    _require(np.all(kept >= 0), f"got the weight {kept.min()}")
-    _require(kept.sum() > 0, "got only zeros")
-    if case.lowers_mass:
-        _require(kept.sum() <= weights.sum() * (1 + 1e-5), f"got the sum {kept.sum()}, more than {weights.sum()}")
-    elif case.lowers_mass is False:
-        np.testing.assert_allclose(kept.sum(), weights.sum(), rtol=1e-4)
+    init, update = _compiled(case)
+    state, changed = init(draw(case)[0]), False
+    for seed in range(BATCHES):
+        weights, signals = draw(case, seed)
+        kept, state = update(weights, state, signals)
+        kept, before, where = np.asarray(kept), np.asarray(weights), f"in batch {seed + 1} of {BATCHES}, "
+        changed |= bool(np.any(kept != before))
+        _require(np.all(kept >= 0), f"{where}got the weight {kept.min()}")
+        _require(kept.sum() > 0, f"{where}got only zeros")
+        sums = f"{where}got the sum {kept.sum()} from {before.sum()}"
+        if case.lowers_mass:
+            _require(kept.sum() <= before.sum() * (1 + 1e-5), f"{sums}, wanted at most that")
+        elif case.lowers_mass is False:
+            _require(np.isclose(kept.sum(), before.sum(), rtol=1e-4, atol=0), f"{sums}, wanted the same")
+    _require(
+        changed or not case.lowers_mass,
+        f"no weight changed in {BATCHES} batches: choose arguments that drop something, or lowers_mass=False",
+    )
 
 
 @_law("Under vmap, every batch gets what it gets alone, with its own state and random numbers.")
@@ -268,10 +329,10 @@ def check_vmap(case: Case) -> None:
     tx = case.make()
     batches = [draw(case, seed) for seed in range(3)]
     states = [seeded(tx.init(weights), seed) for seed, (weights, _) in enumerate(batches)]
-    expected = [_compiled(case)[1](w, s, x) for (w, x), s in zip(batches, states)]
+    expected = [_named(_compiled(case)[1](w, s, x)) for (w, x), s in zip(batches, states)]
     weights, signals = _stack(*batches)
     actual = jax.jit(jax.vmap(lambda w, s, x: tx.update(w, s, **x)))(weights, _stack(*states), signals)
-    _require_same(actual, _stack(*expected), max(case.tolerance, 1e-6))
+    _require_same(_named(actual), _stack(*expected), max(case.tolerance, 1e-6))
 
 
 @_law("Inside lax.scan, a transformation does what it does in a Python loop.")
@@ -296,8 +357,8 @@ def check_scan(case: Case) -> None:
         kept, carry = tx.update(batch[0], carry, **batch[1])
         return carry, kept
 
-    actual = jax.lax.scan(step, start, _stack(*batches))
-    _require_same(actual, (state, np.stack(expected)), max(case.tolerance, 1e-6))
+    last, actual = jax.lax.scan(step, start, _stack(*batches))
+    _require_same(_named((actual, last)), _named((np.stack(expected), state)), max(case.tolerance, 1e-6))
 
 
 @_law("Weights are constants for the backward pass.")
@@ -326,48 +387,59 @@ def check_gradient(case: Case) -> None:
 def check_padding(case: Case, fill: float) -> None:
     """Check that the last quarter of the items, with weight 0, is nothing, whatever its signals are.
 
+    Of weights `[A, M]`, the last quarter of the rows and of the columns are padding. This is checked from the first
+    state and from one that has seen two batches, the second of which is the same without padding.
+
     Args:
       case: the transformation and its data.
-      fill: what overwrites the float signals of these items; may be NaN or infinite.
+      fill: what overwrites the float signals of these items; may be NaN or infinite. Other signals get the first entry
+        that they have.
 
     Raises:
       AssertionError: if such an item gets weight, or the signals of such items change weights or state.
     """
     weights, signals = draw(case)
-    padding = _padding(weights)
-    weights = _zero(weights, padding)
-    expected = run(case, weights, signals)
-    kept, state = run(case, weights, _replace(case, signals, padding, fill))
-    np.testing.assert_array_equal(np.asarray(kept)[~_outside(weights, padding)], 0)
-    _require_same((kept, state), expected, case.tolerance)
+    weights, replaced = _zero(weights, _padding), _replace(case, weights, signals, _padding, fill)
+    update = _compiled(case)[1]
+    for start, state in _starts(case).items():
+        found, wanted = update(weights, state, replaced), update(weights, state, signals)
+        _require(np.all(np.asarray(found[0])[np.asarray(weights) == 0] == 0), f"{start}padding got weight")
+        where = f"{start}with the signals of the padding {fill:g}, "
+        _require_same(_named(found), _named(wanted), case.tolerance, where)
 
 
 @_law("An item with a signal that is not finite is never kept, and spoils neither the other weights nor the state.")
 def check_non_finite_signals(case: Case, fill: float) -> None:
     """Check a batch in which two items have signals that are not finite, and a clean batch after it.
 
+    This is checked from the first state and from one that has seen two batches, the second of which is the clean one.
+
     Args:
       case: the transformation and its data.
       fill: NaN or an infinity, which overwrites the float signals of two items.
 
     Raises:
-      AssertionError: if a weight is not finite, such an item is kept, or all weights are zero.
+      AssertionError: if a weight is not finite, such an item is kept, or nothing is kept where the clean batch is.
     """
     weights, signals = draw(case)
-    bad = _bad(weights)
-    kept, state = run(case, weights, _replace(case, signals, bad, fill))
-    _require(np.all(np.isfinite(kept)), "got a weight that is not finite")
-    if any(_is_float(v) and k not in REPLICATED for k, v in signals.items()):
-        np.testing.assert_array_equal(np.asarray(kept)[~_outside(weights, bad)], 0)
-        _require(np.asarray(kept).sum() > 0, "got only zeros")
-    again, _ = _compiled(case)[1](weights, state, signals)
-    _require(np.all(np.isfinite(again)), "got a weight that is not finite in the next batch")
-    _require(np.asarray(again).sum() > 0, "got only zeros in the next batch")
+    spoilt, bad = _replace(case, weights, signals, _bad, fill), ~_outside(weights, _bad)
+    update = _compiled(case)[1]
+    for start, state in _starts(case).items():
+        some = np.asarray(update(weights, state, signals)[0]).sum() > 0
+        kept, state = update(weights, state, spoilt)
+        where = f"{start}with two signals {fill:g}, "
+        _require(np.all(np.isfinite(kept)), f"{where}got a weight that is not finite")
+        if any(_is_float(v) and k not in REPLICATED for k, v in signals.items()):
+            _require(np.all(np.asarray(kept)[bad] == 0), f"{where}an item with such a signal got weight")
+            _require(np.asarray(kept).sum() > 0 or not some, f"{where}got only zeros")
+        again, _ = update(weights, state, signals)
+        _require(np.all(np.isfinite(again)), f"{where}got a weight that is not finite in the next batch")
+        _require(np.asarray(again).sum() > 0 or not some, f"{where}got only zeros in the next batch")
 
 
 @_law("An incoming weight that is not finite counts as 0.")
 def check_non_finite_weights(case: Case) -> None:
-    """Check that NaN weights give what zeros in their places give.
+    """Check that NaN weights give what zeros in their places give, from the first state and after two batches.
 
     Args:
       case: the transformation and its data.
@@ -376,9 +448,11 @@ def check_non_finite_weights(case: Case) -> None:
       AssertionError: if weights or state differ.
     """
     weights, signals = draw(case)
-    bad = _bad(weights)
-    spoilt = jnp.where(jnp.asarray(_outside(weights, bad)), weights, jnp.nan)
-    _require_same(run(case, spoilt, signals), run(case, _zero(weights, bad), signals), case.tolerance)
+    spoilt, zeroed = jnp.where(_outside(weights, _bad), weights, jnp.nan), _zero(weights, _bad)
+    update = _compiled(case)[1]
+    for start, state in _starts(case).items():
+        found, wanted = update(spoilt, state, signals), update(zeroed, state, signals)
+        _require_same(_named(found), _named(wanted), case.tolerance, f"{start}with two weights NaN, ")
 
 
 @_law("Signals may be bfloat16 or float64; the weights keep their own dtype and stay finite.")
@@ -419,7 +493,7 @@ def check_donation(case: Case) -> None:
     step = jax.jit(lambda w, s, x: tx.update(w, s, **x), donate_argnums=1)
     for _ in range(2):
         found = step(weights, tx.init(weights), signals)
-        _require_same(found, expected, case.tolerance)
+        _require_same(_named(found), _named(expected), case.tolerance)
         step(weights, found[1], signals)
 
 
@@ -444,7 +518,8 @@ def check_shard_map_and_pmap(case: Case) -> None:
     mesh = _mesh(len(weights), AxisType.Auto)
     specs = {name: P() if name in REPLICATED else P("data") for name in signals}
     shard = jax.shard_map(step, mesh=mesh, in_specs=(P("data"), P(), specs), out_specs=(P("data"), P()))
-    _require_same(jax.jit(shard)(weights, state, signals), expected, case.tolerance)
+    found = jax.jit(shard)(weights, state, signals)
+    _require_same(_named(found), _named(expected), case.tolerance, "under shard_map, ")
 
     def split(x):
         return x.reshape(mesh.size, -1, *x.shape[1:])
@@ -455,7 +530,8 @@ def check_shard_map_and_pmap(case: Case) -> None:
         step, axis_name="data", in_axes=(0, None, axes), out_axes=(0, None), devices=list(mesh.devices.flat)
     )
     kept, new_state = mapped(split(weights), state, rows)
-    _require_same((kept.reshape(weights.shape), new_state), expected, case.tolerance)
+    found = kept.reshape(weights.shape), new_state
+    _require_same(_named(found), _named(expected), case.tolerance, "under pmap, ")
 
 
 @_law("Under jit, a batch that is sharded over devices is selected from as on one device.")
@@ -477,7 +553,7 @@ def check_sharded_jit(case: Case, axis_type: AxisType) -> None:
     placed = {k: jax.device_put(v, whole if k in REPLICATED else rows) for k, v in signals.items()}
     sharded_weights, state = jax.device_put(weights, rows), jax.device_put(tx.init(weights), whole)
     kept, new_state = jax.jit(lambda w, s, x: tx.update(w, s, **x))(sharded_weights, state, placed)
-    _require_same((kept, new_state), expected, case.tolerance)
+    _require_same(_named((kept, new_state)), _named(expected), case.tolerance)
     if axis_type is AxisType.Explicit:
         spec = jax.typeof(kept).sharding.spec
         _require(spec[0] == "data", f"got weights with the sharding {spec}, wanted rows over 'data'")
@@ -544,19 +620,22 @@ def check_transformation(
     Args:
       make: returns the transformation, with arguments that keep some of the items and drop others.
       signals: `signals(rng)` draws the signals: name -> numpy array, float32, int32 or bool, with one row per item;
-        16 rows are a good number, fewer than 8 too few.
-      weights: `weights(rng)` draws the incoming weights, `[B]` or `[B, B]`, float32, without zeros; None for 1/B each,
-        where B is the number of rows of the signals, or `ROWS` without signals.
-      lowers_mass: True if the sum of the weights may fall (filters), False if it stays (couplings, `normalize`), None
-        if it stays in expectation only (unbiased samples).
-      tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality.
-      pairwise: names of the signals that have a column, too, for each item.
+        16 rows are a good number, fewer than 8 too few. Signals of pairs `[A, M]` may be rectangular.
+      weights: `weights(rng)` draws the incoming weights, `[B]` or `[A, M]`, float32, without zeros. None for those that
+        `value_and_grad` starts with: 1 for each of the `distances`, 1/(B0 B1) for each `cost`, else 1/B, where B is
+        the number of rows of the signals, or `ROWS` without signals.
+      lowers_mass: True if the sum of the weights may fall (filters and miners; of four batches, one must show it),
+        False if it stays (couplings, `normalize`), None if it stays in expectation only (unbiased samples).
+      tolerance: relative difference allowed between one device and many, and with other padding; 0 demands equality,
+        which sums over the batch do not reach, as another order rounds otherwise.
+      pairwise: names of the signals that have a column, too, for each item, or for each reference of `[A, M]` weights.
 
     Returns:
       None.
 
     Raises:
       AssertionError: if a law is broken; the first sentence of the message is the law.
+      ValueError: if a signal has not as many rows as the weights.
 
     Examples:
       >>> import numpy as np
@@ -569,5 +648,6 @@ def check_transformation(
       ... )
     """
     case = Case(make, signals, weights, lowers_mass, tolerance, pairwise)
+    draw(case)
     for check in CHECKS.values():
         check(case)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax._checks import check_bool, check_floating, check_integer, check_shape
 from minibatch_jax.devices import as_optax, replicate, shard_like
 from minibatch_jax.signals import SIGNALS, pair_signals
 
@@ -90,9 +90,11 @@ def weight_transformation(
 
     Raises:
       TypeError: at the call of this function, if the name of a signal is unknown, a signal has a default or
-        `**extra_args` is missing. At the call of the transformation's `update`, if a signal is missing.
-      ValueError: at the call of the transformation's `update`, if the given `update` changes the shape or dtype of the
-        weights or the structure of the state.
+        `**extra_args` is missing. At the call of the transformation's `update`, if a signal is missing or has another
+        kind of dtype than `SIGNALS` says.
+      ValueError: at the call of the transformation's `update`, if a signal that has a row for each row of the weights
+        has another number of rows, one of `[A, M]` another shape than the weights, or if the given `update` changes
+        the shape or dtype of the weights or the structure of the state.
 
     Examples:
       >>> def update(weights, state, params=None, *, losses, **extra_args):
@@ -117,6 +119,8 @@ def weight_transformation(
         given = jax.lax.stop_gradient(replicate({name: extra_args[name] for name in reads if name in extra_args}))
         inputs = {**given, **(pair_signals(given, clean.shape) if reads != signals else {})}
         inputs = {name: inputs[name] for name in signals}
+        for name, value in inputs.items():
+            _check_signal(name, value, clean.shape)
         new_weights, new_state = update(clean, state, params, **{**extra_args, **inputs})
         _check_kept("weights", clean, new_weights)
         _check_kept("state", state, new_state)
@@ -162,6 +166,23 @@ def _check_signals(signals: Sequence[str], given: dict[str, Any]) -> None:
             raise TypeError(
                 f"update got the signals {sorted(given)}, wanted {wanted}{_did_you_mean(name, list(given))}."
             )
+
+
+def _check_signal(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless a signal has the dtype of the table and a row for each row of weights of this shape.
+
+    Columns are checked for `[A, M]` only: scores have one for each class, and losses may be `[B, T]`. A custom
+    signal may be anything, and so may what is no array. A cost of pairs (i, i) is a vector; solvers check theirs.
+    """
+    if name not in SIGNALS or not hasattr(value, "shape"):
+        return
+    checks = {jnp.floating: check_floating, jnp.integer: check_integer, jnp.bool_: check_bool}
+    checks[SIGNALS[name].dtype](name, value)
+    axes = SIGNALS[name].shape
+    if axes == ("A", "M"):
+        check_shape(name, value, shape)
+    elif axes[0] == "B":
+        check_shape(name, value, (*shape[:1], *value.shape[1:]))
 
 
 def _did_you_mean(name: str, candidates: Sequence[str]) -> str:

@@ -2,16 +2,22 @@
 
 import importlib
 import inspect
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from minibatch_jax import compose, coupling, mining, selection, weight_transformation
+from minibatch_jax import testing as laws
 from minibatch_jax.testing import CHECKS, check_transformation
+from tests.case import ROWS, Case
 from tests.case import losses as draw_losses
+from tests.selection.draws import tracked
 
 HERE = Path(__file__).parent
 
@@ -117,3 +123,123 @@ def test_a_broken_transformation_is_told_which_law_it_breaks(constructor, update
 
 def test_a_lawful_transformation_passes():
     check_transformation(lambda: lawful(keep_below_two), draw_losses)
+
+
+def keep_all(weights, state, params=None, *, losses, **extra_args):
+    return jnp.where(jnp.isfinite(losses), weights, 0), state
+
+
+def test_a_transformation_that_never_drops_must_say_so():
+    with pytest.raises(AssertionError, match="no weight changed in 4 batches: choose arguments that drop something"):
+        check_transformation(lambda: lawful(keep_all), draw_losses)
+    laws.check_mass(Case(lambda: lawful(keep_all), draw_losses, lowers_mass=False))
+
+
+class Seen(NamedTuple):
+    seen: jax.Array
+
+
+def with_ids(keep):
+    """Hand `keep` which examples were seen in an earlier batch: what it does wrong shows in a warm state only."""
+
+    def init(weights):
+        return Seen(jnp.zeros(40, bool))
+
+    def update(weights, state, params=None, *, losses, example_ids, **extra_args):
+        usable = (weights != 0) & jnp.isfinite(losses)
+        kept = keep(weights, losses, usable, state.seen[example_ids])
+        return kept, Seen(state.seen.at[jnp.where(usable, example_ids, 40)].set(True, mode="drop"))
+
+    return weight_transformation(init, update)
+
+
+def keep_below_a_threshold(weights, losses, usable, seen):
+    return jnp.where(usable & (losses < 2), weights, 0)
+
+
+def keep_more_if_padding_was_seen(weights, losses, usable, seen):
+    bonus = jnp.max(jnp.where(seen & (weights == 0) & jnp.isfinite(losses), losses, 0))
+    return jnp.where(usable & (losses < 2 + bonus), weights, 0)
+
+
+def keep_nan_if_it_was_seen(weights, losses, usable, seen):
+    return jnp.where((usable | seen) & ~(losses >= 2), weights, 0)
+
+
+def triple_if_any_was_seen(weights, losses, usable, seen):
+    return jnp.where(usable & (losses < 2), jnp.where(jnp.any(seen), 3 * weights, weights), 0)
+
+
+@pytest.mark.parametrize(
+    "keep,law",
+    [
+        (keep_more_if_padding_was_seen, "(?s)its signals change nothing.*from the state after two batches.*weights"),
+        (keep_nan_if_it_was_seen, "(?s)is never kept.*from the state after two batches, with two signals nan"),
+        (triple_if_any_was_seen, "(?s)the sum of the weights changes.*in batch 2 of 4, got the sum"),
+    ],
+)
+def test_a_transformation_that_breaks_a_law_only_with_a_warm_state_is_told(keep, law):
+    with pytest.raises(AssertionError, match=law):
+        check_transformation(lambda: with_ids(keep), tracked)
+
+
+def test_a_weight_that_is_not_finite_is_looked_for_with_a_warm_state_too():
+    def update(weights, state, params=None, *, losses, **extra_args):
+        clean = jnp.where(jnp.isfinite(weights) | (state == 2), weights, 0)
+        return jnp.where(losses < 2, clean, 0), state + 1
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), jnp.int32), update)
+    with pytest.raises(AssertionError, match="(?s)counts as 0.*from the state after two batches, with two weights NaN"):
+        laws.check_non_finite_weights(Case(lambda: tx, draw_losses))
+
+
+def test_a_signal_with_another_number_of_rows_than_the_weights_is_named():
+    with pytest.raises(ValueError, match=r"signal 'losses' has shape \[16\], wanted 8 rows, as many as the weights"):
+        check_transformation(lambda: lawful(keep_below_two), draw_losses, weights=lambda rng: np.ones(8, np.float32))
+
+
+def test_a_lawful_transformation_with_a_state_passes():
+    check_transformation(lambda: with_ids(keep_below_a_threshold), tracked)
+
+
+def test_a_state_that_differs_is_named_by_its_path_and_the_fill():
+    class Mean(NamedTuple):
+        average: jax.Array
+
+    def update(weights, state, params=None, *, losses, **extra_args):
+        return jnp.where(losses < 2, weights, 0), Mean(jnp.mean(losses))
+
+    case = Case(lambda: weight_transformation(lambda weights: Mean(jnp.zeros((), jnp.float32)), update), draw_losses)
+    with pytest.raises(AssertionError, match="with the signals of the padding nan, state.average is nan, wanted"):
+        laws.check_padding(case, math.nan)
+
+
+def rectangles(rng):
+    """Distances of 16 anchors to 6 references."""
+    return {
+        "distances": rng.uniform(0, 2, (ROWS, 6)).astype(np.float32),
+        "labels": rng.integers(0, 3, ROWS).astype(np.int32),
+        "reference_labels": (np.arange(6) % 3).astype(np.int32),
+    }
+
+
+def test_a_miner_of_rectangular_pairs_passes_with_the_weights_that_it_starts_with():
+    weights, _ = laws.draw(Case(mining.mine_hard, rectangles))
+    np.testing.assert_array_equal(weights, np.ones((ROWS, 6)))
+    check_transformation(mining.mine_hard, rectangles, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_padding_leaks_neither_from_rows_nor_from_columns_of_rectangular_pairs(axis):
+    def update(weights, state, params=None, *, distances, **extra_args):
+        return jnp.where(distances < jnp.mean(distances, axis, keepdims=True), weights, 0), state
+
+    case = Case(lambda: lawful(update), lambda rng: {"distances": rectangles(rng)["distances"]})
+    with pytest.raises(AssertionError, match="its signals change nothing for the others"):
+        laws.check_padding(case, 1e6)
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (16,)])
+def test_a_cost_begins_with_a_uniform_plan_of_its_shape(shape):
+    weights, _ = laws.draw(Case(coupling.couple_independent, lambda rng: {"cost": rng.random(shape)}))
+    np.testing.assert_allclose(weights, np.full(shape, 1 / math.prod(shape)), rtol=1e-6)

@@ -56,6 +56,75 @@ def test_a_declared_signal_of_ones_own_is_accepted():
     np.testing.assert_array_equal(kept, [2, 3])
 
 
+READERS = {
+    "losses": lambda weights, state, params=None, *, losses, **extra_args: (weights, state),
+    "features": lambda weights, state, params=None, *, features, **extra_args: (weights, state),
+    "logits": lambda weights, state, params=None, *, logits, **extra_args: (weights, state),
+    "labels": lambda weights, state, params=None, *, labels, **extra_args: (weights, state),
+    "concepts": lambda weights, state, params=None, *, concepts, **extra_args: (weights, state),
+    "domains": lambda weights, state, params=None, *, domains, **extra_args: (weights, state),
+    "example_ids": lambda weights, state, params=None, *, example_ids, **extra_args: (weights, state),
+    "mask": lambda weights, state, params=None, *, mask, **extra_args: (weights, state),
+    "cost": lambda weights, state, params=None, *, cost, **extra_args: (weights, state),
+    "pair_losses": lambda weights, state, params=None, *, pair_losses, **extra_args: (weights, state),
+    "distances": lambda weights, state, params=None, *, distances, **extra_args: (weights, state),
+    "domain_losses": lambda weights, state, params=None, *, domain_losses, **extra_args: (weights, state),
+}
+
+
+def read(signal):
+    """Run a transformation that reads one signal and looks at nothing, on weights `[4]` or `[4, 3]`."""
+    (name,) = signal
+    tx, weights = stateless(READERS[name]), jnp.ones((4, 3) if name == "distances" else 4)
+    return tx.update(weights, tx.init(weights), **signal)
+
+
+@pytest.mark.parametrize(
+    "signal,error,message",
+    [
+        ({"losses": jnp.ones(3)}, ValueError, r"losses has shape \[3\], wanted \[4\]"),
+        ({"losses": jnp.ones(())}, ValueError, r"losses has shape \[\], wanted \[4\]"),
+        ({"losses": jnp.ones(4, int)}, TypeError, "losses has dtype int32, wanted a floating"),
+        ({"features": jnp.ones((3, 2))}, ValueError, r"features has shape \[3, 2\], wanted \[4, 2\]"),
+        ({"concepts": jnp.ones((4, 2))}, TypeError, "concepts has dtype float32, wanted an integer"),
+        ({"domains": jnp.ones(5, int)}, ValueError, r"domains has shape \[5\], wanted \[4\]"),
+        ({"example_ids": jnp.ones(4)}, TypeError, "example_ids has dtype float32, wanted an integer"),
+        ({"mask": jnp.ones(4, int)}, TypeError, "mask has dtype int32, wanted bool"),
+        ({"distances": jnp.ones((4, 4))}, ValueError, r"distances has shape \[4, 4\], wanted \[4, 3\]"),
+        ({"domain_losses": jnp.ones(7, int)}, TypeError, "domain_losses has dtype int32, wanted a floating"),
+    ],
+)
+def test_a_signal_of_another_form_is_named(signal, error, message):
+    with pytest.raises(error, match=message):
+        read(signal)
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        {"losses": jnp.ones(4, jnp.bfloat16)},
+        {"losses": jnp.ones((4, 5))},
+        {"logits": jnp.ones((4, 9))},
+        {"labels": jnp.ones(4, jnp.uint8)},
+        {"example_ids": np.ones(4, np.int64)},
+        {"pair_losses": jnp.ones((4, 4))},
+        {"cost": jnp.ones((4, 4))},
+        {"cost": jnp.ones(4)},
+        {"distances": np.ones((4, 3), np.float64)},
+        {"domain_losses": jnp.ones(7)},
+    ],
+)
+def test_a_signal_of_its_form_is_accepted(signal):
+    read(signal)
+
+
+def test_each_array_of_a_dict_of_weights_has_signals_of_its_own_number_of_rows():
+    weights, tx = {"a": jnp.ones(4), "b": jnp.ones(2)}, stateless(READERS["losses"])
+    tx.update(weights, tx.init(weights), losses={"a": jnp.ones(4), "b": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"losses has shape \[4\], wanted \[2\]"):
+        tx.update(weights, tx.init(weights), losses=jnp.ones(4))
+
+
 def test_a_missing_signal_is_named_at_the_call():
     tx = keep_topk(2)
     with pytest.raises(TypeError, match=r"got the signals \['loss'\], wanted 'losses' .*did you mean 'loss'"):
