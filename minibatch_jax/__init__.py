@@ -13,9 +13,9 @@ from . import selection as selection
 from ._version import __version__ as __version__
 from .boundaries.accumulation import accumulate as accumulate
 from .boundaries.aggregation import weighted_aggregate as weighted_aggregate
+from .boundaries.chosen_rows import take as take
 from .boundaries.gradients import value_and_grad as value_and_grad
-from .boundaries.pairs import sample_pairs as sample_pairs
-from .boundaries.rows import take as take
+from .boundaries.sampled_pairs import sample_pairs as sample_pairs
 from .compose import effective_sample_size as effective_sample_size
 from .compose import mask_rows as mask_rows
 from .compose import normalize as normalize

@@ -22,6 +22,11 @@ def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.A
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
+def one_zero(x: jax.Array) -> jax.Array:
+    """Return `x` with 0 in place of -0, which `lax.top_k` ranks below 0 though they are equal."""
+    return jnp.where(x == 0, 0, x)
+
+
 def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the minimum of `[N]` and its first index."""
     low, size = vector_min(x), x.shape[0]

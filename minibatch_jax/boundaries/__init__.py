@@ -2,11 +2,11 @@
 
 from . import accumulation as accumulation
 from . import aggregation as aggregation
+from . import chosen_rows as chosen_rows
 from . import gradients as gradients
-from . import pairs as pairs
-from . import rows as rows
+from . import sampled_pairs as sampled_pairs
 from .accumulation import accumulate as accumulate
 from .aggregation import weighted_aggregate as weighted_aggregate
+from .chosen_rows import take as take
 from .gradients import value_and_grad as value_and_grad
-from .pairs import sample_pairs as sample_pairs
-from .rows import take as take
+from .sampled_pairs import sample_pairs as sample_pairs

@@ -19,7 +19,7 @@ from minibatch_jax.boundaries._items import (
     without_hidden,
 )
 from minibatch_jax.boundaries._models import Model
-from minibatch_jax.boundaries.rows import check_leading_axis, heaviest_rows
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis, heaviest_rows
 from minibatch_jax.devices import (
     RowsAxis,
     any_device,

@@ -8,7 +8,7 @@ import optax
 from optax.experimental import aggregating
 
 from minibatch_jax._checks import check_count, check_shape
-from minibatch_jax.boundaries.rows import check_leading_axis
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis
 from minibatch_jax.weights import Weights, uniform_like
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
-from minibatch_jax.boundaries.pairs import Pairs
+from minibatch_jax.boundaries.sampled_pairs import Pairs
 from minibatch_jax.coupling._problem import mass_of
 from minibatch_jax.coupling._sinkhorn_loop import divide
 from minibatch_jax.weights import weight_dtype

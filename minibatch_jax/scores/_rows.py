@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax.boundaries.rows import check_leading_axis
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis
 
 
 def num_rows(batch: Any) -> int:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
-from minibatch_jax.boundaries.rows import check_leading_axis
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis
 from minibatch_jax.scores._rows import num_rows
 from minibatch_jax.weights import weight_dtype
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_floating, check_number, check_shape, check_whole, mask_or_all
+from minibatch_jax._vector import one_zero
 from minibatch_jax.weights import weight_transformation
 
 
@@ -55,7 +56,7 @@ def hard_batch_mask(last_losses: jax.Array, fraction: float, *, where: jax.Array
     check_number("fraction", fraction, 0, 1, open_low=True)
     where = mask_or_all("where", where, last_losses.shape)
     usable = where & jnp.isfinite(last_losses)
-    _, order = jax.lax.top_k(jnp.where(usable, last_losses, -jnp.inf), last_losses.shape[0])
+    _, order = jax.lax.top_k(jnp.where(usable, one_zero(last_losses), -jnp.inf), last_losses.shape[0])
     rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32))
     share = jnp.asarray(fraction, jnp.float32) * jnp.sum(where, dtype=jnp.float32)
     count = jnp.floor(share * (1 + 1e-6)).astype(jnp.int32)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_floating, check_shape, mask_or_all
+from minibatch_jax._vector import one_zero
 from minibatch_jax.weights import weight_transformation
 
 
@@ -40,7 +41,7 @@ def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> j
     check_count("k", k, scores.shape[0], "the number of scores")
     allowed = jnp.isfinite(scores)
     allowed &= mask_or_all("where", where, scores.shape)
-    _, indices = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), k)
+    _, indices = jax.lax.top_k(jnp.where(allowed, one_zero(scores), -jnp.inf), k)
     return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed
 
 

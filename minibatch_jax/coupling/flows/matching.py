@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
-from minibatch_jax.boundaries.pairs import MODES, sample_pairs
+from minibatch_jax.boundaries.sampled_pairs import MODES, sample_pairs
 from minibatch_jax.coupling._running import run_coupling
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.plans import Plan, independent_plan
