@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_integer, check_shape
+from minibatch_jax._checks import as_key, check_count, check_integer, check_shape
 
 
 class ClassIndex(NamedTuple):
@@ -54,7 +54,7 @@ def sample_classes(key: jax.Array, index: ClassIndex, num_classes: int, per_clas
     A class with at least K examples gives K different ones, a smaller one gives draws with replacement.
 
     Args:
-      key: typed PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       index: result of `index_classes` for the data set.
       num_classes: P, number of classes to draw, static; it should not exceed the number of classes that have examples.
       per_class: K, number of examples of each class, static.
@@ -73,22 +73,51 @@ def sample_classes(key: jax.Array, index: ClassIndex, num_classes: int, per_clas
     """
     check_count("num_classes", num_classes, index.sizes.shape[0], "the number of classes of the index")
     check_count("per_class", per_class)
-    class_key, item_key, other_key = jax.random.split(key, 3)
+    class_key, item_key = jax.random.split(as_key(key))
     scores = jnp.where(index.sizes > 0, jax.random.uniform(class_key, index.sizes.shape), -1)
     _, classes = jax.lax.top_k(scores, num_classes)
+    return examples_of(item_key, index, classes, per_class)
+
+
+def examples_of(key: jax.Array, index: ClassIndex, classes: jax.Array, per_class: int) -> jax.Array:
+    """Draw K examples of each of the given classes.
+
+    Args:
+      key: typed PRNG key.
+      index: result of `index_classes` for the data set.
+      classes: `[P]` int, classes in [0, C).
+      per_class: K, static.
+
+    Returns:
+      `[P, K]` int32, different examples in a row if the class has K, else draws with replacement; -1 for a class
+      without examples.
+
+    Examples:
+      >>> index = index_classes(jnp.array([1, 0, 1, 0]), 2)
+      >>> sorted(examples_of(jax.random.key(0), index, jnp.array([1]), 2)[0].tolist())
+      [0, 2]
+    """
+    item_key, other_key = jax.random.split(key)
     sizes = index.sizes[classes][:, None]
-    again = jax.random.randint(other_key, (num_classes, per_class), 0, jnp.maximum(sizes, 1))
+    again = jax.random.randint(other_key, (classes.shape[0], per_class), 0, jnp.maximum(sizes, 1))
     offsets = jnp.where(sizes >= per_class, _distinct(item_key, sizes[:, 0], per_class), again)
     examples = index.order[jnp.minimum(index.starts[classes][:, None] + offsets, index.order.shape[0] - 1)]
     return jnp.where(sizes > 0, examples, -1)
 
 
 def _distinct(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
-    """`[P, count]` offsets in [0, size), all different in a row if size >= count, by Floyd's algorithm."""
-    chosen = jnp.full((sizes.shape[0], count), -1, jnp.int32)
-    for j, step_key in enumerate(jax.random.split(key, count)):
+    """`[P, count]` offsets in [0, size), all different in a row if size >= count, by Floyd's algorithm.
+
+    Floyd's algorithm draws every set with the same probability, but not every order: the places are shuffled after it.
+    """
+    draw_key, place_key = jax.random.split(key)
+
+    def draw(j, chosen):
         last = jnp.maximum(sizes - count + j, 0)
-        drawn = jax.random.randint(step_key, sizes.shape, 0, last + 1)
+        drawn = jax.random.randint(jax.random.fold_in(draw_key, j), sizes.shape, 0, last + 1)
         taken = jnp.any(chosen == drawn[:, None], axis=1)
-        chosen = chosen.at[:, j].set(jnp.where(taken, last, drawn))
-    return chosen
+        return chosen.at[:, j].set(jnp.where(taken, last, drawn))
+
+    chosen = jax.lax.fori_loop(0, count, draw, jnp.full((sizes.shape[0], count), -1, jnp.int32))
+    places = jnp.argsort(jax.random.uniform(place_key, chosen.shape), axis=1)
+    return jnp.take_along_axis(chosen, places, axis=1)

@@ -1,0 +1,17 @@
+"""Which rows come next: samplers, whose state lives in a tree of arrays and is fed what the training saw.
+
+A sampler is three pure functions, for use in `jit`, `scan` and a host loop alike:
+
+  state = sampler.init(key, **arrays)            with what it must know of the data set, such as `labels`
+  rows, state = sampler.sample(state)            indices and weights of the next batch
+  state = sampler.update(state, rows, **signals) after the step, for samplers that learn from it
+"""
+
+from . import classes as classes
+from . import epochs as epochs
+from . import fed_back as fed_back
+from ._sampler import Rows as Rows
+from ._sampler import Sampler as Sampler
+from .classes import by_class as by_class
+from .epochs import shuffled as shuffled
+from .fed_back import weighted as weighted
