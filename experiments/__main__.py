@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments._data_folder import root
-from experiments._terminal import print_all_characters
+from experiments._terminal import print_all_characters, until_ctrl_c
 
 HERE = Path(__file__).parent
 ROOMS = ("selection", "coupling", "mining", "modules")
@@ -79,12 +79,12 @@ def main(args: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)
         return 2
-    try:
+
+    def run() -> int:
         run_speed(rest) if name == "speed" else run_experiment(name, rest)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from what it has saved.", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return until_ctrl_c(run, "Interrupted. The same command goes on from what it has saved.")
 
 
 if __name__ == "__main__":

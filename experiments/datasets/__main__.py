@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from experiments._terminal import print_all_characters
+from experiments._terminal import print_all_characters, until_ctrl_c
 from experiments.datasets._archives import fetch
 from experiments.datasets._catalog import CATALOG
 
@@ -26,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         parser.error(f"unknown data set {', '.join(unknown)}; wanted all, or some of {', '.join(CATALOG)}")
-    try:
+
+    def fetch_all() -> int:
         return max(_fetch(name, options.timeout) for name in names)
-    except KeyboardInterrupt:
-        print("Interrupted; what was fetched before is kept.", file=sys.stderr)
-        return 130
+
+    return until_ctrl_c(fetch_all, "Interrupted; what was fetched before is kept.")
 
 
 def _list() -> None:

@@ -150,7 +150,7 @@ def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | Non
     if not is_length and not hasattr(source_or_length, "__len__"):
         kind = type(source_or_length).__name__
         raise TypeError(f"source_or_length is of type {kind}, wanted a random-access source, with len, or an int.")
-    length = source_or_length if is_length else len(source_or_length)
+    length: Any = source_or_length if is_length else len(source_or_length)
     check_count("source_or_length", length)
     if length > MOST_EXAMPLES:
         raise ValueError(

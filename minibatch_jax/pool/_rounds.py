@@ -157,7 +157,7 @@ def _digest(state: State, call: str) -> str:
     for name in sorted(state):
         value = np.ascontiguousarray(state[name])
         digest.update(f"{name} {value.dtype} {state[name].shape}".encode())
-        digest.update(value.reshape(-1).view(np.uint8))
+        digest.update(value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

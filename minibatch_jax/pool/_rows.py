@@ -54,7 +54,7 @@ class Rows:
         """Return a digest of all rows. It takes a pass over the file, of which each process reads its part."""
         digest = hashlib.blake2b(digest_size=32)
         for number in self.own:
-            digest.update(np.ascontiguousarray(self.chunk(number)).view(np.uint8))
+            digest.update(np.ascontiguousarray(self.chunk(number)).view(np.uint8).data)
         parts = gather({"digest": np.frombuffer(digest.digest(), np.uint8)})
         return hashlib.sha256(b"".join(part["digest"].tobytes() for part in parts)).hexdigest()
 
@@ -130,7 +130,7 @@ class NpyFile:
         """Read until `into` is full: a single read gives fewer bytes if a signal comes, or above 2 GB."""
         done = 0
         while done < len(into):
-            count = file.readinto(into[done:])
+            count = file.readinto(into[done:].data)
             if not count:
                 self._changed()
             done += count

@@ -145,7 +145,7 @@ def select_from_pool(
 
 
 def _rows(pool: Any, block_size: int) -> Rows:
-    opened = NpyFile(pool) if isinstance(pool, str | Path) else pool
+    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else pool
     dtype = np.dtype(getattr(opened, "dtype", object))
     if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
         raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")

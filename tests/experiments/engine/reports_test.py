@@ -61,7 +61,7 @@ def test_any_terminal_shows_the_table(monkeypatch, encoding):
     print_table(table([record("Schrödinger λ", s, 2, accuracy=0.5 + s) for s in (0, 1)]), "mean ± standard error")
     sys.stdout.flush()
     shown = written.getvalue().decode(encoding)
-    assert ("1.0 +- 0.5" if encoding == "ascii" else "1.0 ± 0.5") in shown and "mean" in shown
+    assert ("1.00 +- 0.50" if encoding == "ascii" else "1.00 ± 0.50") in shown and "mean" in shown
 
 
 @pytest.mark.parametrize("num_arms", [1, 6])
