@@ -7,10 +7,13 @@ import re
 import sys
 from pathlib import Path
 
+from experiments._data_folder import root
+from experiments._terminal import print_all_characters, until_ctrl_c
+
 HERE = Path(__file__).parent
 ROOMS = ("selection", "coupling", "mining", "modules")
 COMPILATION_CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": ".jax_cache",
+    "JAX_COMPILATION_CACHE_DIR": str(root() / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -24,7 +27,7 @@ def files(*folders: Path) -> dict[str, Path]:
 
 def docstring(path: Path) -> str:
     """Module docstring of a file, read without importing it."""
-    return ast.get_docstring(ast.parse(path.read_text())) or ""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def listing() -> str:
@@ -62,7 +65,8 @@ def run_speed(cases: list[str]) -> None:
 
 
 def main(args: list[str]) -> int:
-    """Dispatch; returns the exit code."""
+    """Dispatch; returns the exit code, 130 on Ctrl-C."""
+    print_all_characters()
     for name, value in COMPILATION_CACHE.items():
         os.environ.setdefault(name, value)
     if not args or args[0] in ("-h", "--help"):
@@ -75,8 +79,12 @@ def main(args: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)
         return 2
-    run_speed(rest) if name == "speed" else run_experiment(name, rest)
-    return 0
+
+    def run() -> int:
+        run_speed(rest) if name == "speed" else run_experiment(name, rest)
+        return 0
+
+    return until_ctrl_c(run, "Interrupted. The same command goes on from what it has saved.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Real data sets: builders, readers and a `fetch` command (needs the `experiments` extra)."""
 
-from experiments.datasets._source import arrays, batches, source
+from experiments.datasets._source import arrays, batches, check_fetched, source
 
-__all__ = ["arrays", "batches", "source"]
+__all__ = ["arrays", "batches", "check_fetched", "source"]

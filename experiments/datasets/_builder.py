@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.datasets._archives import checked_path, raise_if_disk_full, root
+from experiments._data_folder import root
+from experiments.datasets._archives import alone, checked_path, raise_if_disk_full, remove_if_empty
 from experiments.datasets._catalog import CATALOG
 from experiments.datasets._images import Columns, Splits
 
@@ -54,23 +56,33 @@ def prepared(name: str, data_dir: str | Path | None) -> Any:
       ValueError: if the archive is not the pinned one, or the prepared files are damaged.
       OSError: if the disk is full.
     """
-    data_dir = root() / "prepared" if data_dir is None else Path(data_dir)
-    folder = data_dir / f"packaged_{name}" / VERSION
+    folder = folder_of(name, data_dir)
+    data_dir = folder.parent.parent
     if not folder.is_dir():
         dataset = CATALOG[name]
         splits = dataset.read(dataset.archive and checked_path(dataset.archive, name))
         description = f"{dataset.holds}. Licence: {dataset.licence}."
         print(f"Preparing data set {name!r} in {data_dir} (once).", file=sys.stderr)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                PackagedBuilder(f"packaged_{name}", splits, description, data_dir).download_and_prepare()
+            with alone(folder.parent) as is_alone:
+                for left in folder.parent.glob("incomplete.*") if is_alone else ():  # of a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    PackagedBuilder(f"packaged_{name}", splits, description, data_dir).download_and_prepare()
         except Exception as error:
+            remove_if_empty(folder.parent)
             raise_if_disk_full(error, f"preparing data set {name!r} in {data_dir}", 2 * _bytes(splits))
             if not folder.is_dir():  # else another process prepared it meanwhile
                 raise
     builder = tfds.builder_from_directory(folder)
     _check_readable(builder)
     return builder
+
+
+def folder_of(name: str, data_dir: str | Path | None) -> Path:
+    """Where a catalog data set lies once it is prepared."""
+    return (root() / "prepared" if data_dir is None else Path(data_dir)) / f"packaged_{name}" / VERSION
 
 
 def _check_readable(builder: Any) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments._data_folder import root
 from experiments.datasets._catalog import CATALOG
-from minibatch_jax._checks import check_count
+from minibatch_jax._checks import check_count, check_whole
+
+MOST_EXAMPLES = 2**31 - 1
 
 
 def source(name: str, split: str, data_dir: str | Path | None = None) -> Any:
@@ -86,6 +89,35 @@ def arrays(name: str, split: str, data_dir: str | Path | None = None) -> dict[st
     return _columns(items)
 
 
+def check_fetched(*names: str, data_dir: str | Path | None = None) -> None:
+    """Raise unless all these data sets can be read, so that one command fetches all that are missing.
+
+    Args:
+      *names: names in the catalog.
+      data_dir: folder of prepared data sets; by default `prepared` in the data folder.
+
+    Raises:
+      FileNotFoundError: if some are neither prepared nor fetched; it names all of them.
+
+    Examples:
+      >>> check_fetched("digits", "wine")
+    """
+    from experiments.datasets import _builder
+
+    absent = {
+        name: archive.file
+        for name in names
+        if (archive := CATALOG[name].archive) is not None
+        and not _builder.folder_of(name, data_dir).is_dir()
+        and not (root() / archive.file).is_file()
+    }
+    if absent:
+        raise FileNotFoundError(
+            f"Data sets {', '.join(absent)} need the archives {', '.join(absent.values())} in {root()}, which are not "
+            f"there. Run: python -m experiments.datasets fetch {' '.join(absent)}"
+        )
+
+
 def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | None = None) -> Any:
     """Iterator of shuffled batches whose place can be saved: `get_state()`, `set_state(state)` resumes exactly.
 
@@ -102,8 +134,9 @@ def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | Non
       A `grain` iterator of dicts of numpy arrays `[batch_size, ...]`; `{"index": int32 [batch_size]}` for a length.
 
     Raises:
-      TypeError: if a count is not an int.
-      ValueError: if there are no examples, or `batch_size` is below 1 or exceeds the number of examples.
+      TypeError: if a count is not an int, or a source has no length.
+      ValueError: if there are no examples or more than 2^31 - 1, as in a data set without an end, or a number does not
+        fit.
 
     Examples:
       >>> iterator = batches(5, batch_size=2, seed=0)
@@ -113,11 +146,23 @@ def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | Non
     """
     import grain
 
-    length = source_or_length if isinstance(source_or_length, int) else len(source_or_length)
+    is_length = isinstance(source_or_length, int | np.integer)
+    if not is_length and not hasattr(source_or_length, "__len__"):
+        kind = type(source_or_length).__name__
+        raise TypeError(f"source_or_length is of type {kind}, wanted a random-access source, with len, or an int.")
+    length: Any = source_or_length if is_length else len(source_or_length)
     check_count("source_or_length", length)
+    if length > MOST_EXAMPLES:
+        raise ValueError(
+            f"source_or_length has {length} examples, wanted at most {MOST_EXAMPLES}: their order is held in memory. "
+            "A data set that repeats without end is one epoch here; give it without its repeat, as epochs=None repeats."
+        )
     check_count("batch_size", batch_size, length, "the number of examples")
-    examples = None if isinstance(source_or_length, int) else source_or_length
-    plan: Any = _Batches(examples, length, batch_size, seed, epochs)
+    check_whole("seed", seed)
+    examples = None if is_length else source_or_length
+    if epochs is not None:
+        check_count("epochs", epochs)
+    plan: Any = _Batches(examples, int(length), int(batch_size), seed, epochs)
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return iter(grain.MapDataset.source(plan).to_iter_dataset(options))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments._terminal import print_all_characters
 from experiments.engine.reports import Record, Records, Summary, markdown, plot, print_table, table, write_text
 
 NOT_IN_FILE = ("seeds", "out", "arms")
@@ -18,6 +19,7 @@ NOT_IN_FILE = ("seeds", "out", "arms")
 @contextlib.contextmanager
 def open_folder(config: Any) -> Iterator[Records]:
     """The records in `config.out`, locked against other processes; refuses a folder with runs of another config."""
+    print_all_characters()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
@@ -63,7 +65,7 @@ def _check_same_config(config: Any, path: Path) -> None:
     values = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_FILE}))
     if not path.exists():
         write_text(path, json.dumps(values, indent=2) + "\n")
-    old = json.loads(path.read_text())
+    old = _saved_config(path)
     changed = [
         f"{k} was {old.get(k)!r}, now {values.get(k)!r}" for k in {**old, **values} if old.get(k) != values.get(k)
     ]
@@ -71,6 +73,19 @@ def _check_same_config(config: Any, path: Path) -> None:
         raise ValueError(
             f"{path.parent} holds runs of another config ({'; '.join(changed)}): choose another --out or delete it."
         )
+
+
+def _saved_config(path: Path) -> dict[str, Any]:
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(old, dict):
+            raise ValueError(f"it holds {old!r:.60}, wanted an object")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). If the runs in {path.parent} were made with this config, delete the file "
+            "and it is written again; if not, choose another --out."
+        ) from error
+    return old
 
 
 def _lock(file: Any, out: Path) -> None:

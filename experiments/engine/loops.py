@@ -102,7 +102,11 @@ class Loop:
         try:
             shapes = self._shapes(jax.random.key(seed), data()[self._arm.split])
             restored = checkpoints.restore(shapes)
-            assert restored and restored.step == self._config.steps, f"the run of seed {seed} has not finished"
+            if restored is None or restored.step != self._config.steps:
+                raise RuntimeError(
+                    f"The last checkpoint in {self._folder / str(seed)} is gone or was damaged, so {self._name}, seed "
+                    f"{seed}, has not finished: start the same command again, and it goes on from the one before."
+                )
             arrays = dict(restored.arrays)
             del arrays["totals"]
             return State(**arrays)

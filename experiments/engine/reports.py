@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,17 @@ class Records:
     def __init__(self, path: Path):
         self._path = path
         self.all: list[Record] = []
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(lines, 1):
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        for number, line in enumerate(lines[:-1], 1):
             try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("no newline at the end")
-                self.all.append(json.loads(line))
+                self.all.append(_record(json.loads(line)))
             except ValueError as error:
-                if number < len(lines):
-                    raise ValueError(f"{path}, line {number}, is not a JSON record: {error}.") from error
-                self._rewrite()
+                raise ValueError(
+                    f"{path}, line {number}, is not a JSON record: {error}. Delete that line; what it held "
+                    "is made again."
+                ) from error
+        if lines[-1]:
+            self._rewrite()
 
     def of(self, arm: str, seed: int) -> list[Record]:
         """The records of one run, in order."""
@@ -69,16 +71,41 @@ class Records:
         write_text(self._path, "".join(json.dumps(r) + "\n" for r in self.all))
 
 
+def _record(value: Any) -> Record:
+    """The value, if it is a record."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {value!r:.60}, wanted an object")
+    absent = [name for name in FIELDS if name not in value]
+    wrong = [name for name in FIELDS if name in value and not FIELDS[name](value[name])]
+    if absent or wrong:
+        raise ValueError(f"it lacks {absent} and has wrong {wrong}, wanted {list(FIELDS)}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "arm": lambda value: isinstance(value, str),
+    "seed": lambda value: _is_number(value) and isinstance(value, int),
+    "step": _is_number,
+    "metrics": lambda value: isinstance(value, dict) and all(v is None or _is_number(v) for v in value.values()),
+    "seconds": _is_number,
+}
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one move, so that a kill leaves the old or the new one."""
     draft = path.with_name(path.name + ".new")
     try:
-        with draft.open("w") as file:
+        with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise _write_failed(path, error) from error
 
 
@@ -122,6 +149,8 @@ def print_table(rows: list[list[str]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    rows, title = [[_printable(text, encoding) for text in row] for row in rows], _printable(title, encoding)
     if len(rows[0]) > len(rows):
         rows = [list(column) for column in zip(*rows)]
     view = Table(title=title, title_justify="left")
@@ -132,6 +161,15 @@ def print_table(rows: list[list[str]], title: str) -> None:
     console = Console()
     console.width = max(console.width, Console(width=10_000).measure(view).maximum)
     console.print(view)
+
+
+def _printable(text: str, encoding: str) -> str:
+    """The text with other characters for those that the encoding of a terminal lacks."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def plot(records: list[Record], out: Path, xlabel: str = "step") -> list[Path]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.datasets import arrays
+from experiments.datasets import arrays, check_fetched
 
 EMOJI = ("emoji", "emoji_twitter", "emoji_apple", "emoji_facebook")
 
@@ -27,6 +27,7 @@ def rows_of_one_class(dataset: str, validate: bool) -> dict[str, dict[str, np.nd
 
 def emoji_rows(split: str) -> dict[str, np.ndarray]:
     """One row for each emoji: its four drawings, averaged to 16x16 pixels."""
+    check_fetched(*EMOJI)
     styles = [arrays(name, split)["image"] for name in EMOJI]
     images = np.stack(styles, axis=1).reshape(-1, len(EMOJI), 16, 4, 16, 4, 3).mean((3, 5), dtype=np.float32)
     return {"image": images.reshape(*images.shape[:2], -1), "label": np.arange(len(images), dtype=np.int32)}

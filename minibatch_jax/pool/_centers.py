@@ -27,7 +27,7 @@ def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
         init=lambda: _init(rows, unit),
         step=lambda state: _choose(rows, k, unit, state),
         progress=lambda state: min(int(state["passed"]) / k, 1.0),
-        result=lambda state: _result(k, state, make),
+        result=lambda state: _result(rows, k, state, make),
     )
 
 
@@ -40,16 +40,16 @@ def _init(rows: Rows, unit: bool) -> State:
     """Start with the row nearest to the mean as the first center."""
     mean = _mean(rows, unit)
     distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
+    rows.dropped(int(np.isfinite(distances).sum()))
     place = int(np.argmin(distances)) if len(distances) else 0
     found = gather({"distance": distances[place : place + 1], "row": np.array([rows.first + place])})
     best = min((f for f in found if len(f["distance"])), key=lambda f: (f["distance"][0], f["row"][0]))
     nearest, owners = _nothing(rows)
-    first = best["row"] if np.isfinite(best["distance"][0]) else np.array([rows.size])
     return {
         "nearest": nearest,
         "owners": owners,
-        "centers": first.astype(np.int64),
-        "radii": np.array([np.inf if first[0] < rows.size else 0], np.float32),
+        "centers": best["row"].astype(np.int64),
+        "radii": np.array([np.inf], np.float32),
         "passed": np.array(0),
     }
 
@@ -72,13 +72,14 @@ def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
     }
 
 
-def _result(k: int, state: State, make: Any) -> Any:
-    counts, costs = np.zeros(k), [0.0]
+def _result(rows: Rows, k: int, state: State, make: Any) -> Any:
+    counts, costs, finite = np.zeros(k), [0.0], 0
     for part in gather({"owners": state["owners"], "nearest": state["nearest"]}):
         exists = np.isfinite(part["nearest"]) | (part["nearest"] == -np.inf)
         counts += np.bincount(part["owners"][exists & (part["owners"] < k)], minlength=k)
         costs.append(float(np.sqrt(max(part["nearest"][exists].max(initial=0), 0))))
-    return make(state["centers"], counts.astype(np.float32), state["radii"], max(costs))
+        finite += int(exists.sum())
+    return make(state["centers"], counts.astype(np.float32), state["radii"], max(costs), rows.size - finite)
 
 
 def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -88,14 +88,16 @@ def _result(rows: Rows, plan: Plan, state: State, make: Any) -> Any:
     chosen, missing, unit = state["rows"], plan.k - len(state["rows"]), plan.metric == "cosine"
     squares, owners = nearest_center(rows, unit, points_at(rows, chosen, unit))
     exists = np.isfinite(squares)
+    dropped = rows.dropped(int(exists.sum()))
     distances = np.sqrt(squares[exists]) if plan.metric == "euclidean" else squares[exists]
     counts = np.bincount(owners[exists], minlength=plan.k).astype(np.float64)
-    found = gather({"counts": counts, "cost": np.array(distances.sum(dtype=np.float64)), "rows": exists.sum()})
+    found = gather({"counts": counts, "cost": np.array(distances.sum(dtype=np.float64))})
     return make(
         np.append(chosen, np.full(missing, rows.size)),
         np.sum([f["counts"] for f in found], 0).astype(np.float32),
         np.append(state["gains"], np.zeros(missing, np.float32)),
-        sum(float(f["cost"]) for f in found) / max(sum(int(f["rows"]) for f in found), 1),
+        sum(float(f["cost"]) for f in found) / (rows.size - dropped),
+        dropped,
     )
 
 

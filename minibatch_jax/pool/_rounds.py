@@ -1,9 +1,12 @@
 """Rounds whose state is saved on disk: a job that was killed continues after the last saved round, in all processes."""
 
+import errno
+import hashlib
 import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,33 +62,107 @@ def gather(arrays: State) -> list[State]:
 
 
 def _save(folder: Path, number: int, state: State, call: dict[str, Any]) -> None:
-    """Write a round atomically and delete the one two rounds back: no process is more than one round ahead."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a round atomically and delete the one two rounds back: no process is more than one round ahead.
+
+    If the round cannot be written on one process, no part of it stays there and all processes raise.
+    """
     path = _path(folder, number)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, call=np.array(json.dumps(call, sort_keys=True)), **state)
-    os.replace(partial, path)
-    gather({"number": np.array(number)})
+    partial, failure = path.with_suffix(".partial"), None
+    text = json.dumps(call, sort_keys=True)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, call=np.array(text), digest=np.array(_digest(state, text)), **state)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        failure = error
+    everyone = gather({"number": np.array(number), "failed": np.array(failure is not None)})
+    failed = [process for process, saved in enumerate(everyone) if saved["failed"]]
+    if failed:
+        number_of_bytes = sum(value.nbytes for value in state.values())
+        raise OSError(
+            getattr(failure, "errno", None) or errno.EIO,
+            f"state_folder {str(folder)!r}: could not write round {number} on process {failed[0]} "
+            f"({failure or 'see its error'}), which takes {number_of_bytes / 1e6:.1f} MB; nothing half-written is "
+            f"kept. If the disk is full, free space; the same call then goes on from round {number - 1}.",
+        ) from failure
     _path(folder, number - 2).unlink(missing_ok=True)
 
 
 def _load(folder: Path, call: dict[str, Any]) -> tuple[int, State | None]:
-    pattern = re.compile(rf"process{jax.process_index()}-round(\d+)\.npz")
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    saved = [int(m.group(1)) for m in map(pattern.fullmatch, names) if m]
-    number = min(int(g["number"]) for g in gather({"number": np.array(max(saved, default=0))}))
+    """Return the newest round that is intact on all processes, and its state; 0 and None if nothing was saved."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"state_folder {str(folder)!r} is a file, wanted a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        wanted = "wanted a folder to write in, on a disk with free space"
+        raise OSError(error.errno, f"state_folder {str(folder)!r} cannot be made ({error}); {wanted}.") from error
+    own = re.compile(rf"process{jax.process_index()}-round(\d+)\.(npz|partial)")
+    found = {path: match for path in folder.iterdir() if (match := own.fullmatch(path.name))}
+    for path in found:
+        if path.suffix == ".partial":  # of a process that was killed
+            path.unlink()
+    saved = sorted(int(match[1]) for path, match in found.items() if path.suffix == ".npz")
+    damaged = {number: cause for number in saved if (cause := _damage(_path(folder, number)))}
+    intact = [number for number in saved if number not in damaged]
+    everyone = gather({"intact": np.array(intact, np.int64), "damaged": np.array(sorted(damaged), np.int64)})
+    number = max(set.intersection(*(set(g["intact"].tolist()) for g in everyone)), default=0)
+    told = "; ".join(f"{_path(folder, n)} is damaged ({why})" for n, why in damaged.items() if n > number)
+    if number == 0 and any(len(g["damaged"]) for g in everyone):
+        raise ValueError(
+            f"state_folder {str(folder)!r} holds no round that is intact: {told or 'see the other processes'}. "
+            "Delete the folder to start again, or bring its files back."
+        )
     if number == 0:
         return 0, None
-    with np.load(_path(folder, number)) as file:
-        state = dict(file)
+    if told:
+        warnings.warn(f"{told}; going on from round {number}.", RuntimeWarning, stacklevel=4)
+    state = _read(_path(folder, number))
     before = json.loads(str(state.pop("call")))
     differs = {name: (before.get(name), value) for name, value in call.items() if before.get(name) != value}
     if differs:
         raise ValueError(
-            f"state_folder {str(folder)!r} holds another call, (saved, given) = {differs}; wanted the same."
+            f"state_folder {str(folder)!r} holds another call, (saved, given) = {differs}; wanted the same. "
+            "Delete the folder or choose another."
         )
+    for late in saved:
+        if late > number:  # damaged, or of a process that was a round ahead
+            _path(folder, late).unlink(missing_ok=True)
     return number, state
+
+
+def _damage(path: Path) -> str:
+    """Return in what way a saved round is damaged, empty if it is intact."""
+    try:
+        _read(path)
+    except Exception as error:  # each byte that is wrong leads numpy and zipfile to another error
+        return "its digest is another" if isinstance(error, _OtherDigest) else type(error).__name__
+    return ""
+
+
+def _read(path: Path) -> State:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        state = dict(file)
+    digest = str(state.pop("digest"))
+    if digest != _digest({name: value for name, value in state.items() if name != "call"}, str(state["call"])):
+        raise _OtherDigest
+    return state
+
+
+def _digest(state: State, call: str) -> str:
+    digest = hashlib.sha256(call.encode())
+    for name in sorted(state):
+        value = np.ascontiguousarray(state[name])
+        digest.update(f"{name} {value.dtype} {state[name].shape}".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class _OtherDigest(Exception):
+    pass
 
 
 def _path(folder: Path, number: int) -> Path:

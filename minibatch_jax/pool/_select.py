@@ -14,8 +14,9 @@ from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._rounds import run
-from minibatch_jax.pool._rows import Rows
+from minibatch_jax.pool._rows import NpyFile, Rows
 from minibatch_jax.pool._sift import sift_job
+from minibatch_jax.processes import check_same_arguments
 
 METHODS = ("facility_location", "k_center", "sift")
 METRICS = ("sqeuclidean", "euclidean", "cosine")
@@ -32,12 +33,14 @@ class PoolSelection(NamedTuple):
         to the rows chosen before (k-center), or the variance left at the queries after the choice (SIFT).
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
         location), the largest distance (k-center), or the variance left at the queries (SIFT).
+      dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
     """
 
     indices: np.ndarray
     weights: np.ndarray
     values: np.ndarray
     cost: float
+    dropped: int
 
 
 def select_from_pool(
@@ -68,20 +71,21 @@ def select_from_pool(
       O(N k D) time, O(block_size D + N Q + D^2) memory.
 
     Args:
-      pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map; rows that are not
-        finite neither count nor are chosen.
+      pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map. Rows that are not
+        finite in float32 neither count nor are chosen; `dropped` of the result tells how many.
       k: how many to choose.
       method: "facility_location", "k_center" or "sift".
       metric: "sqeuclidean", "euclidean" or "cosine"; for k-center the first two choose the same rows, and SIFT always
         takes the cosine.
-      queries: `[Q, D]`, floating point, for SIFT only.
+      queries: `[Q, D]`, floating point, for SIFT only; rows that are not finite do not count.
       noise: variance of an observation, positive, for SIFT only.
       rows_per_part: rows of a part, at least 2 k, for facility location only.
       seed: seed of the shuffle into parts, at least 0, for facility location only.
       block_size: rows to read at a time.
       state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
-        same call continues from the last saved round, with the same result; a finished call returns at once. None saves
-        nothing.
+        same call continues from the last saved round, with the same result; a finished call returns at once. If that
+        round is damaged, it continues from the one before, with a `RuntimeWarning`. A digest of all rows tells whether
+        the pool is the same, which takes one more pass over the file. None saves nothing.
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
@@ -89,8 +93,10 @@ def select_from_pool(
 
     Raises:
       TypeError: if the pool or the queries are not floating point or a count is not an int.
-      ValueError: if a shape or number does not fit, a name is unknown, the file is in Fortran order or `state_folder`
-        holds another call.
+      ValueError: if a shape or number does not fit, a name is unknown, the file is in Fortran order, damaged or changed
+        while it is read, no row is finite, `state_folder` holds another call or no round that is intact, or processes
+        make other calls.
+      OSError: if the pool cannot be read, or `state_folder` not be written, as when the disk is full.
       ImportError: if `progress` without `rich`.
 
     References:
@@ -102,8 +108,8 @@ def select_from_pool(
       >>> import numpy as np
       >>> pool = np.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.3]], np.float16)
       >>> chosen = select_from_pool(pool, 2, progress=False)
-      >>> chosen.indices.tolist(), chosen.weights.tolist()
-      ([2, 4], [3.0, 3.0])
+      >>> chosen.indices.tolist(), chosen.weights.tolist(), chosen.dropped
+      ([2, 4], [3.0, 3.0], 0)
     """
     check_choice("method", method, METHODS)
     check_choice("metric", metric, METRICS)
@@ -114,7 +120,7 @@ def select_from_pool(
     check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
-    call |= {"dtype": str(rows.dtype), "block_size": rows.block_size, "ends": rows.ends()}
+    call |= {"dtype": str(rows.dtype), "block_size": rows.block_size}
     if method == "sift":
         targets = _queries(queries, rows.width)
         call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
@@ -130,17 +136,22 @@ def select_from_pool(
             )
         call |= {"metric": metric, "rows_per_part": int(rows_per_part), "seed": int(seed)}
         job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), PoolSelection)
+    check_same_arguments(**call, state_folder_given=state_folder is not None)
+    check_same_arguments(pool=rows.ends())
+    if state_folder is not None:
+        call |= {"digest of the pool": rows.digest()}
     with _bar(method, progress) as show:
         return run(job, None if state_folder is None else Path(state_folder), call, show)
 
 
 def _rows(pool: Any, block_size: int) -> Rows:
-    opened = np.load(pool, mmap_mode="r") if isinstance(pool, str | Path) else pool
+    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else pool
     dtype = np.dtype(getattr(opened, "dtype", object))
     if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
         raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
     check_shape("pool", opened, (None, None))
-    return Rows(pool, int(block_size))
+    name = repr(str(pool)) if isinstance(pool, str | Path) else f"of shape {list(opened.shape)}"
+    return Rows(opened, int(block_size), name)
 
 
 def _queries(queries: Any, width: int) -> np.ndarray:
@@ -150,7 +161,10 @@ def _queries(queries: Any, width: int) -> np.ndarray:
     queries = np.asarray(queries)
     if not np.issubdtype(queries.dtype, np.floating):
         raise TypeError(f"queries has dtype {queries.dtype}, wanted a floating-point dtype.")
-    return queries.astype(np.float32)
+    queries = queries.astype(np.float32)
+    if not np.isfinite(queries).all(1).any():
+        raise ValueError(f"queries has no row of {len(queries)} that is finite in float32, wanted one or more.")
+    return queries
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -
 
     def result(state):
         left, indices = state["left"].astype(np.float32), state["indices"]
-        return make(indices, np.where(indices < rows.size, 1, 0).astype(np.float32), left, float(left[-1]))
+        weights = np.where(indices < rows.size, 1, 0).astype(np.float32)
+        return make(indices, weights, left, float(left[-1]), _dropped(rows, state["variance"]))
 
     return Job(
         init=lambda: _init(rows, targets, noise),
@@ -39,6 +40,7 @@ def _init(rows: Rows, targets: np.ndarray, noise: float) -> State:
     for number in rows.own:
         places, found = rows.places(number), _start(rows.chunk(number), targets.astype(np.float32), np.float32(noise))
         cross[places], variance[places], gains[places] = map(np.asarray, found)
+    _dropped(rows, variance)
     return {
         "cross": cross,
         "variance": variance,
@@ -73,6 +75,10 @@ def _choose(rows: Rows, targets: np.ndarray, noise: float, state: State) -> Stat
         "indices": np.append(state["indices"], following),
         "left": np.append(state["left"], max(before - np.sum(seen**2), 0)),
     }
+
+
+def _dropped(rows: Rows, variance: np.ndarray) -> int:
+    return rows.dropped(int(np.sum(variance > -np.inf)))
 
 
 def _best(rows: Rows, gains: np.ndarray) -> int:

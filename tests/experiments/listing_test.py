@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +92,43 @@ def test_all_speed_cases_run_if_none_is_named(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", lambda name: modules[name.replace("case_", "")])
     dispatcher.run_speed([])
     assert ran == ["a", "b"]
+
+
+@pytest.mark.parametrize("comes_out_as", [KeyboardInterrupt, ImportError])
+def test_ctrl_c_says_one_line(monkeypatch, capsys, comes_out_as):
+    def interrupted(name, flags):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise comes_out_as from None
+
+    monkeypatch.setattr(dispatcher, "run_experiment", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    assert dispatcher.main(["quickstart"]) == 130
+    assert capsys.readouterr().err.splitlines() == ["Interrupted. The same command goes on from what it has saved."]
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def broken(name, flags):
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(dispatcher, "run_experiment", broken)
+    with pytest.raises(ImportError, match="no such module"):
+        dispatcher.main(["quickstart"])
+
+
+def test_nothing_is_compiled_into_the_working_folder(tmp_path):
+    code = "import os; from experiments.__main__ import main; main([]); print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    environment = os.environ | {"MINIBATCH_JAX_DATA": str(tmp_path / "data"), "PYTHONPATH": str(FOLDER.parent)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "data" / "compiled")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_terminal_shows_the_listing(encoding):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "experiments"]
+    subprocess.run(command, cwd=FOLDER.parent, env=os.environ | plain, capture_output=True, check=True)

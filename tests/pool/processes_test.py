@@ -1,4 +1,4 @@
-"""Two real processes choose what one does, also if they were stopped when only one of them had saved its last round."""
+"""Two real processes choose what one does, also if only one had saved its last round, and tell if they disagree."""
 
 import socket
 import subprocess

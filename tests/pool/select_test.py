@@ -13,7 +13,7 @@ import pytest
 
 from minibatch_jax import selection
 from minibatch_jax.pool import _centers, _rounds, select_from_pool
-from minibatch_jax.pool._rows import Rows
+from minibatch_jax.pool._rows import NpyFile, Rows
 
 N, D, K = 300, 6, 12
 CALLS = {
@@ -105,7 +105,7 @@ def test_a_file_in_half_precision_gives_what_its_array_gives(method, tmp_path):
     np.save(tmp_path / "pool.npy", x)
     chosen = select(tmp_path / "pool.npy", method)
     assert_same(chosen, select(x.astype(np.float32), method))
-    assert len(set(chosen.indices.tolist()) & {5, 170}) == 0
+    assert len(set(chosen.indices.tolist()) & {5, 170}) == 0 and chosen.dropped == 2
     if method == "facility_location":
         assert chosen.weights.sum() == finite(x).sum()
 
@@ -119,7 +119,7 @@ def test_a_file_by_columns_is_refused(tmp_path):
 def test_rows_of_a_file_are_read_as_they_are(tmp_path):
     x = clusters().astype(np.float16)
     np.save(tmp_path / "pool.npy", x)
-    rows = Rows(tmp_path / "pool.npy", 64)
+    rows = Rows(NpyFile(tmp_path / "pool.npy"), 64, "pool.npy")
     np.testing.assert_array_equal(np.concatenate([rows.chunk(i) for i in rows.own])[:N], x)
     order = np.random.default_rng(0).permutation(N)[:50]
     np.testing.assert_array_equal(rows.at(order), x[order].astype(np.float32))
@@ -183,7 +183,9 @@ def test_state_of_another_call_is_refused(tmp_path):
     select(clusters(), "k_center", state_folder=tmp_path)
     with pytest.raises(ValueError, match=r"state_folder .* holds another call, \(saved, given\) = {'unit'"):
         select(clusters(), "k_center", state_folder=tmp_path, metric="cosine")
-    with pytest.raises(ValueError, match=r"state_folder .* holds another call, \(saved, given\) = {'ends'"):
+    with pytest.raises(
+        ValueError, match=r"state_folder .* holds another call, \(saved, given\) = {'digest of the pool'"
+    ):
         select(clusters(1), "k_center", state_folder=tmp_path)
 
 
@@ -219,9 +221,10 @@ def test_fewer_rows_than_asked_for(method):
     expected = {0, 100, 200} if method == "sift" else {0, 100, 200, N}
     assert set(chosen.indices.tolist()) == expected and np.isfinite(chosen.cost)
     assert chosen.weights.sum() == (K if method == "sift" else 3)
+    assert chosen.dropped == N - 3
     for parts in ({"rows_per_part": 64}, {"rows_per_part": 24}) if method == "facility_location" else ({},):
-        nothing = select(np.full((N, D), np.nan, np.float32), method, **parts)
-        assert set(nothing.indices.tolist()) == {N} and nothing.weights.sum() == 0
+        with pytest.raises(ValueError, match=rf"pool of shape \[{N}, {D}\] has no row of {N} that is finite"):
+            select(np.full((N, D), np.nan, np.float32), method, **parts)
 
 
 def test_progress_bar(capsys):
@@ -236,6 +239,11 @@ BAD = {
     "parts": ({"rows_per_part": 20}, ValueError, "rows_per_part is 20, wanted at least 2 k = 24"),
     "queries": ({"method": "sift"}, ValueError, r"queries is None, wanted \[Q, D\]"),
     "width": ({"method": "sift", "queries": np.ones((2, 3))}, ValueError, r"queries has shape \[2, 3\]"),
+    "no query": (
+        {"method": "sift", "queries": np.full((2, D), np.nan, np.float32)},
+        ValueError,
+        "queries has no row of 2 that is finite",
+    ),
     "dtype": ({"pool": np.ones((4, 2), int)}, TypeError, "pool has dtype int64"),
     "list": ({"pool": [[1.0], [2.0]], "k": 1}, TypeError, "pool has dtype object"),
     "bytes": ({"pool": np.ones((4, 2), ">f4"), "k": 1}, TypeError, "pool has dtype >f4"),

@@ -1,5 +1,7 @@
-"""One of two processes: `python -m tests.pool.worker PORT PROCESS FOLDER [ROUNDS]`; stops after some rounds if told."""
+"""One of two processes: `python -m tests.pool.worker PORT PROCESS FOLDER ROUNDS`; stops after some rounds if told."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -44,8 +46,44 @@ def stop_after(rounds: int, process: int) -> None:
     _rounds._save = save_or_stop
 
 
+def refuse_other_calls(folder: Path, process: int) -> None:
+    """Both processes say so if one of them makes another call, has another pool, or cannot write."""
+    pool = np.load(folder / "pool.npy")
+    same = {"method": "k_center", "block_size": 64, "progress": False}
+    other = {
+        "k": {"k": 9 + process},
+        "metric": {"metric": ("cosine", "euclidean")[process]},
+        "pool": {"pool": pool + np.float16(process)},
+        "shape": {"pool": pool[process:]},
+        "state_folder_given": {"state_folder": folder / "some" if process else None},
+    }
+    for name, changes in other.items():
+        call = {"pool": pool, "k": 9} | same | changes
+        try:
+            select_from_pool(call.pop("pool"), call.pop("k"), **call)
+        except ValueError as error:
+            assert "wanted the same on all 2 processes" in str(error), (name, error)
+        else:
+            raise AssertionError(name)
+    rename = os.replace
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    os.replace = full if process else rename
+    try:
+        select_from_pool(pool, 9, state_folder=folder / "full", **same)
+    except OSError as error:
+        assert "could not write round 1 on process 1" in str(error), error
+    else:
+        raise AssertionError("full")
+    os.replace = rename
+
+
 def main(port: str, process: int, folder: Path, rounds: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+    if not rounds:
+        refuse_other_calls(folder, process)
     save = _rounds._save
     for name in CALLS:
         if rounds:

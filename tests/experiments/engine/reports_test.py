@@ -1,7 +1,9 @@
 """The table and the JSON lines, against numpy and by hand."""
 
+import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_printed_table_holds_every_cell(capsys):
     assert all(cell in shown for cell in [*rows[0], *rows[1]])
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_terminal_shows_the_table(monkeypatch, encoding):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding))
+    print_table(table([record("Schrödinger λ", s, 2, accuracy=0.5 + s) for s in (0, 1)]), "mean ± standard error")
+    sys.stdout.flush()
+    shown = written.getvalue().decode(encoding)
+    assert ("1.00 +- 0.50" if encoding == "ascii" else "1.00 ± 0.50") in shown and "mean" in shown
+
+
 @pytest.mark.parametrize("num_arms", [1, 6])
 def test_a_wide_table_is_printed_without_cutting(capsys, num_arms):
     metrics = {f"metric {i}": 0.1 * i for i in range(9)}
@@ -98,11 +110,51 @@ def test_records_survive_a_torn_line(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_broken_line_inside_is_an_error(tmp_path):
+GOOD = record("a", 0, 1, x=1.0)
+FOREIGN = {
+    "cut": b'{"arm": "a"',
+    "text": b"hello",
+    "empty": b"",
+    "list": b"[1, 2]",
+    "number": b"3",
+    "other object": b'{"loss": 0.5}',
+    "other seed": json.dumps(GOOD | {"seed": "0"}).encode(),
+    "other step": json.dumps(GOOD | {"step": None}).encode(),
+    "other metrics": json.dumps(GOOD | {"metrics": {"x": "1"}}).encode(),
+    "list of metrics": json.dumps(GOOD | {"metrics": [1.0]}).encode(),
+    "no UTF-8": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("line", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_line_is_named_and_stays(tmp_path, line, place):
     path = tmp_path / "records.jsonl"
-    path.write_text('{"arm": "a"\n{"arm": "a", "seed": 0, "step": 1}\n')
-    with pytest.raises(ValueError, match=r"records\.jsonl, line 1, is not a JSON record"):
+    lines = [json.dumps(record("a", 0, step, x=1.0)).encode() for step in (1, 2)]
+    lines.insert(place, line)
+    path.write_bytes(content := b"\n".join(lines) + b"\n")
+    with pytest.raises(
+        ValueError, match=rf"records\.jsonl, line {place + 1}, is not a JSON record: .*Delete that line"
+    ):
         Records(path)
+    assert path.read_bytes() == content
+
+
+def test_flipped_bits_give_records_or_a_named_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    content = b"".join(json.dumps(record("a", 0, step, x=0.5)).encode() + b"\n" for step in (1, 2, 3))
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(content), size=200).tolist():
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            found = Records(path)
+        except ValueError as error:
+            assert "records.jsonl, line" in str(error)
+        else:
+            found.of("a", 0)
+            table([r for r in found.all if r["metrics"]])
 
 
 def test_drop_forgets_only_later_records_of_the_run(tmp_path):
@@ -152,7 +204,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_lines_are_valid_json_without_nan(tmp_path):
