@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._vector import class_numbers
 from minibatch_jax.mining.distances import normalize_embeddings
 
 
@@ -84,7 +85,7 @@ def update_proxies(
     check_integer("labels", labels)
     check_number("decay", decay, 0, 1)
     fixed = jax.lax.stop_gradient(embeddings).astype(proxies.embeddings.dtype)
-    rows = jnp.where(labels < 0, num_classes, labels)
+    rows = class_numbers(labels, num_classes)
     sums = jnp.zeros_like(proxies.embeddings).at[rows].add(fixed, mode="drop")
     present = jnp.zeros_like(proxies.seen).at[rows].set(True, mode="drop")
     kept = jnp.where(proxies.seen, decay, 0)[:, None] * proxies.embeddings

@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
+from minibatch_jax.mining._pairs import keeps_dtype
 from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.choices import Triplets, triplet_choice
 from minibatch_jax.mining.distances import euclidean_distances
 from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.weights import weight_dtype
 
 
+@keeps_dtype
 def mined_triplet_loss(
     embeddings: jax.Array,
     labels: jax.Array | None = None,
@@ -69,7 +72,7 @@ def mined_triplet_loss(
         those of the anchors of a device with the references of all devices.
 
     Returns:
-      `[]`, or `[B]` for "anchors" and "none".
+      `[]`, or `[B]` for "anchors" and "none", in the dtype of the embeddings.
 
     Raises:
       TypeError: if embeddings or references are not floating point, labels not integers, masks not bool, the margin not
@@ -108,8 +111,9 @@ def mined_triplet_loss(
     blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (queries, everyone.anchors))
     chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
     one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
+    dtype = weight_dtype(embeddings.dtype)
     to_positive, to_negative = (
-        jnp.where(chosen.valid, one_pair(embeddings, everyone.embeddings[column]), 0)
+        jnp.where(chosen.valid, one_pair(embeddings, everyone.embeddings[column]).astype(dtype), 0)
         for column in (chosen.positive, chosen.negative)
     )
     excess = to_positive - to_negative + margin
