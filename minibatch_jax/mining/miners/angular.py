@@ -46,7 +46,8 @@ def angular_triplet_weights(
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
-      ValueError: if shapes do not match or a number is out of range.
+      ValueError: if shapes do not match, a number is out of range, or a pair on the diagonal is in a mask and the
+        reference distances are not given: then the references are another view. Under `jit` the result is NaN instead.
 
     Examples:
       >>> distances = jnp.array([[0.0, 1, 1, 3], [1, 0.0, 1, 3], [1, 1, 0.0, 3], [3, 3, 3, 0.0]])
@@ -91,8 +92,9 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
 
     Raises:
       TypeError: if the angle or the margin is not a number, or, in `update`, a dtype is wrong.
-      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match or
-        the distances are not square.
+      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match, the
+        distances are not square, or the references are another view than the anchors: a pair on the diagonal is in a
+        mask. Under `jit` all weights are 0 instead.
 
     Examples:
       >>> tx = mine_angular()
