@@ -55,8 +55,8 @@ def mined_triplet_loss(
         with the anchors. The pair of an anchor with itself is ignored.
       negatives: `[B, M]` bool, True where they do not belong together; given if and only if the positives are. A pair
         in neither mask is ignored.
-      compare: from embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`; each distance depends on its own
-        pair only.
+      compare: from embeddings `[A, D]` and references `[M, D]`, in float32 at least, to distances `[A, M]`; each
+        distance depends on its own pair only.
       margin: finite; differentiable.
       positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
       negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive). Positive
@@ -102,19 +102,18 @@ def mined_triplet_loss(
         embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
     )
     rows = rows_per_block(block_size, embeddings.shape[0])
-    queries, others = jax.lax.stop_gradient((embeddings, everyone.embeddings))
+    vectors, others = (x.astype(weight_dtype(x.dtype)) for x in (embeddings, everyone.embeddings))
+    queries, fixed = jax.lax.stop_gradient((vectors, others))
 
     def choose(block):
-        vectors, anchors = block
-        return triplet_choice(compare(vectors, others), *everyone.masks(anchors), positive, negative, fallback)
+        queries, anchors = block
+        return triplet_choice(compare(queries, fixed), *everyone.masks(anchors), positive, negative, fallback)
 
     blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (queries, everyone.anchors))
     chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
     one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
-    dtype = weight_dtype(embeddings.dtype)
     to_positive, to_negative = (
-        jnp.where(chosen.valid, one_pair(embeddings, everyone.embeddings[column]).astype(dtype), 0)
-        for column in (chosen.positive, chosen.negative)
+        jnp.where(chosen.valid, one_pair(vectors, others[column]), 0) for column in (chosen.positive, chosen.negative)
     )
     excess = to_positive - to_negative + margin
     losses = jax.nn.softplus(excess) if smooth else jax.nn.relu(excess)
