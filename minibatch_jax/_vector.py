@@ -1,4 +1,4 @@
-"""Safe divisors, entries replaced, and extremes of a vector with their first index.
+"""Safe divisors, entries replaced, labels as indices, and extremes of a vector with their first index.
 
 The extremes are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up to ten
 times as long as minima of halves, which XLA vectorizes.
@@ -25,6 +25,22 @@ def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.A
 def one_zero(x: jax.Array) -> jax.Array:
     """Return `x` with 0 in place of -0, which `lax.top_k` ranks below 0 though they are equal."""
     return jnp.where(x == 0, 0, x)
+
+
+def as_index(x: jax.Array) -> jax.Array:
+    """Return integers in int32 at least, because an int8 index of more than 127 entries overflows."""
+    return x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
+
+
+def class_numbers(labels: jax.Array, number: int) -> jax.Array:
+    """Return integer labels as int32, with `number` in place of those outside [0, number).
+
+    The number of classes may be beyond the range of the labels' dtype, as 128 is for int8 labels up to 127.
+    """
+    known = labels >= 0
+    if number <= jnp.iinfo(labels.dtype).max:
+        known &= labels < number
+    return jnp.where(known, labels.astype(jnp.int32), number)
 
 
 def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:

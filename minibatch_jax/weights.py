@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_floating, check_integer, check_shape
+from minibatch_jax._vector import as_index
 from minibatch_jax.devices import as_optax, replicate, shard_like
 from minibatch_jax.signals import SIGNALS, pair_signals
 
@@ -121,6 +122,8 @@ def weight_transformation(
         inputs = {name: inputs[name] for name in signals}
         for name, value in inputs.items():
             _check_signal(name, value, clean.shape)
+            if name in SIGNALS and SIGNALS[name].dtype == jnp.integer:
+                inputs[name] = as_index(jnp.asarray(value))
         new_weights, new_state = update(clean, state, params, **{**extra_args, **inputs})
         _check_kept("weights", clean, new_weights)
         _check_kept("state", state, new_state)

@@ -73,7 +73,7 @@ class Items(NamedTuple):
     def signals(self, items: Any) -> dict[str, Any]:
         """Return the items under the name by which the transformation sees them."""
         if self.kind == "similarities":
-            return {"distances": jax.tree.map(lambda x: 1 - x, items)}
+            return {"distances": jax.tree.map(lambda x: 1 - x.astype(weight_dtype(x.dtype)), items)}
         return {self.kind: items}
 
     def cotangent(self, items: Any, start: Any, weights: Any, signals: dict[str, Any]) -> tuple[jax.Array, Any]:

@@ -10,6 +10,7 @@ import jax
 
 from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.distances import cosine_similarity
+from minibatch_jax.weights import weight_dtype
 
 
 def blockwise_losses(
@@ -45,7 +46,8 @@ def blockwise_losses(
         with the anchors. The pair of an anchor with itself is ignored.
       negatives: `[B, M]` bool, True where they do not belong together; given if and only if the positives are. A pair
         in neither mask is ignored.
-      compare: from embeddings `[block, D]` and references `[M, D]` to similarities or distances `[block, M]`.
+      compare: from embeddings `[block, D]` and references `[M, D]`, in float32 at least, to similarities or distances
+        `[block, M]`.
       block_size: static int, anchors at a time; memory is O(block_size M).
       first_row: row of the references that is the first anchor, for references that contain the anchors in order: then
         no anchor is its own positive. By default no reference is an anchor. Without references it is ignored.
@@ -54,7 +56,7 @@ def blockwise_losses(
         references of all devices.
 
     Returns:
-      `[B]`, to be reduced with `reduce_losses`.
+      `[B]`, to be reduced with `reduce_losses`; float32 (float64 if the embeddings are).
 
     Raises:
       TypeError: if embeddings or references are not floating point, labels not integers, masks not bool or the block
@@ -85,6 +87,7 @@ def blockwise_losses(
 
     @jax.checkpoint
     def block(vectors, anchors, others):
+        vectors, others = (x.astype(weight_dtype(x.dtype)) for x in (vectors, others))
         return loss(compare(vectors, others), *everyone.masks(anchors))
 
     blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (embeddings, everyone.anchors))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 from minibatch_jax.mining._columns import check_kinds, farthest, nearest, nearest_beyond
-from minibatch_jax.mining._pairs import wide_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 
 
 class Triplets(NamedTuple):
@@ -64,7 +64,7 @@ def triplet_choice(
       [3]
     """
     check_kinds(positive, negative, fallback)
-    distances, positives, negatives = wide_pairs(distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     pick_positive = farthest if positive == "hard" else nearest
     pick_negative = nearest if negative == "hard" else farthest
     if positive == "semihard":

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape
+from minibatch_jax._vector import class_numbers
 
 
 class ClassIndex(NamedTuple):
@@ -43,8 +44,9 @@ def index_classes(labels: jax.Array, num_classes: int) -> ClassIndex:
     check_shape("labels", labels, (None,))
     check_integer("labels", labels)
     check_count("num_classes", num_classes)
-    order = jnp.argsort(labels, stable=True).astype(jnp.int32)
-    bounds = jnp.searchsorted(labels[order], jnp.arange(num_classes + 1, dtype=labels.dtype)).astype(jnp.int32)
+    classes = class_numbers(labels, num_classes)
+    order = jnp.argsort(classes, stable=True).astype(jnp.int32)
+    bounds = jnp.searchsorted(classes[order], jnp.arange(num_classes + 1, dtype=jnp.int32)).astype(jnp.int32)
     return ClassIndex(order, bounds[:-1], bounds[1:] - bounds[:-1])
 
 

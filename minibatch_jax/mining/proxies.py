@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._vector import class_numbers
 from minibatch_jax.mining.distances import normalize_embeddings
+from minibatch_jax.weights import weight_dtype
 
 
 class Proxies(NamedTuple):
@@ -83,13 +85,14 @@ def update_proxies(
     check_shape("labels", labels, embeddings.shape[:1])
     check_integer("labels", labels)
     check_number("decay", decay, 0, 1)
-    fixed = jax.lax.stop_gradient(embeddings).astype(proxies.embeddings.dtype)
-    rows = jnp.where(labels < 0, num_classes, labels)
-    sums = jnp.zeros_like(proxies.embeddings).at[rows].add(fixed, mode="drop")
+    dtype = proxies.embeddings.dtype
+    fixed = jax.lax.stop_gradient(embeddings).astype(weight_dtype(dtype))
+    rows = class_numbers(labels, num_classes)
+    sums = jnp.zeros(proxies.embeddings.shape, fixed.dtype).at[rows].add(fixed, mode="drop")
     present = jnp.zeros_like(proxies.seen).at[rows].set(True, mode="drop")
-    kept = jnp.where(proxies.seen, decay, 0)[:, None] * proxies.embeddings
+    kept = jnp.where(proxies.seen, decay, 0)[:, None] * proxies.embeddings.astype(fixed.dtype)
     new = normalize_embeddings(kept + jnp.where(proxies.seen, 1 - decay, 1)[:, None] * normalize_embeddings(sums))
-    return Proxies(jnp.where(present[:, None], new, proxies.embeddings), proxies.seen | present)
+    return Proxies(jnp.where(present[:, None], new.astype(dtype), proxies.embeddings), proxies.seen | present)
 
 
 def partition_by_proxies(
@@ -126,7 +129,7 @@ def partition_by_proxies(
     seed_key, unseen_key, draw_key = jax.random.split(key, 3)
     priority = jax.random.uniform(seed_key, (num_classes,))
     filler = jax.random.uniform(unseen_key, (num_classes,)) - 3  # below every cosine
-    index = normalize_embeddings(proxies.embeddings)
+    index = normalize_embeddings(proxies.embeddings.astype(weight_dtype(proxies.embeddings.dtype)))
     num_batches = num_classes // classes_per_batch
 
     def step(remaining, step_key):

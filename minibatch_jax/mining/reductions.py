@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_choice
+from minibatch_jax._checks import check_choice, check_floating
 from minibatch_jax.devices import bound_axis
+from minibatch_jax.mining._pairs import keeps_dtype
+from minibatch_jax.weights import weight_dtype
 
 _REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
 
 
+@keeps_dtype
 def reduce_losses(
     losses: jax.Array, valid: jax.Array, reduction: str = "mean", axis_name: str | None = None
 ) -> jax.Array:
@@ -24,9 +27,11 @@ def reduce_losses(
         it.
 
     Returns:
-      `[]`; `[A]` for "anchors"; the shape of the losses for "none".
+      `[]`; `[A]` for "anchors"; the shape of the losses for "none". It has the dtype of the losses, but sums and counts
+      are float32 at least.
 
     Raises:
+      TypeError: if the losses are not floating point.
       ValueError: if the reduction is unknown.
 
     Examples:
@@ -37,16 +42,17 @@ def reduce_losses(
       [0.5, 5.0]
     """
     check_choice("reduction", reduction, _REDUCTIONS)
-    kept = jnp.where(valid, losses, jnp.zeros_like(losses))
+    check_floating("losses", losses)
+    kept = jnp.where(valid, losses, 0).astype(weight_dtype(losses.dtype))
     if reduction in ("anchors", "anchor_mean") and kept.ndim > 1:
         kept = jnp.sum(kept, axis=1) / jnp.maximum(jnp.sum(valid.astype(kept.dtype), axis=1), 1)
         valid = jnp.any(valid, axis=1)
     if reduction in ("anchors", "none"):
         return kept
-    total = _over(axis_name, jnp.sum(kept))
+    counted = ~(kept <= 0) if reduction == "active_mean" else valid  # NaN counts, so that it shows
+    total = _over(axis_name, jnp.sum(jnp.where(counted, kept, 0)))
     if reduction == "sum":
         return total
-    counted = kept > 0 if reduction == "active_mean" else valid
     return total / jnp.maximum(_over(axis_name, jnp.sum(counted.astype(total.dtype))), 1)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_number, check_shape
-from minibatch_jax._vector import first_max
+from minibatch_jax._vector import as_index, first_max
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._similarities import METRICS
 from minibatch_jax.selection.coresets import medoid_weights, similarity_matrix
@@ -128,6 +128,7 @@ def largest_features_by_domain(features: jax.Array, domains: jax.Array, num_doma
     check_integer("domains", domains)
     check_count("num_domains", num_domains)
     check_count("size", size, features.shape[1], "the number of coordinates")
+    domains = as_index(domains)
     sums = jax.ops.segment_sum(features, domains, num_domains)
     _, coordinates = jax.lax.top_k(jnp.abs(sums), size)
     return jnp.take_along_axis(features, coordinates[domains], axis=1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
-from minibatch_jax._vector import first_max
+from minibatch_jax._vector import as_index, first_max
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import weight_transformation
 
@@ -223,6 +223,7 @@ def _concepts(concepts: jax.Array, num_concepts: int, where: jax.Array | None) -
     check_shape("concepts", concepts, (None, None))
     check_integer("concepts", concepts)
     check_count("num_concepts", num_concepts)
+    concepts = as_index(concepts)
     where = mask_or_all("where", where, concepts.shape[:1])
     present = _first_of_each(concepts) & (concepts < num_concepts) & where[:, None]
     ids = jnp.where(present, concepts, 0)

@@ -288,11 +288,11 @@ def _draw_projection(key: jax.Array, vectors: jax.Array, size: int) -> jax.Array
 def _eigen(kernel: jax.Array, k: int, where: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return log eigenvalues and eigenvectors of the usable kernel, and the usable items.
 
-    Eigenvalues that are 0 up to rounding get the logarithm -inf.
+    Eigenvalues that are 0 up to rounding, at most T eps times the largest, get the logarithm -inf.
     """
     kernel, allowed = _usable(kernel, k, where)
     values, vectors = jnp.linalg.eigh(kernel)
-    floor = jnp.max(values) * jnp.finfo(kernel.dtype).eps
+    floor = jnp.max(values) * kernel.shape[0] * jnp.finfo(kernel.dtype).eps
     return jnp.where(values > floor, jnp.log(jnp.where(values > floor, values, 1)), -jnp.inf), vectors, allowed
 
 

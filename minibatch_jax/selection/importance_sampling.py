@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_number, check_shape
-from minibatch_jax._vector import nonzero
+from minibatch_jax._vector import as_index, nonzero
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 FLOOR = 1e-12
@@ -63,7 +63,7 @@ def gradient_norm_bound(logits: jax.Array, labels: jax.Array) -> jax.Array:
     check_shape("labels", labels, logits.shape[:1])
     check_integer("labels", labels)
     logits = logits.astype(weight_dtype(logits.dtype))
-    residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    residual = jax.nn.softmax(logits) - jax.nn.one_hot(as_index(labels), logits.shape[1], dtype=logits.dtype)
     return jnp.sqrt(jnp.sum(residual**2, 1))
 
 

@@ -62,3 +62,17 @@ def test_bad_input_is_named():
         mining.blockwise_losses(supcon, x, labels, block_size=7)
     with pytest.raises(ValueError, match="references is None"):
         mining.blockwise_losses(supcon, x, labels, reference_labels=labels)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_ranks_distances_in_float32(dtype):
+    embeddings = jnp.asarray(1 + np.random.default_rng(3).normal(size=(32, 4)) / 8, dtype)
+    labels, wide = jnp.arange(32) % 4, embeddings.astype(jnp.float32)
+    loss = functools.partial(mining.smooth_ap_loss, reduction="anchors")
+    actual, expected = (mining.blockwise_losses(loss, x, labels, block_size=8) for x in (embeddings, wide))
+    np.testing.assert_array_equal(actual, expected)
+    value, gradient = jax.value_and_grad(mining.mined_triplet_loss)(embeddings, labels)
+    right, slopes = jax.value_and_grad(mining.mined_triplet_loss)(wide, labels)
+    assert value.dtype == gradient.dtype == dtype
+    assert value == right.astype(dtype)
+    np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (gradient, slopes)), atol=2**-7)

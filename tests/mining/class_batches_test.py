@@ -48,3 +48,25 @@ def test_bad_input_is_named():
         mining.sample_classes(jax.random.key(0), index, 2, 0)
     with pytest.raises(TypeError, match="labels has dtype float32"):
         mining.index_classes(jnp.ones(3), 2)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+@pytest.mark.parametrize("num_classes", [3, 127, 128, 129, 255, 256, 300, 70_000])
+def test_labels_of_every_width_are_counted(dtype, num_classes):
+    limits = np.iinfo(dtype)
+    labels = np.random.default_rng(0).integers(limits.min, min(limits.max, num_classes + 9), 500, endpoint=True)
+    labels = np.append(labels, [limits.min, 0, limits.max]).astype(dtype)
+    index = mining.index_classes(jnp.asarray(labels), num_classes)
+    known = (labels >= 0) & (labels < num_classes)
+    np.testing.assert_array_equal(index.sizes, np.bincount(labels[known], minlength=num_classes))
+    drawn = np.asarray(mining.sample_classes(jax.random.key(0), index, min(num_classes, 9), 2))
+    assert np.all(known[drawn[drawn >= 0]])
+    proxies = mining.update_proxies(
+        mining.proxies.init_proxies(num_classes, 1), jnp.ones((503, 1)), jnp.asarray(labels)
+    )
+    np.testing.assert_array_equal(proxies.seen, index.sizes > 0)
+
+
+def test_the_largest_label_of_int8():
+    sizes = mining.index_classes(jnp.array([127, 0], jnp.int8), 128).sizes
+    assert np.flatnonzero(sizes).tolist() == [0, 127]

@@ -99,3 +99,20 @@ def test_bad_input_is_named():
         mining.update_proxies(proxies, jnp.ones((2, 2)), jnp.arange(2), decay=2)
     with pytest.raises(ValueError, match="temperature is -1"):
         mining.partition_by_proxies(jax.random.key(0), proxies, 2, temperature=-1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_proxies_in_half_precision_add_up_and_rank_in_float32(dtype):
+    empty = mining.proxies.Proxies(jnp.zeros((1, 2), dtype), jnp.zeros(1, bool))
+    batch = jnp.concatenate(
+        [jnp.tile(jnp.array([[1.0, 0.0]]), (4096, 1)), jnp.tile(jnp.array([[0.0, 1.0]]), (4096, 1))]
+    )
+    mean = mining.update_proxies(empty, batch.astype(dtype), jnp.zeros(8192, int)).embeddings
+    assert mean.dtype == dtype
+    np.testing.assert_allclose(mean.astype(jnp.float32), [[0.5**0.5] * 2], rtol=2**-8)
+    x = jnp.asarray(clustered(), dtype)
+    half, wide = (
+        mining.partition_by_proxies(jax.random.key(0), mining.proxies.Proxies(v, jnp.ones(48, bool)), 5)
+        for v in (x, x.astype(jnp.float32))
+    )
+    np.testing.assert_array_equal(half, wide)

@@ -133,3 +133,13 @@ def test_bad_input_is_named():
         selection.keep_diverse(1, 0, bandwidth=0)
     with pytest.raises(TypeError, match="kernel has dtype int32"):
         selection.kdpp_indices(jax.random.key(0), jnp.eye(3, dtype=int), 1)
+
+
+@pytest.mark.parametrize("size", [9, 20, 60])
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_a_kernel_of_low_rank_gives_as_many_items_as_its_rank(size, rank):
+    for seed in range(5):
+        k = f32(np.random.default_rng(seed).normal(size=(size, rank)))
+        drawn = kdpp(jax.random.key(seed), k @ k.T, 8)
+        assert int(np.sum(drawn < size)) == rank and len(set(drawn.tolist())) == rank + 1
+        np.testing.assert_allclose(selection.kdpp_inclusion(k @ k.T, 8).sum(), rank, rtol=1e-4)

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
-from minibatch_jax.mining._pairs import finite_pairs
-from minibatch_jax.mining.losses._exponentials import softplus_where
+from minibatch_jax.geometry import product
+from minibatch_jax.mining._pairs import check_one_set, finite_pairs, keeps_dtype
+from minibatch_jax.mining.losses._exponentials import log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
 
+@keeps_dtype
 def angular_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -34,18 +36,19 @@ def angular_loss(
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
       reference_similarities: `[M, M]`, floating point, cosine between the references. By default the references are the
-        anchors, and it is `similarities`.
+        anchors, and it is `similarities`. If a pair on the diagonal is in a mask, the references are another view, and
+        it must be given: without it the loss raises, or under `jit` is NaN.
       angle: in (0, 1.57], upper bound of the angle at the negative, in radians.
       reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of positive pairs,
         defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
-      ValueError: if shapes do not match, the similarities are not square and `reference_similarities` is not given, the
-        angle is out of range, or the reduction is unknown.
+      ValueError: if shapes do not match, the similarities are not square or those of another view and
+        `reference_similarities` is not given, the angle is out of range, or the reduction is unknown.
 
     References:
       Wang et al., Deep metric learning with angular loss, 2017 (arXiv 1708.01682).
@@ -60,16 +63,21 @@ def angular_loss(
     check_number("angle", angle, 0, 1.57, open_low=True)
     others = similarities if reference_similarities is None else reference_similarities
     check_shape("reference_similarities", others, (similarities.shape[1], similarities.shape[1]))
+    views = jnp.zeros((), bool)
+    if reference_similarities is None:
+        views = check_one_set("reference_similarities", positives, negatives)
     tangent = jnp.tan(angle) ** 2
-    to_anchor = jnp.where(negatives, jnp.exp(4 * tangent * (jnp.where(negatives, similarities, 0) - 1)), 0)
     compared = jnp.any(positives, axis=0)[:, None] & jnp.any(negatives, axis=0)[None, :] & jnp.isfinite(others)
-    both = to_anchor @ jnp.exp(4 * tangent * (jnp.where(compared, others, 0) - 1)).T
-    contested = positives & (both > 0)
-    exponent = jnp.log(jnp.where(contested, both, 1)) + 8 * tangent
+    to_reference = 4 * tangent * jnp.where(compared, others, 0).astype(similarities.dtype)
+    number = product(negatives.astype(jnp.float32), compared.T.astype(jnp.float32))
+    contested = positives & (number > 0)
+    exponent = _log_product(4 * tangent * similarities, negatives, to_reference, compared, contested)
     exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
-    return reduce_losses(softplus_where(contested, exponent), positives, reduction)
+    losses = jnp.where(views, jnp.nan, softplus_where(contested, exponent))
+    return reduce_losses(losses, positives, reduction)
 
 
+@keeps_dtype
 def orthogonal_pair_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -93,7 +101,7 @@ def orthogonal_pair_loss(
         kinds together, defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point or the masks not bool.
@@ -117,6 +125,7 @@ def orthogonal_pair_loss(
     return reduce_losses(gap if power == 1 else gap**2, used, reduction)
 
 
+@keeps_dtype
 def orthogonal_projection_loss(
     similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, gamma: float | jax.Array = 0.5
 ) -> jax.Array:
@@ -129,7 +138,7 @@ def orthogonal_projection_loss(
       gamma: >= 0, weight of the negatives; differentiable.
 
     Returns:
-      `[]`, at least 0; a kind without pairs adds 0.
+      `[]`, at least 0; a kind without pairs adds 0, in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -146,3 +155,32 @@ def orthogonal_projection_loss(
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("gamma", gamma, 0)
     return reduce_losses(1 - similarities, positives) + gamma * reduce_losses(jnp.abs(similarities), negatives)
+
+
+def _log_product(x, x_mask, y, y_mask, wanted):
+    """Return log(sum_n exp(x_an + y_pn)) over n in both masks at the wanted (a, p); 0 elsewhere.
+
+    The sum is a matrix product of exponentials, each row shifted by its maximum. Where that leaves the range of floats,
+    as at an angle near pi / 2, the anchors are handled one at a time: slower, in O(M^2) memory.
+    """
+    (x_exp, x_top), (y_exp, y_top) = _shifted_exp(x, x_mask), _shifted_exp(y, y_mask)
+    total = product(x_exp, y_exp.T)
+    in_range = total > 1e-25
+
+    def by_product():
+        return jnp.log(jnp.where(in_range, total, 1)) + x_top + y_top.T
+
+    @jax.checkpoint
+    def of_one(row):
+        values, mask = row
+        return log_sum_exp(values[None] + y, mask[None] & y_mask)
+
+    exact = jax.lax.cond(jnp.any(wanted & ~in_range), lambda: jax.lax.map(of_one, (x, x_mask)), by_product)
+    return jnp.where(wanted, exact, 0)
+
+
+def _shifted_exp(values, mask):
+    """Return exp(value - top) of the masked entries of each row, 0 elsewhere, and the top `[rows, 1]`."""
+    top = jnp.max(jax.lax.stop_gradient(values), axis=1, keepdims=True, where=mask, initial=-jnp.inf)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    return jnp.where(mask, jnp.exp(jnp.where(mask, values - top, 0)), 0), top

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
-from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.losses._exponentials import log1p_sum_exp
 from minibatch_jax.mining.losses.contrastive import info_nce_loss
 from minibatch_jax.mining.reductions import reduce_losses
 
 
+@keeps_dtype
 def margin_softmax_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -52,7 +53,7 @@ def margin_softmax_loss(
         class, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool, the angle not a number or `multiple`
@@ -84,6 +85,7 @@ def margin_softmax_loss(
     return info_nce_loss(logits, positives, negatives, temperature=1.0, reduction=reduction)
 
 
+@keeps_dtype
 def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 0.1) -> jax.Array:
     """Return the similarity to each class, from the similarities to its centers (SoftTriple).
 
@@ -95,7 +97,7 @@ def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 
       temperature: > 0; towards 0 the result is the maximum.
 
     Returns:
-      `[A, C]`.
+      `[A, C]`, in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point or the temperature is not a number.
@@ -114,6 +116,7 @@ def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 
     return jnp.sum(jax.nn.softmax(similarities / temperature, axis=2) * similarities, axis=2)
 
 
+@keeps_dtype
 def proxy_anchor_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -136,7 +139,7 @@ def proxy_anchor_loss(
       scale: > 0, of the exponents; differentiable.
 
     Returns:
-      `[]`, the sum of the two means.
+      `[]`, the sum of the two means, in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.losses._exponentials import log1p_sum_exp, log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
 
+@keeps_dtype
 def contrastive_loss(
     distances: jax.Array,
     positives: jax.Array,
@@ -41,7 +42,7 @@ def contrastive_loss(
         `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the distances.
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
@@ -62,6 +63,7 @@ def contrastive_loss(
     return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
 
 
+@keeps_dtype
 def multi_similarity_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -87,7 +89,7 @@ def multi_similarity_loss(
         pair, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -110,6 +112,7 @@ def multi_similarity_loss(
     return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
 
 
+@keeps_dtype
 def info_nce_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -133,7 +136,7 @@ def info_nce_loss(
         positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -150,10 +153,13 @@ def info_nce_loss(
       1.0986
     """
     logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
-    losses = log_sum_exp(logits, positives | negatives) - log_sum_exp(logits, positives)
+    others = negatives & ~positives
+    contested = jnp.any(positives, axis=1) & jnp.any(others, axis=1)
+    losses = softplus_where(contested, log_sum_exp(logits, others) - log_sum_exp(logits, positives))
     return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
 
+@keeps_dtype
 def ntxent_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -176,7 +182,7 @@ def ntxent_loss(
         defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -196,6 +202,7 @@ def ntxent_loss(
     return reduce_losses(softplus_where(contested, excess), positives, reduction)
 
 
+@keeps_dtype
 def supcon_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -217,7 +224,7 @@ def supcon_loss(
         positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -236,6 +243,7 @@ def supcon_loss(
     return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
 
+@keeps_dtype
 def hard_negative_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -266,7 +274,7 @@ def hard_negative_loss(
         defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -285,15 +293,23 @@ def hard_negative_loss(
     check_positive(temperature=temperature)
     check_number("concentration", concentration, 0)
     check_number("prior", prior, 0, 0.999)
-    logits = (similarities - 1) / temperature
+    logits = similarities / temperature
     importance = concentration * (jax.lax.stop_gradient(logits) if constant_importance else logits)
     count = jnp.sum(negatives.astype(logits.dtype), axis=1)
     log_mean = log_sum_exp(logits + importance, negatives) - log_sum_exp(importance, negatives)
     contested = positives & (count > 0)[:, None]
     log_positive = jnp.where(contested, logits, 0)
-    cleared = (jnp.exp(log_mean)[:, None] - prior * jnp.exp(log_positive)) / (1 - prior)
-    rest = jnp.maximum(count, 1)[:, None] * jnp.maximum(cleared, jnp.exp(-2 / temperature))
-    return reduce_losses(softplus_where(contested, jnp.log(rest) - log_positive), positives, reduction)
+    log_rest = _log_cleared(log_mean[:, None], log_positive, prior, -1 / temperature)
+    log_rest += jnp.log(jnp.maximum(count, 1))[:, None]
+    return reduce_losses(softplus_where(contested, log_rest - log_positive), positives, reduction)
+
+
+def _log_cleared(log_mean, log_positive, prior, lowest):
+    """Return log((exp(log_mean) - prior * exp(log_positive)) / (1 - prior)), but at least `lowest`."""
+    gap = jnp.minimum(log_positive - log_mean, 80)  # exp stays finite, and prior * exp(80) is above 1 or prior is 0
+    taken = prior * jnp.exp(gap)
+    cleared = log_mean + jnp.log1p(-jnp.where(taken < 1, taken, 0)) - jnp.log1p(-prior)
+    return jnp.where((taken < 1) & (cleared > lowest), cleared, lowest)
 
 
 def _logits(similarities, positives, negatives, temperature):

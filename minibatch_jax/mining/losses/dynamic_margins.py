@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
 from minibatch_jax.mining._columns import FALLBACKS
-from minibatch_jax.mining._pairs import wide_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
 
 
@@ -79,7 +79,8 @@ def dynamic_margin_loss(
       decay: in [0, 1], share of the old histogram that is kept; the first batch replaces it whole.
 
     Returns:
-      The loss `[]`, and the `DynamicMargin` that has seen the batch; it is unchanged if the batch has no triplet.
+      The loss `[]`, float32 (float64 if the distances are), and the `DynamicMargin` that has seen the batch; it is
+      unchanged if the batch has no triplet.
 
     Raises:
       TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -97,7 +98,7 @@ def dynamic_margin_loss(
     check_choice("mining", mining, MINING)
     check_choice("fallback", fallback, FALLBACKS)
     check_number("decay", decay, 0, 1)
-    distances, positives, negatives = wide_pairs(distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
     nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_bool, check_floating, check_number, check_shape
-from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.distances import cosine_similarity
+from minibatch_jax.mining.losses._exponentials import log1p_sum_exp
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
 
@@ -55,6 +56,7 @@ def random_walk_similarity(
     return (restart * jnp.linalg.solve(identity - (1 - restart) * steps, identity)).astype(similarities.dtype)
 
 
+@keeps_dtype
 def manifold_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -85,7 +87,7 @@ def manifold_loss(
         proxy, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -108,7 +110,9 @@ def manifold_loss(
     check_shape("similarities", similarities, (number, number))
     check_number("context", context, 0)
     used = jnp.concatenate([jnp.any(positives | negatives, axis=1), jnp.ones(number - anchors, bool)])
-    among = jnp.where(used[:, None] & used[None, :], similarities, jnp.nan)
+    check_floating("similarities", similarities)
+    wide = similarities.astype(weight_dtype(similarities.dtype))
+    among = jnp.where(used[:, None] & used[None, :], wide, jnp.nan)
     walks = random_walk_similarity(among, restart=restart, temperature=temperature)
     near = _excess_loss(walks[:anchors, anchors:], positives, negatives, margin)
     alike = _excess_loss(cosine_similarity(walks[:anchors], walks[anchors:]), positives, negatives, margin)
@@ -120,5 +124,4 @@ def _excess_loss(values, positives, negatives, margin):
     values, positives, negatives = finite_pairs("similarities", values, positives, negatives)
     own = jnp.sum(jnp.where(positives, values, 0), axis=1, keepdims=True)
     excess = values - own + margin
-    active = negatives & (excess >= 0)
-    return jnp.log1p(jnp.sum(jnp.where(active, jnp.exp(jnp.where(active, excess, 0)), 0), axis=1))
+    return log1p_sum_exp(excess, negatives & (excess >= 0))

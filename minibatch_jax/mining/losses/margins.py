@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
+from minibatch_jax.mining.losses._exponentials import exp_weighted_mean
 from minibatch_jax.mining.reductions import reduce_losses
 
 
+@keeps_dtype
 def margin_loss(
     distances: jax.Array,
     positives: jax.Array,
@@ -38,7 +40,7 @@ def margin_loss(
         `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the distances.
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
@@ -57,6 +59,7 @@ def margin_loss(
     return reduce_losses(jax.nn.relu(excess + margin), positives | negatives, reduction)
 
 
+@keeps_dtype
 def binomial_deviance_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -83,7 +86,7 @@ def binomial_deviance_loss(
         pair, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -105,6 +108,7 @@ def binomial_deviance_loss(
     return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
 
 
+@keeps_dtype
 def ranked_list_loss(
     distances: jax.Array,
     positives: jax.Array,
@@ -136,7 +140,7 @@ def ranked_list_loss(
         pair, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the distances.
 
     Raises:
       TypeError: if the distances are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -155,12 +159,14 @@ def ranked_list_loss(
     check_number("imbalance", imbalance, 0, 1)
     check_number("positive_temperature", positive_temperature, 0)
     check_number("negative_temperature", negative_temperature, 0)
-    pull = _weighted_excess(distances - (boundary - margin), positives, positive_temperature)
-    push = _weighted_excess(boundary - distances, negatives, negative_temperature)
+    far, near = distances - (boundary - margin), boundary - distances
+    pull = exp_weighted_mean(far, positives & (far > 0), positive_temperature)
+    push = exp_weighted_mean(near, negatives & (near > 0), negative_temperature)
     losses = (1 - imbalance) * pull + imbalance * push
     return reduce_losses(losses, jnp.any(positives | negatives, axis=1), reduction)
 
 
+@keeps_dtype
 def intra_pair_variance_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -183,7 +189,7 @@ def intra_pair_variance_loss(
         `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point or the masks not bool.
@@ -203,6 +209,7 @@ def intra_pair_variance_loss(
     return reduce_losses(low**2, positives, reduction) + reduce_losses(high**2, negatives, reduction)
 
 
+@keeps_dtype
 def threshold_consistent_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -227,7 +234,7 @@ def threshold_consistent_loss(
         `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point or the masks not bool.
@@ -245,10 +252,3 @@ def threshold_consistent_loss(
     pull = jax.nn.relu(positive_margin - similarities)
     push = jax.nn.relu(similarities - negative_margin)
     return reduce_losses(pull, positives, reduction) + reduce_losses(push, negatives, reduction)
-
-
-def _weighted_excess(excess, mask, temperature):
-    active = mask & (excess > 0)
-    weights = jnp.where(active, jnp.exp(temperature * jnp.where(active, excess, 0)), 0)
-    total = jnp.sum(weights, axis=1)
-    return jnp.sum(weights * jnp.where(active, excess, 0), axis=1) / jnp.where(total > 0, total, 1)

@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
+from minibatch_jax.mining._pairs import keeps_dtype
 from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.choices import Triplets, triplet_choice
 from minibatch_jax.mining.distances import euclidean_distances
 from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.weights import weight_dtype
 
 
+@keeps_dtype
 def mined_triplet_loss(
     embeddings: jax.Array,
     labels: jax.Array | None = None,
@@ -52,8 +55,8 @@ def mined_triplet_loss(
         with the anchors. The pair of an anchor with itself is ignored.
       negatives: `[B, M]` bool, True where they do not belong together; given if and only if the positives are. A pair
         in neither mask is ignored.
-      compare: from embeddings `[A, D]` and references `[M, D]` to distances `[A, M]`; each distance depends on its own
-        pair only.
+      compare: from embeddings `[A, D]` and references `[M, D]`, in float32 at least, to distances `[A, M]`; each
+        distance depends on its own pair only.
       margin: finite; differentiable.
       positive: "hard" (farthest), "easy" (nearest) or "semihard" (farthest of those nearer than the negative).
       negative: "hard" (nearest), "easy" (farthest) or "semihard" (nearest of those farther than the positive). Positive
@@ -69,7 +72,7 @@ def mined_triplet_loss(
         those of the anchors of a device with the references of all devices.
 
     Returns:
-      `[]`, or `[B]` for "anchors" and "none".
+      `[]`, or `[B]` for "anchors" and "none", in the dtype of the embeddings.
 
     Raises:
       TypeError: if embeddings or references are not floating point, labels not integers, masks not bool, the margin not
@@ -99,18 +102,18 @@ def mined_triplet_loss(
         embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
     )
     rows = rows_per_block(block_size, embeddings.shape[0])
-    queries, others = jax.lax.stop_gradient((embeddings, everyone.embeddings))
+    vectors, others = (x.astype(weight_dtype(x.dtype)) for x in (embeddings, everyone.embeddings))
+    queries, fixed = jax.lax.stop_gradient((vectors, others))
 
     def choose(block):
-        vectors, anchors = block
-        return triplet_choice(compare(vectors, others), *everyone.masks(anchors), positive, negative, fallback)
+        queries, anchors = block
+        return triplet_choice(compare(queries, fixed), *everyone.masks(anchors), positive, negative, fallback)
 
     blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (queries, everyone.anchors))
     chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
     one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
     to_positive, to_negative = (
-        jnp.where(chosen.valid, one_pair(embeddings, everyone.embeddings[column]), 0)
-        for column in (chosen.positive, chosen.negative)
+        jnp.where(chosen.valid, one_pair(vectors, others[column]), 0) for column in (chosen.positive, chosen.negative)
     )
     excess = to_positive - to_negative + margin
     losses = jax.nn.softplus(excess) if smooth else jax.nn.relu(excess)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count
-from minibatch_jax.mining._pairs import check_pairs, check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_pairs, check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.weights import weight_dtype
 
 _PENALTIES = ("linear", "log", "quotient", "entropy", "bounded")
 
@@ -27,7 +28,7 @@ def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: floa
       temperature: > 0, width of the sigmoid.
 
     Returns:
-      `[A, M]`, at least 0: 0 is the first place.
+      `[A, M]`, at least 0: 0 is the first place. It is float32 (float64 if the similarities are).
 
     Raises:
       TypeError: if the similarities are not floating point, the mask not bool or the temperature not a number.
@@ -42,6 +43,7 @@ def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: floa
     """
     check_pairs("similarities", similarities, counted, counted)
     check_positive(temperature=temperature)
+    similarities = similarities.astype(weight_dtype(similarities.dtype))
     others = ~jnp.eye(similarities.shape[1], dtype=bool)
 
     @jax.checkpoint
@@ -53,6 +55,7 @@ def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: floa
     return jax.lax.map(ranks, (similarities, counted))
 
 
+@keeps_dtype
 def smooth_ap_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -74,7 +77,7 @@ def smooth_ap_loss(
         positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -98,6 +101,7 @@ def smooth_ap_loss(
     return reduce_losses(1 - precision, jnp.any(positives, axis=1), reduction)
 
 
+@keeps_dtype
 def pnp_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -126,7 +130,7 @@ def pnp_loss(
         positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -156,6 +160,7 @@ def pnp_loss(
     return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
 
 
+@keeps_dtype
 def fast_ap_loss(
     squared_distances: jax.Array,
     positives: jax.Array,
@@ -179,7 +184,7 @@ def fast_ap_loss(
         positive, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the squared distances.
 
     Raises:
       TypeError: if the distances are not floating point, the masks not bool or the number of bins not a static int.
@@ -204,6 +209,7 @@ def fast_ap_loss(
     return reduce_losses(1 - precision, count > 0, reduction)
 
 
+@keeps_dtype
 def histogram_loss(
     similarities: jax.Array, positives: jax.Array, negatives: jax.Array, *, num_bins: int = 100
 ) -> jax.Array:
@@ -219,7 +225,7 @@ def histogram_loss(
       num_bins: static, number of bins between -1 and 1.
 
     Returns:
-      `[]`; 0 if there is no positive or no negative.
+      `[]`; 0 if there is no positive or no negative, in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or the number of bins not a static int.

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_shape
-from minibatch_jax.mining._pairs import check_positive, finite_pairs
+from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.losses._exponentials import log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
 
+@keeps_dtype
 def lifted_structure_loss(
     distances: jax.Array,
     positives: jax.Array,
@@ -25,11 +26,13 @@ def lifted_structure_loss(
     """Return the lifted structure loss: each positive pair against the negatives of both its ends.
 
     A positive pair (a, p) loses [d_ap + log sum exp(margin - d)]_+^2 / 2, where the sum is over the distances d from a
-    and from p to their negatives. Without a negative the loss is 0.
+    and from p to their negatives. Without a negative the loss is 0. The negatives of p are those of its row. A pair on
+    the diagonal that is in a mask says that the references are another view of the anchors: then the negatives of p are
+    those of its column, and the loss is that of both views in one `[2 B, 2 B]` without the pairs within a view.
 
     Args:
-      distances: `[B, B]`, floating point: the references are the anchors. A pair whose distance is not finite is
-        ignored.
+      distances: `[B, B]`, floating point: the references are the anchors, or another view of them. A pair whose
+        distance is not finite is ignored.
       positives: `[B, B]` bool, the pairs to pull together.
       negatives: `[B, B]` bool, the pairs to push apart.
       margin: distance beyond which the push of a negative fades; differentiable.
@@ -37,7 +40,7 @@ def lifted_structure_loss(
         defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[B]` for "anchors"; `[B, B]` for "none".
+      `[]`; `[B]` for "anchors"; `[B, B]` for "none", in the dtype of the distances.
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
@@ -54,17 +57,22 @@ def lifted_structure_loss(
     """
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_shape("distances", distances, (None, distances.shape[0]))
-    contested = positives & (jnp.any(negatives, axis=1)[:, None] | jnp.any(negatives, axis=1)[None, :])
-    rest = jnp.where(
-        jnp.any(negatives, axis=1), log_sum_exp(margin - distances, negatives), jnp.finfo(distances.dtype).min / 4
-    )
-    highest = jnp.maximum(rest[:, None], rest[None, :])
-    gap = jnp.where(contested, jnp.minimum(rest[:, None], rest[None, :]) - highest, 0)
+    views = jnp.any(jnp.diagonal(positives | negatives))  # no item is in a pair with itself
+    of_references = jnp.where(views, negatives.T, negatives)
+    has_rest, has_reference_rest = jnp.any(negatives, axis=1), jnp.any(of_references, axis=1)
+    contested = positives & (has_rest[:, None] | has_reference_rest[None, :])
+    lowest = jnp.finfo(distances.dtype).min / 4
+    rest = jnp.where(has_rest, log_sum_exp(margin - distances, negatives), lowest)[:, None]
+    reference_rest = log_sum_exp(margin - jnp.where(views, distances.T, distances), of_references)
+    reference_rest = jnp.where(has_reference_rest, reference_rest, lowest)[None, :]
+    highest = jnp.maximum(rest, reference_rest)
+    gap = jnp.where(contested, jnp.minimum(rest, reference_rest) - highest, 0)
     both = jnp.where(contested, highest, 0) + jnp.log1p(jnp.exp(gap))
     losses = jnp.where(contested, jax.nn.relu(both + jnp.where(contested, distances, 0)) ** 2 / 2, 0)
     return reduce_losses(losses, positives, reduction)
 
 
+@keeps_dtype
 def generalized_lifted_structure_loss(
     distances: jax.Array,
     positives: jax.Array,
@@ -86,7 +94,7 @@ def generalized_lifted_structure_loss(
         kinds of pairs, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the distances.
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
@@ -105,6 +113,7 @@ def generalized_lifted_structure_loss(
     return reduce_losses(jax.nn.relu(total), _has_both(positives, negatives), reduction)
 
 
+@keeps_dtype
 def circle_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -130,7 +139,7 @@ def circle_loss(
         kinds of pairs, defined at `reduce_losses`.
 
     Returns:
-      `[]`, or `[A]` for "anchors" and "none".
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
@@ -154,6 +163,7 @@ def circle_loss(
     return reduce_losses(jax.nn.softplus(total), _has_both(positives, negatives), reduction)
 
 
+@keeps_dtype
 def tuplet_margin_loss(
     similarities: jax.Array,
     positives: jax.Array,
@@ -178,7 +188,7 @@ def tuplet_margin_loss(
         defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[A]` for "anchors"; `[A, M]` for "none".
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_number
 from minibatch_jax.mining._columns import FALLBACKS
-from minibatch_jax.mining._pairs import check_pairs, wide_pairs
+from minibatch_jax.mining._pairs import check_pairs, finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, TripletSums, hinge, sum_triplets
+from minibatch_jax.weights import weight_dtype
 
 _REDUCTIONS = ("active_mean", "mean", "anchor_mean", "sum", "anchors")
 
@@ -85,7 +86,8 @@ def triplet_loss(
     used = (positives | negatives) & jnp.isfinite(distances)
     distances = jnp.where(used, distances, 0)
     # Inside shard_map the margin must vary over the same axes as the distances.
-    margin = jnp.where(used[0, 0], jnp.asarray(margin, distances.dtype), margin)
+    margin = jnp.asarray(margin, weight_dtype(distances.dtype))
+    margin = jnp.where(used[0, 0], margin, margin)
     return _loss(distances, positives & used, negatives & used, margin, (mining, fallback, smooth, reduction))
 
 
@@ -139,7 +141,7 @@ def triplet_pair_weights(
     """
     check_number("margin", margin)
     _check_choices(mining, fallback, reduction)
-    distances, positives, negatives = wide_pairs(distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     margin = jnp.asarray(margin, distances.dtype)
     sums = sum_triplets(distances, positives, negatives, hinge(margin, smooth), mining, fallback, margin)
     return _reduce(sums, reduction)
@@ -153,14 +155,15 @@ def _loss_forward(distances, positives, negatives, margin, settings):
     mining, fallback, smooth, reduction = settings
     options = {"mining": mining, "fallback": fallback, "smooth": smooth, "reduction": reduction}
     value, weights = triplet_pair_weights(distances, positives, negatives, margin=margin, **options)
-    margin_weight = jnp.sum(weights, axis=1, where=positives).astype(distances.dtype)
+    margin_weight = jnp.sum(weights, axis=1, where=positives)
     return value.astype(distances.dtype), (weights.astype(distances.dtype), margin_weight)
 
 
 def _loss_backward(settings, residuals, cotangent):
     weights, margin_weight = residuals
     rows = jnp.reshape(cotangent, (-1,))  # one for each anchor, or one for all
-    return rows[:, None] * weights, None, None, jnp.sum(rows * margin_weight)
+    slope = jnp.sum(rows.astype(margin_weight.dtype) * margin_weight)
+    return rows[:, None] * weights, None, None, slope
 
 
 _loss = jax.custom_vjp(_loss_value, nondiff_argnums=(4,))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_floating, check_number, check_shape
-from minibatch_jax.mining._pairs import wide_pairs
+from minibatch_jax.mining._pairs import check_one_set, finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import hinge, sum_triplets
 from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import weight_transformation
@@ -46,7 +46,8 @@ def angular_triplet_weights(
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
-      ValueError: if shapes do not match or a number is out of range.
+      ValueError: if shapes do not match, a number is out of range, or a pair on the diagonal is in a mask and the
+        reference distances are not given: then the references are another view. Under `jit` the result is NaN instead.
 
     Examples:
       >>> distances = jnp.array([[0.0, 1, 1, 3], [1, 0.0, 1, 3], [1, 1, 0.0, 3], [3, 3, 3, 0.0]])
@@ -58,7 +59,10 @@ def angular_triplet_weights(
     check_number("angle", angle, 0, 1.57)
     check_number("margin", margin)
     others = distances if reference_distances is None else reference_distances
-    distances, positives, negatives = wide_pairs(distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    views = jnp.zeros((), bool)
+    if reference_distances is None and distances.shape[0] == distances.shape[1]:
+        views = check_one_set("reference_distances", positives, negatives)
     check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
     check_floating("reference_distances", others)
     squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # inf: not wide
@@ -69,7 +73,7 @@ def angular_triplet_weights(
         return sides > tangent * (2 * distances**2 + 2 * squared[column] - sides)  # (d_ap / 2)^2 > (tan d_nc)^2
 
     sums = sum_triplets(distances, positives, negatives, hinge(margin), condition=is_wide)
-    return jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1)
+    return jnp.where(views, jnp.nan, jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1))
 
 
 def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
@@ -88,8 +92,9 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
 
     Raises:
       TypeError: if the angle or the margin is not a number, or, in `update`, a dtype is wrong.
-      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match or
-        the distances are not square.
+      ValueError: if the angle is out of range, the margin is NaN or, in `update`, the shapes do not match, the
+        distances are not square, or the references are another view than the anchors: a pair on the diagonal is in a
+        mask. Under `jit` all weights are 0 instead.
 
     Examples:
       >>> tx = mine_angular()
@@ -106,7 +111,8 @@ def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTra
         if distances.shape[0] != distances.shape[1]:
             shape = list(distances.shape)
             raise ValueError(f"distances has shape {shape}, wanted [B, B]: mine_angular needs square distances.")
+        views = check_one_set("reference_distances", *pairs[1:])
         options = {"reference_distances": distances, "angle": angle, "margin": margin}
-        return scaled(weights, angular_triplet_weights(*pairs, **options)), state
+        return scaled(weights, jnp.where(views, jnp.nan, angular_triplet_weights(*pairs, **options))), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

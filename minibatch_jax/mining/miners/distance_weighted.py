@@ -15,7 +15,7 @@ import optax
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax.mining._pairs import check_pairs
 from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
-from minibatch_jax.weights import KeyState, weight_transformation
+from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 
 def distance_weighted_logits(
@@ -34,7 +34,7 @@ def distance_weighted_logits(
         apart: in high dimensions few negatives are left.
 
     Returns:
-      `[A, M]`, -inf where a negative is never drawn.
+      `[A, M]`, -inf where a negative is never drawn; float32 (float64 if the distances are).
 
     Raises:
       TypeError: if the distances are not floating point, the mask not bool or the dimension not a static int.
@@ -46,6 +46,7 @@ def distance_weighted_logits(
       [[2.0, 2.0, 1.0, 0.0]]
     """
     check_pairs("distances", distances, negatives, negatives)
+    distances = distances.astype(weight_dtype(distances.dtype))
     check_count("dimension", dimension)
     check_number("nearest", nearest, 0, 2, open_low=True)
     check_number("farthest", farthest, 0, 2, open_low=True)
@@ -66,7 +67,8 @@ def sample_negative_counts(key: jax.Array, logits: jax.Array, num_draws: jax.Arr
       max_draws: static upper bound; memory is O(A (M + max_draws)).
 
     Returns:
-      `[A, M]`, in the dtype of the logits; rows sum to `num_draws`, or 0 where all logits are -inf.
+      `[A, M]`, in the dtype of the logits; rows sum to `num_draws`, or 0 where all logits are -inf. Draws and counts
+      are made in float32 at least; in half precision a count of more than 256 or 2048 is rounded.
 
     Raises:
       TypeError: if the logits are not floating point or `max_draws` is not a static int.
@@ -81,15 +83,16 @@ def sample_negative_counts(key: jax.Array, logits: jax.Array, num_draws: jax.Arr
     check_floating("logits", logits)
     check_shape("num_draws", num_draws, logits.shape[:1])
     check_count("max_draws", max_draws)
-    highest = jnp.max(logits, axis=1, keepdims=True)
+    wide = logits.astype(weight_dtype(logits.dtype))
+    highest = jnp.max(wide, axis=1, keepdims=True)
     possible = jnp.isfinite(highest[:, 0])
-    mass = jnp.cumsum(jnp.where(possible[:, None], jnp.exp(logits - highest), 0), axis=1)
-    points = jax.random.uniform(key, (logits.shape[0], max_draws), logits.dtype) * mass[:, -1:]
+    mass = jnp.cumsum(jnp.where(possible[:, None], jnp.exp(wide - highest), 0), axis=1)
+    points = jax.random.uniform(key, (logits.shape[0], max_draws), mass.dtype) * mass[:, -1:]
     columns = jax.vmap(lambda m, p: jnp.searchsorted(m, p, side="right"))(mass, points)
     columns = jnp.minimum(columns, logits.shape[1] - 1)
     drawn = possible[:, None] & (jnp.arange(max_draws)[None, :] < num_draws[:, None]) & (mass[:, -1:] > points)
     rows = jnp.arange(logits.shape[0])[:, None]
-    return jnp.zeros(logits.shape, logits.dtype).at[rows, columns].add(drawn.astype(logits.dtype))
+    return jnp.zeros(logits.shape, jnp.int32).at[rows, columns].add(drawn.astype(jnp.int32)).astype(logits.dtype)
 
 
 def mine_distance_weighted(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_number
+from minibatch_jax._vector import one_zero
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import mine_by_masks, mine_by_weights
 
@@ -67,8 +68,8 @@ def rank_pair_masks(
     """Keep a slice of each anchor's pairs, sorted from the hardest: (0, 1) is the hardest, (2, None) skips two.
 
     Ranks count as in a slice of Python: (-1, None) is the easiest. The hardest positive is the farthest, the hardest
-    negative the nearest. Distances are compared in float32. Tied pairs share the rank of the first of them. Pairs of
-    non-finite distance are ignored.
+    negative the nearest. Distances are compared in float32. Tied pairs share the rank of the first of them, and for a
+    negative rank, which counts from the easiest, that of the last. Pairs of non-finite distance are ignored.
 
     Args:
       distances: `[A, M]`, floating point.
@@ -117,6 +118,7 @@ def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: in
       >>> uniform_distance_weights(distances, distances >= 0, num_bins=2).tolist()
       [[0.5, 0.5, 1.0]]
     """
+    dtype = jnp.result_type(distances)
     distances, mask, _ = finite_pairs("distances", distances, mask, mask)
     check_count("num_bins", num_bins)
     low = jnp.min(distances, where=mask, initial=jnp.inf)
@@ -124,7 +126,7 @@ def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: in
     place = jnp.where(mask, (distances - low) / jnp.where(width > 0, width, 1), 0)
     bins = jnp.clip(jnp.floor(place * num_bins).astype(jnp.int32), 0, num_bins - 1)
     counts = jnp.zeros(num_bins, jnp.int32).at[bins].add(mask.astype(jnp.int32))
-    return jnp.where(mask, 1 / jnp.maximum(counts[bins], 1).astype(distances.dtype), 0)
+    return jnp.where(mask, 1 / jnp.maximum(counts[bins], 1).astype(distances.dtype), 0).astype(dtype)
 
 
 def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExtraArgs:
@@ -222,10 +224,14 @@ def mine_ranks(
 
 
 def _band(values, mask, ranks):
-    number = jnp.sum(mask, axis=1, keepdims=True, dtype=jnp.int32)
-    first, end = (place if place is None or place >= 0 else jnp.maximum(number + place, 0) for place in ranks)
-    kept = mask if end is None else _largest(values, mask, end, axis=1)
-    return kept if ranks[0] == 0 else kept & ~_largest(values, mask, first, axis=1)
+    def before(rank):
+        if rank >= 0:
+            return _largest(values, mask, rank, axis=1)
+        return mask & ~_largest(-values, mask, -rank, axis=1)
+
+    first, end = ranks
+    kept = mask if end is None else before(end)
+    return kept if first == 0 else kept & ~before(first)
 
 
 def _check_ranks(name, ranks):
@@ -236,7 +242,7 @@ def _check_ranks(name, ranks):
 
 def _largest(values, mask, wanted, axis=None):
     """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search."""
-    keys = _sortable_bits(jnp.where(mask, values, 0).astype(jnp.float32))
+    keys = _sortable_bits(one_zero(jnp.where(mask, values, 0).astype(jnp.float32)))
 
     def set_bit(i, threshold):
         candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import mine_by_masks
 
 Range = tuple[float | jax.Array, float | jax.Array]
@@ -31,7 +31,7 @@ def multi_similarity_pair_masks(
     s_p - epsilon < max s_n, the most similar negative of its anchor.
 
     Args:
-      similarities: `[A, M]`, floating point, larger is closer.
+      similarities: `[A, M]`, floating point, larger is closer; pairs of non-finite similarity are ignored.
       positives: `[A, M]` bool.
       negatives: `[A, M]` bool.
       epsilon: slack of the comparison; it may be negative.
@@ -51,7 +51,7 @@ def multi_similarity_pair_masks(
       >>> [mask.astype(int).tolist() for mask in kept]
       [[[0, 1, 1, 0, 0]], [[0, 0, 0, 1, 0]]]
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("epsilon", epsilon)
     farthest_positive = jnp.min(similarities, axis=1, keepdims=True, where=positives, initial=jnp.inf)
     nearest_negative = jnp.max(similarities, axis=1, keepdims=True, where=negatives, initial=-jnp.inf)
@@ -71,7 +71,7 @@ def margin_pair_masks(
     """Keep the positives farther than one margin and the negatives nearer than the other.
 
     Args:
-      distances: `[A, M]`, floating point.
+      distances: `[A, M]`, floating point; pairs of non-finite distance are ignored.
       positives: `[A, M]` bool.
       negatives: `[A, M]` bool.
       positive_margin: a positive is kept if its distance is larger.
@@ -89,7 +89,7 @@ def margin_pair_masks(
       >>> kept[0].tolist()
       [[False, True]]
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_number("positive_margin", positive_margin)
     check_number("negative_margin", negative_margin)
     return positives & (distances > positive_margin), negatives & (distances < negative_margin)
@@ -107,7 +107,7 @@ def range_pair_masks(
     Very far positives and very near negatives are often mislabeled.
 
     Args:
-      distances: `[A, M]`, floating point.
+      distances: `[A, M]`, floating point; pairs of non-finite distance are ignored.
       positives: `[A, M]` bool.
       negatives: `[A, M]` bool.
       positive_range: pair of floats, least and greatest distance of a positive that is kept; all by default.
@@ -125,7 +125,7 @@ def range_pair_masks(
       >>> range_pair_masks(distances, positives, ~positives, negative_range=(0.3, jnp.inf))[1].tolist()
       [[False, False, True]]
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     for name, limits in (("positive_range", positive_range), ("negative_range", negative_range)):
         for limit in limits:
             check_number(name, limit)

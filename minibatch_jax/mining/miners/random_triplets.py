@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_number
-from minibatch_jax.mining._pairs import wide_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import KeyState, weight_transformation
 
@@ -45,7 +45,7 @@ def random_triplet_weights(
       [[0.0, 1.0, 1.0]]
     """
     check_number("margin", margin)
-    distances, positives, negatives = wide_pairs(distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     places = jnp.cumsum(negatives.astype(jnp.int32), axis=1)
     drawn = jax.random.randint(as_key(key), distances.shape, 0, jnp.maximum(places[:, -1:], 1), jnp.int32)
     columns = jax.vmap(lambda p, d: jnp.searchsorted(p, d, side="right"))(places, drawn)

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from minibatch_jax import mining
+from tests.mining import catalog
 from tests.mining.losses.drawn import pairs
 
 
@@ -57,3 +59,34 @@ def test_orthogonal_losses_equal_means_and_vanish_on_orthonormal_classes():
     masks = mining.positive_mask(labels), mining.negative_mask(labels)
     for loss in (mining.orthogonal_pair_loss, mining.orthogonal_projection_loss):
         assert loss(mining.cosine_similarity(jax.nn.one_hot(labels, 3)), *masks) == 0
+
+
+@pytest.mark.parametrize("angle", [0.3, 0.698, 1.3, 1.5, 1.56])
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_every_angle_and_spread_equals_the_sum_over_triangles(angle, spread):
+    s = np.random.default_rng(5).uniform(-spread, spread, (6, 6))
+    p, n = (np.asarray(mask) for mask in catalog.all_pairs(np.arange(6) % 3))
+    t, expected = np.tan(angle) ** 2, []
+    for a, b in np.argwhere(p):
+        exponents = 4 * t * (s[a] + s[b])[n[a]] - 2 * (1 + t) * s[a, b]
+        expected.append(np.logaddexp.reduce([0, *exponents]))
+    loss = jax.jit(lambda x: mining.angular_loss(x, p, n, angle=angle))
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(s, jnp.float32))
+    np.testing.assert_allclose(value, np.mean(expected), rtol=1e-4)
+    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
+
+
+def test_another_view_needs_its_own_similarities():
+    labels = jnp.array([0, 1, 0])
+    masks = mining.positive_mask(labels, labels), mining.negative_mask(labels, labels)
+    s = mining.cosine_similarity(jnp.eye(3))
+    with pytest.raises(ValueError, match="reference_similarities is not given and a pair on the diagonal"):
+        mining.angular_loss(s, *masks)
+    assert np.isnan(jax.jit(mining.angular_loss)(s, *masks))
+    assert np.isfinite(mining.angular_loss(s, *masks, reference_similarities=s))
+    with pytest.raises(ValueError, match="reference_distances is not given and a pair on the diagonal"):
+        mining.angular_triplet_weights(1 - s, *masks)
+    miner, signals = mining.mine_angular(), {"distances": 1 - s, "labels": labels, "reference_labels": labels}
+    with pytest.raises(ValueError, match="reference_distances is not given and a pair on the diagonal"):
+        miner.update(jnp.ones((3, 3)), miner.init(jnp.ones((3, 3))), **signals)
+    np.testing.assert_array_equal(jax.jit(miner.update)(jnp.ones((3, 3)), (), **signals)[0], 0)

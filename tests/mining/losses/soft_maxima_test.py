@@ -3,7 +3,9 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.special import expit
 
 from minibatch_jax import mining
@@ -22,3 +24,35 @@ def test_circle_weights_equal_the_closed_form():
             weights[i][n[i]] = 8 * pace_n * e_n / e_n.sum() * on
     actual = jax.jit(jax.grad(functools.partial(mining.circle_loss, scale=8.0, reduction="sum")))(s, p, n)
     np.testing.assert_allclose(actual, weights, rtol=1e-4, atol=1e-6)
+
+
+def lifted_structure_of_pairs(d, positives, negatives):
+    """The mean over the positive pairs, each end against its own negatives: row of the anchor, column of the other."""
+    losses = []
+    for a, p in np.argwhere(positives):
+        push = np.exp(1 - d[a][negatives[a]]).sum() + np.exp(1 - d[:, p][negatives[:, p]]).sum()
+        losses.append(max(d[a, p] + np.log(push), 0) ** 2 / 2)
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lifted_structure_of_two_views_is_that_of_both_in_one_matrix(seed):
+    x, y = np.random.default_rng(seed).normal(size=(2, 6, 3)).astype(np.float32)
+    labels = jnp.array([0, 1, 2, 0, 1, 2])
+    across = mining.positive_mask(labels, labels), mining.negative_mask(labels, labels)
+    distances = mining.euclidean_distances(x, y)
+    actual = jax.jit(mining.lifted_structure_loss)(distances, *across)
+    expected = lifted_structure_of_pairs(np.asarray(distances), *map(np.asarray, across))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    both = mining.euclidean_distances(jnp.concatenate([x, y]))
+    in_one = [jnp.block([[jnp.zeros_like(mask), mask], [mask.T, jnp.zeros_like(mask)]]) for mask in across]
+    np.testing.assert_allclose(actual, mining.lifted_structure_loss(both, *in_one), rtol=1e-5)
+
+
+def test_lifted_structure_of_one_set_takes_the_rows_of_both_ends():
+    d, p, n = (np.array(x) for x in pairs(2))
+    expected = []
+    for a, b in np.argwhere(p):
+        push = np.exp(1 - d[a][n[a]]).sum() + np.exp(1 - d[b][n[b]]).sum()
+        expected.append(max(d[a, b] + np.log(push), 0) ** 2 / 2 if push > 0 else 0)
+    np.testing.assert_allclose(mining.lifted_structure_loss(*map(jnp.asarray, (d, p, n))), np.mean(expected), rtol=1e-5)

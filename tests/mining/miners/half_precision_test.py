@@ -52,3 +52,59 @@ def test_weights_and_distances_may_differ_in_width(name):
         for dtype, distance_dtype in ((jnp.float32, jnp.float64), (jnp.float64, jnp.float32)):
             actual = mined(name, dtype, distance_dtype)
             assert actual.dtype == dtype and np.any(np.asarray(actual) > 0)
+
+
+def rows(dtype):
+    rng = np.random.default_rng(7)
+    distances = jnp.asarray(rng.uniform(0.05, 1.6, (24, 40)), dtype)
+    kind = rng.integers(0, 2, (24, 40))
+    return distances, jnp.asarray(kind == 0), jnp.asarray(kind == 1)
+
+
+CHOICES = {
+    "distance_weighted_logits": lambda d, p, n: mining.distance_weighted_logits(d, n, 512),
+    "hardest_pair_masks": mining.hardest_pair_masks,
+    "margin_pair_masks": mining.margin_pair_masks,
+    "multi_similarity_pair_masks": mining.multi_similarity_pair_masks,
+    "random_triplet_weights": lambda d, p, n: mining.random_triplet_weights(0, d, p, n),
+    "range_pair_masks": lambda d, p, n: mining.range_pair_masks(d, p, n, (0.1, 0.9), (0.3, 1.2)),
+    "rank_pair_masks": lambda d, p, n: mining.rank_pair_masks(d, p, n, (0, 5), (-5, -1)),
+    "soft_ranks": lambda d, p, n: mining.losses.ranking.soft_ranks(d, n),
+    "triplet_choice": mining.triplet_choice,
+    "triplet_pair_weights": mining.losses.triplets.triplet_pair_weights,
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_in_half_precision_is_that_of_the_same_values_in_float32(name, dtype):
+    pairs = rows(dtype)
+    actual, expected = CHOICES[name](*pairs), CHOICES[name](pairs[0].astype(jnp.float32), *pairs[1:])
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_bins_of_half_precision_are_those_of_float32(dtype):
+    distances, mask, _ = rows(dtype)
+    weights = mining.uniform_distance_weights(distances, mask)
+    assert weights.dtype == dtype
+    expected = mining.uniform_distance_weights(distances.astype(jnp.float32), mask)
+    np.testing.assert_array_equal(weights, expected.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_draws_reach_every_column_in_half_precision(dtype):
+    counts = mining.sample_negative_counts(jax.random.key(0), jnp.zeros((1, 2000), dtype), jnp.array([20000]), 20000)
+    assert counts.dtype == dtype and np.all(np.asarray(counts) > 0)
+    counts = np.asarray(counts, np.float64)
+    assert counts.sum() == 20000 and abs(counts.std() - 10**0.5) < 0.3
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_pairs_of_no_similarity_hide_no_other_pair(dtype):
+    similarities = jnp.array([[0.5, 0.45, jnp.nan]], dtype)
+    masks = jnp.array([[True, False, True]]), jnp.array([[False, True, False]])
+    kept = mining.multi_similarity_pair_masks(similarities, *masks)
+    assert [mask.tolist() for mask in kept] == [[[True, False, False]], [[False, True, False]]]

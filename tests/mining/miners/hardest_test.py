@@ -69,6 +69,30 @@ def test_ties_share_the_place_of_their_first():
         assert kept[0].astype(int).tolist() == expected
 
 
+@pytest.mark.parametrize("ranks", [(0, 1), (1, 3), (2, None), (-1, None), (-2, None), (0, -1), (1, -1), (-3, -1)])
+def test_tied_pairs_count_from_either_end_alike(ranks):
+    """A pair is kept by the number of strictly harder pairs, or for a negative rank of strictly easier ones."""
+    rng = np.random.default_rng(6)
+    d, mask = rng.integers(0, 4, (40, 6)).astype(np.float32), rng.random((40, 6)) < 0.7
+    d = np.where(d == 0, rng.choice([0.0, -0.0], d.shape), d).astype(np.float32)
+    harder = np.sum(mask[:, None, :] & (d[:, None, :] > d[:, :, None]), axis=2)
+    easier = np.sum(mask[:, None, :] & (d[:, None, :] < d[:, :, None]), axis=2)
+
+    def from_rank(rank):
+        return harder >= rank if rank >= 0 else easier < -rank
+
+    expected = mask & from_rank(ranks[0]) & ~(from_rank(ranks[1]) if ranks[1] is not None else np.zeros_like(mask))
+    for sign, side in ((1, 0), (-1, 1)):
+        kept = mining.rank_pair_masks(jnp.asarray(sign * d), mask, mask, ranks, ranks)[side]
+        np.testing.assert_array_equal(kept, expected)
+
+
+def test_the_easiest_of_tied_pairs_are_all_of_them():
+    every = jnp.ones((1, 3), bool)
+    kept = mining.rank_pair_masks(jnp.array([[1.0, 1.0, 2.0]]), every, ~every, (-1, None))[0]
+    assert kept.tolist() == [[True, True, False]]
+
+
 def test_no_pairs_are_no_pairs():
     d, p, _ = pairs()
     nothing = np.zeros_like(p)

@@ -123,3 +123,27 @@ def test_bad_input_is_named():
         tx.update(jnp.ones(4), tx.init(jnp.ones(4)), distances=jnp.ones((4, 4)), labels=jnp.arange(4))
     with pytest.raises(ValueError, match=r"wanted reference_labels \[5\], or 'positives' and 'negatives'"):
         tx.update(jnp.ones((4, 5)), optax.EmptyState(), distances=jnp.ones((4, 5)), labels=jnp.arange(4))
+
+
+def example_weights(weights):
+    """How often each example is in a triplet, over the maximum, as `docs/pytorch_metric_learning.md` writes it."""
+    counts = weights.sum(0) + weights.sum(1) / 2
+    return counts / counts.max()
+
+
+def test_hard_triplets_weigh_the_examples_of_a_class_loss():
+    distances, labels = jnp.array([[0.0, 0.5, 0.6], [0.5, 0.0, 0.65], [0.6, 0.65, 0.0]]), jnp.array([0, 0, 1])
+    tx = mining.mine_hard()
+    weights = tx.update(jnp.ones((3, 3)), tx.init(jnp.ones((3, 3))), distances=distances, labels=labels)[0]
+    np.testing.assert_allclose(example_weights(weights), [1, 1, 1])
+
+
+def test_the_weights_of_examples_count_each_of_their_triplets_once():
+    x, labels = batch(5)
+    distances = np.asarray(mining.euclidean_distances(x), np.float64)
+    counts = np.zeros(12)
+    for a, p, n in np.ndindex(12, 12, 12):
+        if a != p and labels[a] == labels[p] != labels[n] and distances[a, p] - distances[a, n] + 0.4 > 0:
+            counts[[a, p, n]] += 1
+    weights = mine(mining.mine_all(0.4), jnp.ones((12, 12)), x, labels)
+    np.testing.assert_allclose(example_weights(weights), counts / counts.max(), rtol=1e-5)
