@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.mining._pairs import check_pairs
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import mine_by_masks
 
 Range = tuple[float | jax.Array, float | jax.Array]
@@ -38,7 +38,7 @@ def multi_similarity_pair_masks(
 
     Returns:
       The kept positives and the kept negatives, `[A, M]` bool. An anchor without a positive or without a negative keeps
-      none.
+      none. A pair of a similarity that is not finite does not count.
 
     Raises:
       TypeError: if the similarities are not floating point.
@@ -51,7 +51,7 @@ def multi_similarity_pair_masks(
       >>> [mask.astype(int).tolist() for mask in kept]
       [[[0, 1, 1, 0, 0]], [[0, 0, 0, 1, 0]]]
     """
-    check_pairs("similarities", similarities, positives, negatives)
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("epsilon", epsilon)
     farthest_positive = jnp.min(similarities, axis=1, keepdims=True, where=positives, initial=jnp.inf)
     nearest_negative = jnp.max(similarities, axis=1, keepdims=True, where=negatives, initial=-jnp.inf)
@@ -89,7 +89,7 @@ def margin_pair_masks(
       >>> kept[0].tolist()
       [[False, True]]
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_number("positive_margin", positive_margin)
     check_number("negative_margin", negative_margin)
     return positives & (distances > positive_margin), negatives & (distances < negative_margin)
@@ -125,7 +125,7 @@ def range_pair_masks(
       >>> range_pair_masks(distances, positives, ~positives, negative_range=(0.3, jnp.inf))[1].tolist()
       [[False, False, True]]
     """
-    check_pairs("distances", distances, positives, negatives)
+    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     for name, limits in (("positive_range", positive_range), ("negative_range", negative_range)):
         for limit in limits:
             check_number(name, limit)
