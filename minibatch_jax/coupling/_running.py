@@ -6,7 +6,10 @@ import jax
 import optax
 
 from minibatch_jax.compose import RecordState
+from minibatch_jax.coupling.plans import SolverReport
 from minibatch_jax.weights import Weights
+
+_REPORTS = (RecordState, SolverReport)
 
 
 def run_coupling(
@@ -15,7 +18,7 @@ def run_coupling(
     """Return the plan of one batch, and the state after it.
 
     Without a state the coupling starts afresh. This is refused if its plan depends on earlier batches: if its state has
-    an array that is not that of `record`, such as an average, potentials, a count of updates or a key.
+    an array that is not of `record` or a `SolverReport`, such as an average, potentials, a count of updates or a key.
 
     Args:
       name: what the caller calls the coupling, for the error.
@@ -35,7 +38,7 @@ def run_coupling(
 
 def check_keeps_nothing(name: str, coupling: optax.GradientTransformation, weights: jax.Array, wanted: str) -> None:
     """Raise ValueError, with what is wanted instead, if the plan of a coupling depends on earlier batches."""
-    states = jax.tree.leaves(jax.eval_shape(coupling.init, weights), is_leaf=lambda part: isinstance(part, RecordState))
-    kept = sum(not isinstance(state, RecordState) for state in states)
+    states = jax.tree.leaves(jax.eval_shape(coupling.init, weights), is_leaf=lambda part: isinstance(part, _REPORTS))
+    kept = sum(not isinstance(state, _REPORTS) for state in states)
     if kept:
         raise ValueError(f"{name} is a coupling that keeps {kept} arrays from batch to batch, wanted {wanted}.")

@@ -15,7 +15,7 @@ import optax
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax.coupling._sinkhorn_loop import divide, log_where
-from minibatch_jax.weights import matrix_of, weight_transformation
+from minibatch_jax.weights import matrix_of, weight_dtype, weight_transformation
 
 
 class Plan(NamedTuple):
@@ -63,6 +63,56 @@ class Potentials(NamedTuple):
     error: jax.Array
     iterations: jax.Array
     converged: jax.Array
+
+
+class SolverReport(NamedTuple):
+    """State of a coupling that runs a solver: how its last plan came out. The next plan does not depend on it.
+
+    Attributes:
+      error: `[]`, mass that violates the constraints, as the solver's `Plan` has it; infinite before the first batch.
+      iterations: `[]` int32, how many iterations were run.
+      converged: `[]` bool, whether the solver reached its tolerance; False before the first batch.
+    """
+
+    error: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
+def init_report(weights: jax.Array) -> SolverReport:
+    """Return the report before the first batch: nothing has converged.
+
+    Args:
+      weights: `[B0, B1]`, as the coupling gets them.
+
+    Returns:
+      A report of infinite error.
+
+    Examples:
+      >>> report = init_report(jnp.ones((2, 2)))
+      >>> float(report.error), bool(report.converged)
+      (inf, False)
+    """
+    infinite = jnp.full((), jnp.inf, weight_dtype(weights.dtype))
+    return SolverReport(infinite, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+
+def report_of(plan: Plan) -> SolverReport:
+    """Return what a plan says of its solver, as constants.
+
+    Args:
+      plan: result of any solver.
+
+    Returns:
+      Its error, iterations and whether it converged.
+
+    Examples:
+      >>> from minibatch_jax.coupling import sinkhorn
+      >>> bool(report_of(sinkhorn(jnp.ones((2, 2)), epsilon=1.0)).converged)
+      True
+    """
+    error, iterations = jax.lax.stop_gradient(plan.error), jnp.asarray(plan.iterations, jnp.int32)
+    return SolverReport(error, iterations, plan.converged)
 
 
 def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -64,8 +64,8 @@ def power_inclusion(
       `[B]`, dtype of the uncertainty, in [0, 1].
 
     Raises:
-      TypeError: if the uncertainty is not floating point or the share or alpha is not a number.
-      ValueError: if shapes do not match, the share is not in (0, 1] or alpha is NaN.
+      TypeError: if the uncertainty is not floating point or the fraction or alpha is not a number.
+      ValueError: if shapes do not match, the fraction is not in (0, 1] or alpha is NaN.
 
     References:
       Kolossov, Montanari & Tandon, ICLR 2024 (arXiv 2309.14563).
@@ -100,7 +100,7 @@ def keep_by_power(
     The number of kept examples is random, on average `fraction` times that of the examples with a weight. Selection
     without a correction of the weights is biased and yet often better: it can match training on all data, where
     unbiased selection is no better than a random sample of the same size. Without the correction a regularization term
-    acts `1 / share` times as strongly: tune it for each share and alpha, or the comparison is unfair.
+    acts `1 / fraction` times as strongly: tune it for each fraction and alpha, or the comparison is unfair.
 
     Args:
       fraction: fraction of the examples that is kept on average, in (0, 1].
@@ -115,7 +115,7 @@ def keep_by_power(
 
     Raises:
       TypeError: if the key is a raw array, a number is none or, in `update`, the logits are not floating point.
-      ValueError: if the share is not in (0, 1], alpha is NaN or, in `update`, the logits are not `[B, C]`.
+      ValueError: if the fraction is not in (0, 1], alpha is NaN or, in `update`, the logits are not `[B, C]`.
 
     References:
       Kolossov, Montanari & Tandon, ICLR 2024 (arXiv 2309.14563).

@@ -9,8 +9,11 @@ from minibatch_jax.coupling import (
     couple_assignment,
     couple_by_kernel,
     couple_partial,
+    couple_partial_sinkhorn,
     couple_semidiscrete,
     couple_sinkhorn,
+    couple_transport,
+    couple_unbalanced,
     flow_matching_pairs,
     hierarchical_plan,
 )
@@ -105,3 +108,28 @@ def test_only_a_transformation_has_a_state():
     for coupling in (None, jnp.ones((4, 4)) / 16):
         with pytest.raises(ValueError, match="state is given for a coupling of type"):
             flow_matching_pairs(0, *batch(0), coupling, state=optax.EmptyState())
+
+
+SOLVING = {
+    "sinkhorn": lambda n: couple_sinkhorn(1e-4, max_iterations=n),
+    "unbalanced": lambda n: couple_unbalanced(1e-3, 10.0, max_iterations=n),
+    "partial_sinkhorn": lambda n: couple_partial_sinkhorn(0.5, 1e-3, max_iterations=n),
+}
+
+
+@pytest.mark.parametrize("name", SOLVING)
+def test_a_solver_that_did_not_finish_says_so_in_the_state(name):
+    x0, x1 = batch(0, 16)
+    for iterations, done in ((1, False), (100_000, True)):
+        report = flow_matching_pairs(0, x0, x1, SOLVING[name](iterations)).state
+        assert bool(report.converged) == done and (report.iterations <= iterations)
+        assert (report.error > 1e-4) or done
+
+
+def test_mass_that_cannot_be_shipped_is_in_the_state():
+    weights = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    for tx, error in ((couple_transport(), 0), (couple_partial(1.0), 1 / 3)):
+        assert not tx.init(weights).converged
+        _, report = tx.update(weights, tx.init(weights), cost=jnp.ones((3, 3)))
+        np.testing.assert_allclose(report.error, error, rtol=1e-6)
+        assert bool(report.converged) == (error == 0)

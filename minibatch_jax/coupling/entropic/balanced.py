@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from minibatch_jax.coupling._certificates import first_order, has_converged
+from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
 from minibatch_jax.coupling._sinkhorn_loop import Scaled, log_where, scale_to_marginals
-from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.coupling.entropic._implicit import optimal_value
+from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_transformation
 
 TOLERANCE = 1e-3
@@ -52,6 +53,7 @@ def sinkhorn(
         if it is less.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+        Pairs of a row or column of mass 0 do not count; in OTT they do.
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`. Checked every 5
         iterations.
@@ -61,8 +63,10 @@ def sinkhorn(
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The columns of `matrix`
       sum to b, and `error` is the L1 distance of the row sums to a, as a fraction of the mass. `value` has a gradient:
-      the plan for the cost and f, g for the marginals, up to a constant (envelope theorem). With `tolerance=None`,
-      `converged` takes 1e-3 as the tolerance.
+      the plan for the cost and f, g for the marginals, up to a constant (envelope theorem); higher derivatives solve a
+      linear system of size B1 and want a small error. The gradient stops at epsilon, with `relative_to` too, and at all
+      other fields: take `differentiable_plan` for the matrix. With `tolerance=None`, `converged` takes 1e-3 as the
+      tolerance.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
@@ -108,7 +112,8 @@ def couple_sinkhorn(
         until the slowest has stopped.
 
     Returns:
-      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+      A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
+      `SolverReport` as state: whether the solver of this batch converged, and its error.
 
     Raises:
       ValueError: if epsilon is not positive, `relative_to` is unknown, the tolerance is negative or `max_iterations` is
@@ -137,10 +142,10 @@ def couple_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).matrix
-        return plan, state
+        )
+        return plan.matrix, report_of(plan)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(init_report, update)
 
 
 def _result(
@@ -154,8 +159,9 @@ def _result(
     da, db = f - epsilon * log_where(a, a), g - epsilon * log_where(b, b)
     value = jnp.sum(da * a) + jnp.sum(db * b) + epsilon * mass * log_where(mass, mass)
     live_cost, live_a, live_b = live
-    value += first_order(matrix, jnp.where(jnp.isfinite(cost), live_cost, 0))
-    value += first_order(da, live_a) + first_order(db, live_b)
+    live_cost = jnp.where(jnp.isfinite(cost), live_cost, 0)
+    used_a, used_b = (jnp.where(mass > 0, live_mass, 0) for mass, live_mass in ((a, live_a), (b, live_b)))
+    value = optimal_value(value, live_cost, used_a, used_b, epsilon, f, g, matrix)
     asked = jnp.sum(lax.stop_gradient(live_a))
     error += (asked - jnp.sum(a)) / jnp.where(asked > 0, asked, 1)
     converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax.coupling.costs import squared_euclidean_cost
+from minibatch_jax.coupling.entropic._implicit import implicit_plan
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
 from minibatch_jax.coupling.plans import Plan
 from minibatch_jax.weights import matrix_of
@@ -42,9 +43,10 @@ def sinkhorn_divergence(
     Args:
       x0: `[B0, ...]`, floating point.
       x1: `[B1, ...]`, of the same item shape.
-      a: `[B0]`, mass of each source; uniform with sum 1 by default.
+      a: `[B0]`, mass of each source; uniform with sum 1 by default. Mass 0 leaves a row out, even one of NaN.
       b: `[B1]`, mass of each target; uniform with sum 1 by default.
-      epsilon: entropic regularization in the unit of the cost, > 0, may be traced; one for all three terms.
+      epsilon: entropic regularization in the unit of the cost, > 0, may be traced; one for all three terms. The
+        gradient stops here.
       cost_fn: cost `[B0, B1]` of two batches.
       tolerance: each solver stops when its marginal error is at most this; None runs exactly `max_iterations`.
       max_iterations: most iterations of each solver, static.
@@ -69,14 +71,22 @@ def sinkhorn_divergence(
         stop = {"tolerance": tolerance, "max_iterations": max_iterations}
         return sinkhorn(cost_fn(y0, y1), mass0, mass1, epsilon=epsilon, **stop).value
 
+    x0, x1 = _with_mass(x0, a), _with_mass(x1, b)
     return value(x0, x1, a, b) - (value(x0, x0, a, a) + value(x1, x1, b, b)) / 2
+
+
+def _with_mass(x: jax.Array, mass: jax.Array | None) -> jax.Array:
+    """Return the rows with 0 in those of mass 0, so that a NaN there reaches no gradient, whatever the cost."""
+    if mass is None or mass.shape != x.shape[:1]:
+        return x
+    return jnp.where(jnp.expand_dims(mass > 0, range(1, x.ndim)), x, 0)
 
 
 def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float | jax.Array) -> jax.Array:
     """Return a converged entropic plan with a derivative in its cost.
 
-    The backward pass solves one linear system of size B1, with the marginals fixed. Where the plan is 0, the gradient
-    is 0.
+    A derivative solves one linear system of size B1, with the marginals fixed; so do higher ones. Where the plan is 0,
+    the gradient is 0.
 
     Args:
       cost: `[B0, B1]`, floating point, the cost that the plan was solved for.
@@ -100,32 +110,8 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float 
     """
     plan = matrix_of(plan)
     check_shape("plan", plan, cost.shape)
-    return _implicit(cost.astype(plan.dtype), jax.lax.stop_gradient(plan), jnp.asarray(epsilon, plan.dtype))
-
-
-def _plan_of(cost: jax.Array, plan: jax.Array, epsilon: jax.Array) -> jax.Array:
-    del cost, epsilon
-    return plan
-
-
-def _implicit_forward(cost, plan, epsilon):
-    return plan, (plan, epsilon)
-
-
-def _implicit_backward(residuals, cotangent):
-    """With `dP = P (df + dg - dC) / epsilon` and fixed marginals, eliminate df and solve for the multipliers of dg."""
-    plan, epsilon = residuals
-    a, b = jnp.sum(plan, axis=1), jnp.sum(plan, axis=0)
-    pull = plan * cotangent
-    row, column = jnp.sum(pull, axis=1), jnp.sum(pull, axis=0)
-    share = plan / jnp.where(a > 0, a, 1)[:, None]
-    system = jnp.diag(jnp.where(b > 0, b, 1)) - jnp.matmul(plan.T, share, precision="highest")
-    system += b[:, None] * b[None, :] / jnp.where(jnp.sum(b) > 0, jnp.sum(b), 1)
-    beta = jnp.linalg.solve(system, column - jnp.matmul(row, share, precision="highest"))
-    alpha = (row - jnp.matmul(plan, beta, precision="highest")) / jnp.where(a > 0, a, 1)
-    gradient = (plan * (alpha[:, None] + beta[None, :]) - pull) / epsilon
-    return gradient, jnp.zeros_like(plan), jnp.zeros_like(epsilon)
-
-
-_implicit = jax.custom_vjp(_plan_of)
-_implicit.defvjp(_implicit_forward, _implicit_backward)
+    fixed = jax.lax.stop_gradient(plan)
+    a, b = jnp.sum(fixed, axis=1), jnp.sum(fixed, axis=0)
+    width = jax.lax.stop_gradient(jnp.asarray(epsilon, plan.dtype))
+    cost = jnp.where(fixed > 0, cost.astype(plan.dtype), 0)
+    return implicit_plan(cost, a, b, width, jnp.zeros_like(a), jnp.zeros_like(b), fixed)[2]

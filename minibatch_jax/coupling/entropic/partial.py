@@ -35,7 +35,7 @@ from minibatch_jax.coupling._sinkhorn_loop import (
     log_where,
     logsumexp_where,
 )
-from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_transformation
 
 TOLERANCE = 1e-4
@@ -70,6 +70,7 @@ def partial_sinkhorn(
         if it is less.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+        Pairs of a row or column of mass 0 do not count; in OTT they do.
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
       max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
@@ -127,7 +128,8 @@ def couple_partial_sinkhorn(
         until the slowest has stopped.
 
     Returns:
-      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+      A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
+      `SolverReport` as state: whether the solver of this batch converged, and its error.
 
     Raises:
       ValueError: if the mass is not in (0, 1], epsilon is not positive, `relative_to` is unknown, the tolerance is
@@ -158,10 +160,10 @@ def couple_partial_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).matrix
-        return plan, state
+        )
+        return plan.matrix, report_of(plan)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(init_report, update)
 
 
 class _Dual(NamedTuple):

@@ -1,8 +1,9 @@
 """Unbalanced coupling: a smooth plan whose marginals may depart from a and b at a price, in the log domain.
 
 The plan minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`, so pairs
-that cost more than about rho are left out. The reference is `a b^T` (the default of POT now, the only one of OTT) or
-constant (the entropy, as in JUMBOT and older POT); the two give plans of different mass. Each iteration also sets the
+that cost more than about rho are left out. The reference is `a b^T` over the geometric mean of the masses of a and b,
+or constant (the entropy); the two give plans of different mass. OTT, JUMBOT and older POT use the constant. The default
+of POT now is `a b^T` itself, which is ours only where the product of the two masses is 1. Each iteration also sets the
 constant between the potentials to its optimum, because without this rho >> epsilon converges very slowly.
 
 References:
@@ -27,7 +28,7 @@ from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
 from minibatch_jax.coupling._sinkhorn_loop import log_where, logsumexp_where
 from minibatch_jax.coupling.entropic.partial import TOLERANCE
-from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_transformation
 
 _REFERENCES = ("product", "uniform")
@@ -49,7 +50,8 @@ def unbalanced_sinkhorn(
     """Return the plan P that minimizes cost, blur and the price of departing from the marginals a and b.
 
     It minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`. With the
-    product reference and costs >= 0 the mass of P is at most that of a and b. P is a constant for the backward pass.
+    product reference and costs >= 0 the mass of P is at most that of a and b. The
+    gradient stops: P and the potentials are constants.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
@@ -59,9 +61,11 @@ def unbalanced_sinkhorn(
         if it is less.
       rho: price of a unit of divergence of the marginals, > 0, in the unit of the cost, may be traced; `inf` is
         `sinkhorn`.
-      reference: `'product'` for `a b^T` divided by the geometric mean of their masses, `'uniform'` for 1.
+      reference: `'product'` for `a b^T` divided by the geometric mean of their masses (as POT, if their product is 1),
+        `'uniform'` for 1 (as OTT).
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
+        Pairs of a row or column of mass 0 do not count; in OTT they do.
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
       max_iterations: at most this many; may be traced. Under `vmap` all problems run until the slowest has stopped.
@@ -121,7 +125,8 @@ def couple_unbalanced(
       max_iterations: at most this many; may be traced. Under `vmap` all problems run until the slowest has stopped.
 
     Returns:
-      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+      A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
+      `SolverReport` as state: whether the solver of this batch converged, and its error.
 
     Raises:
       ValueError: if epsilon or rho is not positive, the reference or `relative_to` is unknown, the tolerance is
@@ -154,10 +159,10 @@ def couple_unbalanced(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
-        ).matrix
-        return plan, state
+        )
+        return plan.matrix, report_of(plan)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(init_report, update)
 
 
 class _Dual(NamedTuple):

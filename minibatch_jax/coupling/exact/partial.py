@@ -25,7 +25,7 @@ from minibatch_jax._vector import first_min, first_minima, put
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling.exact._paths import augment, nearest
-from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_transformation
 
 
@@ -144,7 +144,8 @@ def couple_partial(fraction: float | jax.Array) -> optax.GradientTransformationE
       fraction: fraction of the mass that is moved, in (0, 1].
 
     Returns:
-      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+      A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
+      `SolverReport` as state: whether the solver of this batch converged, and its error.
 
     Raises:
       TypeError: on update, if the cost is not floating point.
@@ -162,9 +163,10 @@ def couple_partial(fraction: float | jax.Array) -> optax.GradientTransformationE
     check_number("fraction", fraction, 0, 1, open_low=True)
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        return partial_plan(cost, fraction, weights).matrix, state
+        plan = partial_plan(cost, fraction, weights)
+        return plan.matrix, report_of(plan)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(init_report, update)
 
 
 class _Forest(NamedTuple):

@@ -25,7 +25,7 @@ from minibatch_jax._vector import first_min, put
 from minibatch_jax.coupling._certificates import first_order, has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, make_problem, marginals_of, masses
 from minibatch_jax.coupling._sinkhorn_loop import log_where, scale_to_marginals
-from minibatch_jax.coupling.plans import Plan
+from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_transformation
 
 _PATHS_PER_LINE = 50
@@ -88,7 +88,8 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
     equal masses only. A pair of weight 0 or of non-finite cost is forbidden and its weight is lost.
 
     Returns:
-      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+      A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
+      `SolverReport` as state: whether the solver of this batch converged, and its error.
 
     Raises:
       TypeError: on update, if the cost is not floating point.
@@ -107,9 +108,10 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
     def update(weights, state, params=None, *, cost, **extra_args):
         cost = fixed_cost(cost).astype(weights.dtype)
         allowed, a, b = marginals_of(weights, cost, is_price)
-        return transport(cost, a, b, where=allowed).matrix, state
+        plan = transport(cost, a, b, where=allowed)
+        return plan.matrix, report_of(plan)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(init_report, update)
 
 
 class _Flow(NamedTuple):

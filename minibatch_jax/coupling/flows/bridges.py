@@ -61,7 +61,8 @@ def schroedinger_bridge_pairs(
       max_iterations: most iterations of the solver, static.
 
     Returns:
-      `FlowPairs(x0, x1, weights, source, target, state)`, with an empty state.
+      `FlowPairs(x0, x1, weights, source, target, state)`. The state is the `SolverReport`: where `converged` is False,
+      as for a sigma that is small against the distances, sources are not used equally often: raise `max_iterations`.
 
     Raises:
       TypeError: if a batch is not floating point or a number has the wrong type.
@@ -78,7 +79,7 @@ def schroedinger_bridge_pairs(
     check_number("sigma", sigma, 0, open_low=True)
     cost = squared_euclidean_cost(x0, x1)
     epsilon = 2 * jnp.asarray(sigma, cost.dtype) ** 2
-    plan = sinkhorn(cost, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations).matrix
+    plan = sinkhorn(cost, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)
     return flow_matching_pairs(key, x0, x1, plan, mode=mode)
 
 

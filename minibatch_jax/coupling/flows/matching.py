@@ -22,7 +22,7 @@ from minibatch_jax._checks import as_key, check_choice, check_floating, check_nu
 from minibatch_jax.boundaries.sampled_pairs import MODES, sample_pairs
 from minibatch_jax.coupling._running import run_coupling
 from minibatch_jax.coupling.costs import squared_euclidean_cost
-from minibatch_jax.coupling.plans import Plan, independent_plan
+from minibatch_jax.coupling.plans import Plan, independent_plan, report_of
 from minibatch_jax.devices import bound_axis, gather_rows, own_rows
 from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
@@ -36,7 +36,7 @@ class FlowPairs(NamedTuple):
       weights: `[S]`, weight of each pair in the loss.
       source: `[S]` int32, row of each pair in the source batch.
       target: `[S]` int32, row of each pair in the target batch; gather labels and conditions with it.
-      state: state of the coupling after this batch, empty if it has none.
+      state: state of the coupling after this batch, empty if it has none; the `SolverReport` of a `Plan`.
     """
 
     x0: jax.Array
@@ -137,7 +137,8 @@ def _pairs(key, x0, x1, coupling, mode, cost_fn, state) -> FlowPairs:
         check_choice("mode", mode, MODES)
         return _one_to_one(x0, x1)
     else:
-        plan, state = _as_plan(matrix_of(coupling)), optax.EmptyState()
+        plan = _as_plan(matrix_of(coupling))
+        state = report_of(coupling) if isinstance(coupling, Plan) else optax.EmptyState()
     check_shape("coupling", plan, (x0.shape[0], x1.shape[0]))
     source, target, weights = sample_pairs(key, plan, mode=mode)
     return FlowPairs(x0[source], x1[target], weights, source, target, state)

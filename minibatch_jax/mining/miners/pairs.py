@@ -38,7 +38,7 @@ def multi_similarity_pair_masks(
 
     Returns:
       The kept positives and the kept negatives, `[A, M]` bool. An anchor without a positive or without a negative keeps
-      none.
+      none. A pair of a similarity that is not finite does not count.
 
     Raises:
       TypeError: if the similarities are not floating point.

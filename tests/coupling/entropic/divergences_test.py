@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import ot
 import pytest
 
 from minibatch_jax.coupling import differentiable_plan, sinkhorn, sinkhorn_divergence
+from minibatch_jax.coupling.costs import cosine_cost, euclidean_cost, squared_euclidean_cost
 
 
 def batches(seed=0, n=6, m=7):
@@ -95,3 +98,73 @@ def test_bad_input_raises():
         differentiable_plan(jnp.ones((2, 3)), jnp.ones((2, 2)), 1.0)
     with pytest.raises(ValueError, match="epsilon is 0"):
         sinkhorn_divergence(jnp.ones((2, 3)), jnp.ones((2, 3)), epsilon=0.0)
+
+
+def unmasked_cost(x0, x1):
+    return jnp.sum((x0[:, None] - x1[None]) ** 2, axis=-1)
+
+
+@pytest.mark.parametrize("cost_fn", [squared_euclidean_cost, euclidean_cost, cosine_cost, unmasked_cost])
+def test_a_row_of_nan_and_mass_0_leaves_all_gradients_as_they_are_without_it(cost_fn):
+    x0, x1 = (jnp.asarray(x, jnp.float32) for x in batches())
+    a, b = jnp.full(6, 1 / 6), jnp.full(7, 1 / 7)
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3))
+    def divergence(x0, x1, a, b):
+        return sinkhorn_divergence(x0, x1, a, b, epsilon=0.5, cost_fn=cost_fn)
+
+    absent = jnp.full((1, 2), jnp.nan)
+    value, slopes = divergence(jnp.append(x0, absent, 0), jnp.append(x1, absent, 0), jnp.append(a, 0), jnp.append(b, 0))
+    expected, wanted = divergence(x0, x1, a, b)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for slope, want in zip(slopes, wanted, strict=True):
+        np.testing.assert_allclose(slope[:-1], want, rtol=1e-4, atol=1e-5)
+        assert np.all(slope[-1] == 0)
+
+
+def test_second_derivative_of_the_value_in_the_cost_is_that_of_the_plan():
+    hessian = jax.hessian(lambda cost: sinkhorn(cost, epsilon=1.0, tolerance=1e-6).value)(jnp.zeros((2, 2)))
+    np.testing.assert_allclose(hessian[0, 0], [[-0.0625, 0.0625], [0.0625, -0.0625]], atol=1e-6)
+
+
+def along(seed=0):
+    rng = np.random.default_rng(seed)
+    cost, step = rng.uniform(size=(4, 5)), rng.normal(size=(4, 5))
+    a, b = rng.dirichlet(np.ones(4) * 9), rng.dirichlet(np.ones(5) * 9)
+    to_a, to_b = (0.5 * (rng.dirichlet(np.ones(len(m)) * 9) - m) for m in (a, b))
+    options = {"epsilon": 0.3, "tolerance": 1e-13, "max_iterations": 20_000}
+
+    def value(t):
+        return sinkhorn(cost + t * step, a + t * to_a, b + t * to_b, **options).value
+
+    def plan(t):
+        found = sinkhorn(cost + t * step, a, b, **options)
+        return jnp.sum(differentiable_plan(cost + t * step, found, 0.3) ** 2)
+
+    x0, x1 = batches(seed, 4, 5)
+    move = rng.normal(size=x0.shape)
+
+    def divergence(t):
+        return sinkhorn_divergence(jnp.asarray(x0 + t * move), jnp.asarray(x1), **options)
+
+    return {"value": value, "plan": plan, "divergence": divergence}
+
+
+@pytest.mark.parametrize("name", ["value", "plan", "divergence"])
+def test_first_and_second_derivatives_equal_finite_differences(name):
+    with jax.enable_x64(True):
+        function, step = jax.jit(along()[name]), 1e-4
+        for _ in range(2):
+            slope = jax.jit(jax.grad(function))
+            np.testing.assert_allclose(slope(0.0), (function(step) - function(-step)) / (2 * step), rtol=1e-5)
+            function = slope
+        forward = jax.jit(jax.hessian(along()[name]))(0.0)
+        np.testing.assert_allclose(forward, function(0.0), rtol=1e-7)
+
+
+def test_forbidden_pairs_and_absent_rows_have_finite_second_derivatives():
+    cost = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 5)), jnp.float32)
+    cost = cost.at[0].set(jnp.nan).at[1, 2].set(jnp.inf)
+    a = jnp.array([0.0, 0.25, 0.25, 0.5])
+    hessian = jax.hessian(lambda c: sinkhorn(c, a, epsilon=0.3).value)(cost)
+    assert np.all(np.isfinite(hessian)) and np.any(hessian != 0)

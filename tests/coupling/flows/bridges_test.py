@@ -82,3 +82,11 @@ def test_bad_input_raises():
         condition_weight(x, x, fraction=0.1)
     with pytest.raises(ValueError, match="fraction is 0"):
         condition_weight(jnp.ones((2, 2)), jnp.ones((2, 2)), fraction=0.0)
+
+
+def test_a_noise_too_small_for_the_iterations_is_told():
+    rng = np.random.default_rng(0)
+    x0, x1 = (jnp.asarray(rng.normal(size=(64, 2)), jnp.float32) for _ in range(2))
+    for sigma, done in ((0.01, False), (1.0, True)):
+        state = schroedinger_bridge_pairs(0, x0, x1 + jnp.array([[5.0, 2.0]]), sigma=sigma).state
+        assert bool(state.converged) == done and (state.error > 1e-3) != done

@@ -92,3 +92,26 @@ def test_bad_input_is_named():
         tx.update(w, tx.init(w), distances=w, labels=jnp.arange(4))
     with pytest.raises(ValueError, match="epsilon is nan"):
         mining.mine_multi_similarity(float("nan"))
+
+
+MASKS = {
+    "multi_similarity": lambda d, p, n: mining.multi_similarity_pair_masks(-d, p, n),
+    "margin": mining.margin_pair_masks,
+    "range": mining.range_pair_masks,
+    "hardest": mining.hardest_pair_masks,
+    "rank": mining.rank_pair_masks,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reference_that_is_not_finite_leaves_the_other_pairs_as_they_are_without_it(name, value):
+    labels = jnp.arange(16) % 4
+    distances = jnp.asarray(np.random.default_rng(0).uniform(size=(16, 16)), jnp.float32).at[-1].set(value)
+    distances = distances.at[:, -1].set(value)
+    masks = mining.positive_mask(labels), mining.negative_mask(labels)
+    found = MASKS[name](distances, *masks)
+    wanted = MASKS[name](distances[:-1, :-1], *(mask[:-1, :-1] for mask in masks))
+    for mask, want in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(mask[:-1, :-1], want)
+        assert not mask[-1].any() and not mask[:, -1].any()
