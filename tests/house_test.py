@@ -13,7 +13,7 @@ import minibatch_jax
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minibatch_jax"
-NOUNS = ("selection", "coupling", "mining", "boundaries", "scores")
+NOUNS = ("sampling", "selection", "coupling", "mining", "boundaries", "scores")
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "minibatch_jax.")]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ROOMS = ("selection", "coupling", "mining", "modules")
