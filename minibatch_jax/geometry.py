@@ -2,7 +2,8 @@
 
 Distances come from |x|^2 - 2 x y + |y|^2, one matrix product. It cancels badly when all rows share a large offset, so
 both sets are first shifted by one point near them. Products run at the highest precision, because the default of TPU
-and GPU visibly changes which rows are nearest. A row that is not finite has NaN with every other row and gradient 0.
+and GPU visibly changes which rows are nearest. A row that is not finite, or too long for its square, has NaN with every
+other row and gradient 0.
 """
 
 import jax
@@ -29,6 +30,28 @@ def finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(finite[:, None], x, 0).astype(weight_dtype(x.dtype)), finite
 
 
+def measurable_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the rows with 0 in those that have no distance to others, and which rows have one.
+
+    These are the finite rows without those so far away that squared distances of them overflow.
+
+    Args:
+      x: `[N, D]`, floating point.
+
+    Returns:
+      `[N, D]`, float32 (float64 if `x` is), and `[N]` bool.
+
+    Examples:
+      >>> rows, measurable = measurable_rows(jnp.array([[1.0, 2.0], [1e21, 3.0]]))
+      >>> rows.tolist(), measurable.tolist()
+      ([[1.0, 2.0], [0.0, 0.0]], [True, False])
+    """
+    rows, finite = finite_rows(x)
+    farthest = jnp.sqrt(jnp.finfo(rows.dtype).max / (16 * rows.shape[1]))
+    near = finite & (jnp.max(jnp.abs(rows), axis=1) < farthest)
+    return jnp.where(near[:, None], rows, 0), near
+
+
 def unit_rows(x: jax.Array) -> jax.Array:
     """Return the rows scaled to length 1; rows of zeros and rows that are not finite become 0, with gradient 0.
 
@@ -53,10 +76,10 @@ def unit_rows(x: jax.Array) -> jax.Array:
 
 
 def center(*sets: jax.Array) -> jax.Array:
-    """Return a point near the finite rows of all sets: their mean, or 0 if that is nearer by the sum of |x - center|.
+    """Return a point near the finite rows of all sets: their mean, 0 or a row, by the least sum of |x - point|.
 
-    A few rows that are far away, such as outliers or padding, can move the mean far from all others: then it is 0. The
-    gradient stops here.
+    A few rows that are far away, such as outliers or padding, can move the mean far from all others: then it is 0, or
+    the row of the first set that is nearest to the mean. The gradient stops here.
 
     Args:
       *sets: `[N, D]` each, floating point, of one dtype.
@@ -84,13 +107,14 @@ def squared_distances(
       origin: `[D]`, a point near the rows, `center(x, y)` by default.
 
     Returns:
-      `[A, M]`, at least 0, float32 (float64 if the rows are); NaN for a row that is not finite.
+      `[A, M]`, at least 0, float32 (float64 if the rows are); NaN for a row that is not finite or whose squared length
+      overflows.
 
     Examples:
       >>> squared_distances(jnp.array([[512695.0]]), jnp.array([[512804.0], [jnp.nan]])).tolist()
       [[11881.0, nan]]
     """
-    (x, x_finite), (y, y_finite) = finite_rows(x), finite_rows(y)
+    (x, x_finite), (y, y_finite) = measurable_rows(x), measurable_rows(y)
     if x.shape[0] == y.shape[0] == 1:  # one pair needs no product, and its difference does not cancel
         return jnp.where(x_finite & y_finite, jnp.sum((x - y) ** 2), jnp.nan)[:, None]
     if origin is None:
@@ -157,6 +181,11 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _center(*sets: tuple[jax.Array, jax.Array]) -> jax.Array:
     count = sum(jnp.sum(finite, dtype=x.dtype) for x, finite in sets)
     mean = sum(jnp.sum(x, axis=0) for x, _ in sets) / jnp.maximum(count, 1)
-    to_mean = sum(jnp.sum(jnp.where(finite[:, None], jnp.abs(x - mean[None]), 0)) for x, finite in sets)
-    to_zero = sum(jnp.sum(jnp.abs(x)) for x, _ in sets)
-    return jax.lax.stop_gradient(jnp.where(to_mean < to_zero, mean, 0))
+    x, finite = sets[0]
+    nearest = x[jnp.argmin(jnp.where(finite, jnp.sum(jnp.abs(x - mean[None]), axis=1), jnp.inf))]
+
+    def total(point):
+        return sum(jnp.sum(jnp.where(finite[:, None], jnp.abs(x - point[None]), 0)) for x, finite in sets)
+
+    center = jnp.where(total(mean) < total(jnp.zeros_like(mean)), mean, 0)
+    return jax.lax.stop_gradient(jnp.where(total(nearest) < total(center), nearest, center))

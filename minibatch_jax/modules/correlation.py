@@ -70,7 +70,7 @@ def canonical_correlation(
     Args:
       first: `[B, d1]`, float32 or float64, B > 1.
       second: `[B, d2]`, same dtype.
-      ridge: > 0, added to the variances.
+      ridge: > 0, added to the variances of a view, as a fraction of their mean (of 1, if that is 0).
       num_components: static, how many correlations to sum; min(d1, d2) by default.
       axis_name: axis of a `shard_map` or `pmap` over which the batch is sharded; the moments are summed over this axis.
 
@@ -102,7 +102,7 @@ def linear_cca(
     Args:
       first: `[B, d1]`, float32 or float64.
       second: `[B, d2]`, same dtype.
-      ridge: > 0, added to the variances.
+      ridge: > 0, added to the variances of a view, as a fraction of their mean (of 1, if that is 0).
       num_components: k, how many correlations to return, static; min(d1, d2) by default.
 
     Returns:
@@ -165,7 +165,7 @@ def orthogonal_iteration_loss(
       first: `[B, d]`, float32 or float64.
       second: `[B, d]`, same dtype: each view is the target of the other.
       decay: share of the old moments in the average, in [0, 1).
-      ridge: > 0, added to the variances.
+      ridge: > 0, added to the variances of a view, as a fraction of their mean (of 1, if that is 0).
 
     Returns:
       `(loss, state)`: half the sum of the two squared errors, averaged over the batch, and the new moments. The targets
@@ -209,7 +209,7 @@ def _remember(state, first, second, memory):
 def _whiten(view, mean_sum, moment_sum, mass, ridge):
     mean = mean_sum / mass
     covariance = moment_sum / mass - mean[:, None] * mean[None, :]
-    root = _inverse_root(covariance + ridge * jnp.eye(mean.shape[0], dtype=mean.dtype))
+    root = _inverse_root(_regularized(covariance, ridge))
     return jax.lax.stop_gradient(_matmul(view - mean[None, :], root))
 
 
@@ -234,7 +234,13 @@ def _covariances(first, second, ridge, axis_name):
     x = first - (total(jnp.sum(first, axis=0)) / count)[None, :]
     y = second - (total(jnp.sum(second, axis=0)) / count)[None, :]
     s11, s12, s22 = (total(_matmul(a.T, b)) / (count - 1) for a, b in ((x, x), (x, y), (y, y)))
-    return s11 + ridge * jnp.eye(*s11.shape, dtype=s11.dtype), s12, s22 + ridge * jnp.eye(*s22.shape, dtype=s22.dtype)
+    return _regularized(s11, ridge), s12, _regularized(s22, ridge)
+
+
+def _regularized(moments, ridge):
+    size = moments.shape[0]
+    variance = jnp.trace(moments) / size
+    return moments + ridge * jnp.where(variance > 0, variance, 1) * jnp.eye(size, dtype=moments.dtype)
 
 
 def _nuclear_norm_value(s11, s12, s22, num_components):

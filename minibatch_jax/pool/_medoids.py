@@ -163,6 +163,7 @@ def _medoids_of_items(features, weights, item_features, item_weights, k, metric)
     points, exists = usable_features(jnp.concatenate([features, item_features]))
     exists &= jnp.concatenate([weights > 0, item_weights > 0])
     represented = jnp.where(exists, jnp.concatenate([jnp.zeros_like(weights), item_weights]), 0)[candidates:]
-    similarities = similarity(points, exists, metric).rows(jnp.arange(candidates))[:, candidates:]
+    found = similarity(points, exists, metric)
+    similarities = (found.rows(jnp.arange(candidates)) + found.bound)[:, candidates:]
     medoids = facility_location(similarities, k, item_weights=represented, where=exists[:candidates])
     return medoids.indices, medoid_weights(medoids, item_weights=represented, own_self=False), medoids.gains

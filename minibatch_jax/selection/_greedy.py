@@ -54,13 +54,24 @@ def gains_of(similarities: jax.Array, best: jax.Array, item_weights: jax.Array) 
     return jnp.sum(item_weights * jnp.maximum(similarities - best, 0), axis=-1)
 
 
-def naive(greedy: Greedy, rows: jax.Array, item_weights: jax.Array, allowed: jax.Array) -> Medoids:
-    """Choose by evaluating all candidates, with similarities `[M, N]`, in every step."""
+def naive(
+    greedy: Greedy,
+    rows: jax.Array,
+    item_weights: jax.Array,
+    allowed: jax.Array,
+    first_gains: jax.Array,
+    offset: float | jax.Array = 0.0,
+) -> Medoids:
+    """Choose by evaluating all candidates, with similarities `[M, N]`, in every step but the first.
+
+    The offset is what all first gains lack, so that they can be compared without rounding.
+    """
 
     def step(t, state):
         greedy, free = state
-        gains = gains_of(rows, greedy.best[None], item_weights[None])
+        gains = jnp.where(t == 0, first_gains, gains_of(rows, greedy.best[None], item_weights[None]))
         gain, j = first_max(jnp.where(free, gains, -jnp.inf))
+        gain += jnp.where(t == 0, offset, 0)
         return take(greedy, t, j, gain, rows[j], rows.shape[0]), free.at[j].set(False)
 
     k = greedy.chosen.indices.shape[0]
@@ -94,10 +105,18 @@ def of_each_group(
     return jax.lax.fori_loop(0, k, step, state)[0]
 
 
-def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array, first_gains: jax.Array) -> Medoids:
+def lazy(
+    greedy: Greedy,
+    row: Rows,
+    item_weights: jax.Array,
+    allowed: jax.Array,
+    first_gains: jax.Array,
+    offset: float | jax.Array = 0.0,
+) -> Medoids:
     """Choose the candidates of `naive` with fewer evaluations.
 
     Gains only fall, so an old gain is an upper bound. A candidate is evaluated again only if its bound is the largest.
+    The offset is what all first gains lack.
     """
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
 
@@ -108,6 +127,8 @@ def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array,
 
     def accept(state):
         t, greedy, bounds, stamps, j, bound = state
+        lacking = jnp.where(t == 0, offset, 0)
+        bounds, bound = bounds + lacking, bound + lacking
         return t + 1, take(greedy, t, j, bound, row(j), size), bounds.at[j].set(-jnp.inf), stamps, j, bound
 
     def step(state):
@@ -123,9 +144,19 @@ def lazy(greedy: Greedy, row: Rows, item_weights: jax.Array, allowed: jax.Array,
 
 
 def stochastic(
-    key: jax.Array, greedy: Greedy, rows: Rows, item_weights: jax.Array, allowed: jax.Array, epsilon: float
+    key: jax.Array,
+    greedy: Greedy,
+    rows: Rows,
+    item_weights: jax.Array,
+    allowed: jax.Array,
+    epsilon: float,
+    first_gains: jax.Array,
+    offset: float | jax.Array = 0.0,
 ) -> Medoids:
-    """Choose the best of a few random candidates in every step, with similarities `rows([r]) -> [r, N]`."""
+    """Choose the best of a few random candidates in every step, with similarities `rows([r]) -> [r, N]`.
+
+    The offset is what all first gains lack.
+    """
     k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
     tries = min(size, math.ceil(size / k * math.log(1 / epsilon)))
     count = jnp.sum(allowed, dtype=jnp.int32)
@@ -136,8 +167,10 @@ def stochastic(
         t, step_key = inputs
         left = count - t
         places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
-        added = jnp.maximum(rows(pool[places]) - greedy.best[None], 0)
-        gain, best = first_max(jnp.matmul(added, item_weights, precision="highest"))
+        added = jnp.where(t == 0, 0, jnp.maximum(rows(pool[places]) - greedy.best[None], 0))
+        gains = jnp.where(t == 0, first_gains[pool[places]], jnp.matmul(added, item_weights, precision="highest"))
+        gain, best = first_max(gains)
+        gain += jnp.where(t == 0, offset, 0)
         gain, j = jnp.where(left > 0, gain, -jnp.inf), pool[places[best]]
         greedy = take(greedy, t, j, gain, rows(j), size)
         last = jnp.maximum(left - 1, 0)

@@ -1,4 +1,8 @@
-"""Non-negative similarities of feature vectors, as a whole matrix or a few rows at a time."""
+"""Nearness of feature vectors, as a whole matrix or a few rows at a time.
+
+Nearness is minus the distance, not a bound minus the distance: one far row would make the bound so large that the
+distances of all others vanish in its rounding.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,36 +11,42 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
-from minibatch_jax.geometry import center, finite_rows, product, unit_rows
+from minibatch_jax.geometry import center, finite_rows, measurable_rows, product, unit_rows
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
 
 
 class Similarity(NamedTuple):
-    """Similarities of N items, computed on demand.
+    """Nearness of N items, computed on demand. Similarities are the nearness plus a bound, at least 0.
 
     Attributes:
-      rows: `rows(indices [...]) -> [..., N]`, similarities of the items at `indices` to all items.
-      sums: `sums(item_weights [N]) -> [N]`, weighted row sums of the similarities.
+      rows: `rows(indices [...]) -> [..., N]`, nearness of the items at `indices` to all items.
+      sums: `sums(item_weights [N])` -> `[N]` and `[]`: two terms of the weighted row sums of the similarities, of which
+        the second is common to all rows.
+      bound: `[]`, what makes a nearness a similarity.
     """
 
     rows: Callable[[jax.Array], jax.Array]
-    sums: Callable[[jax.Array], jax.Array]
+    sums: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    bound: jax.Array
 
 
 def usable_features(
-    features: jax.Array, where: jax.Array | None = None, name: str = "features"
+    features: jax.Array, where: jax.Array | None = None, name: str = "features", *, metric: str = "sqeuclidean"
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the features with 0 in rows that do not exist or are not finite, and the mask of the other rows."""
+    """Return the features with 0 in rows that do not exist or cannot be measured, and the mask of the other rows.
+
+    Rows that are not finite cannot be measured and, except for cosines, rows whose squared norm overflows.
+    """
     check_shape(name, features, (None, None))
     check_floating(name, features)
-    features, exists = finite_rows(features)
+    features, exists = (finite_rows if metric == "cosine" else measurable_rows)(features)
     exists &= mask_or_all("where", where, features.shape[:1])
     return jnp.where(exists[:, None], features, 0), exists
 
 
 def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarity:
-    """Return the similarity of usable features; its values for rows that do not exist are arbitrary."""
+    """Return the nearness of usable features; its values for rows that do not exist are arbitrary."""
     check_choice("metric", metric, METRICS)
     if metric == "cosine":
         return _cosine(features)
@@ -49,7 +59,8 @@ def _cosine(x: jax.Array) -> Similarity:
     unit = unit_rows(x)
     return Similarity(
         lambda j: jnp.maximum((1 + product(unit[j], unit.T)) / 2, 0),
-        lambda u: (jnp.sum(u) + product(unit, product(u, unit))) / 2,
+        lambda u: (product(unit, product(u, unit)) / 2, jnp.sum(u) / 2),
+        jnp.zeros((), x.dtype),
     )
 
 
@@ -57,13 +68,10 @@ def _sqeuclidean(x: jax.Array) -> Similarity:
     squares = jnp.sum(x**2, 1)
     bound = 4 * jnp.max(squares)
 
-    def rows(j):
-        return jnp.minimum((bound - squares[j])[..., None] + (2 * product(x[j], x.T) - _like(squares, j)), bound)
-
     def sums(u):
-        return jnp.sum(u) * (bound - squares) - jnp.sum(u * squares) + 2 * product(x, product(u, x))
+        return 2 * product(x, product(u, x)) - jnp.sum(u) * squares, jnp.sum(u) * bound - jnp.sum(u * squares)
 
-    return Similarity(rows, sums)
+    return Similarity(lambda j: -_squared(x, squares, j), sums, bound)
 
 
 def _euclidean(x: jax.Array) -> Similarity:
@@ -71,18 +79,25 @@ def _euclidean(x: jax.Array) -> Similarity:
     bound = 2 * jnp.sqrt(jnp.max(squares))
 
     def rows(j):
-        return bound - jnp.sqrt(jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * product(x[j], x.T)), 0))
+        return -jnp.sqrt(_squared(x, squares, j))
 
-    return Similarity(rows, lambda u: _sums_by_rows(rows, u))
+    return Similarity(rows, lambda u: (_sums_by_rows(rows, u), jnp.sum(u) * bound), bound)
+
+
+def _squared(x: jax.Array, squares: jax.Array, j: jax.Array) -> jax.Array:
+    """Return squared distances of the rows at j: of one row by differences, of many by one matrix product."""
+    if j.ndim == 0:
+        return jnp.sum((x - x[j][None]) ** 2, 1)
+    return jnp.maximum(squares[j][..., None] + (_like(squares, j) - 2 * product(x[j], x.T)), 0)
 
 
 def _l1(x: jax.Array) -> Similarity:
     bound = 2 * jnp.max(jnp.sum(jnp.abs(x), 1))
 
     def rows(j):
-        return bound - jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
+        return -jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
 
-    return Similarity(rows, lambda u: _sums_by_rows(rows, u))
+    return Similarity(rows, lambda u: (_sums_by_rows(rows, u), jnp.sum(u) * bound), bound)
 
 
 def _sums_by_rows(rows: Callable[[jax.Array], jax.Array], item_weights: jax.Array) -> jax.Array:

@@ -58,7 +58,8 @@ def k_center(
     go to the lowest index. O(k N D) time, O(N D) memory.
 
     Args:
-      features: `[N, D]`, floating point; a row that is not finite is never chosen and need not be covered.
+      features: `[N, D]`, floating point; a row that is not finite, or whose squared norm overflows (except for
+        "cosine"), is never chosen and need not be covered.
       k: how many to choose, 1 <= k <= N, static.
       metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
       where: `[N]` bool, which rows exist; all by default.
@@ -149,7 +150,7 @@ def keep_centers(
 
     def update(weights, state, params=None, *, features, **extra_args):
         check_shape("features", features, (*weights.shape, None))
-        exists = (weights != 0) & jnp.isfinite(features).all(1)
+        _, exists = usable_features(features, weights != 0, metric=metric)
         centers = k_center(features, k, metric=metric, where=exists)
         kept = jnp.zeros_like(weights).at[centers.indices]
         if weighting == "own":
@@ -167,7 +168,7 @@ def _distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
 
 def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     check_choice("metric", metric, CENTER_METRICS)
-    points, exists = usable_features(features, where)
+    points, exists = usable_features(features, where, metric=metric)
     return unit_rows(points) if metric == "cosine" else points, exists
 
 

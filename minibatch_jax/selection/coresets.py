@@ -53,8 +53,9 @@ def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where
       >>> similarity_matrix(jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), "cosine").tolist()
       [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
     """
-    features, exists = usable_features(features, where)
-    rows = similarity(features, exists, metric).rows(jnp.arange(features.shape[0]))
+    features, exists = usable_features(features, where, metric=metric)
+    found = similarity(features, exists, metric)
+    rows = found.rows(jnp.arange(features.shape[0])) + found.bound
     return jnp.where(exists[:, None] & exists[None], jnp.maximum(rows, 0), 0)
 
 
@@ -139,13 +140,13 @@ def facility_location(
         allowed &= ~chosen
         best = jnp.max(jnp.where(chosen[:, None], similarities, 0), 0)
     greedy = _greedy.start(best, k)
+    first = _greedy.gains_of(similarities, best[None], item_weights[None])
     if method == "naive":
-        return _greedy.naive(greedy, similarities, item_weights, allowed)
+        return _greedy.naive(greedy, similarities, item_weights, allowed, first)
     if method == "lazy":
-        first = _greedy.gains_of(similarities, best[None], item_weights[None])
         return _greedy.lazy(greedy, lambda j: similarities[j], item_weights, allowed, first)
     return _greedy.stochastic(
-        _stochastic_key(key, epsilon), greedy, lambda j: similarities[j], item_weights, allowed, epsilon
+        _stochastic_key(key, epsilon), greedy, lambda j: similarities[j], item_weights, allowed, epsilon, first
     )
 
 
@@ -163,10 +164,12 @@ def facility_location_from_features(
     """Choose k of N items greedily to represent all N, with similarities computed from features on demand.
 
     The choice is that of `facility_location` on `similarity_matrix`, without that matrix in memory: O(N D) for "lazy"
-    and O(N D + N^2 / k log(1 / epsilon)) for "stochastic". Ties go to the lowest index.
+    and O(N D + N^2 / k log(1 / epsilon)) for "stochastic". Distances are compared as they are, so that one far row does
+    not blur the others. Ties go to the lowest index.
 
     Args:
-      features: `[N, D]`, floating point; a row that is not finite is never chosen and need not be represented.
+      features: `[N, D]`, floating point; a row that is not finite, or whose squared norm overflows (except for
+        "cosine"), is absent: never chosen and not represented.
       k: how many to choose, 1 <= k <= N, static.
       metric: similarity of two rows, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
       method: "lazy" evaluates candidates one at a time; "stochastic" evaluates N / k * log(1 / epsilon) random
@@ -177,7 +180,7 @@ def facility_location_from_features(
       epsilon: in (0, 1), static, for "stochastic" only.
 
     Returns:
-      Indices `[k]`, gains `[k]` and owners `[N]`.
+      Indices `[k]`, gains `[k]` and owners `[N]`; the owner of a row that is absent is k.
 
     Raises:
       TypeError: if the features are not floating point, k is not a static int or a key is missing.
@@ -193,14 +196,34 @@ def facility_location_from_features(
       [2, 4]
     """
     check_choice("method", method, METHODS[1:])
-    features, exists = usable_features(features, where)
-    check_count("k", k, features.shape[0], "the number of rows")
-    item_weights = jnp.where(exists, _item_weights(item_weights, features.shape[0], features.dtype), 0)
-    rows, sums = similarity(features, exists, metric)
-    greedy = _greedy.start(jnp.zeros(features.shape[0], features.dtype), k)
-    if method == "lazy":
-        return _greedy.lazy(greedy, rows, item_weights, exists, sums(item_weights))
-    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, rows, item_weights, exists, epsilon)
+    return _of_features(features, k, metric, method, item_weights, where, key, epsilon)
+
+
+def _of_features(
+    features: jax.Array,
+    k: int,
+    metric: str,
+    method: str,
+    item_weights: jax.Array | None,
+    where: jax.Array | None,
+    key: jax.Array | int | None = None,
+    epsilon: float = 0.01,
+) -> Medoids:
+    features, exists = usable_features(features, where, metric=metric)
+    size = features.shape[0]
+    check_count("k", k, size, "the number of rows")
+    item_weights = jnp.where(exists, _item_weights(item_weights, size, features.dtype), 0)
+    found = similarity(features, exists, metric)
+    first, offset = found.sums(item_weights)
+    greedy = _greedy.start(jnp.full(size, -jnp.inf, features.dtype), k)
+    if method == "naive":
+        medoids = _greedy.naive(greedy, found.rows(jnp.arange(size)), item_weights, exists, first, offset)
+    elif method == "lazy":
+        medoids = _greedy.lazy(greedy, found.rows, item_weights, exists, first, offset)
+    else:
+        draw_key = _stochastic_key(key, epsilon)
+        medoids = _greedy.stochastic(draw_key, greedy, found.rows, item_weights, exists, epsilon, first, offset)
+    return medoids._replace(owners=jnp.where(exists, medoids.owners, k))
 
 
 def medoid_weights(medoids: Medoids, *, item_weights: jax.Array | None = None, own_self: bool = True) -> jax.Array:
@@ -213,7 +236,7 @@ def medoid_weights(medoids: Medoids, *, item_weights: jax.Array | None = None, o
         Must be False if the candidates are not the items.
 
     Returns:
-      `[k]`, summing to the sum of the item weights; 0 where no candidate was left to choose.
+      `[k]`, summing to the weights of all items that are not absent; 0 where no candidate was left to choose.
 
     Raises:
       ValueError: if shapes do not match.
@@ -240,7 +263,8 @@ def keep_medoids(
 
     With the last-layer gradients `softmax(logits) - onehot(labels)` as features, the weighted gradient of the kept
     examples is close to that of the batch. The weights are essential: medoids alone over-represent outliers and can be
-    worse than a random sample. Examples with a feature that is not finite get weight 0.
+    worse than a random sample. Examples with a feature that is not finite, or with a squared norm that overflows, get
+    weight 0.
 
     Args:
       k: how many to keep, 1 <= k <= B, static.
@@ -272,16 +296,8 @@ def keep_medoids(
 
     def update(weights, state, params=None, *, features, **extra_args):
         check_shape("features", features, (*weights.shape, None))
-        exists = (weights != 0) & jnp.isfinite(features).all(1)
-        represented = jnp.where(exists, weights, 0)
-        if method == "naive":
-            similarities = similarity_matrix(features, metric, where=exists)
-            medoids = facility_location(similarities, k, method="naive", item_weights=represented, where=exists)
-        else:
-            medoids = facility_location_from_features(
-                features, k, metric=metric, item_weights=represented, where=exists
-            )
-        new = medoid_weights(medoids, item_weights=represented) if weighting == "represented" else 1.0
+        medoids = _of_features(features, k, metric, method, weights, weights != 0)
+        new = medoid_weights(medoids, item_weights=weights) if weighting == "represented" else 1.0
         kept = jnp.zeros_like(weights).at[medoids.indices].set(new, mode="drop")
         return kept if weighting == "represented" else kept * weights, state
 

@@ -18,7 +18,8 @@ def views(rows, d1, d2, seed=0, shared=2, noise=0.5):
 
 def correlations(x, y, ridge):
     x, y = x - x.mean(0), y - y.mean(0)
-    s11, s22 = (v.T @ v / (len(v) - 1) + ridge * np.eye(v.shape[1]) for v in (x, y))
+    s11, s22 = (v.T @ v / (len(v) - 1) for v in (x, y))
+    s11, s22 = (s + ridge * np.trace(s) / len(s) * np.eye(len(s)) for s in (s11, s22))
     t = np.linalg.inv(sqrtm(s11).real) @ (x.T @ y / (len(x) - 1)) @ np.linalg.inv(sqrtm(s22).real)
     return np.linalg.svd(t, compute_uv=False)
 
@@ -142,3 +143,10 @@ def test_bad_input_is_named():
     for decay in (2, 1.0):
         with pytest.raises(ValueError, match=rf"decay is {decay}, wanted a number in \[0, 1\)"):
             modules.orthogonal_iteration_loss(modules.init_whitening(2, 2), x, x, decay=decay)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-2, 1.0, 1e6])
+def test_correlations_do_not_depend_on_the_scale_of_a_view(scale):
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(200, 20)) * scale, jnp.float32)
+    np.testing.assert_allclose(modules.canonical_correlation(z, z), 20, rtol=2e-3)
+    np.testing.assert_allclose(modules.correlation.linear_cca(z, z / scale).correlations, 1, rtol=5e-3)

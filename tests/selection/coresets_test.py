@@ -8,7 +8,7 @@ import pytest
 import scipy.spatial.distance
 
 from minibatch_jax import selection
-from minibatch_jax.selection import facility_location
+from minibatch_jax.selection import facility_location, facility_location_from_features, keep_medoids, medoid_weights
 from tests.case import Case
 from tests.selection import draws as drawn
 
@@ -268,3 +268,54 @@ def test_weighted_medoids_give_the_gradient_that_random_and_unweighted_ones_miss
     mean = {name: np.mean(values) for name, values in errors.items()}
     assert mean["weighted"] < 0.5 * mean["random"], mean
     assert mean["weighted"] < 0.5 * mean["unweighted"], mean
+
+
+def clusters_and_a_far_row(seed=0, far=1e5):
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(6, 4)) * 5)[np.arange(120) % 6] + rng.normal(size=(120, 4)) * 0.1
+    return np.concatenate([x, np.full((1, 4), far)]).astype(np.float32)
+
+
+def powered_distances(x, metric):
+    difference = x[:, None].astype(np.float64) - x[None]
+    if metric == "l1":
+        return np.abs(difference).sum(-1)
+    return (difference**2).sum(-1) ** (1 if metric == "sqeuclidean" else 0.5)
+
+
+def greedy_cost(distances, k):
+    best = np.full(len(distances), distances.max())
+    for _ in range(k):
+        gains = np.maximum(best[None] - distances, 0).sum(1)
+        best = np.minimum(best, distances[gains.argmax()])
+    return best.sum()
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "l1"])
+@pytest.mark.parametrize("method", ["lazy", "naive", "stochastic"])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_one_far_row_does_not_blur_the_others(metric, method, offset):
+    x = clusters_and_a_far_row() + np.float32(offset)
+    if method == "naive":
+        tx = keep_medoids(14, metric=metric, method="naive")
+        weights = tx.update(jnp.ones(len(x)), tx.init(jnp.ones(len(x))), features=jnp.asarray(x))[0]
+        indices = np.flatnonzero(weights)
+    else:
+        indices = facility_location_from_features(jnp.asarray(x), 14, metric=metric, method=method, key=0).indices
+    distances = powered_distances(x, metric)
+    cost = distances[np.asarray(indices)].min(0).sum()
+    assert cost < 1.2 * greedy_cost(distances, 14)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "l1"])
+@pytest.mark.parametrize("absent", [np.nan, np.inf, 1e21])
+def test_a_row_whose_square_overflows_is_absent_and_told(metric, absent):
+    x = clusters_and_a_far_row(far=absent)
+    found = facility_location_from_features(jnp.asarray(x), 7, metric=metric)
+    alone = facility_location_from_features(jnp.asarray(x[:-1]), 7, metric=metric)
+    np.testing.assert_array_equal(found.indices, alone.indices)
+    np.testing.assert_array_equal(found.owners, np.append(alone.owners, 7))
+    assert medoid_weights(found).sum() == len(x) - 1
+    tx = keep_medoids(7, metric=metric)
+    weights = tx.update(jnp.ones(len(x)), tx.init(jnp.ones(len(x))), features=jnp.asarray(x))[0]
+    assert weights[-1] == 0 and weights.sum() == len(x) - 1
