@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_bool, check_floating, check_number, check_shape
