@@ -6,9 +6,10 @@ Imported only where a module of nnx is differentiated.
 import inspect
 from typing import Any
 
-from flax import nnx
-
+from minibatch_jax._extras import require
 from minibatch_jax.boundaries._models import Model
+
+nnx: Any = require("flax.nnx", "modules")
 
 
 def split_nnx(module: Any, wrt: Any) -> Model:
