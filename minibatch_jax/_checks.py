@@ -46,8 +46,12 @@ def mask_or_all(name: str, mask: jax.Array | None, shape: tuple[int, ...]) -> ja
     return mask
 
 
-def check_count(name: str, value: Any, upper: int | None = None, of: str = "the number of items") -> None:
-    """Raise unless `value` is a static int in [1, upper]; `of` says in words what `upper` counts."""
+def check_count(
+    name: str, value: Any, upper: int | None = None, of: str = "the number of items", *, traced: bool = False
+) -> None:
+    """Raise unless `value` is a static int in [1, upper]; `of` says what `upper` counts; arrays pass if `traced`."""
+    if traced and isinstance(value, jax.Array):
+        return
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         hint = "; put it into static_args of optax.inject_hyperparams" if isinstance(value, jax.Array) else ""
         raise TypeError(f"{name} is {value!r}, wanted a static Python int{hint}.")
@@ -97,6 +101,13 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, choices))}.")
+
+
+def check_transformation(transformation: Any) -> None:
+    """Raise TypeError unless it has `init` and `update`, as what a factory returns and the factory itself has not."""
+    if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
+        name = getattr(transformation, "__name__", repr(transformation))
+        raise TypeError(f"transformation is {name}, wanted what a factory returns: keep_topk(32), not keep_topk.")
 
 
 def as_key(key: jax.Array | int) -> jax.Array:

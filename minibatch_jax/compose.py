@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_bool, check_number, check_shape
+from minibatch_jax._checks import check_bool, check_number, check_shape, check_transformation
 from minibatch_jax._vector import nonzero
 from minibatch_jax.weights import Weights, weight_transformation
 
@@ -107,9 +107,7 @@ def weights_of(transformation: optax.GradientTransformation, weights: Weights, *
       >>> weights_of(optax.chain(keep_topk(2), normalize()), jnp.ones(3), losses=jnp.array([0.3, 2.0, 1.0])).tolist()
       [0.0, 0.5, 0.5]
     """
-    if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
-        name = getattr(transformation, "__name__", repr(transformation))
-        raise TypeError(f"transformation is {name}, wanted what a factory returns: keep_topk(32), not keep_topk.")
+    check_transformation(transformation)
     update = optax.with_extra_args_support(transformation).update
     return update(weights, transformation.init(weights), None, **signals)[0]
 

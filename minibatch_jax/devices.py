@@ -116,6 +116,16 @@ def bound_axis(axis_name: str | None) -> str | None:
     return None
 
 
+def axis_size(axis_name: str | None) -> int:
+    """Return the number of devices of an axis, 1 where none is bound; see `bound_axis`."""
+    return jax.lax.axis_size(axis_name) if bound_axis(axis_name) else 1
+
+
+def sum_over(tree: Any, axis_name: str | None) -> Any:
+    """Return the sums over the devices of an axis, the tree itself where none is bound; see `bound_axis`."""
+    return jax.lax.psum(tree, axis_name) if bound_axis(axis_name) else tree
+
+
 def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
     """Concatenate the rows of all devices, `[b, ...] -> [b * devices, ...]`; scalars are kept.
 
@@ -200,9 +210,8 @@ def one_row(array: jax.Array, index: jax.Array) -> jax.Array:
     """Return `array[index][None]` on every device; only the row travels, not the array."""
     if not _is_explicit(array):
         return array[index[None]]
-    sharding = jax.typeof(array).sharding
-    spec = PartitionSpec(None, *sharding.spec[1:])
-    return array.at[index[None]].get(out_sharding=NamedSharding(sharding.mesh, spec))
+    spec = PartitionSpec(None, *spec_of(array)[1:])
+    return array.at[index[None]].get(out_sharding=NamedSharding(jax.typeof(array).sharding.mesh, spec))
 
 
 def axis_of_rows(array: jax.Array, rows_axis: RowsAxis = None) -> tuple[str, ...] | None:
@@ -248,10 +257,7 @@ def any_device(condition: jax.Array) -> jax.Array:
 
     A branch that contains collectives must be taken by all devices or by none.
     """
-    axes = _manual_axes()
-    number = condition.astype(jnp.int32)
-    for axis in axes:
-        number = as_varying(number, axis)
+    axes, number = _manual_axes(), condition.astype(jnp.int32)
     return (jax.lax.psum(number, axes) if axes else number) > 0
 
 

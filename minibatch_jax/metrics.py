@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
-from minibatch_jax.devices import bound_axis
+from minibatch_jax.devices import axis_size
 from minibatch_jax.geometry import product
 from minibatch_jax.mining._references import references_of
 from minibatch_jax.mining.reductions import reduce_losses
@@ -136,7 +136,7 @@ def recall_at_k(
       >>> float(recall_at_k(embeddings, positives=shared, negatives=~shared))
       1.0
     """
-    columns = (embeddings if references is None else references).shape[0] * _devices(axis_name)
+    columns = (embeddings if references is None else references).shape[0] * axis_size(axis_name)
     check_count("k", k, columns, "the number of references")
     masks = {"positives": positives, "negatives": negatives}
     options = {**masks, "block_size": block_size, "axis_name": axis_name}
@@ -241,10 +241,6 @@ def retrieval_scores(
     queries = (embeddings, everyone.anchors)
     r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, embeddings.shape[0]))
     return RetrievalScores(*(reduce_losses(x, counted, axis_name=axis_name) for x in (r_precision, map_at_r)))
-
-
-def _devices(axis_name: str | None) -> int:
-    return jax.lax.axis_size(axis_name) if bound_axis(axis_name) else 1
 
 
 def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:

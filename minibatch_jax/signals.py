@@ -99,7 +99,6 @@ def pair_signals(given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, 
         names = sorted(name for name, value in given.items() if value is not None)
         raise TypeError(f"the signals of pairs are {names}, wanted 'labels', or both 'positives' and 'negatives'.")
     check_shape("labels", labels, shape[:1])
-    check_integer("labels", labels)
     if reference_labels is None and shape[0] != shape[1]:
         raise ValueError(
             f"the pairs have shape {list(shape)} and come without reference_labels, wanted reference_labels "
@@ -107,7 +106,33 @@ def pair_signals(given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, 
         )
     if reference_labels is not None:
         check_shape("reference_labels", reference_labels, shape[1:])
-        check_integer("reference_labels", reference_labels)
+    positives, negatives = label_masks(labels, reference_labels)
+    return {"positives": positives, "negatives": negatives}
+
+
+def label_masks(labels: jax.Array, reference_labels: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Return the masks of the pairs of one class and of those of different classes.
+
+    Args:
+      labels: `[A]` int, class of each anchor.
+      reference_labels: `[M]` int, class of each reference. By default the references are the anchors, and an anchor is
+        not its own positive.
+
+    Returns:
+      Both masks, `[A, M]` bool.
+
+    Raises:
+      TypeError: if labels are not integers.
+      ValueError: if labels are empty or not of rank 1.
+
+    Examples:
+      >>> [mask.astype(int).tolist() for mask in label_masks(jnp.array([7, 3]), jnp.array([7, 7]))]
+      [[[1, 1], [0, 0]], [[0, 0], [1, 1]]]
+    """
+    for name, value in (("labels", labels), ("reference_labels", reference_labels)):
+        if value is not None:
+            check_shape(name, value, (None,))
+            check_integer(name, value)
     same = labels[:, None] == (labels if reference_labels is None else reference_labels)[None, :]
-    itself = jnp.eye(shape[0], dtype=bool) if reference_labels is None else jnp.zeros((), bool)
-    return {"positives": same & ~itself, "negatives": ~same}
+    itself = jnp.eye(labels.shape[0], dtype=bool) if reference_labels is None else jnp.zeros((), bool)
+    return same & ~itself, ~same

@@ -12,18 +12,18 @@ from minibatch_jax._checks import check_count
 from minibatch_jax.boundaries._items import (
     Items,
     any_over,
-    axis_size,
     columns_may_hold_the_batch,
     count,
     row_mass,
     without_hidden,
 )
 from minibatch_jax.boundaries._models import Model
-from minibatch_jax.boundaries.chosen_rows import check_leading_axis, heaviest_rows
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis, heaviest_rows, take
 from minibatch_jax.devices import (
     RowsAxis,
     any_device,
     as_varying,
+    axis_size,
     gather_rows,
     own_rows,
     own_taken_rows,
@@ -31,7 +31,6 @@ from minibatch_jax.devices import (
     reshape_rows,
     shard_like,
     spec_of,
-    taken_rows,
     varying_like,
 )
 
@@ -56,7 +55,7 @@ class Passed(NamedTuple):
     """Result of a pass with gradient, on this device.
 
     Attributes:
-      value: `[]`, of this device, or of all if a loss of pairs makes it.
+      value: `[]`, share of this device.
       grads: gradient of what is trained.
       items: what the pass computed.
       choice: the weights of the items.
@@ -152,7 +151,8 @@ class Step(NamedTuple):
         (grads,) = vjp(cotangent)
         if recheck:
             broken = any_device(not_finite(grads))
-            if not kind.of_pairs:  # a row cannot be overwritten for one of its tokens only
+            has_tokens = any(x.ndim == 2 for x in jax.tree.leaves(items))
+            if not kind.of_pairs and has_tokens:  # a row cannot be overwritten for one of its tokens only
                 whole = jax.tree.map(whole_rows, items, choice.weights)
                 weights = jax.tree.map(lambda new, old: jnp.where(broken, new, old), whole, choice.weights)
                 choice = choice._replace(weights=weights)
@@ -253,8 +253,7 @@ def heaviest(
     mass = row_mass(weights)
     if axis_name is None:
         check_count("gather", k, mass.shape[0], "the number of rows")
-        top, indices = heaviest_rows(mass, k)
-        rows, row_weights = jax.tree.map(lambda x: taken_rows(x, indices, rows_axis), (batch, weights))
+        (rows, row_weights), top, indices = take((batch, weights), mass, k, rows_axis=rows_axis)
     else:
         mass = gather_rows(mass, axis_name)
         check_count("gather", k, mass.shape[0], "the number of rows")

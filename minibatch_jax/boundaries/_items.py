@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_shape
-from minibatch_jax.devices import as_varying, gather_rows, one_row, own_rows, replicate, shard_like
+from minibatch_jax.devices import axis_size, gather_rows, one_row, own_rows, replicate, shard_like, sum_over
 from minibatch_jax.signals import pair_signals
 from minibatch_jax.weights import weight_dtype
 
@@ -133,7 +133,7 @@ def without_hidden(batch: Any, weights: Any, items: Items, *, columns_are_others
         return _overwrite(batch, row_mass(weights))
     rows, columns = row_mass(weights), row_mass(jax.tree.map(jnp.transpose, weights))
     if items.axis_name is not None and columns.shape[0] == rows.shape[0] * axis_size(items.axis_name):
-        columns = own_rows(jax.lax.psum(columns, items.axis_name), rows.shape[0], items.axis_name)
+        columns = own_rows(sum_over(columns, items.axis_name), rows.shape[0], items.axis_name)
     if items.kind == "pair_losses" and isinstance(batch, tuple) and len(batch) == 2:
         return _overwrite(batch[0], rows), _overwrite(batch[1], columns)
     if columns_may_hold_the_batch(batch, rows.shape[0], columns.shape[0]) and not columns_are_others:
@@ -159,16 +159,6 @@ def _overwrite(batch: Any, mass: jax.Array) -> Any:
         return jnp.where(hidden, one_row(x, heaviest), x)
 
     return jax.tree.map(overwrite, batch)
-
-
-def axis_size(axis_name: str | None) -> int:
-    """Return the number of devices of an axis, 1 without one."""
-    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
-
-
-def sum_over(tree: Any, axis_name: str | None) -> Any:
-    """Return the sums over the devices of an axis."""
-    return tree if axis_name is None else jax.lax.psum(as_varying(tree, axis_name), axis_name)
 
 
 def any_over(x: jax.Array, axis_name: str | None) -> jax.Array:

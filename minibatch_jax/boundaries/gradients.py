@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_choice, check_count
+from minibatch_jax._checks import check_choice, check_count, check_transformation
 from minibatch_jax.boundaries._engine import Choice, Step, finite_only, heaviest, weights_of_batch, zero_unless
-from minibatch_jax.boundaries._items import KINDS, Items, count, sum_over, sum_tree
+from minibatch_jax.boundaries._items import KINDS, Items, count, sum_tree
 from minibatch_jax.boundaries._models import fixed_model, split_model
 from minibatch_jax.compose import effective_sample_size
-from minibatch_jax.devices import RowsAxis, bound_axis, gather_rows
+from minibatch_jax.devices import RowsAxis, bound_axis, gather_rows, sum_over
 
 
 class MinibatchAux(NamedTuple):
@@ -232,9 +232,7 @@ def _effective_size(weights: jax.Array, axis_name: str | None) -> jax.Array:
 def _check_arguments(
     transformation: Any, items: str, loss: Any, score_fn: Any, gather: int | None, micro_batches: int
 ) -> None:
-    if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
-        name = getattr(transformation, "__name__", repr(transformation))
-        raise TypeError(f"transformation is {name}, wanted what a factory returns: keep_topk(32), not keep_topk.")
+    check_transformation(transformation)
     check_choice("items", items, KINDS)
     if loss is not None and items not in ("distances", "similarities"):
         raise ValueError(f"loss is given with items={items!r}, wanted items='distances' or 'similarities'.")

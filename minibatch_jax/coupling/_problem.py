@@ -50,8 +50,7 @@ def check_entropic(
     check_units(relative_to)
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
-    if not isinstance(max_iterations, jax.Array):
-        check_count("max_iterations", max_iterations)
+    check_count("max_iterations", max_iterations, traced=True)
 
 
 def fixed_cost(cost: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax.coupling._problem import Problem
+from minibatch_jax.geometry import product
 
 UNROLL = 5
 SAFE = 1e10
@@ -96,7 +97,7 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     usable = extreme < SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
     mass = jnp.sum(a)
-    error = jnp.sum(jnp.abs(u * dot(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
+    error = jnp.sum(jnp.abs(u * product(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
     error = jnp.where(usable, error, jnp.inf)
     return Scaling(u, v, error, t.iterations + steps, ~(extreme < SAFE))
 
@@ -117,8 +118,8 @@ def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:
 
 def rescale(kernel: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Bring the rows of `u kernel v` by u to the masses a and then its columns to b: one iteration of Sinkhorn."""
-    u = divide(a, dot(kernel, v))
-    return u, divide(b, dot(u, kernel))
+    u = divide(a, product(kernel, v))
+    return u, divide(b, product(u, kernel))
 
 
 def over_relax(kernel: jax.Array, log_u: jax.Array, log_v: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -130,12 +131,8 @@ def over_relax(kernel: jax.Array, log_u: jax.Array, log_v: jax.Array) -> tuple[j
     def beyond(old, total):
         return jnp.clip((1 - _RELAXATION) * old - _RELAXATION * jnp.log(total), -_FARTHEST, _FARTHEST)
 
-    log_u = beyond(log_u, dot(kernel, jnp.exp(log_v)))
-    return log_u, beyond(log_v, dot(jnp.exp(log_u), kernel))
-
-
-def dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision="highest")
+    log_u = beyond(log_u, product(kernel, jnp.exp(log_v)))
+    return log_u, beyond(log_v, product(jnp.exp(log_u), kernel))
 
 
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:

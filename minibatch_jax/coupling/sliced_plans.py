@@ -20,6 +20,7 @@ from minibatch_jax._checks import as_key, check_choice, check_count, check_float
 from minibatch_jax.boundaries.sampled_pairs import Pairs
 from minibatch_jax.coupling._problem import mass_of
 from minibatch_jax.coupling._sinkhorn_loop import divide
+from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_dtype
 
 
@@ -227,7 +228,7 @@ def _project(key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections
     flat0, flat1 = x0.reshape(x0.shape[0], -1).astype(dtype), x1.reshape(x1.shape[0], -1).astype(dtype)
     directions = jax.random.normal(as_key(key), (num_projections, flat0.shape[1]), dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    projected0, projected1 = (jnp.matmul(directions, x.T, precision="highest") for x in (flat0, flat1))
+    projected0, projected1 = (product(directions, x.T) for x in (flat0, flat1))
     return projected0, projected1
 
 

@@ -1,9 +1,8 @@
 """Which pairs of anchor and reference are of one class, and which of different classes: bool masks `[A, M]`."""
 
 import jax
-import jax.numpy as jnp
 
-from minibatch_jax._checks import check_integer, check_shape
+from minibatch_jax.signals import label_masks
 
 
 def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
@@ -25,10 +24,7 @@ def positive_mask(labels: jax.Array, reference_labels: jax.Array | None = None) 
       >>> positive_mask(jnp.array([7, 7, 3])).astype(int).tolist()
       [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     """
-    _check_labels(labels, reference_labels)
-    if reference_labels is not None:
-        return labels[:, None] == reference_labels[None, :]
-    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
+    return label_masks(labels, reference_labels)[0]
 
 
 def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) -> jax.Array:
@@ -49,12 +45,4 @@ def negative_mask(labels: jax.Array, reference_labels: jax.Array | None = None) 
       >>> negative_mask(jnp.array([7, 7, 3])).astype(int).tolist()
       [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
     """
-    _check_labels(labels, reference_labels)
-    return labels[:, None] != (labels if reference_labels is None else reference_labels)[None, :]
-
-
-def _check_labels(labels: jax.Array, reference_labels: jax.Array | None) -> None:
-    for name, value in (("labels", labels), ("reference_labels", reference_labels)):
-        if value is not None:
-            check_shape(name, value, (None,))
-            check_integer(name, value)
+    return label_masks(labels, reference_labels)[1]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating
-from minibatch_jax.devices import bound_axis
+from minibatch_jax.devices import sum_over
 from minibatch_jax.mining._pairs import keeps_dtype
 from minibatch_jax.weights import weight_dtype
 
@@ -50,11 +50,7 @@ def reduce_losses(
     if reduction in ("anchors", "none"):
         return kept
     counted = ~(kept <= 0) if reduction == "active_mean" else valid  # NaN counts, so that it shows
-    total = _over(axis_name, jnp.sum(jnp.where(counted, kept, 0)))
+    total = sum_over(jnp.sum(jnp.where(counted, kept, 0)), axis_name)
     if reduction == "sum":
         return total
-    return total / jnp.maximum(_over(axis_name, jnp.sum(counted.astype(total.dtype))), 1)
-
-
-def _over(axis_name: str | None, number: jax.Array) -> jax.Array:
-    return jax.lax.psum(number, axis_name) if bound_axis(axis_name) else number
+    return total / jnp.maximum(sum_over(jnp.sum(counted.astype(total.dtype)), axis_name), 1)

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
-from minibatch_jax.devices import bound_axis
+from minibatch_jax.devices import sum_over
+from minibatch_jax.geometry import product
 
 
 class Projections(NamedTuple):
@@ -120,9 +121,9 @@ def linear_cca(
     num_components = _check_views(first, second, ridge, num_components)
     s11, s12, s22 = _covariances(first, second, ridge, None)
     left, right = _inverse_root(s11), _inverse_root(s22)
-    u, values, vt = jnp.linalg.svd(_matmul(_matmul(left, s12), right), full_matrices=False)
+    u, values, vt = jnp.linalg.svd(product(product(left, s12), right), full_matrices=False)
     return Projections(
-        _matmul(left, u[:, :num_components]), _matmul(right, vt[:num_components].T), values[:num_components]
+        product(left, u[:, :num_components]), product(right, vt[:num_components].T), values[:num_components]
     )
 
 
@@ -199,8 +200,8 @@ def _remember(state, first, second, memory):
     batch = Whitening(
         jnp.mean(first, axis=0),
         jnp.mean(second, axis=0),
-        _matmul(first.T, first) / first.shape[0],
-        _matmul(second.T, second) / second.shape[0],
+        product(first.T, first) / first.shape[0],
+        product(second.T, second) / second.shape[0],
         jnp.ones_like(state.mass),
     )
     return jax.tree.map(lambda old, new: memory * old + (1 - memory) * new, state, batch)
@@ -210,7 +211,7 @@ def _whiten(view, mean_sum, moment_sum, mass, ridge):
     mean = mean_sum / mass
     covariance = moment_sum / mass - mean[:, None] * mean[None, :]
     root = _inverse_root(_regularized(covariance, ridge))
-    return jax.lax.stop_gradient(_matmul(view - mean[None, :], root))
+    return jax.lax.stop_gradient(product(view - mean[None, :], root))
 
 
 def _check_views(first, second, ridge, num_components):
@@ -228,12 +229,12 @@ def _check_views(first, second, ridge, num_components):
 
 def _covariances(first, second, ridge, axis_name):
     def total(x):
-        return jax.lax.psum(x, axis_name) if bound_axis(axis_name) else x
+        return sum_over(x, axis_name)
 
     count = total(jnp.asarray(first.shape[0], first.dtype))
     x = first - (total(jnp.sum(first, axis=0)) / count)[None, :]
     y = second - (total(jnp.sum(second, axis=0)) / count)[None, :]
-    s11, s12, s22 = (total(_matmul(a.T, b)) / (count - 1) for a, b in ((x, x), (x, y), (y, y)))
+    s11, s12, s22 = (total(product(a.T, b)) / (count - 1) for a, b in ((x, x), (x, y), (y, y)))
     return _regularized(s11, ridge), s12, _regularized(s22, ridge)
 
 
@@ -249,15 +250,15 @@ def _nuclear_norm_value(s11, s12, s22, num_components):
 
 def _nuclear_norm_forward(s11, s12, s22, num_components):
     left, right = _inverse_root(s11), _inverse_root(s22)
-    u, values, vt = jnp.linalg.svd(_matmul(_matmul(left, s12), right), full_matrices=False)
+    u, values, vt = jnp.linalg.svd(product(product(left, s12), right), full_matrices=False)
     u, values, v = u[:, :num_components], values[:num_components], vt[:num_components].T
-    return jnp.sum(values), (_matmul(left, u), values, _matmul(right, v))
+    return jnp.sum(values), (product(left, u), values, product(right, v))
 
 
 def _nuclear_norm_backward(num_components, residuals, cotangent):
     a, values, b = residuals
-    d11, d22 = (-0.5 * _matmul(m * values[None, :], m.T) for m in (a, b))
-    return cotangent * d11, cotangent * _matmul(a, b.T), cotangent * d22
+    d11, d22 = (-0.5 * product(m * values[None, :], m.T) for m in (a, b))
+    return cotangent * d11, cotangent * product(a, b.T), cotangent * d22
 
 
 _nuclear_norm = jax.custom_vjp(_nuclear_norm_value, nondiff_argnums=(3,))
@@ -267,8 +268,4 @@ _nuclear_norm.defvjp(_nuclear_norm_forward, _nuclear_norm_backward)
 def _inverse_root(matrix):
     values, vectors = jnp.linalg.eigh(matrix)
     floor = jnp.finfo(matrix.dtype).eps * jnp.maximum(values[-1], jnp.finfo(matrix.dtype).tiny)
-    return _matmul(vectors * jax.lax.rsqrt(jnp.maximum(values, floor))[None, :], vectors.T)
-
-
-def _matmul(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return product(vectors * jax.lax.rsqrt(jnp.maximum(values, floor))[None, :], vectors.T)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._vector import first_max
+from minibatch_jax.geometry import product
 
 Rows = Callable[[jax.Array], jax.Array]
 
@@ -168,7 +169,7 @@ def stochastic(
         left = count - t
         places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
         added = jnp.where(t == 0, 0, jnp.maximum(rows(pool[places]) - greedy.best[None], 0))
-        gains = jnp.where(t == 0, first_gains[pool[places]], jnp.matmul(added, item_weights, precision="highest"))
+        gains = jnp.where(t == 0, first_gains[pool[places]], product(added, item_weights))
         gain, best = first_max(gains)
         gain += jnp.where(t == 0, offset, 0)
         gain, j = jnp.where(left > 0, gain, -jnp.inf), pool[places[best]]

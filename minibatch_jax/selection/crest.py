@@ -138,8 +138,7 @@ def keep_unlearned(
     """
     check_count("num_examples", num_examples)
     check_number("threshold", threshold)
-    if not isinstance(patience, jax.Array):
-        check_count("patience", patience)
+    check_count("patience", patience, traced=True)
 
     def update(weights, state, params=None, *, losses, example_ids, **extra_args):
         check_shape("losses", losses, weights.shape)

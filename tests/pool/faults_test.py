@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax.pool import _centers, _rounds, _rows
-from tests.pool.select_test import CALLS, D, N, assert_same, clusters, each_method, select
+from tests.pool.select_test import CALLS, D, Killed, KilledAfter, N, assert_same, clusters, each_method, select
 
 OPERATIONS = {
     "make the folder": (Path, "mkdir"),
@@ -21,10 +21,6 @@ OPERATIONS = {
 }
 
 
-class Killed(BaseException):
-    """Passes every `except Exception`, as nothing of a killed process runs."""
-
-
 @pytest.fixture(autouse=True)
 def more_rounds(monkeypatch):
     monkeypatch.setattr(_centers, "CANDIDATES", 4)
@@ -32,17 +28,8 @@ def more_rounds(monkeypatch):
 
 def stop_after(rounds, pool, method, folder):
     """Leave the state of a call that was killed after so many rounds."""
-    save, count = _rounds._save, 0
-
-    def save_and_die(*args):
-        nonlocal count
-        save(*args)
-        count += 1
-        if count == rounds:
-            raise Killed
-
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(_rounds, "_save", save_and_die)
+        patch.setattr(_rounds, "_save", KilledAfter(rounds))
         select(pool, method, state_folder=folder)
 
 

@@ -125,31 +125,36 @@ def test_rows_of_a_file_are_read_as_they_are(tmp_path):
     np.testing.assert_array_equal(rows.at(order), x[order].astype(np.float32))
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """Passes every `except Exception`, as nothing of a killed process runs."""
+
+
+class KilledAfter:
+    """Saves rounds, and is killed after so many."""
+
+    def __init__(self, rounds):
+        self.save, self.rounds, self.count = _rounds._save, rounds, 0
+
+    def __call__(self, *args):
+        self.save(*args)
+        self.count += 1
+        if self.count == self.rounds:
+            raise Killed
 
 
 @each_method
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_stopped_call_goes_on_to_the_same_result(method, rounds, tmp_path, monkeypatch):
-    x, save, count = clusters(), _rounds._save, 0
+    x, saves = clusters(), KilledAfter(rounds)
     monkeypatch.setattr(_centers, "CANDIDATES", 4)
-
-    def save_and_die(*args):
-        nonlocal count
-        save(*args)
-        count += 1
-        if count == rounds:
-            raise Killed
-
-    monkeypatch.setattr(_rounds, "_save", save_and_die)
+    monkeypatch.setattr(_rounds, "_save", saves)
     with pytest.raises(Killed):
         select(x, method, state_folder=tmp_path)
     resumed = select(x, method, state_folder=tmp_path)
-    total = count
+    total = saves.count
     assert_same(resumed, select(x, method))
     assert_same(select(x, method, state_folder=tmp_path), resumed)
-    assert count == total > rounds, "a finished call makes no further round"
+    assert saves.count == total > rounds, "a finished call makes no further round"
     assert len(list(tmp_path.iterdir())) <= 2
 
 

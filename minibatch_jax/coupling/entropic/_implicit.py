@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax.coupling._sinkhorn_loop import log_where
+from minibatch_jax.geometry import product
 
 
 @jax.custom_jvp
@@ -32,11 +33,11 @@ def _implicit_tangents(primals, tangents):
     row = jnp.where(a > 0, epsilon * d_a, 0) + jnp.sum(pull, axis=1)
     column = jnp.where(b > 0, epsilon * d_b, 0) + jnp.sum(pull, axis=0)
     share = matrix / rows[:, None]
-    system = jnp.diag(safe) - jnp.matmul(matrix.T, share, precision="highest")
+    system = jnp.diag(safe) - product(matrix.T, share)
     mass = jnp.sum(columns)
     system += columns[:, None] * columns[None, :] / jnp.where(mass > 0, mass, 1)
-    d_g = jnp.linalg.solve(system, column - jnp.matmul(row, share, precision="highest"))
-    d_f = (row - jnp.matmul(matrix, d_g, precision="highest")) / rows
+    d_g = jnp.linalg.solve(system, column - product(row, share))
+    d_f = (row - product(matrix, d_g)) / rows
     d_matrix = (matrix * (d_f[:, None] + d_g[None, :]) - pull) / epsilon
     return (f, g, matrix), (jnp.where(a > 0, d_f, 0), jnp.where(b > 0, d_g, 0), d_matrix)
 

@@ -29,13 +29,13 @@ from minibatch_jax.coupling._problem import Problem, check_entropic, make_proble
 from minibatch_jax.coupling._sinkhorn_loop import (
     SAFE,
     divide,
-    dot,
     extreme_scaling,
     iterations_at_once,
     log_where,
     logsumexp_where,
 )
 from minibatch_jax.coupling.plans import Plan, init_report, report_of
+from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_transformation
 
 TOLERANCE = 1e-4
@@ -238,8 +238,8 @@ def _scale_block(r: _Run, t: _Scaling, steps: int) -> _Scaling:
     old, new, columns = t, t, b
     for _ in range(steps):
         old = new
-        u = jnp.where(a > 0, jnp.minimum(most_u, a / (old.total * dot(r.kernel, old.v))), 1)
-        columns = dot(u, r.kernel)
+        u = jnp.where(a > 0, jnp.minimum(most_u, a / (old.total * product(r.kernel, old.v))), 1)
+        columns = product(u, r.kernel)
         v = jnp.where(b > 0, jnp.minimum(most_v, b / (old.total * columns)), 1)
         new = old._replace(u=u, v=v, total=divide(r.mass, jnp.sum(v * columns)))
     change = jnp.sum(columns * jnp.abs(new.total * new.v - old.total * old.v)) / r.mass

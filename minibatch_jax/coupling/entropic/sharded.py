@@ -26,7 +26,7 @@ from minibatch_jax.coupling._problem import check_entropic
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import TOLERANCE
 from minibatch_jax.coupling.plans import Potentials
-from minibatch_jax.devices import as_varying, bound_axis
+from minibatch_jax.devices import as_varying, axis_size, bound_axis, sum_over
 from minibatch_jax.weights import weight_dtype
 
 Cost = Callable[[jax.Array, jax.Array], jax.Array]
@@ -80,7 +80,7 @@ def sharded_sinkhorn(
     blocks = _blocks(x0, block_size)
     dtype = weight_dtype(x0.dtype)
     width = jnp.asarray(epsilon, dtype)
-    devices = lax.axis_size(axis_name) if bound_axis(axis_name) else 1
+    devices = axis_size(axis_name)
     log_a, log_b = -math.log(x0.shape[0] * devices), -math.log(x1.shape[0])
 
     def scale_rows(carry, block, g):
@@ -95,11 +95,11 @@ def sharded_sinkhorn(
         f = f.reshape(-1)
         error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (x0.shape[0] * devices)
         g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
-        return (g, f), _sum_over_devices(error, axis_name)
+        return (g, f), sum_over(error, axis_name)
 
     start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
     (g, f), errors = lax.scan(step, start, None, length=max_iterations)
-    prices = _sum_over_devices(jnp.sum(f), axis_name)
+    prices = sum_over(jnp.sum(f), axis_name)
     value = prices / (x0.shape[0] * devices) + jnp.mean(g) - width * (log_a + log_b)
     converged = has_converged(errors[-1], TOLERANCE, prices, g)
     return Potentials(f, g, value, errors[-1], jnp.int32(max_iterations), converged)
@@ -166,10 +166,6 @@ def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.
     top, total = sums
     new_top = jnp.maximum(top, jnp.max(score, axis=0))
     return new_top, total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(score - new_top[None, :]), axis=0)
-
-
-def _sum_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
-    return lax.psum(x, axis_name) if bound_axis(axis_name) else x
 
 
 def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:

@@ -122,8 +122,8 @@ def flow_matching_pairs(
     if axis is None:
         return pairs
     share = pairs.weights.shape[0] // jax.lax.axis_size(axis)
-    own = [own_rows(x, share, axis) for x in pairs[:-1]]
-    return FlowPairs(own[0], own[1], own[2], own[3], own[4], pairs.state)
+    own = jax.tree.map(lambda x: own_rows(x, share, axis), pairs._replace(state=()))
+    return own._replace(state=pairs.state)
 
 
 def _pairs(key, x0, x1, coupling, mode, cost_fn, state) -> FlowPairs:
