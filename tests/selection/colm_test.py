@@ -11,7 +11,10 @@ from tests.selection import draws
 
 CASES = {
     "keep_by_colm": Case(
-        lambda: selection.keep_by_colm(6, 3, keep_domains=(2,)), draws.mixed, draws.uneven, tolerance=1e-6
+        lambda: selection.keep_by_colm(6, 3, keep_domains=(2,), num_features=3, num_coordinates=2),
+        draws.mixed,
+        draws.uneven,
+        tolerance=1e-6,
     ),
 }
 
