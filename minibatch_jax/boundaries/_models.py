@@ -56,7 +56,7 @@ def _split_tree(params: Any, wrt: Any) -> Model:
     paths, structure = jax.tree.flatten_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
     leaves = [leaf for _, leaf in paths]
-    inexact = [is_inexact(x) for x in leaves]
+    inexact = [_is_inexact(x) for x in leaves]
     if not any(inexact):  # plain numbers are parameters only where there is no array, as in `jax.grad(f)(0.0)`
         inexact = [isinstance(x, float | complex) for x in leaves]
     if not any(inexact):
@@ -81,8 +81,7 @@ def _split_tree(params: Any, wrt: Any) -> Model:
     )
 
 
-def is_inexact(x: Any) -> bool:
-    """Return whether a leaf is an array of floating-point or complex numbers."""
+def _is_inexact(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.inexact)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_shape
 from minibatch_jax.weights import weight_dtype

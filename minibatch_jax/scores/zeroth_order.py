@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
-from minibatch_jax.boundaries._models import chosen_leaves, is_inexact
+from minibatch_jax.boundaries._models import chosen_leaves
 from minibatch_jax.weights import weight_dtype
 
 
@@ -85,7 +86,7 @@ def zeroth_order_features(
       `[B, D]`, one row for each example, D the size of the parameter; float32 (float64 if the losses are).
 
     Raises:
-      TypeError: if the parameter or the losses are not floating point, `num_probes` is not a static int or a mask holds other than
+      TypeError: if the losses are not floating point, `num_probes` is not a static int or a mask holds other than
         bools.
       ValueError: if not exactly one floating-point array is named, the losses are not `[B]`, the step is not positive
         or `num_probes` is below 1.
@@ -103,7 +104,6 @@ def zeroth_order_features(
     check_number("step", step, 0, open_low=True)
     check_count("num_probes", num_probes)
     value, replaced = _one_parameter(params, parameter)
-    check_floating("parameter", value)
     dtype = weight_dtype(value.dtype)
     probes = jax.random.normal(as_key(key), (num_probes, *value.shape), dtype)
 
@@ -131,7 +131,7 @@ def _one_parameter(params: Any, parameter: Any) -> tuple[jax.Array, Callable[[ja
     leaves = [leaf for _, leaf in paths]
     by_path = isinstance(parameter, str)
     named = _named(parameter, names) if by_path else chosen_leaves(params, parameter, names, "parameter")
-    candidates = [i for i, leaf in enumerate(leaves) if is_inexact(leaf)]
+    candidates = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
     found = [i for i in candidates if named[i]]
     if len(found) != 1:
         what = repr(parameter) if by_path else "a mask"
@@ -150,3 +150,7 @@ def _named(parameter: str, names: list[str]) -> list[bool]:
     if parameter in names:
         return [name == parameter for name in names]
     return [f"/{parameter}/" in f"/{name}/" for name in names]
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -9,7 +9,7 @@ Paper: 2407.19580
 Experiment: mixture_coreset
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,12 +31,12 @@ class Moments(NamedTuple):
     Attributes:
       mean: `[D]`, moving average of the estimates.
       variance: `[D]`, moving average of their squares.
-      count: `[]` int32, number of updates so far.
+      updates: `[]` int32, number of updates so far.
     """
 
     mean: jax.Array
     variance: jax.Array
-    count: jax.Array
+    updates: jax.Array
 
 
 def adam_features(
@@ -217,7 +217,7 @@ def keep_by_colm(
 
       >>> tx = keep_by_colm(k=2, num_domains=2, keep_domains=(1,), num_features=1)
       >>> _, state = tx.update(jnp.ones(4), tx.init(jnp.ones(4)), features=features, domains=domains)
-      >>> round(float(state.mean[0]), 3), int(state.count)
+      >>> round(float(state.mean[0]), 3), int(state.updates)
       (0.1, 1)
     """
     check_choice("weighting", weighting, ("own", "represented"))
@@ -237,13 +237,12 @@ def keep_by_colm(
         raise ValueError(f"num_features is {num_features} with moments='given', wanted None: the signal has the size.")
 
     def choose(weights, features, domains, before):
-        """Return the new weights, and the moments after the choice; without moments the features are as they came."""
+        """Return the new weights, and the moments after the choice; without moments features are as they come."""
         check_shape("features", features, (*weights.shape, num_features))
         check_shape("domains", domains, weights.shape)
         check_integer("domains", domains)
         check_count("k", k, weights.shape[0], "the number of weights")
-        exists = (weights != 0) & (domains >= 0) & (domains < num_domains)
-        compared = features
+        exists, compared = (weights != 0) & (domains >= 0) & (domains < num_domains), features
         if before is not None:
             features = features.astype(before.mean.dtype)
             exists &= jnp.isfinite(features**2).all(1)
@@ -252,6 +251,17 @@ def keep_by_colm(
         if num_coordinates is not None:
             compared = jnp.where(exists[:, None], compared, 0)
             compared = largest_features_by_domain(compared, domains, num_domains, num_coordinates)
+        kept, are_medoids = keep(weights, compared, domains, exists)
+        if before is None:
+            return kept, None
+        mean, square = (_mean_of(x, are_medoids & (kept != 0)) for x in (features, features**2))
+        after = Moments(
+            b1 * before.mean + (1 - b1) * mean, b2 * before.variance + (1 - b2) * square, before.updates + 1
+        )
+        return kept, jax.tree.map(lambda new, old: jnp.where(jnp.any(are_medoids), new, old), after, before)
+
+    def keep(weights, compared, domains, exists):
+        """Return the new weights, and which examples were chosen as medoids."""
         small = jnp.isin(domains, jnp.asarray(keep_domains, domains.dtype))
         whole = exists & small
         whole &= jnp.cumsum(whole) <= k
@@ -260,32 +270,16 @@ def keep_by_colm(
         budgets = domain_budgets(counts, k - jnp.sum(whole, dtype=jnp.int32))
         represented = jnp.where(rest, weights, 0)
         medoids = _medoids_by_source(compared, domains, rest, represented, budgets, k, metric)
+        are_medoids = jnp.zeros(weights.shape, bool).at[medoids.indices].set(True, mode="drop")
         weighs = weights
         if weighting == "represented":
-            weighs = (
-                jnp.zeros_like(weights)
-                .at[medoids.indices]
-                .set(medoid_weights(medoids, item_weights=represented), mode="drop")
-            )
-        chosen = jnp.zeros(weights.shape, bool).at[medoids.indices].set(True, mode="drop")
-        kept = jnp.where(whole, weights, jnp.where(chosen, weighs, 0))
-        if before is None:
-            return kept, None
-        learned = chosen & (kept > 0)
-        mean, square = (_mean_of(x, learned) for x in (features, features**2))
-        after = Moments(b1 * before.mean + (1 - b1) * mean, b2 * before.variance + (1 - b2) * square, before.count + 1)
-        return kept, jax.tree.map(lambda new, old: jnp.where(jnp.any(learned), new, old), after, before)
+            moved = medoid_weights(medoids, item_weights=represented)
+            weighs = jnp.zeros_like(weights).at[medoids.indices].set(moved, mode="drop")
+        return jnp.where(whole, weights, jnp.where(are_medoids, weighs, 0)), are_medoids
 
-    if moments == "given":
-
-        def update(weights, state, params=None, *, features, domains, moments, **extra_args):
-            return choose(weights, features, domains, _as_moments(moments, features.shape[1:]))[0], state
-
-    else:
-
-        def update(weights, state, params=None, *, features, domains, **extra_args):
-            kept, after = choose(weights, features, domains, None if num_features is None else state)
-            return kept, state if after is None else after
+    def update(weights, state, params=None, *, features, domains, **extra_args):
+        kept, after = choose(weights, features, domains, None if num_features is None else state)
+        return kept, state if after is None else after
 
     def init(weights):
         if num_features is None:
@@ -293,7 +287,14 @@ def keep_by_colm(
         zeros = jnp.zeros(num_features, weight_dtype(weights.dtype))
         return Moments(zeros, zeros, jnp.zeros((), jnp.int32))
 
-    return weight_transformation(init, update)
+    return weight_transformation(init, update if moments == "own" else _update_with_given_moments(choose))
+
+
+def _update_with_given_moments(choose: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., tuple[jax.Array, Any]]:
+    def update(weights, state, params=None, *, features, domains, moments, **extra_args):
+        return choose(weights, features, domains, _as_moments(moments, features.shape[1:]))[0], state
+
+    return update
 
 
 def _as_moments(moments: Any, shape: tuple[int, ...]) -> Moments:
