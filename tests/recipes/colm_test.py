@@ -1,0 +1,60 @@
+"""Train on a quarter of a batch from a mixture: a tiny source whole, and medoids of the gradients of the others.
+
+Method: CoLM
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minibatch_jax import normalize, sampling, scores, selection, value_and_grad
+from tests.recipes import digits
+
+
+def recipe(losses, params, optimizer, data, domains, key, keep_domains=(2,)):
+    sampler = sampling.shuffled(len(data["y"]), 64)
+    select = optax.chain(
+        selection.keep_by_colm(16, 3, keep_domains=keep_domains, num_features=640, num_coordinates=256),
+        normalize(),
+    )
+    fn = value_and_grad(losses, select, gather=16)
+
+    def step(carry, key):
+        params, opt_state, state, place = carry
+        rows, place = sampler.sample(place)
+        batch = jax.tree.map(lambda a: a[rows.indices], data)
+        features = scores.zeroth_order_features(key, losses, params, batch, parameter="1/w")
+        signals = {"features": features, "domains": domains[rows.indices]}
+        (_, aux), grads, state = fn(params, batch, state, **signals)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, state, place), (rows.indices, aux.weights)
+
+    start = params, optimizer.init(params), select.init(jnp.zeros(64)), sampler.init(key)
+    return jax.lax.scan(step, start, jax.random.split(key, 150))
+
+
+def test_the_tiny_source_is_kept_whole_and_learned_better():
+    data, labels = digits.train(), np.asarray(digits.train()["y"])
+    rows = np.flatnonzero((labels < 8) | (np.cumsum(labels >= 8) <= 40))  # 40 images are left of the eights and nines
+    data, labels = jax.tree.map(lambda a: a[rows], data), labels[rows]
+    domains = jnp.asarray(np.where(labels < 5, 0, np.where(labels < 8, 1, 2)))
+    test = digits.held_out()
+    right = {}
+    for keep_domains in ((2,), ()):
+        (params, _, state, _), (seen, weights) = recipe(
+            digits.losses, digits.init(), digits.OPTIMIZER, data, domains, digits.KEY(0), keep_domains
+        )
+        found = np.asarray(jnp.argmax(digits.logits(params, test["x"]), axis=1) == test["y"])
+        right[keep_domains] = found[np.asarray(test["y"]) >= 8].mean()
+        assert found.mean() > 0.85
+        assert int(state[0].updates) == 150 and float(state[0].variance.min()) >= 0
+        of_source, kept = np.asarray(domains)[seen], np.asarray(weights) > 0
+        if keep_domains:
+            assert kept[of_source == 2].all()
+            for here, kept_here in zip(of_source, kept):
+                sizes = np.bincount(here, minlength=3)
+                budgets = selection.domain_budgets(jnp.asarray(sizes[:2]), 16 - sizes[2])
+                assert [int(kept_here[here == d].sum()) for d in (0, 1)] == budgets.tolist()
+    assert right[(2,)] > right[()] + 0.02, right
