@@ -39,16 +39,8 @@ def recipe(coarse, fine, params, reference, optimizer, data, num_rows, key):
 
 def test_both_resolutions_are_learned_and_mismatched_pairs_left_out():
     data, wrong = halves.mismatched()
-    (params, *_), rows = recipe(
-        halves.coarse,
-        halves.embed,
-        halves.init(),
-        halves.reference(),
-        digits.OPTIMIZER,
-        data,
-        len(wrong),
-        digits.KEY(0),
-    )
-    assert np.mean(wrong[np.asarray(rows)]) < 0.35, np.mean(wrong[np.asarray(rows)])  # of a half
-    assert halves.recall(params) > 0.35, halves.recall(params)
-    assert halves.recall(params, halves.coarse) > 0.3, halves.recall(params, halves.coarse)
+    towers = halves.init(), halves.reference()
+    (params, *_), rows = recipe(halves.coarse, halves.embed, *towers, digits.OPTIMIZER, data, len(wrong), digits.KEY(0))
+    assert np.mean(wrong[np.asarray(rows)]) < 0.25  # of a half
+    assert halves.recall(params) > 0.24
+    assert halves.recall(params, halves.coarse) > 0.17  # 0.11 if all rows are fine

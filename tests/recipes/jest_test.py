@@ -41,5 +41,5 @@ def test_mismatched_pairs_are_left_out():
         halves.embeddings, halves.init(), halves.reference(), digits.OPTIMIZER, data, len(wrong), digits.KEY(0)
     )
     assert rows.shape == (150, 16) and all(len(set(r)) == 16 for r in np.asarray(rows).tolist())
-    assert np.mean(wrong[np.asarray(rows)]) < 0.3, np.mean(wrong[np.asarray(rows)])  # of a half
-    assert halves.recall(params) > 0.4, halves.recall(params)
+    assert np.mean(wrong[np.asarray(rows)]) < 0.2  # of a half
+    assert halves.recall(params) > 0.3  # 0.24 from random rows
