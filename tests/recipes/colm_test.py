@@ -14,19 +14,17 @@ from tests.recipes import digits
 
 def recipe(losses, params, optimizer, data, domains, key, keep_domains=(2,)):
     sampler = sampling.shuffled(len(data["y"]), 64)
-    select = optax.chain(
-        selection.keep_by_colm(16, 3, keep_domains=keep_domains, num_features=640, num_coordinates=256),
-        normalize(),
-    )
-    fn = value_and_grad(losses, select, gather=16)
+    sizes = {"num_features": 640, "num_coordinates": 256}
+    select = selection.keep_by_colm(16, 3, keep_domains=keep_domains, **sizes)
+    select = optax.chain(select, normalize())
 
     def step(carry, key):
         params, opt_state, state, place = carry
         rows, place = sampler.sample(place)
         batch = jax.tree.map(lambda a: a[rows.indices], data)
-        features = scores.zeroth_order_features(key, losses, params, batch, parameter="1/w")
-        signals = {"features": features, "domains": domains[rows.indices]}
-        (_, aux), grads, state = fn(params, batch, state, **signals)
+        z = scores.zeroth_order_features(key, losses, params, batch, parameter="1/w")
+        fn = value_and_grad(losses, select, gather=16)
+        (_, aux), grads, state = fn(params, batch, state, features=z, domains=domains[rows.indices])
         updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
         return (params, opt_state, state, place), (rows.indices, aux.weights)

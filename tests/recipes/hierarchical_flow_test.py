@@ -25,7 +25,8 @@ def recipe(acceleration, params, optimizer, images, noise, key):
         x1 = jax.random.choice(rows_key, images, (64,))
         path = coupling.hierarchical_path(path_key, x1, data_group=64)
         updates, opt_state = optimizer.update(jax.grad(loss)(params, path), opt_state)
-        return (optax.apply_updates(params, updates), opt_state), jnp.sum((path.x0 - x1) ** 2, axis=1)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), jnp.sum((path.x0 - x1) ** 2, axis=1)
 
     carry, keys = (params, optimizer.init(params)), jax.random.split(key, 150)
     (params, _), costs = jax.lax.scan(step, carry, keys)

@@ -29,7 +29,8 @@ def recipe(embeddings, params, reference, optimizer, data, num_rows, key):
         fn = value_and_grad(losses, select, gather=16, has_aux=True)
         (_, aux), grads, state = fn(params, batch, state, reference_pair_losses=expected)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state, state, place), rows.indices[aux.indices]
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, state, place), rows.indices[aux.indices]
 
     start = params, optimizer.init(params), select.init(jnp.zeros(64)), sampler.init(key)
     return jax.lax.scan(step, start, length=150)
