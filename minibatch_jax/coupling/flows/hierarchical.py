@@ -98,6 +98,53 @@ def hierarchical_path(
     return HierarchicalPath(t, xt, tau, _between(tau, v0, v1), v1 - v0, x0)
 
 
+def hierarchical_velocities(
+    key: jax.Array | int,
+    acceleration_fn: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
+    xt: jax.Array,
+    t: jax.Array,
+    *,
+    num_steps: int,
+) -> jax.Array:
+    """Draw a velocity at each place and time from the law that the second level of a flow has learned.
+
+    Normal noise follows the accelerations by Euler steps. To pair velocities with noise in a second stage, draw several
+    at each place from the trained first stage (repeat the rows of `xt` and `t`) and hand them to `velocity_pairs`.
+
+    Args:
+      key: typed PRNG key or int seed, of the velocity noise.
+      acceleration_fn: `acceleration_fn(xt, t, vt, tau) -> at`, what a model learned from the fields of
+        `hierarchical_path`: places and velocities `[B, ...]`, times `[B]`.
+      xt: `[B, ...]`, places, floating point.
+      t: `[B]`, time of each item, in [0, 1).
+      num_steps: number of evaluations of the model, at least 1, static.
+
+    Returns:
+      `[B, ...]`, velocities.
+
+    Raises:
+      TypeError: if the places are not floating point or the number of steps is not a static int.
+      ValueError: if shapes do not match or the number of steps is below 1.
+
+    References:
+      Zhang et al., Towards hierarchical rectified flow, 2025 (arXiv 2502.17436).
+
+    Examples:
+      >>> to_three = lambda x, t, v, tau: (3.0 - v) / (1 - tau)[:, None]
+      >>> hierarchical_velocities(0, to_three, jnp.zeros((2, 1)), jnp.zeros(2), num_steps=4).tolist()
+      [[3.0], [3.0]]
+    """
+    check_floating("xt", xt)
+    check_shape("t", t, xt.shape[:1])
+    check_count("num_steps", num_steps)
+
+    def accelerate(v, tau):
+        return v + acceleration_fn(xt, t, v, jnp.full(xt.shape[:1], tau)) / num_steps, None
+
+    noise = jax.random.normal(as_key(key), xt.shape, xt.dtype)
+    return lax.scan(accelerate, noise, jnp.arange(num_steps, dtype=xt.dtype) / num_steps)[0]
+
+
 def hierarchical_trajectories(
     key: jax.Array | int,
     acceleration_fn: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
@@ -141,19 +188,11 @@ def hierarchical_trajectories(
     check_count("outer_steps", outer_steps)
     check_count("inner_steps", inner_steps)
 
-    def times(t):
-        return jnp.full(x0.shape[:1], t)
-
     def move(carry, t):
         key, x = carry
         key, velocity_key = jax.random.split(key)
-
-        def accelerate(v, tau):
-            return v + acceleration_fn(x, times(t), v, times(tau)) / inner_steps, None
-
-        noise = jax.random.normal(velocity_key, x.shape, x.dtype)
-        v, _ = lax.scan(accelerate, noise, jnp.arange(inner_steps, dtype=x.dtype) / inner_steps)
-        x = x + v / outer_steps
+        times = jnp.full(x.shape[:1], t)
+        x = x + hierarchical_velocities(velocity_key, acceleration_fn, x, times, num_steps=inner_steps) / outer_steps
         return (key, x), x
 
     _, places = lax.scan(move, (as_key(key), x0), jnp.arange(outer_steps, dtype=x0.dtype) / outer_steps)

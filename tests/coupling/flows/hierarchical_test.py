@@ -5,7 +5,13 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from minibatch_jax.coupling import grouped_sources, hierarchical_path, hierarchical_trajectories, velocity_pairs
+from minibatch_jax.coupling import (
+    grouped_sources,
+    hierarchical_path,
+    hierarchical_trajectories,
+    hierarchical_velocities,
+    velocity_pairs,
+)
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
 
@@ -93,6 +99,17 @@ def test_the_exact_model_of_two_normals_gives_the_second_one(outer_steps, inner_
     assert abs(correlation) < 0.05 if outer_steps == 1 else correlation > 0.5
 
 
+def test_velocities_have_the_law_of_their_place_and_time():
+    """At half the way, of 4000 draws at each of two places; the law is that of Bayes."""
+    places, half = jnp.repeat(jnp.array([[-0.5], [2.0]]), 4000, axis=0), jnp.full(8000, 0.5)
+    draw = jax.jit(lambda key: hierarchical_velocities(key, acceleration_to_a_normal, places, half, num_steps=200))
+    found = np.asarray(draw(jax.random.key(3))).reshape(2, 4000)
+    covariance, variance = 0.5 * SCALE**2 - 0.5, 0.25 + 0.25 * SCALE**2
+    means = MEAN + covariance / variance * (np.array([-0.5, 2.0]) - 0.5 * MEAN)
+    np.testing.assert_allclose(found.mean(axis=1), means, atol=0.04)
+    np.testing.assert_allclose(found.std(axis=1), (1 + SCALE**2 - covariance**2 / variance) ** 0.5, rtol=0.04)
+
+
 def test_the_inner_level_arrives_at_its_velocity_whatever_its_noise():
     """The acceleration towards a point u is (u - v) / (1 - tau); for u = x the places grow by half, twice."""
     x0 = jax.random.normal(jax.random.key(1), (5, 2))
@@ -105,6 +122,8 @@ def test_the_inner_level_arrives_at_its_velocity_whatever_its_noise():
 
 def test_bad_input_raises():
     x = jnp.ones((6, 2))
+    with pytest.raises(ValueError, match=r"t has shape \[\], wanted \[6\]"):
+        hierarchical_velocities(0, lambda x, t, v, tau: v, x, jnp.zeros(()), num_steps=1)
     with pytest.raises(ValueError, match="inner_steps is 0, wanted at least 1"):
         hierarchical_trajectories(0, lambda x, t, v, tau: v, x, outer_steps=1, inner_steps=0)
     with pytest.raises(TypeError, match="x0 has dtype int32"):
