@@ -54,6 +54,7 @@ SIGNALS = {
     "negatives": Signal(("A", "M"), _BOOL, "True where anchor and reference do not belong together", pairwise=True),
     "concepts": Signal(("B", "L"), _INT, "concepts of each example, -1 for none"),
     "domains": Signal(("B",), _INT, "domain of each example"),
+    "moments": Signal(("D",), _FLOAT, "Adam's moments: (mean [D], variance [D], count [])", replicated=True),
     "example_ids": Signal(("B",), _INT, "index of each example in its data set"),
     "mask": Signal(("B",), _BOOL, "False on padding"),
     "domain_losses": Signal(("K",), _FLOAT, "mean loss of each domain", replicated=True),

@@ -31,6 +31,7 @@ SIZES = {
     "num_concepts": 5,
     "num_domains": 3,
     "num_examples": 64,
+    "num_features": 3,
 }
 """They give arrays their shapes, so no schedule can change them."""
 

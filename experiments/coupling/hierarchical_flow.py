@@ -57,7 +57,7 @@ from experiments.coupling._toy_densities import DIMENSIONS, Task, density, direc
 from experiments.engine import compare, gradient_arm, init_mlp, mlp, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
-from minibatch_jax.coupling import grouped_sources, hierarchical_path
+from minibatch_jax.coupling import grouped_sources, hierarchical_path, hierarchical_trajectories
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
 EVALUATIONS = (2, 4, 8)
@@ -211,21 +211,14 @@ def trajectories(params, key: jax.Array, noise: jax.Array, outer: int, inner: in
     network is evaluated `outer * max(inner, 1)` times.
     """
 
-    def move(carry, t):
-        key, x = carry
-        key, velocity_key = jax.random.split(key)
-        time = jnp.full(len(x), t)
+    if inner:
+        return hierarchical_trajectories(key, partial(predict, params), noise, outer_steps=outer, inner_steps=inner)
 
-        def accelerate(v, tau):
-            return v + predict(params, x, time, v, jnp.full(len(x), tau)) / inner, None
+    def move(x, t):
+        v = predict(params, x, jnp.full(len(x), t), jnp.zeros_like(x), jnp.zeros(len(x)))
+        return x + v / outer, x + v / outer
 
-        if inner == 0:
-            v = predict(params, x, time, jnp.zeros_like(x), jnp.zeros(len(x)))
-        else:
-            v, _ = lax.scan(accelerate, jax.random.normal(velocity_key, x.shape), jnp.arange(inner) / inner)
-        return (key, x + v / outer), x + v / outer
-
-    _, places = lax.scan(move, (key, noise), jnp.arange(outer) / outer)
+    _, places = lax.scan(move, noise, jnp.arange(outer) / outer)
     return jnp.concatenate([noise[None], places])
 
 

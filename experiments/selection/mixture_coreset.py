@@ -46,13 +46,11 @@ from experiments.datasets import arrays
 from experiments.engine import Arm, State, compare, gradient_arm, run, without_losses
 from experiments.selection._byte_model import VOCABULARY, Params, head_losses, init_model, trunk, window_losses
 from minibatch_jax import normalize, value_and_grad
-from minibatch_jax.selection import adam_features, keep_by_colm, zeroth_order_scale
-from minibatch_jax.selection.colm import largest_features_by_domain
+from minibatch_jax.scores import zeroth_order_features
+from minibatch_jax.selection import keep_by_colm
 
 DOMAINS = ("c", "prose", "python")
 TINY = DOMAINS.index("prose")
-PROBE = 1e-3
-B1, B2 = 0.9, 0.999
 
 
 @dataclass(frozen=True)
@@ -83,26 +81,11 @@ class Config:
     """test on a tenth of the training set, left out there: for tuning"""
 
 
-class Moments(NamedTuple):
-    """Adam's moments `[D]` of the gradient estimates of the rows that were chosen, and how often they were updated."""
-
-    mean: jax.Array
-    variance: jax.Array
-    updates: jax.Array
-
-
-class Scores(NamedTuple):
-    """Signals of a super-batch for the transformation, and `learn(weights)`: the moments after the choice."""
-
-    signals: dict[str, jax.Array]
-    learn: Callable[[jax.Array], Moments]
-
-
 class Method(NamedTuple):
-    """A weight transformation, `score(key, params, batch, moments)`, and how many rows are read and differentiated."""
+    """A weight transformation, `score(key, params, batch)` of its signals, and how many rows are read and kept."""
 
     transformation: Any
-    score: Callable[[jax.Array, Params, dict[str, jax.Array], Moments], Scores]
+    score: Callable[[jax.Array, Params, dict[str, jax.Array]], dict[str, jax.Array]]
     read: int
     kept: int
 
@@ -124,58 +107,37 @@ def methods(config: Config) -> dict[str, Method]:
     """How each arm chooses its rows."""
     small = config.keep
 
-    def nothing(key, params, batch, moments):
-        return Scores({}, lambda weights: moments)
+    def nothing(key, params, batch):
+        return {}
 
-    def noise(key, params, batch, moments):
-        features = jax.random.normal(key, (config.batch_size, 4))
-        return Scores({"features": features, "domains": batch["domain"]}, lambda weights: moments)
+    def noise(key, params, batch):
+        return {"features": jax.random.normal(key, (config.batch_size, 4)), "domains": batch["domain"]}
 
-    def by_source(keep_domains):
-        return optax.chain(keep_by_colm(small, len(DOMAINS), keep_domains=keep_domains), normalize())
+    def by_source(keep_domains, **options):
+        return optax.chain(keep_by_colm(small, len(DOMAINS), keep_domains=keep_domains, **options), normalize())
 
+    of_gradients: Any = {"num_features": config.width**2, "num_coordinates": config.coordinates}
     return {
         "random": Method(normalize(), nothing, small, small),
         "random by source": Method(by_source((TINY,)), noise, config.batch_size, small),
-        "medoids by source": Method(by_source(()), colm_scores(config, ()), config.batch_size, small),
-        "CoLM": Method(by_source((TINY,)), colm_scores(config, (TINY,)), config.batch_size, small),
+        "medoids by source": Method(by_source((), **of_gradients), gradient_estimates, config.batch_size, small),
+        "CoLM": Method(by_source((TINY,), **of_gradients), gradient_estimates, config.batch_size, small),
         "whole super-batch": Method(normalize(), nothing, config.batch_size, config.batch_size),
     }
 
 
-def colm_scores(config: Config, keep_domains: tuple[int, ...]) -> Callable[..., Scores]:
-    """Adam's update from a zeroth-order gradient, for medoids of each source but those that are kept whole."""
-
-    def score(key, params, batch, moments):
-        estimates = gradient_estimates(key, params, batch["tokens"])
-        features = adam_features(estimates, *moments, b1=B1, b2=B2)
-        features = largest_features_by_domain(features, batch["domain"], len(DOMAINS), config.coordinates)
-
-        def learn(weights):
-            whole = jnp.isin(batch["domain"], jnp.array(keep_domains, jnp.int32))
-            return updated(moments, estimates, (weights > 0) & ~whole)
-
-        return Scores({"features": features, "domains": batch["domain"]}, learn)
-
-    return score
-
-
-def gradient_estimates(key: jax.Array, params: Params, tokens: jax.Array) -> jax.Array:
-    """Zeroth-order gradients `[B, width**2]` of the losses by the last value projection, from one probe."""
-    hidden, value = trunk(params, tokens), params["blocks"][-1]["value"]
-    probe = jax.random.normal(key, value.shape)
-    plus, minus = (head_losses(params, hidden, tokens, value + sign * PROBE * probe) for sign in (1, -1))
-    return zeroth_order_scale(plus, minus, PROBE)[:, None] * probe.reshape(1, -1)
-
-
-def updated(moments: Moments, estimates: jax.Array, chosen: jax.Array) -> Moments:
-    """Moments after the mean of the chosen rows' own; unchanged if there is none."""
-    count = jnp.sum(chosen)
-    share = (chosen / jnp.maximum(count, 1))[None]
-    mean = B1 * moments.mean + (1 - B1) * (share @ estimates)[0]
-    variance = B2 * moments.variance + (1 - B2) * (share @ estimates**2)[0]
-    new = Moments(mean, variance, moments.updates + 1)
-    return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), new, moments)
+def gradient_estimates(key: jax.Array, params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Zeroth-order gradients `[B, width**2]` of the last value projection: one probe, two passes of the last block."""
+    hidden = trunk(params, batch["tokens"])
+    last = f"blocks/{len(params['blocks']) - 1}/value"
+    features = zeroth_order_features(
+        key,
+        lambda params, tokens: head_losses(params, hidden, tokens, params["blocks"][-1]["value"]),
+        params,
+        batch["tokens"],
+        parameter=last,
+    )
+    return {"features": features, "domains": batch["domain"]}
 
 
 def trainer(config: Config, method: Method) -> Arm:
@@ -187,21 +149,17 @@ def trainer(config: Config, method: Method) -> Arm:
     def start(key):
         model_key, key = jax.random.split(key)
         params = init_model(model_key, config.width, config.layers, config.length)
-        zeros = jnp.zeros(config.width**2)
         selection_state = method.transformation.init(jnp.zeros(method.read))
-        moments = Moments(zeros, zeros, jnp.zeros((), jnp.int32))
-        return {"params": params, "selection_state": (selection_state, moments), "keys": key}
+        return {"params": params, "selection_state": selection_state, "keys": key}
 
     def gradient(state, batch):
         key, probe_key = jax.random.split(state.keys)
-        selection_state, moments = state.selection_state
         batch = jax.tree.map(lambda x: x[: method.read], batch)
-        scores = method.score(probe_key, state.params, batch, moments)
-        (_, aux), grads, selection_state = selected(state.params, batch, selection_state, **scores.signals)
+        signals = method.score(probe_key, state.params, batch)
+        (_, aux), grads, selection_state = selected(state.params, batch, state.selection_state, **signals)
         kept = aux.weights > 0
         tiny = (jnp.sum(kept & (batch["domain"] == TINY)), jnp.sum(kept))
-        changed = {"selection_state": (selection_state, scores.learn(aux.weights)), "keys": key}
-        return grads, changed, {"tiny_share": tiny}
+        return grads, {"selection_state": selection_state, "keys": key}, {"tiny_share": tiny}
 
     return gradient_arm(optimizer, start, gradient)
 

@@ -61,7 +61,7 @@ def _split_tree(params: Any, wrt: Any) -> Model:
         inexact = [isinstance(x, float | complex) for x in leaves]
     if not any(inexact):
         raise TypeError(f"params has the leaves {names}, wanted at least one array of floating point among them.")
-    chosen = [a and b for a, b in zip(inexact, _chosen(params, wrt, names))]
+    chosen = [a and b for a, b in zip(inexact, chosen_leaves(params, wrt, names))]
     if not any(chosen):
         candidates = [name for name, a in zip(names, inexact) if a]
         raise ValueError(f"wrt selects no parameter, wanted at least one of {candidates}.")
@@ -85,19 +85,23 @@ def _is_inexact(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.inexact)
 
 
-def _chosen(params: Any, wrt: Any, names: list[str]) -> list[bool]:
-    if wrt is None:
+def chosen_leaves(params: Any, wanted: Any, names: list[str], argument: str = "wrt") -> list[bool]:
+    """Return which leaves of the parameters a tree of bools or a function of their paths selects; None selects all.
+
+    Errors call `wanted` by the name of the argument. A mask of a callable module is callable, too, and is no leaf.
+    """
+    if wanted is None:
         return [True] * len(names)
-    if callable(wrt):
-        return [bool(wrt(name)) for name in names]
+    if callable(wanted) and jax.tree.structure(wanted).num_nodes == 1:
+        return [bool(wanted(name)) for name in names]
     try:
-        mask = jax.tree.broadcast(wrt, params)
+        mask = jax.tree.broadcast(wanted, params)
     except ValueError as error:
         raise ValueError(
-            f"wrt has the structure {jax.tree.structure(wrt)}, wanted a function of a path such as 'layer/kernel', or "
-            "a tree of bools that is a prefix of params."
+            f"{argument} has the structure {jax.tree.structure(wanted)}, wanted a function of a path such as "
+            "'layer/kernel', or a tree of bools that is a prefix of params."
         ) from error
     flags = jax.tree.leaves(mask)
     if not all(isinstance(flag, bool | np.bool_) for flag in flags):
-        raise TypeError(f"wrt holds {sorted({type(flag).__name__ for flag in flags})}, wanted bools.")
+        raise TypeError(f"{argument} holds {sorted({type(flag).__name__ for flag in flags})}, wanted bools.")
     return [bool(flag) for flag in flags]

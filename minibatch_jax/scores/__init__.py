@@ -1,10 +1,20 @@
-"""Scores of examples that feed the signals of a transformation: gradient norms of linen modules and of any network."""
+"""Scores of examples that feed the signals of a transformation.
 
+Norms of gradients, gradients in the logits, estimates of gradients from forward passes, alignments with a direction.
+"""
+
+from . import directions as directions
+from . import last_layer as last_layer
 from . import linen_norms as linen_norms
 from . import norms as norms
+from . import zeroth_order as zeroth_order
+from .directions import gradient_alignments as gradient_alignments
+from .last_layer import last_layer_gradients as last_layer_gradients
 from .linen_norms import linen_gradient_norms as linen_gradient_norms
 from .norms import ghost_gradient_norms as ghost_gradient_norms
 from .norms import gradient_norms as gradient_norms
 from .norms import tap_dense as tap_dense
 from .norms import tap_embedding as tap_embedding
 from .norms import tap_layer as tap_layer
+from .zeroth_order import zeroth_order_features as zeroth_order_features
+from .zeroth_order import zeroth_order_scale as zeroth_order_scale

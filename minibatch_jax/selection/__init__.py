@@ -26,7 +26,6 @@ from .centers import keep_centers as keep_centers
 from .colm import adam_features as adam_features
 from .colm import domain_budgets as domain_budgets
 from .colm import keep_by_colm as keep_by_colm
-from .colm import zeroth_order_scale as zeroth_order_scale
 from .concepts import concept_balanced_indices as concept_balanced_indices
 from .concepts import keep_by_concept_balance as keep_by_concept_balance
 from .concepts import keep_by_concept_count as keep_by_concept_count

@@ -3,14 +3,14 @@
 References:
   Nguyen et al., Mini-batch coresets for memory-efficient language model training on data mixtures, ICLR 2025
   (arXiv 2407.19580).
-  Malladi et al., Fine-tuning language models with just forward passes, NeurIPS 2023 (arXiv 2305.17333).
 
 Method: CoLM
 Paper: 2407.19580
 Experiment: mixture_coreset
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,42 +18,25 @@ import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_number, check_shape
 from minibatch_jax._vector import as_index, first_max
+from minibatch_jax.geometry import product
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._similarities import METRICS
 from minibatch_jax.selection.coresets import medoid_weights, similarity_matrix
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 
-def zeroth_order_scale(losses_plus: jax.Array, losses_minus: jax.Array, step: float = 1e-3) -> jax.Array:
-    """Return the derivative of each loss along a probe z, from two forward passes: `(plus - minus) / (2 * step)`.
+class Moments(NamedTuple):
+    """Adam's moments of the gradient estimates of the examples that were chosen.
 
-    The derivative times z estimates the gradient of an example. All examples share z, so the estimates from one probe
-    lie on one line: use several probes as features.
-
-    Args:
-      losses_plus: `[B]`, or `[B, Q]` for Q probes, floating point, losses at the parameters plus `step * z`.
-      losses_minus: like `losses_plus`, losses at the parameters minus `step * z`.
-      step: length of the probe, positive.
-
-    Returns:
-      The shape of the losses, float32 (float64 if the losses are).
-
-    Raises:
-      TypeError: if the losses are not floating point.
-      ValueError: if the shapes differ or the step is not positive.
-
-    References:
-      Malladi et al., NeurIPS 2023 (arXiv 2305.17333).
-
-    Examples:
-      >>> zeroth_order_scale(jnp.array([1.5]), jnp.array([0.5]), step=0.25).tolist()
-      [2.0]
+    Attributes:
+      mean: `[D]`, moving average of the estimates.
+      variance: `[D]`, moving average of their squares.
+      updates: `[]` int32, number of updates so far.
     """
-    check_floating("losses_plus", losses_plus)
-    check_shape("losses_minus", losses_minus, losses_plus.shape)
-    check_number("step", step, 0, open_low=True)
-    dtype = weight_dtype(losses_plus.dtype)
-    return (losses_plus.astype(dtype) - losses_minus.astype(dtype)) / (2 * step)
+
+    mean: jax.Array
+    variance: jax.Array
+    updates: jax.Array
 
 
 def adam_features(
@@ -170,9 +153,25 @@ def domain_budgets(counts: jax.Array, budget: jax.Array | int) -> jax.Array:
 
 
 def keep_by_colm(
-    k: int, num_domains: int, *, keep_domains: Sequence[int] = (), metric: str = "l1", weighting: str = "own"
+    k: int,
+    num_domains: int,
+    *,
+    keep_domains: Sequence[int] = (),
+    num_features: int | None = None,
+    moments: str = "own",
+    num_coordinates: int | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    metric: str = "l1",
+    weighting: str = "own",
 ) -> optax.GradientTransformationExtraArgs:
     """Keep k examples of a mixture: some sources whole, medoids of others. Signals: `features` [B, D], `domains` [B].
+
+    As published, the features are gradients of one parameter, as `scores.zeroth_order_features` estimates them. Then
+    say their size `num_features`: the update that Adam would make from each example is compared, on the
+    `num_coordinates` coordinates that are largest for its source. Adam's moments follow the medoids that were kept.
+    Without `num_features`, examples are compared by their features as they are.
 
     List the small sources in `keep_domains`: their proportional share could round down to 0. If their examples alone
     are more than k, the first k of them are kept. The other sources share the remaining places in proportion to their
@@ -183,17 +182,27 @@ def keep_by_colm(
       k: how many to keep, 1 <= k <= B, static; fewer are kept if fewer exist.
       num_domains: domains lie in [0, num_domains), static; examples of other domains are dropped.
       keep_domains: domains that are kept whole, static.
+      num_features: D, static, for features that are gradients; by default they are compared as they are.
+      moments: whose moments turn gradients into updates of Adam: "own" for those of the medoids kept so far, in the
+        state, "given" for those of the signal `moments`, a tuple (mean, variance, count) such as those of this
+        parameter in the state of the optimizer.
+      num_coordinates: number of coordinates to compare, those of each source by `largest_features_by_domain`, static;
+        all by default (2560 as published).
+      b1: decay of Adam's first moment, in [0, 1).
+      b2: decay of Adam's second moment, in [0, 1).
+      eps: added to the square root of Adam's second moment, positive.
       metric: similarity of two examples, "l1", "sqeuclidean", "euclidean" or "cosine", defined by `similarity_matrix`.
       weighting: what a kept example weighs: "own", as it came (as published), or "represented", the weights of all
         that it represents.
 
     Returns:
-      A transformation over `[B]` weights. O(k B^2) time and O(B^2) memory.
+      A transformation over `[B]` weights. O(k B^2) time and O(B^2) memory. Its state is `Moments` if it has its own.
 
     Raises:
       TypeError: if a count is not a static int or, in `update`, the domains are not integer.
-      ValueError: if a count is below 1, a kept domain is not in [0, num_domains), the metric is unknown or, in
-        `update`, k > B or shapes do not match.
+      ValueError: if a count is below 1, a kept domain is not in [0, num_domains), an option is unknown, `num_features`
+        is said though the moments are given or, in `update`, k > B, shapes do not match or more coordinates are to be
+        compared than there are.
 
     References:
       Nguyen et al., ICLR 2025 (arXiv 2407.19580).
@@ -203,34 +212,107 @@ def keep_by_colm(
       >>> features, domains = jnp.array([[0.0], [1.0], [2.0], [9.0]]), jnp.array([0, 0, 0, 1])
       >>> tx.update(jnp.ones(4), tx.init(jnp.ones(4)), features=features, domains=domains)[0].tolist()
       [0.0, 1.0, 0.0, 1.0]
+
+      Features as gradients, of which Adam's moments are kept:
+
+      >>> tx = keep_by_colm(k=2, num_domains=2, keep_domains=(1,), num_features=1)
+      >>> _, state = tx.update(jnp.ones(4), tx.init(jnp.ones(4)), features=features, domains=domains)
+      >>> round(float(state.mean[0]), 3), int(state.updates)
+      (0.1, 1)
     """
     check_choice("weighting", weighting, ("own", "represented"))
+    check_choice("moments", moments, ("own", "given"))
     check_count("k", k)
     check_count("num_domains", num_domains)
     check_choice("metric", metric, METRICS)
     for domain in keep_domains:
         check_number("keep_domains", domain, 0, num_domains - 1)
+    for name, decay in (("b1", b1), ("b2", b2)):
+        check_number(name, decay, 0, 1, open_high=True)
+    check_number("eps", eps, 0, open_low=True)
+    for name, size in (("num_features", num_features), ("num_coordinates", num_coordinates)):
+        if size is not None:
+            check_count(name, size)
+    if num_features is not None and moments == "given":
+        raise ValueError(f"num_features is {num_features} with moments='given', wanted None: the signal has the size.")
 
-    def update(weights, state, params=None, *, features, domains, **extra_args):
-        check_shape("features", features, (*weights.shape, None))
+    def choose(weights, features, domains, before):
+        """Return the new weights, and the moments after the choice; without moments features are as they come."""
+        check_shape("features", features, (*weights.shape, num_features))
         check_shape("domains", domains, weights.shape)
         check_integer("domains", domains)
         check_count("k", k, weights.shape[0], "the number of weights")
-        exists = (weights != 0) & jnp.isfinite(features).all(1) & (domains >= 0) & (domains < num_domains)
-        whole = exists & jnp.isin(domains, jnp.asarray(keep_domains, domains.dtype))
+        exists, compared = (weights != 0) & (domains >= 0) & (domains < num_domains), features
+        if before is not None:
+            features = features.astype(before.mean.dtype)
+            exists &= jnp.isfinite(features**2).all(1)
+            compared = adam_features(features, *before, b1=b1, b2=b2, eps=eps)
+        exists &= jnp.isfinite(compared).all(1)
+        if num_coordinates is not None:
+            compared = jnp.where(exists[:, None], compared, 0)
+            compared = largest_features_by_domain(compared, domains, num_domains, num_coordinates)
+        kept, are_medoids = keep(weights, compared, domains, exists)
+        if before is None:
+            return kept, None
+        mean, square = (_mean_of(x, are_medoids & (kept != 0)) for x in (features, features**2))
+        after = Moments(
+            b1 * before.mean + (1 - b1) * mean, b2 * before.variance + (1 - b2) * square, before.updates + 1
+        )
+        return kept, jax.tree.map(lambda new, old: jnp.where(jnp.any(are_medoids), new, old), after, before)
+
+    def keep(weights, compared, domains, exists):
+        """Return the new weights, and which examples were chosen as medoids."""
+        small = jnp.isin(domains, jnp.asarray(keep_domains, domains.dtype))
+        whole = exists & small
         whole &= jnp.cumsum(whole) <= k
-        rest = exists & ~jnp.isin(domains, jnp.asarray(keep_domains, domains.dtype))
+        rest = exists & ~small
         counts = jnp.zeros(num_domains, jnp.int32).at[domains].add(rest.astype(jnp.int32), mode="drop")
         budgets = domain_budgets(counts, k - jnp.sum(whole, dtype=jnp.int32))
         represented = jnp.where(rest, weights, 0)
-        medoids = _medoids_by_source(features, domains, rest, represented, budgets, k, metric)
-        moved = medoid_weights(medoids, item_weights=represented)
-        chosen = (
-            jnp.zeros_like(weights).at[medoids.indices].set(moved if weighting == "represented" else 1.0, mode="drop")
-        )
-        return jnp.where(whole, weights, chosen if weighting == "represented" else chosen * weights), state
+        medoids = _medoids_by_source(compared, domains, rest, represented, budgets, k, metric)
+        are_medoids = jnp.zeros(weights.shape, bool).at[medoids.indices].set(True, mode="drop")
+        weighs = weights
+        if weighting == "represented":
+            moved = medoid_weights(medoids, item_weights=represented)
+            weighs = jnp.zeros_like(weights).at[medoids.indices].set(moved, mode="drop")
+        return jnp.where(whole, weights, jnp.where(are_medoids, weighs, 0)), are_medoids
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    def update(weights, state, params=None, *, features, domains, **extra_args):
+        kept, after = choose(weights, features, domains, None if num_features is None else state)
+        return kept, state if after is None else after
+
+    def init(weights):
+        if num_features is None:
+            return optax.EmptyState()
+        zeros = jnp.zeros(num_features, weight_dtype(weights.dtype))
+        return Moments(zeros, zeros, jnp.zeros((), jnp.int32))
+
+    return weight_transformation(init, update if moments == "own" else _update_with_given_moments(choose))
+
+
+def _update_with_given_moments(choose: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., tuple[jax.Array, Any]]:
+    def update(weights, state, params=None, *, features, domains, moments, **extra_args):
+        return choose(weights, features, domains, _as_moments(moments, features.shape[1:]))[0], state
+
+    return update
+
+
+def _as_moments(moments: Any, shape: tuple[int, ...]) -> Moments:
+    """Return given moments with arrays of any shape as vectors."""
+    if len(moments) != 3:
+        raise ValueError(f"moments has {len(moments)} entries, wanted three: mean, variance and count.")
+    mean, variance, count = map(jnp.asarray, moments)
+    for name, array in (("mean", mean), ("variance", variance)):
+        check_shape(f"moments, {name}", array.reshape(-1), shape)
+        check_floating(f"moments, {name}", array)
+    dtype = weight_dtype(mean.dtype)
+    return Moments(mean.reshape(-1).astype(dtype), variance.reshape(-1).astype(dtype), count)
+
+
+def _mean_of(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return the mean of some rows, 0 if there are none; other rows may hold anything."""
+    share = rows.astype(x.dtype) / jnp.maximum(jnp.sum(rows), 1).astype(x.dtype)
+    return product(share, jnp.where(rows[:, None], x, 0))
 
 
 def _medoids_by_source(

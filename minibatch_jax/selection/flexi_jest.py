@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count
+from minibatch_jax._checks import as_key, check_count
 
 
 def embed_at_two_resolutions(
-    key: jax.Array,
+    key: jax.Array | int,
     batch: Any,
     cheap: Callable[[Any], Any],
     full: Callable[[Any], Any],
@@ -36,7 +36,7 @@ def embed_at_two_resolutions(
     `B - num_cheap` full rows. Gradients flow through both functions.
 
     Args:
-      key: typed or legacy PRNG key.
+      key: typed PRNG key or int seed.
       batch: pytree of arrays `[B, ...]`.
       cheap: function of a batch of `num_cheap` rows that returns a pytree of arrays `[num_cheap, ...]`.
       full: function of a batch of the other rows that returns a pytree of arrays `[B - num_cheap, ...]`, with the
@@ -65,7 +65,7 @@ def embed_at_two_resolutions(
         raise ValueError(f"batch has the shapes {jax.tree.map(jnp.shape, batch)}, wanted arrays with the same rows.")
     rows = leaves[0].shape[0]
     check_count("num_cheap", num_cheap, rows - 1, "one below the number of rows")
-    order = jax.random.permutation(key, rows)
+    order = jax.random.permutation(as_key(key), rows)
     parts = order[:num_cheap], order[num_cheap:]
     coarse, fine = (f(jax.tree.map(lambda x, i=i: x[i], batch)) for f, i in zip((cheap, full), parts))
     _check_alike(coarse, fine, num_cheap, rows - num_cheap)

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_number, check_shape
-from minibatch_jax._vector import as_index, nonzero
-from minibatch_jax.weights import weight_dtype, weight_transformation
+from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+from minibatch_jax._vector import nonzero
+from minibatch_jax.scores.last_layer import last_layer_gradients
+from minibatch_jax.weights import weight_transformation
 
 FLOOR = 1e-12
 
@@ -58,13 +59,8 @@ def gradient_norm_bound(logits: jax.Array, labels: jax.Array) -> jax.Array:
       >>> round(float(gradient_norm_bound(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
       0.7071
     """
-    check_shape("logits", logits, (None, None))
-    check_floating("logits", logits)
-    check_shape("labels", labels, logits.shape[:1])
-    check_integer("labels", labels)
-    logits = logits.astype(weight_dtype(logits.dtype))
-    residual = jax.nn.softmax(logits) - jax.nn.one_hot(as_index(labels), logits.shape[1], dtype=logits.dtype)
-    return jnp.sqrt(jnp.sum(residual**2, 1))
+    check_shape("labels", labels, (None,))
+    return jnp.sqrt(jnp.sum(last_layer_gradients(logits, labels) ** 2, 1))
 
 
 def importance_probabilities(scores: jax.Array, weights: jax.Array, smoothing: float = 0.0) -> jax.Array:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.training.train_state import TrainState
 
-from minibatch_jax import value_and_grad
+from minibatch_jax import normalize, value_and_grad
 from minibatch_jax.selection import keep_topk
 
 B, D, CLASSES, STEPS = 16, 6, 3, 20
@@ -259,3 +259,12 @@ def test_a_filter_that_selects_nothing_lists_what_there_is():
         fn(params, batches(jnp.float32)[0], ALL.init(jnp.zeros(B)))
     with pytest.raises(TypeError, match=r"params has the leaves \['n'\], wanted at least one array of floating point"):
         fn({"n": jnp.zeros(3, jnp.int32)}, batches(jnp.float32)[0], ALL.init(jnp.zeros(B)))
+
+
+def test_a_mask_of_a_callable_module_is_a_mask_and_no_function():
+    model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    mask = eqx.tree_at(lambda m: m.layers[1].bias, jax.tree.map(lambda _: False, model), True)
+    fn = value_and_grad(lambda m, x: jax.vmap(m)(x).sum(1), normalize(), wrt=mask)
+    (_, _), grads, _ = fn(model, jnp.ones((4, 3)), normalize().init(jnp.ones(4)))
+    assert grads.layers[0].weight is None and grads.layers[1].weight is None
+    np.testing.assert_allclose(grads.layers[1].bias, 1)

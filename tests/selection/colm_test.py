@@ -4,14 +4,20 @@ import numpy as np
 import optax
 import pytest
 import scipy.spatial.distance
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import selection
+from minibatch_jax import across, selection
+from minibatch_jax.testing import check_transformation, draw
 from tests.case import Case
 from tests.selection import draws
 
 CASES = {
     "keep_by_colm": Case(
-        lambda: selection.keep_by_colm(6, 3, keep_domains=(2,)), draws.mixed, draws.uneven, tolerance=1e-6
+        lambda: selection.keep_by_colm(6, 3, keep_domains=(2,), num_features=3, num_coordinates=2),
+        draws.mixed,
+        draws.uneven,
+        tolerance=1e-6,
     ),
 }
 
@@ -83,18 +89,6 @@ def test_keeps_small_sources_whole_and_medoids_of_the_others(keep):
         np.testing.assert_allclose(moved.sum(), exists.sum() if len(keep) < 2 else moved.sum(), rtol=1e-5)
 
 
-def test_zeroth_order_estimates_approach_the_gradient():
-    rng = np.random.default_rng(0)
-    x, y, w = f32(rng.normal(size=(4, 8))), f32(rng.normal(size=4)), f32(rng.normal(size=8))
-    loss = lambda w: jnp.logaddexp(0, x @ w) + 0.1 * y * (x @ w) ** 2  # noqa: E731
-    probes = jax.random.normal(jax.random.key(0), (400, 8))
-    plus, minus = (jax.vmap(lambda z: loss(w + s * 1e-2 * z))(probes) for s in (1, -1))  # noqa: B023
-    scale = selection.zeroth_order_scale(plus.T, minus.T, 1e-2)
-    estimate, exact = np.asarray(scale @ probes / 400), np.asarray(jax.jacobian(loss)(w))
-    cosine = np.sum(estimate * exact, 1) / np.linalg.norm(estimate, axis=1) / np.linalg.norm(exact, axis=1)
-    assert cosine.min() > 0.9
-
-
 def test_features_are_the_updates_of_optax_adam():
     rng = np.random.default_rng(1)
     gradients, mean, variance = rng.normal(size=(4, D)), rng.normal(size=D), rng.gamma(1, size=D)
@@ -106,6 +100,95 @@ def test_features_are_the_updates_of_optax_adam():
         f32(gradients), f32(mean), f32(variance), jnp.asarray(7), b1=0.8, b2=0.95, eps=1e-6
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def estimates(seed):
+    """Gradients of a mixture in which sources differ, with one row that is not finite and one of weight 0."""
+    rng = np.random.default_rng(seed)
+    domains = rng.choice(3, B, p=[0.5, 0.35, 0.15])
+    gradients = rng.normal(size=(B, 5)) + domains[:, None] * np.arange(5) / 4
+    gradients[3] = np.nan
+    return gradients.astype(np.float32), domains, (np.arange(B) != 5).astype(np.float32)
+
+
+def test_moments_are_those_of_the_medoids_that_were_kept():
+    """Ten steps against numpy. They start warm: Adam's first updates are signs, which tie."""
+    tx = selection.keep_by_colm(6, 3, keep_domains=(2,), num_features=5, num_coordinates=3, b2=0.9)
+    update = jax.jit(lambda w, state, f, d: tx.update(w, state, features=f, domains=d))
+    rng = np.random.default_rng(3)
+    m, v, count = rng.normal(size=5), rng.gamma(2.0, size=5), 4
+    state = selection.colm.Moments(f32(m), f32(v), jnp.asarray(count, jnp.int32))
+    for seed in range(10):
+        gradients, domains, weights = estimates(seed)
+        exists = (weights > 0) & (np.arange(B) != 3)
+        means, variances = 0.9 * m + 0.1 * gradients, 0.9 * v + 0.1 * gradients**2
+        updates = means / (1 - 0.9 ** (count + 1)) / (np.sqrt(variances / (1 - 0.9 ** (count + 1))) + 1e-8)
+        compared = np.zeros((B, 3))
+        for d in range(3):
+            rows = np.flatnonzero(exists & (domains == d))
+            if len(rows):
+                best = np.argsort(-np.abs(updates[rows].mean(0)), kind="stable")[:3]
+                compared[rows] = updates[rows][:, best]
+        kept, state = update(f32(weights), state, f32(gradients), jnp.asarray(domains))
+        assert np.flatnonzero(kept).tolist() == expected_choice(compared, domains, exists, 6, (2,))
+        learned = np.asarray(kept > 0) & (domains != 2)
+        m, v, count = means[learned].mean(0), variances[learned].mean(0), count + 1
+        np.testing.assert_allclose(state.mean, m, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(state.variance, v, rtol=1e-4)
+        assert int(state.updates) == count
+
+
+def test_moments_stay_as_they_are_if_nothing_but_whole_sources_is_kept():
+    tx = selection.keep_by_colm(6, 3, keep_domains=(0, 1, 2), num_features=5)
+    gradients, domains, weights = estimates(0)
+    start = tx.init(f32(weights))
+    kept, state = tx.update(f32(weights), start, features=f32(gradients), domains=jnp.asarray(domains))
+    assert np.count_nonzero(kept) == 6
+    jax.tree.map(np.testing.assert_array_equal, state, start)
+
+
+def test_given_moments_choose_what_own_moments_of_the_same_value_choose():
+    """The optimizer's own moments come in the shape of the parameter."""
+    own = selection.keep_by_colm(6, 3, keep_domains=(2,), num_features=6, num_coordinates=3)
+    given = selection.keep_by_colm(6, 3, keep_domains=(2,), num_coordinates=3, moments="given")
+    rng = np.random.default_rng(0)
+    adam, parameter = optax.scale_by_adam(), f32(rng.normal(size=(2, 3)))
+    with jax.numpy_dtype_promotion("standard"):
+        state = adam.update(f32(rng.normal(size=(2, 3))), adam.init(parameter))[1]
+    choices = set()
+    for seed in range(5):
+        signals = {"features": f32(np.random.default_rng(seed).normal(size=(B, 6))), "domains": jnp.arange(B) % 3}
+        moments = state.mu, state.nu, state.count
+        start = selection.colm.Moments(state.mu.reshape(-1), state.nu.reshape(-1), state.count)
+        actual = given.update(f32(np.ones(B)), given.init(f32(np.ones(B))), **signals, moments=moments)[0]
+        np.testing.assert_array_equal(actual, own.update(f32(np.ones(B)), start, **signals)[0])
+        plain = own.update(f32(np.ones(B)), own.init(f32(np.ones(B))), **signals)[0]
+        choices.add(bool(np.array_equal(actual, plain)))
+    assert False in choices
+
+
+def test_given_moments_are_the_same_on_every_device():
+    tx = selection.keep_by_colm(6, 3, keep_domains=(2,), moments="given")
+    weights, signals = draw(CASES["keep_by_colm"])
+    moments = jnp.ones(3), jnp.full(3, 2.0), jnp.asarray(4, jnp.int32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def select(weights, signals, moments):
+        spread = across("data", tx)
+        return spread.update(weights, spread.init(weights), **signals, moments=moments)[0]
+
+    sharded = jax.shard_map(select, mesh=mesh, in_specs=(P("data"), P("data"), P()), out_specs=P("data"))
+    expected = tx.update(weights, tx.init(weights), **signals, moments=moments)[0]
+    np.testing.assert_array_equal(jax.jit(sharded)(weights, signals, moments), expected)
+
+
+def test_features_as_they_come_keep_the_law_too():
+    check_transformation(
+        lambda: selection.keep_by_colm(6, 3, keep_domains=(2,), weighting="represented"),
+        draws.mixed,
+        weights=draws.uneven,
+        tolerance=1e-6,
+    )
 
 
 def test_coordinates_are_the_largest_means_of_each_source():
@@ -126,7 +209,18 @@ def test_bad_input_is_named():
         tx.update(jnp.ones(3), (), features=jnp.ones((3, 1)), domains=jnp.zeros(3, int))
     with pytest.raises(TypeError, match="counts has dtype float32"):
         selection.domain_budgets(jnp.ones(3), 1)
-    with pytest.raises(ValueError, match="losses_minus has shape"):
-        selection.zeroth_order_scale(jnp.ones(3), jnp.ones(2))
+    with pytest.raises(ValueError, match="num_features is 3 with moments='given'"):
+        selection.keep_by_colm(2, 3, num_features=3, moments="given")
+    with pytest.raises(ValueError, match="b1 is 1.5, wanted a number in"):
+        selection.keep_by_colm(2, 3, b1=1.5)
+    tx, signals = selection.keep_by_colm(2, 2, num_features=4), {"features": jnp.ones((3, 1))}
+    with pytest.raises(ValueError, match=r"features has shape \[3, 1\], wanted \[3, 4\]"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), **signals, domains=jnp.zeros(3, int))
+    tx = selection.keep_by_colm(2, 2, moments="given")
+    with pytest.raises(TypeError, match="wanted 'moments'"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), **signals, domains=jnp.zeros(3, int))
+    with pytest.raises(ValueError, match=r"moments, mean has shape \[2\], wanted \[1\]"):
+        moments = jnp.ones(2), jnp.ones(2), 0
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), **signals, domains=jnp.zeros(3, int), moments=moments)
     with pytest.raises(ValueError, match="size is 4, wanted at most 3"):
         selection.colm.largest_features_by_domain(jnp.ones((2, 3)), jnp.zeros(2, int), 1, 4)

@@ -5,7 +5,7 @@ data in groups narrows this distribution towards one velocity, which makes the s
 plain method. Pairing velocity noise must respect place and time, because pairing freely across items would make the
 noise at a place non-Gaussian. `hierarchical_path` therefore puts a price on distance in place and time (our form).
 Where several velocities of one place are at hand, `velocity_pairs` solves one assignment for each place (the form
-of the paper).
+of the paper). `hierarchical_trajectories` draws samples from a trained flow.
 
 References:
   Zhang et al., Towards hierarchical rectified flow, 2025 (arXiv 2502.17436).
@@ -96,6 +96,107 @@ def hierarchical_path(
     conditioned0, conditioned1 = (jnp.concatenate([v.reshape(x1.shape[0], -1), place], axis=1) for v in (v0, v1))
     v0 = v0[grouped_sources(squared_euclidean_cost, conditioned0, conditioned1, velocity_group)]
     return HierarchicalPath(t, xt, tau, _between(tau, v0, v1), v1 - v0, x0)
+
+
+def hierarchical_velocities(
+    key: jax.Array | int,
+    acceleration_fn: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
+    xt: jax.Array,
+    t: jax.Array,
+    *,
+    num_steps: int,
+) -> jax.Array:
+    """Draw a velocity at each place and time from the law that the second level of a flow has learned.
+
+    Normal noise follows the accelerations by Euler steps. To pair velocities with noise in a second stage, draw several
+    at each place from the trained first stage (repeat the rows of `xt` and `t`) and hand them to `velocity_pairs`.
+
+    Args:
+      key: typed PRNG key or int seed, of the velocity noise.
+      acceleration_fn: `acceleration_fn(xt, t, vt, tau) -> at`, what a model learned from the fields of
+        `hierarchical_path`: places and velocities `[B, ...]`, times `[B]`.
+      xt: `[B, ...]`, places, floating point.
+      t: `[B]`, time of each item, in [0, 1).
+      num_steps: number of evaluations of the model, at least 1, static.
+
+    Returns:
+      `[B, ...]`, velocities.
+
+    Raises:
+      TypeError: if the places are not floating point or the number of steps is not a static int.
+      ValueError: if shapes do not match or the number of steps is below 1.
+
+    References:
+      Zhang et al., Towards hierarchical rectified flow, 2025 (arXiv 2502.17436).
+
+    Examples:
+      >>> to_three = lambda x, t, v, tau: (3.0 - v) / (1 - tau)[:, None]
+      >>> hierarchical_velocities(0, to_three, jnp.zeros((2, 1)), jnp.zeros(2), num_steps=4).tolist()
+      [[3.0], [3.0]]
+    """
+    check_floating("xt", xt)
+    check_shape("t", t, xt.shape[:1])
+    check_count("num_steps", num_steps)
+
+    def accelerate(v, tau):
+        return v + acceleration_fn(xt, t, v, jnp.full(xt.shape[:1], tau)) / num_steps, None
+
+    noise = jax.random.normal(as_key(key), xt.shape, xt.dtype)
+    return lax.scan(accelerate, noise, jnp.arange(num_steps, dtype=xt.dtype) / num_steps)[0]
+
+
+def hierarchical_trajectories(
+    key: jax.Array | int,
+    acceleration_fn: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
+    x0: jax.Array,
+    *,
+    outer_steps: int,
+    inner_steps: int,
+) -> jax.Array:
+    """Return the places through which a two-level flow takes noise to samples, by Euler steps at both levels.
+
+    At each outer step every item draws a velocity, which starts as fresh normal noise and follows the accelerations for
+    `inner_steps` steps; then the item moves with it. A single outer step samples already from the law of the data, if
+    the model is exact and the inner steps are many. With many outer steps the draws average out, and the items follow
+    the mean velocity.
+
+    Args:
+      key: typed PRNG key or int seed, of the velocity noise.
+      acceleration_fn: `acceleration_fn(xt, t, vt, tau) -> at`, what a model learned from the fields of
+        `hierarchical_path`: places and velocities `[B, ...]`, times `[B]`.
+      x0: `[B, ...]`, noise to start from, floating point.
+      outer_steps: number of steps in place, at least 1, static.
+      inner_steps: number of steps in velocity for each step in place, at least 1, static. The model is evaluated
+        `outer_steps * inner_steps` times. With 1 there is no second level: each velocity is v0 + acceleration(v0).
+
+    Returns:
+      `[outer_steps + 1, B, ...]`, places at the times 0, 1 / outer_steps, ..., 1; the last are the samples.
+
+    Raises:
+      TypeError: if the noise is not floating point or a number of steps is not a static int.
+      ValueError: if a number of steps is below 1.
+
+    References:
+      Zhang et al., Towards hierarchical rectified flow, 2025 (arXiv 2502.17436).
+
+    Examples:
+      >>> to_three = lambda x, t, v, tau: (3.0 - x - v) / (1 - tau)[:, None]
+      >>> hierarchical_trajectories(0, to_three, jnp.zeros((1, 1)), outer_steps=1, inner_steps=4)[:, 0, 0].tolist()
+      [0.0, 3.0]
+    """
+    check_floating("x0", x0)
+    check_count("outer_steps", outer_steps)
+    check_count("inner_steps", inner_steps)
+
+    def move(carry, t):
+        key, x = carry
+        key, velocity_key = jax.random.split(key)
+        times = jnp.full(x.shape[:1], t)
+        x = x + hierarchical_velocities(velocity_key, acceleration_fn, x, times, num_steps=inner_steps) / outer_steps
+        return (key, x), x
+
+    _, places = lax.scan(move, (as_key(key), x0), jnp.arange(outer_steps, dtype=x0.dtype) / outer_steps)
+    return jnp.concatenate([x0[None], places])
 
 
 def grouped_sources(

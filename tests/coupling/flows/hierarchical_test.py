@@ -5,7 +5,13 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from minibatch_jax.coupling import grouped_sources, hierarchical_path, velocity_pairs
+from minibatch_jax.coupling import (
+    grouped_sources,
+    hierarchical_path,
+    hierarchical_trajectories,
+    hierarchical_velocities,
+    velocity_pairs,
+)
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
 
@@ -61,8 +67,67 @@ def test_velocities_of_each_item_are_paired_for_themselves():
         np.testing.assert_array_equal(p[columns], a[rows])
 
 
+MEAN, SCALE = 2.0, 0.5
+
+
+def acceleration_to_a_normal(x, t, v, tau):
+    """The exact model of N(0, 1) to N(MEAN, SCALE**2): both conditional expectations are those of normals."""
+    t, tau = t[:, None], tau[:, None]
+    covariance, variance = t * SCALE**2 - (1 - t), (1 - t) ** 2 + t**2 * SCALE**2
+    mean = MEAN + covariance / variance * (x - t * MEAN)
+    square = 1 + SCALE**2 - covariance**2 / variance
+    slope = (tau * square - (1 - tau)) / ((1 - tau) ** 2 + tau**2 * square)
+    return mean + slope * (v - tau * mean)
+
+
+@pytest.mark.parametrize(("outer_steps", "inner_steps"), [(1, 200), (40, 40)])
+def test_the_exact_model_of_two_normals_gives_the_second_one(outer_steps, inner_steps):
+    x0 = jax.random.normal(jax.random.key(0), (4000, 1))
+    sample = jax.jit(
+        lambda key: hierarchical_trajectories(
+            key, acceleration_to_a_normal, x0, outer_steps=outer_steps, inner_steps=inner_steps
+        )
+    )
+    places = np.asarray(sample(jax.random.key(1)))
+    assert places.shape == (outer_steps + 1, 4000, 1)
+    np.testing.assert_array_equal(places[0], x0)
+    last = places[-1, :, 0]
+    assert last.mean() == pytest.approx(MEAN, abs=0.03) and last.std() == pytest.approx(SCALE, abs=0.04)
+    assert np.mean((last - last.mean()) ** 3) / last.std() ** 3 == pytest.approx(0, abs=0.15)
+    # a single step draws anew, whatever the noise; many steps follow the mean, which keeps the order
+    correlation = np.corrcoef(last, np.asarray(x0)[:, 0])[0, 1]
+    assert abs(correlation) < 0.05 if outer_steps == 1 else correlation > 0.5
+
+
+def test_velocities_have_the_law_of_their_place_and_time():
+    """At half the way, of 4000 draws at each of two places; the law is that of Bayes."""
+    places, half = jnp.repeat(jnp.array([[-0.5], [2.0]]), 4000, axis=0), jnp.full(8000, 0.5)
+    draw = jax.jit(lambda key: hierarchical_velocities(key, acceleration_to_a_normal, places, half, num_steps=200))
+    found = np.asarray(draw(jax.random.key(3))).reshape(2, 4000)
+    covariance, variance = 0.5 * SCALE**2 - 0.5, 0.25 + 0.25 * SCALE**2
+    means = MEAN + covariance / variance * (np.array([-0.5, 2.0]) - 0.5 * MEAN)
+    np.testing.assert_allclose(found.mean(axis=1), means, atol=0.04)
+    np.testing.assert_allclose(found.std(axis=1), (1 + SCALE**2 - covariance**2 / variance) ** 0.5, rtol=0.04)
+
+
+def test_the_inner_level_arrives_at_its_velocity_whatever_its_noise():
+    """The acceleration towards a point u is (u - v) / (1 - tau); for u = x the places grow by half, twice."""
+    x0 = jax.random.normal(jax.random.key(1), (5, 2))
+    for inner_steps in (2, 5):
+        places = hierarchical_trajectories(
+            2, lambda x, t, v, tau: (x - v) / (1 - tau)[:, None], x0, outer_steps=2, inner_steps=inner_steps
+        )
+        np.testing.assert_allclose(places, x0[None] * jnp.array([1, 1.5, 2.25])[:, None, None], rtol=1e-5)
+
+
 def test_bad_input_raises():
     x = jnp.ones((6, 2))
+    with pytest.raises(ValueError, match=r"t has shape \[\], wanted \[6\]"):
+        hierarchical_velocities(0, lambda x, t, v, tau: v, x, jnp.zeros(()), num_steps=1)
+    with pytest.raises(ValueError, match="inner_steps is 0, wanted at least 1"):
+        hierarchical_trajectories(0, lambda x, t, v, tau: v, x, outer_steps=1, inner_steps=0)
+    with pytest.raises(TypeError, match="x0 has dtype int32"):
+        hierarchical_trajectories(0, lambda x, t, v, tau: v, x.astype(int), outer_steps=1, inner_steps=1)
     with pytest.raises(ValueError, match="wanted the same multiple of group 4"):
         hierarchical_path(0, x, data_group=4)
     with pytest.raises(ValueError, match="group is 0"):

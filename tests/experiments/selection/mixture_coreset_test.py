@@ -1,4 +1,4 @@
-"""The windows, the gradient estimates, the moments and what each arm keeps, against loops and autodiff; a short run."""
+"""The windows, the gradient estimates and what each arm keeps, against loops and autodiff; a short run."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from experiments.datasets import arrays
 from experiments.engine import folders
 from experiments.selection import mixture_coreset
 from experiments.selection._byte_model import head_losses, init_model, trunk, window_losses
-from experiments.selection.mixture_coreset import DOMAINS, TINY, Config, Moments
+from experiments.selection.mixture_coreset import DOMAINS, TINY, Config
 from minibatch_jax import weights_of
 
 SMALL = Config(width=8, layers=2, length=8, batch_size=16, keep=6, coordinates=16, tiny_windows=50)
@@ -69,7 +69,8 @@ def test_no_place_sees_later_bytes(model):
 
 def test_estimates_are_the_derivative_along_the_probe_times_the_probe(model):
     params, tokens = model
-    estimates = jax.jit(mixture_coreset.gradient_estimates)(jax.random.key(2), params, tokens)
+    batch = {"tokens": tokens, "domain": jnp.zeros(len(tokens), jnp.int32)}
+    estimates = jax.jit(mixture_coreset.gradient_estimates)(jax.random.key(2), params, batch)["features"]
     value = params["blocks"][-1]["value"]
     gradient = jax.jit(jax.jacobian(lambda v: head_losses(params, trunk(params, tokens), tokens, v)))(value)
     probe = np.asarray(jax.random.normal(jax.random.key(2), value.shape)).reshape(-1)
@@ -78,29 +79,15 @@ def test_estimates_are_the_derivative_along_the_probe_times_the_probe(model):
     assert np.abs(along).max() > 0.05
 
 
-def test_moments_follow_the_chosen_rows():
-    estimates = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    moments = Moments(jnp.ones(3), jnp.full(3, 2.0), jnp.array(4))
-    chosen = jnp.array([True, False, True, False, False])
-    mean, variance, updates = mixture_coreset.updated(moments, jnp.asarray(estimates), chosen)
-    np.testing.assert_allclose(mean, 0.9 + 0.1 * (estimates[0] + estimates[2]) / 2, rtol=1e-5)
-    np.testing.assert_allclose(variance, 0.999 * 2 + 0.001 * (estimates[0] ** 2 + estimates[2] ** 2) / 2, rtol=1e-5)
-    assert int(updates) == 5
-    none = mixture_coreset.updated(moments, jnp.asarray(estimates), jnp.zeros(5, bool))
-    jax.tree.map(np.testing.assert_array_equal, none, moments)
-
-
 def test_arms_keep_their_number_of_rows_and_the_tiny_source(model):
     params, tokens = model
     domain = jnp.array([2] * 10 + [0] * 5 + [TINY], jnp.int32)
-    zeros = jnp.zeros(SMALL.width**2)
-    moments = Moments(zeros, zeros, jnp.zeros((), jnp.int32))
     kept = {}
     for name, method in mixture_coreset.methods(SMALL).items():
         batch = {"tokens": tokens[: method.read], "domain": domain[: method.read]}
 
         def weigh(key, method=method, batch=batch):
-            signals, _ = method.score(key, params, batch, moments)
+            signals = method.score(key, params, batch)
             return weights_of(method.transformation, jnp.ones(method.read), **signals)
 
         weights = np.asarray(jax.jit(weigh)(jax.random.key(3)))
