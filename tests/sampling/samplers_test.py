@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import sampling
-from minibatch_jax.sampling import Rows, by_class, shuffled, weighted
+from minibatch_jax.sampling import Rows, by_class, hard_batches, shuffled, weighted
 
 LABELS = np.array([2, 0, 1, 0, 2, 2, 1, 0, 1, 2], np.int32)
 
@@ -22,11 +22,14 @@ def made(name):
     if name == "by_class":
         sampler = by_class(3, 2, 2)
         return sampler, sampler.init(0, labels=jnp.asarray(LABELS)), {}
+    if name == "hard_batches":
+        sampler = hard_batches(10, 4, shuffle=True)
+        return sampler, sampler.init(0), {"losses": jnp.linspace(0.0, 1.0, 4)}
     sampler = weighted(4, decay=0.5)
     return sampler, sampler.init(0, weights=jnp.ones(10)), {"losses": jnp.linspace(0.0, 1.0, 4)}
 
 
-ALL = pytest.mark.parametrize("name", ["shuffled", "by_class", "weighted"])
+ALL = pytest.mark.parametrize("name", ["shuffled", "by_class", "weighted", "hard_batches"])
 
 
 def draw(sampler, state, steps, signals):
@@ -189,4 +192,4 @@ def test_every_sampler_is_tested_here():
         for name, value in vars(sampling).items()
         if callable(value) and value.__module__.startswith("minibatch_jax.sampling.") and not isinstance(value, type)
     }
-    assert samplers == {"shuffled", "by_class", "weighted"}
+    assert samplers == {"shuffled", "by_class", "weighted", "hard_batches"}
