@@ -94,9 +94,9 @@ def by_proxies(
       >>> labels = jnp.array([0, 1, 2, 3])
       >>> embeddings = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])  # 0 is near 2 and 1 near 3
       >>> sampler = by_proxies(4, 2, 1, 2)
-      >>> state, pairs = sampler.init(0, labels=labels), []
+      >>> state, pairs, sample = sampler.init(0, labels=labels), [], jax.jit(sampler.sample)
       >>> for _ in range(4):
-      ...   rows, state = sampler.sample(state)
+      ...   rows, state = sample(state)
       ...   state = sampler.update(state, rows, embeddings=embeddings[rows.indices])
       ...   pairs.append(sorted(rows.indices.tolist()))
       >>> sorted(pairs[2:])
@@ -166,7 +166,7 @@ def _check_classes(given: jax.Array, sizes: jax.Array, at_least: int) -> None:
         return
     chosen = np.asarray(given)
     if chosen.sum() < at_least:
-        raise ValueError(f"classes has {chosen.sum()} classes, wanted at least {at_least} (classes_per_batch).")
+        raise ValueError(f"classes has {chosen.sum()} True, wanted at least {at_least} (classes_per_batch).")
     empty = np.flatnonzero(chosen & (np.asarray(sizes) == 0))
     if len(empty):
         raise ValueError(f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least.")
