@@ -1,13 +1,9 @@
 """Which classes share a mini-batch: the nearest by proxies of the last epoch, so that small batches are hard.
 
-The batches are chosen before the data are loaded: `partition_by_proxies` once an epoch, `update_proxies` every step.
+`sampling.by_proxies` does both steps: `update_proxies` after every step, and `partition_by_proxies` once an epoch.
 
 References:
   Ali-bey et al., Global proxy-based hard mining for visual place recognition, 2022 (arXiv 2302.14217).
-
-Method: GPM
-Paper: 2302.14217
-Experiment: place_mining
 """
 
 from typing import NamedTuple
