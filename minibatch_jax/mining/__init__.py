@@ -97,6 +97,4 @@ from .miners.triplets import mine_all as mine_all
 from .miners.triplets import mine_easy_hard as mine_easy_hard
 from .miners.triplets import mine_hard as mine_hard
 from .miners.triplets import mine_semihard as mine_semihard
-from .proxies import partition_by_proxies as partition_by_proxies
-from .proxies import update_proxies as update_proxies
 from .reductions import reduce_losses as reduce_losses

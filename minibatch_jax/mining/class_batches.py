@@ -99,27 +99,26 @@ def examples_of(key: jax.Array, index: ClassIndex, classes: jax.Array, per_class
       >>> sorted(examples_of(jax.random.key(0), index, jnp.array([1]), 2)[0].tolist())
       [0, 2]
     """
-    item_key, other_key = jax.random.split(key)
     sizes = index.sizes[classes][:, None]
-    again = jax.random.randint(other_key, (classes.shape[0], per_class), 0, jnp.maximum(sizes, 1))
-    offsets = jnp.where(sizes >= per_class, _distinct(item_key, sizes[:, 0], per_class), again)
+    offsets = _offsets(key, sizes, per_class)
     examples = index.order[jnp.minimum(index.starts[classes][:, None] + offsets, index.order.shape[0] - 1)]
     return jnp.where(sizes > 0, examples, -1)
 
 
-def _distinct(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
-    """`[P, count]` offsets in [0, size), all different in a row if size >= count, by Floyd's algorithm.
+def _offsets(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
+    """`[P, count]` offsets in [0, size) of sizes `[P, 1]`, all different in a row if size >= count.
 
     Floyd's algorithm draws every set with the same probability, but not every order: the places are shuffled after it.
     """
     draw_key, place_key = jax.random.split(key)
+    enough = sizes >= count
+    last = jnp.where(enough, sizes - count + jnp.arange(count, dtype=jnp.int32)[None], jnp.maximum(sizes, 1) - 1)
+    drawn = jax.random.randint(draw_key, last.shape, 0, last + 1)
 
-    def draw(j, chosen):
-        last = jnp.maximum(sizes - count + j, 0)
-        drawn = jax.random.randint(jax.random.fold_in(draw_key, j), sizes.shape, 0, last + 1)
-        taken = jnp.any(chosen == drawn[:, None], axis=1)
-        return chosen.at[:, j].set(jnp.where(taken, last, drawn))
+    def keep(j, chosen):
+        taken = enough[:, 0] & jnp.any(chosen == drawn[:, j, None], axis=1)
+        return chosen.at[:, j].set(jnp.where(taken, last[:, j], drawn[:, j]))
 
-    chosen = jax.lax.fori_loop(0, count, draw, jnp.full((sizes.shape[0], count), -1, jnp.int32))
+    chosen = jax.lax.fori_loop(0, count, keep, jnp.full(last.shape, -1, jnp.int32))
     places = jnp.argsort(jax.random.uniform(place_key, chosen.shape), axis=1)
     return jnp.take_along_axis(chosen, places, axis=1)

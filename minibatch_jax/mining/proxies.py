@@ -1,13 +1,9 @@
 """Which classes share a mini-batch: the nearest by proxies of the last epoch, so that small batches are hard.
 
-The batches are chosen before the data are loaded: `partition_by_proxies` once an epoch, `update_proxies` every step.
+`sampling.by_proxies` does both steps: `update_proxies` after every step, and `partition_by_proxies` once an epoch.
 
 References:
   Ali-bey et al., Global proxy-based hard mining for visual place recognition, 2022 (arXiv 2302.14217).
-
-Method: GPM
-Paper: 2302.14217
-Experiment: place_mining
 """
 
 from typing import NamedTuple
@@ -15,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape, mask_or_all
 from minibatch_jax._vector import class_numbers
 from minibatch_jax.mining.distances import normalize_embeddings
 from minibatch_jax.weights import weight_dtype
@@ -87,16 +83,27 @@ def update_proxies(
     check_number("decay", decay, 0, 1)
     dtype = proxies.embeddings.dtype
     fixed = jax.lax.stop_gradient(embeddings).astype(weight_dtype(dtype))
-    rows = class_numbers(labels, num_classes)
-    sums = jnp.zeros(proxies.embeddings.shape, fixed.dtype).at[rows].add(fixed, mode="drop")
-    present = jnp.zeros_like(proxies.seen).at[rows].set(True, mode="drop")
-    kept = jnp.where(proxies.seen, decay, 0)[:, None] * proxies.embeddings.astype(fixed.dtype)
-    new = normalize_embeddings(kept + jnp.where(proxies.seen, 1 - decay, 1)[:, None] * normalize_embeddings(sums))
-    return Proxies(jnp.where(present[:, None], new.astype(dtype), proxies.embeddings), proxies.seen | present)
+    written = class_numbers(labels, num_classes)
+    classes = jnp.minimum(written, num_classes - 1)
+    row = jnp.arange(classes.shape[0], dtype=jnp.int32)
+    last = jnp.zeros(num_classes, jnp.int32).at[written].max(row, mode="drop")[classes]
+    home = jnp.where(written < num_classes, last, row)  # the row at which the rows of a class add up
+    sums = jnp.zeros(fixed.shape, fixed.dtype).at[home].add(fixed)
+    seen = proxies.seen[classes]
+    kept = jnp.where(seen, decay, 0)[:, None] * proxies.embeddings[classes].astype(fixed.dtype)
+    new = normalize_embeddings(kept + jnp.where(seen, 1 - decay, 1)[:, None] * normalize_embeddings(sums))
+    written = jnp.where(home == row, written, num_classes)
+    embeddings = proxies.embeddings.at[written].set(new.astype(dtype), mode="drop")
+    return Proxies(embeddings, proxies.seen.at[written].set(True, mode="drop"))
 
 
 def partition_by_proxies(
-    key: jax.Array, proxies: Proxies, classes_per_batch: int, *, temperature: float | jax.Array = 0.0
+    key: jax.Array,
+    proxies: Proxies,
+    classes_per_batch: int,
+    *,
+    where: jax.Array | None = None,
+    temperature: float | jax.Array = 0.0,
 ) -> jax.Array:
     """Partition the classes into batches: a random class and its nearest neighbors among those that remain.
 
@@ -107,16 +114,18 @@ def partition_by_proxies(
       key: typed PRNG key.
       proxies: of N classes.
       classes_per_batch: P, number of classes of a batch, at most N, static.
+      where: `[N]` bool, which classes take part; all by default. With M of them there are M // P batches, or one that
+        is filled up with -1 if M is below P; the rows after them are -1.
       temperature: >= 0; above 0 neighbors are drawn with probabilities exp(cosine / temperature), without replacement,
         and an infinite temperature gives random batches.
 
     Returns:
-      `[N // P, P]` int32, class numbers without repetition; the first of each row is the random class. N mod P classes
-      are left out.
+      `[N // P, P]` int32, class numbers without repetition; the first of each row is the random class. N mod P (or
+      M mod P) classes are left out.
 
     Raises:
-      TypeError: if `classes_per_batch` is not a static int.
-      ValueError: if it is not in [1, N] or the temperature is negative.
+      TypeError: if `classes_per_batch` is not a static int or `where` not bool.
+      ValueError: if it is not in [1, N], `where` is not `[N]` or the temperature is negative.
 
     Examples:
       >>> proxies = Proxies(jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]]), jnp.ones(4, bool))
@@ -126,21 +135,27 @@ def partition_by_proxies(
     num_classes = proxies.embeddings.shape[0]
     check_count("classes_per_batch", classes_per_batch, num_classes, "the number of classes")
     check_number("temperature", temperature, 0)
+    where = mask_or_all("where", where, (num_classes,))
     seed_key, unseen_key, draw_key = jax.random.split(key, 3)
     priority = jax.random.uniform(seed_key, (num_classes,))
     filler = jax.random.uniform(unseen_key, (num_classes,)) - 3  # below every cosine
     index = normalize_embeddings(proxies.embeddings.astype(weight_dtype(proxies.embeddings.dtype)))
-    num_batches = num_classes // classes_per_batch
+    noisy = isinstance(temperature, jax.Array) or temperature > 0
+    num_batches = jnp.maximum(jnp.sum(where, dtype=jnp.int32) // classes_per_batch, 1)
 
-    def step(remaining, step_key):
+    def step(remaining, of_step):
+        batch, step_key = of_step
         _, first = jax.lax.top_k(jnp.where(remaining, priority, -1), 1)
         cosines = index @ index[first[0]]
-        noise = temperature * jax.random.gumbel(step_key, (num_classes,))
-        noisy = jnp.where(jnp.isinf(temperature), filler, cosines + jnp.where(temperature > 0, noise, 0))
-        scores = jnp.where(proxies.seen & proxies.seen[first[0]], noisy, filler)
+        if noisy:
+            noise = temperature * jax.random.gumbel(step_key, (num_classes,))
+            drawn = cosines + jnp.where(temperature > 0, noise, 0)
+            cosines = jnp.where(jnp.isinf(temperature), filler, drawn)
+        scores = jnp.where(proxies.seen & proxies.seen[first[0]], cosines, filler)
         scores = jnp.where(remaining, scores, -jnp.inf).at[first[0]].set(jnp.inf)
         _, chosen = jax.lax.top_k(scores, classes_per_batch)
-        return remaining.at[chosen].set(False), chosen
+        exists = remaining[chosen] & (batch < num_batches)
+        return remaining.at[chosen].set(False), jnp.where(exists, chosen, -1)
 
-    keys = jax.random.split(draw_key, num_batches)
-    return jax.lax.scan(step, jnp.ones(num_classes, bool), keys)[1]
+    batches = jnp.arange(num_classes // classes_per_batch, dtype=jnp.int32)
+    return jax.lax.scan(step, where, (batches, jax.random.split(draw_key, len(batches))))[1]

@@ -10,8 +10,12 @@ A sampler is three pure functions, for use in `jit`, `scan` and a host loop alik
 from . import classes as classes
 from . import epochs as epochs
 from . import fed_back as fed_back
+from . import near_classes as near_classes
+from . import rounds as rounds
 from ._sampler import Rows as Rows
 from ._sampler import Sampler as Sampler
 from .classes import by_class as by_class
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
+from .near_classes import by_proxies as by_proxies
+from .rounds import hard_batches as hard_batches

@@ -45,3 +45,9 @@ def rows_of(indices: jax.Array) -> Rows:
     exists = indices >= 0
     count = jnp.maximum(jnp.sum(exists, dtype=jnp.int32), 1).astype(jnp.float32)
     return Rows(jnp.where(exists, indices, -1).astype(jnp.int32), jnp.where(exists, 1 / count, 0))
+
+
+def random_order(key: jax.Array, present: jax.Array) -> jax.Array:
+    """Return the places `[C]` of a mask in random order, those that are not present last."""
+    places = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)
+    return jnp.argsort(places, stable=True).astype(jnp.int32)

@@ -16,7 +16,7 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
-from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
+from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, random_order, rows_of
 
 
 class ByClassState(NamedTuple):
@@ -71,10 +71,6 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
     check_count("classes_per_batch", classes_per_batch, num_classes, "the number of classes")
     check_count("per_class", per_class)
 
-    def shuffle(key, sizes):
-        places = jnp.where(sizes > 0, jax.random.uniform(key, sizes.shape), jnp.inf)
-        return jnp.argsort(places, stable=True).astype(jnp.int32)
-
     def init(key: jax.Array | int, *, labels: jax.Array) -> ByClassState:
         index = index_classes(labels, num_classes)
         if not isinstance(index.sizes, jax.core.Tracer) and np.any(np.asarray(index.sizes) == 0):
@@ -84,17 +80,18 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
             )
         next_key, order_key = jax.random.split(as_key(key))
         position, epoch = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return ByClassState(next_key, index, shuffle(order_key, index.sizes), position, epoch)
+        return ByClassState(next_key, index, random_order(order_key, index.sizes > 0), position, epoch)
 
     def sample(state: ByClassState) -> tuple[Rows, ByClassState]:
         next_key, draw_key, order_key = jax.random.split(state.rng_key, 3)
         places = state.position + jnp.arange(classes_per_batch, dtype=jnp.int32)
-        present = jnp.sum(state.examples.sizes > 0, dtype=jnp.int32)
+        has_examples = state.examples.sizes > 0
+        present = jnp.sum(has_examples, dtype=jnp.int32)
         classes = state.order[jnp.minimum(places, num_classes - 1)]
         drawn = examples_of(draw_key, state.examples, classes, per_class)
         rows = rows_of(jnp.where((places < present)[:, None], drawn, -1).reshape(-1))
         done = state.position + classes_per_batch >= present
-        order = jnp.where(done, shuffle(order_key, state.examples.sizes), state.order)
+        order = jnp.where(done, random_order(order_key, has_examples), state.order)
         position = jnp.where(done, 0, state.position + classes_per_batch)
         return rows, ByClassState(next_key, state.examples, order, position, state.epoch + done.astype(jnp.int32))
 

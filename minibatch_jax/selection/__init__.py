@@ -8,7 +8,6 @@ from . import crest as crest
 from . import dpp as dpp
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
-from . import hard_batches as hard_batches
 from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
@@ -45,8 +44,6 @@ from .dpp import keep_diverse as keep_diverse
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
-from .hard_batches import hard_batch_mask as hard_batch_mask
-from .hard_batches import keep_hard_batches as keep_hard_batches
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm

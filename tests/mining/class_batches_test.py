@@ -61,7 +61,7 @@ def test_labels_of_every_width_are_counted(dtype, num_classes):
     np.testing.assert_array_equal(index.sizes, np.bincount(labels[known], minlength=num_classes))
     drawn = np.asarray(mining.sample_classes(jax.random.key(0), index, min(num_classes, 9), 2))
     assert np.all(known[drawn[drawn >= 0]])
-    proxies = mining.update_proxies(
+    proxies = mining.proxies.update_proxies(
         mining.proxies.init_proxies(num_classes, 1), jnp.ones((503, 1)), jnp.asarray(labels)
     )
     np.testing.assert_array_equal(proxies.seen, index.sizes > 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import sampling
-from minibatch_jax.sampling import Rows, by_class, shuffled, weighted
+from minibatch_jax.sampling import Rows, by_class, by_proxies, hard_batches, shuffled, weighted
 
 LABELS = np.array([2, 0, 1, 0, 2, 2, 1, 0, 1, 2], np.int32)
 
@@ -22,11 +22,18 @@ def made(name):
     if name == "by_class":
         sampler = by_class(3, 2, 2)
         return sampler, sampler.init(0, labels=jnp.asarray(LABELS)), {}
+    if name == "hard_batches":
+        sampler = hard_batches(10, 4, shuffle=True)
+        return sampler, sampler.init(0), {"losses": jnp.linspace(0.0, 1.0, 4)}
+    if name == "by_proxies":
+        sampler = by_proxies(3, 2, 2, 3)
+        embeddings = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+        return sampler, sampler.init(0, labels=jnp.asarray(LABELS)), {"embeddings": embeddings}
     sampler = weighted(4, decay=0.5)
     return sampler, sampler.init(0, weights=jnp.ones(10)), {"losses": jnp.linspace(0.0, 1.0, 4)}
 
 
-ALL = pytest.mark.parametrize("name", ["shuffled", "by_class", "weighted"])
+ALL = pytest.mark.parametrize("name", ["shuffled", "by_class", "weighted", "hard_batches", "by_proxies"])
 
 
 def draw(sampler, state, steps, signals):
@@ -73,7 +80,8 @@ def test_weights_sum_to_one_and_padding_has_none(name):
 @ALL
 def test_vmap_over_seeds_is_each_seed_alone(name):
     sampler, _, _ = made(name)
-    arrays = {"by_class": {"labels": jnp.asarray(LABELS)}, "weighted": {"weights": jnp.ones(10)}}.get(name, {})
+    labels = {"labels": jnp.asarray(LABELS)}
+    arrays = {"by_class": labels, "by_proxies": labels, "weighted": {"weights": jnp.ones(10)}}.get(name, {})
     keys = jax.random.split(jax.random.key(5), 3)
     together = jax.vmap(lambda k: sampler.sample(sampler.init(k, **arrays))[0].indices)(keys)
     for key, found in zip(keys, together):
@@ -85,6 +93,20 @@ def test_a_step_may_donate_the_state(name):
     sampler, state, signals = made(name)
     step = jax.jit(lambda s: draw(sampler, s, 2, signals)[0], donate_argnums=0)
     step(step(state))
+
+
+@ALL
+def test_a_thousand_steps_are_one_trace(name):
+    sampler, state, signals = made(name)
+    traces = []
+
+    def step(state, _):
+        traces.append(None)
+        rows, state = sampler.sample(state)
+        return sampler.update(state, rows, **signals), None
+
+    jax.jit(lambda s: jax.lax.scan(step, s, None, length=1000))(state)
+    assert len(traces) == 1
 
 
 def test_an_epoch_has_every_row_once_and_the_next_another_order():
@@ -189,4 +211,4 @@ def test_every_sampler_is_tested_here():
         for name, value in vars(sampling).items()
         if callable(value) and value.__module__.startswith("minibatch_jax.sampling.") and not isinstance(value, type)
     }
-    assert samplers == {"shuffled", "by_class", "weighted"}
+    assert samplers == {"shuffled", "by_class", "weighted", "hard_batches", "by_proxies"}

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from minibatch_jax import selection
 from minibatch_jax.selection import keep_bottomk, keep_topk, topk_mask
-from minibatch_jax.selection.hard_batches import hard_batch_mask
 from tests.case import Case
 from tests.selection import draws
 
@@ -72,4 +71,3 @@ def test_weights_are_the_gradient_of_the_sum_of_the_k_extreme_losses(k):
 @pytest.mark.parametrize("scores", [[-0.0, 0.0, 0.0], [0.0, -0.0, 0.0]])
 def test_zeros_of_both_signs_tie(scores):
     assert topk_mask(jnp.array(scores), 1).tolist() == [True, False, False]
-    assert hard_batch_mask(jnp.array(scores), 0.4).tolist() == [True, False, False]

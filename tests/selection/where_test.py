@@ -18,7 +18,6 @@ CALLS = {
     "dpp_map_indices": lambda **where: selection.dpp_map_indices(EYE, 2, **where),
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
-    "hard_batch_mask": lambda **where: selection.hard_batch_mask(ONES, 0.5, **where),
     "jest_indices": lambda **where: selection.jest_indices(KEY, EYE, 2, 1, **where),
     "jest_indices_from_embeddings": lambda **where: selection.jest_indices_from_embeddings(
         KEY, PAIRS, PAIRS, 2, 1, **where

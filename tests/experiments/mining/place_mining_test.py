@@ -34,11 +34,18 @@ def test_informative_pairs_are_those_that_a_pair_of_the_other_kind_contradicts()
 def test_an_epoch_takes_every_place_once_and_only_mined_ones_are_alike(name):
     districts = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 8))
     embeddings = jax.nn.one_hot(jnp.asarray(districts), 4) + 0.01 * jax.random.normal(jax.random.key(1), (32, 4))
-    proxies = place_mining.Proxies(embeddings, jnp.ones(32, bool))
-    batches = place_mining.choose_places(METHODS[name], 8, jax.random.key(0), proxies)
-    assert sorted(np.ravel(batches)) == list(range(32))
-    alike = np.mean([len(set(districts[row])) == 1 for row in np.asarray(batches)])
-    assert alike == 1 if METHODS[name].mined else alike < 1
+    sampler = place_mining.sampler_of(Config(proxy_dimensions=4), METHODS[name], 8, 32)
+
+    def step(places, _):
+        rows, places = sampler.sample(places)
+        return sampler.update(places, rows, embeddings=embeddings[rows.indices // 4]), rows.indices
+
+    places = sampler.init(0, labels=jnp.repeat(jnp.arange(32), 4))
+    rows = np.asarray(jax.jit(lambda places: jax.lax.scan(step, places, length=8))(places)[1]).reshape(2, 4, 32)
+    for epoch in rows:
+        np.testing.assert_array_equal(np.sort(epoch, axis=None), np.arange(128))
+    alike = np.mean([len(set(districts[row // 4])) == 1 for row in rows[1]])
+    assert alike == 1 if np.isfinite(METHODS[name].temperature) else alike < 1
 
 
 def test_the_experiment_runs_and_batches_get_harder(tmp_path, monkeypatch):
