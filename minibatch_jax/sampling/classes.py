@@ -16,6 +16,7 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
+from minibatch_jax.sampling._permutations import permuted
 from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
 
 
@@ -25,14 +26,18 @@ class ByClassState(NamedTuple):
     Attributes:
       rng_key: `[]` key of the next batch.
       examples: the data set by class.
-      order: `[C]` int32, order of the classes in this epoch; those without examples come last.
+      order_key: `[]` key of the order of the classes in this epoch.
+      classes: `[C]` int32, the classes; those without examples come last.
+      num_classes: `[]` int32, classes that have examples.
       position: `[]` int32, classes of this epoch that were drawn.
       epoch: `[]` int32, epochs that are complete.
     """
 
     rng_key: jax.Array
     examples: ClassIndex
-    order: jax.Array
+    order_key: jax.Array
+    classes: jax.Array
+    num_classes: jax.Array
     position: jax.Array
     epoch: jax.Array
 
@@ -71,10 +76,6 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
     check_count("classes_per_batch", classes_per_batch, num_classes, "the number of classes")
     check_count("per_class", per_class)
 
-    def shuffle(key, sizes):
-        places = jnp.where(sizes > 0, jax.random.uniform(key, sizes.shape), jnp.inf)
-        return jnp.argsort(places, stable=True).astype(jnp.int32)
-
     def init(key: jax.Array | int, *, labels: jax.Array) -> ByClassState:
         index = index_classes(labels, num_classes)
         if not isinstance(index.sizes, jax.core.Tracer) and np.any(np.asarray(index.sizes) == 0):
@@ -83,19 +84,25 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
                 f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least."
             )
         next_key, order_key = jax.random.split(as_key(key))
+        classes = jnp.argsort(index.sizes == 0, stable=True).astype(jnp.int32)
+        present = jnp.sum(index.sizes > 0, dtype=jnp.int32)
         position, epoch = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return ByClassState(next_key, index, shuffle(order_key, index.sizes), position, epoch)
+        return ByClassState(next_key, index, order_key, classes, present, position, epoch)
 
     def sample(state: ByClassState) -> tuple[Rows, ByClassState]:
-        next_key, draw_key, order_key = jax.random.split(state.rng_key, 3)
+        next_key, draw_key, next_order_key = jax.random.split(state.rng_key, 3)
         places = state.position + jnp.arange(classes_per_batch, dtype=jnp.int32)
-        present = jnp.sum(state.examples.sizes > 0, dtype=jnp.int32)
-        classes = state.order[jnp.minimum(places, num_classes - 1)]
-        drawn = examples_of(draw_key, state.examples, classes, per_class)
-        rows = rows_of(jnp.where((places < present)[:, None], drawn, -1).reshape(-1))
-        done = state.position + classes_per_batch >= present
-        order = jnp.where(done, shuffle(order_key, state.examples.sizes), state.order)
-        position = jnp.where(done, 0, state.position + classes_per_batch)
-        return rows, ByClassState(next_key, state.examples, order, position, state.epoch + done.astype(jnp.int32))
+        last = jnp.maximum(state.num_classes - 1, 0)
+        ranks = permuted(state.order_key, jnp.minimum(places, last), jnp.maximum(state.num_classes, 1))
+        drawn = examples_of(draw_key, state.examples, state.classes[ranks], per_class)
+        rows = rows_of(jnp.where((places < state.num_classes)[:, None], drawn, -1).reshape(-1))
+        position = state.position + classes_per_batch
+        done = position >= state.num_classes
+        return rows, state._replace(
+            rng_key=next_key,
+            order_key=jnp.where(done, next_order_key, state.order_key),
+            position=jnp.where(done, 0, position),
+            epoch=state.epoch + done.astype(jnp.int32),
+        )
 
     return Sampler(init, sample, ignore)
