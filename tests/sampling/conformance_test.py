@@ -2,11 +2,16 @@
 
 import inspect
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import sampling
-from minibatch_jax.sampling import Sampler
+from minibatch_jax import sampling, value_and_grad
+from minibatch_jax.sampling import Rows, Sampler
 from minibatch_jax.testing import SAMPLER_CHECKS, SamplerCase
 
 N = 48
@@ -29,6 +34,54 @@ CASES = {
     "by_class": SamplerCase(lambda: sampling.by_class(6, 4, 2), N, labels),
     "weighted": SamplerCase(lambda: sampling.weighted(16, decay=0.5), N, weights, losses, any_order=True),
 }
+
+
+FEATURES = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
+PARAMS = {"w": np.eye(5, dtype=np.float32), "v": np.ones(5, np.float32)}
+
+
+def loss_fn(params, batch):
+    return jnp.square(jnp.tanh(batch["x"] @ params["w"]) @ params["v"] - batch["y"])
+
+
+def train(case, place, steps=20):
+    """Rows that were drawn and the parameters after training on them; `place(tree, sharded)` puts on devices."""
+    sampler, rng = case.make(), np.random.default_rng(1)
+    data = place({"x": FEATURES, "y": FEATURES[:, 0] ** 2}, False)
+    state, params = place((sampler.init(0, **case.arrays(rng)), PARAMS), False)
+
+    @jax.jit
+    def step(params, batch, weights):
+        (_, aux), grads, _ = value_and_grad(loss_fn, optax.identity())(
+            params, batch, optax.EmptyState(), weights=weights
+        )
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), aux.items
+
+    sample = jax.jit(sampler.sample)
+    update = jax.jit(lambda state, rows, signals: sampler.update(state, rows, **signals))
+    drawn = []
+    for _ in range(steps):
+        rows, state = sample(state)
+        drawn.append(np.asarray(rows.indices))
+        batch, weights = place((jax.tree.map(lambda x: x[rows.indices], data), rows.weights), True)
+        params, items = step(params, batch, weights)
+        signals = dict(case.signals(rng, Rows(*map(np.asarray, rows))))
+        state = update(state, rows, signals | ({"losses": items} if "losses" in signals else {}))
+    return drawn, params
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_training_on_eight_devices_is_training_on_one(case):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def spread(tree, sharded):
+        return jax.device_put(tree, NamedSharding(mesh, P("data") if sharded else P()))
+
+    expected, wanted = train(case, lambda tree, sharded: tree)
+    drawn, params = train(case, spread)
+    np.testing.assert_array_equal(drawn, expected)
+    for name, value in params.items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def public_samplers():
