@@ -1,8 +1,8 @@
-"""Samplers over a million rows: a step of sample and update in at most 3 ms, also at the end of an epoch; compiled in 1 s.
+"""Samplers over a million rows: sample and update take at most 3 ms, also where an epoch ends, and compile in 1 s.
 
 The state is donated, and each step waits for its rows. The steps of `shuffled` reach over the end of an epoch, which
-comes after `examples / batch_size` of them. Compiling is measured in this process with the compilation cache off, from
-the trace to the program, of sample and update together.
+comes after `examples / batch_size` of them. Compiling is measured with the compilation cache off, from the trace to the
+program, of sample and update together.
 """
 
 import os
@@ -52,7 +52,7 @@ def measure(name: str, made: Made, steps: int) -> None:
 
     def call() -> None:
         nonlocal state
-        rows, state = jax.block_until_ready(program(state, signals))
+        _, state = jax.block_until_ready(program(state, signals))
 
     times = milliseconds(call, steps)
     tail = statistics.quantiles(times, n=100)[98]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 ROUNDS = 12
-"""Pairs of rounds. With 8, a chi-square test of 100,000 orders of five still sees a difference; from 10 on, none does."""
+"""Pairs of rounds. With 8, a chi-square test of 100,000 orders of five sees a difference; from 10 on, none does."""
 
 
 def permuted(key: jax.Array, places: jax.Array, size: jax.Array | int) -> jax.Array:

@@ -63,7 +63,8 @@ def train(case, place, steps=20):
     for _ in range(steps):
         rows, state = sample(state)
         drawn.append(np.asarray(rows.indices))
-        batch, weights = place((jax.tree.map(lambda x: x[rows.indices], data), rows.weights), True)
+        batch = {name: value[rows.indices] for name, value in data.items()}
+        batch, weights = place((batch, rows.weights), True)
         params, items = step(params, batch, weights)
         signals = dict(case.signals(rng, Rows(*map(np.asarray, rows))))
         state = update(state, rows, signals | ({"losses": items} if "losses" in signals else {}))
