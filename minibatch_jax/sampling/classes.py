@@ -17,7 +17,7 @@ import numpy as np
 from minibatch_jax._checks import as_key, check_count
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
 from minibatch_jax.sampling._permutations import permuted
-from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
+from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
 
 
 class ByClassState(NamedTuple):
@@ -105,4 +105,4 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
             epoch=state.epoch + done.astype(jnp.int32),
         )
 
-    return Sampler(init, sample, ignore)
+    return Sampler(init, sample)

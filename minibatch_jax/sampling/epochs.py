@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count
 from minibatch_jax.sampling._permutations import permuted
-from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
+from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
 
 
 class ShuffledState(NamedTuple):
@@ -71,4 +71,4 @@ def shuffled(num_examples: int, batch_size: int) -> Sampler:
         rows = rows_of(jnp.where(places < num_examples, drawn, -1))
         return rows, ShuffledState(rng_key, position, state.epoch + done.astype(jnp.int32))
 
-    return Sampler(init, sample, ignore)
+    return Sampler(init, sample)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax.devices import replicate
-from minibatch_jax.sampling import Rows, Sampler
+from minibatch_jax.sampling import Rows, Sampler, as_key
 from minibatch_jax.testing import SAMPLER_CHECKS, SamplerCase, check_sampler
 
 N, B = 40, 16
@@ -24,10 +24,8 @@ class State(NamedTuple):
 
 
 def init(key, *, scores):
-    key = key if isinstance(key, jax.Array) else jax.random.key(key)
-    typed = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    zero = jnp.zeros((), jnp.float32)
-    return State(jax.random.split(typed)[0], jnp.copy(scores), zero, jnp.zeros((), jnp.int32))
+    own_key, _ = jax.random.split(as_key(key))
+    return State(own_key, jnp.copy(scores), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
 
 
 def sample(state):

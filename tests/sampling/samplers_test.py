@@ -84,11 +84,22 @@ def test_feedback_sets_the_weights_late_and_in_any_order():
     assert int(state.ignored) == 2
 
 
-@pytest.mark.parametrize("weights", [[0.0, 0.0], [jnp.nan, -1.0]])
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [jnp.nan, -1.0], [jnp.inf, -jnp.inf]])
 def test_without_weight_the_batch_is_padding_and_the_state_says_so(weights):
     sampler = weighted(3)
     rows, state = sampler.sample(sampler.init(0, weights=jnp.array(weights)))
     assert rows.indices.tolist() == [-1] * 3 and rows.weights.tolist() == [0] * 3 and bool(state.exhausted)
+
+
+def test_weights_that_become_zero_exhaust_the_sampler_until_one_is_fed_back():
+    sampler = weighted(3)
+    rows, state = sampler.sample(sampler.init(0, weights=jnp.array([0.0, 1.0])))
+    assert rows.indices.tolist() == [1, 1, 1] and not bool(state.exhausted)
+    rows, state = sampler.sample(sampler.update(state, rows, losses=jnp.zeros(3)))
+    assert rows.indices.tolist() == [-1] * 3 and bool(state.exhausted)
+    late = Rows(jnp.array([0]), jnp.ones(1))
+    rows, state = sampler.sample(sampler.update(state, late, losses=jnp.ones(1)))
+    assert rows.indices.tolist() == [0] * 3 and not bool(state.exhausted)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +110,9 @@ def test_without_weight_the_batch_is_padding_and_the_state_says_so(weights):
         (lambda: by_class(3, 4, 1), ValueError, "classes_per_batch is 4, wanted at most 3"),
         (lambda: by_class(3, 2, 1).init(0, labels=jnp.array([0, 2])), ValueError, r"no example of the classes \[1\]"),
         (lambda: by_class(2, 1, 1).init(0, labels=jnp.ones(2)), TypeError, "labels has dtype float32"),
+        (lambda: by_class(2, 1, 1).init(0, labels=jnp.zeros(0, jnp.int32)), ValueError, r"labels has shape \[0\]"),
+        (lambda: weighted(0), ValueError, "batch_size is 0, wanted at least 1"),
+        (lambda: shuffled(4, jnp.int32(2)), TypeError, "batch_size is .*, wanted a static Python int"),
         (lambda: weighted(2).init(0, weights=jnp.ones(3, jnp.int32)), TypeError, "weights has dtype int32"),
         (lambda: weighted(2, decay=1.5), ValueError, "decay is 1.5"),
         (lambda: weighted(2).init(0, weights=jnp.ones(0)), ValueError, "weights has shape"),
