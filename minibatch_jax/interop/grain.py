@@ -116,7 +116,7 @@ class SampledDataset(grain.IterDataset):
 
         Args:
           sl: `slice(worker, None, n)`.
-          sequential_slice: must be False, as there is no last batch.
+          sequential_slice: must be False, because the batches have no end.
 
         Raises:
           ValueError: if the sampler is fed back to, or the slice is sequential.

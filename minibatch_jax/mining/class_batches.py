@@ -101,7 +101,7 @@ def examples_of(key: jax.Array, index: ClassIndex, classes: jax.Array, per_class
     """
     item_key, other_key = jax.random.split(key)
     sizes = index.sizes[classes][:, None]
-    again = jax.random.randint(other_key, (classes.shape[0], per_class), 0, jnp.maximum(sizes, 1))
+    again = jax.random.randint(other_key, (classes.shape[0], per_class), 0, jnp.maximum(sizes, 1), jnp.int32)
     offsets = jnp.where(sizes >= per_class, _distinct(item_key, sizes[:, 0], per_class), again)
     examples = index.order[jnp.minimum(index.starts[classes][:, None] + offsets, index.order.shape[0] - 1)]
     return jnp.where(sizes > 0, examples, -1)
@@ -116,7 +116,7 @@ def _distinct(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
 
     def draw(j, chosen):
         last = jnp.maximum(sizes - count + j, 0)
-        drawn = jax.random.randint(jax.random.fold_in(draw_key, j), sizes.shape, 0, last + 1)
+        drawn = jax.random.randint(jax.random.fold_in(draw_key, j), sizes.shape, 0, last + 1, jnp.int32)
         taken = jnp.any(chosen == drawn[:, None], axis=1)
         return chosen.at[:, j].set(jnp.where(taken, last, drawn))
 

@@ -5,6 +5,7 @@ References:
 
 Method: P x K batches
 Paper: 1703.07737
+Experiment: speed samplers
 """
 
 from typing import NamedTuple

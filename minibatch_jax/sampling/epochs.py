@@ -1,6 +1,7 @@
 """Every row once in an epoch, in random order.
 
 Method: epochs without replacement
+Experiment: speed samplers
 """
 
 from typing import NamedTuple

@@ -5,6 +5,7 @@ References:
 
 Method: data-set weights fed back from losses
 Paper: 1511.06343
+Experiment: speed samplers
 """
 
 import math

@@ -205,6 +205,23 @@ def check_rows(case: SamplerCase) -> None:
         _check_rows(case, rows, f"in step {step + 1} with feedback, ")
 
 
+@law("With x64 enabled, state and rows have the dtypes that they have without.")
+def check_x64(case: SamplerCase) -> None:
+    """Check the state of `init`, and state and rows of some steps, with x64 against those without.
+
+    Args:
+      case: the sampler and its data.
+
+    Raises:
+      AssertionError: if a shape or dtype differs, or a batch is wrong.
+    """
+    drawn, _, last = _expected(case)
+    with jax.enable_x64(True):
+        found, _, state = _run(case, _compiled(case), _start(case), 2, dict)
+        require_same_shapes(_named(found[0], state), _named(drawn[0], last))
+        _check_rows(case, found[-1], "")
+
+
 @law("The three functions are pure: called twice they give the same, and compiled what they give eagerly.")
 def check_pure(case: SamplerCase) -> None:
     """Check two eager calls, and an eager against a compiled one.
@@ -619,6 +636,7 @@ def check_lowering(case: SamplerCase) -> None:
 SAMPLER_CHECKS: dict[str, Callable[[SamplerCase], None]] = {
     "structure": check_structure,
     "rows": check_rows,
+    "x64": check_x64,
     "pure": check_pure,
     "compiles once": check_compiles_once,
     "scan": check_scan,

@@ -114,6 +114,7 @@ BROKEN = [
     ("rows", "padding got weight", plain(sample=rows_like(lambda rows: rows._replace(indices=rows.indices * 0 - 1)))),
     ("rows", "have dtype float16", plain(sample=rows_like(lambda r: r._replace(weights=r.weights.astype("float16"))))),
     ("rows", "only padding", plain(sample=rows_like(lambda r: Rows(r.indices * 0 - 1, r.weights * 0)))),
+    ("x64", "int64", plain(sample=rows_like(lambda r: r._replace(indices=jnp.argsort(-r.indices)[r.indices % B])))),
     ("pure", "called again, rows", plain(sample=draw_by(lambda: next(made)))),
     (
         "compiles once",
