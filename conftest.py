@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFileOrCase(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file, _, test = nodeid.partition("::")
-            return test.rpartition("-")[2] if file == "tests/conformance_test.py" else file
+            return test.rpartition("-")[2] if file.endswith("/conformance_test.py") else file
 
     config.option.loadscopereorder = False  # as collected: the doctests, which are short, come last
     return ByFileOrCase(config, log)

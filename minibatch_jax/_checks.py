@@ -111,7 +111,21 @@ def check_transformation(transformation: Any) -> None:
 
 
 def as_key(key: jax.Array | int) -> jax.Array:
-    """Return a typed PRNG key from a typed key, an int seed or a legacy `jax.random.PRNGKey`."""
+    """Return a typed PRNG key from an int seed, a typed key or a legacy `jax.random.PRNGKey`.
+
+    Args:
+      key: int seed, `jax.random.key(...)` or `jax.random.PRNGKey(...)`.
+
+    Returns:
+      The typed key.
+
+    Raises:
+      TypeError: if it is none of these.
+
+    Examples:
+      >>> bool(as_key(3) == as_key(jax.random.PRNGKey(3)))
+      True
+    """
     if isinstance(key, int | np.integer):
         return jax.random.key(int(key))
     array = jnp.asarray(key)

@@ -1,4 +1,4 @@
-"""Two real processes select, couple, mine and train as one does."""
+"""Two real processes select, couple, mine, draw and train as one does."""
 
 import socket
 import subprocess

@@ -73,6 +73,35 @@ def check_training(mesh, gather):
         np.testing.assert_allclose(local, expected[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, gather={gather}")
 
 
+def run_sampler(case, put, steps=5):
+    """Rows and last state, with what goes in put on devices by `put(tree, spec)`."""
+    sampler, rng = case.make(), np.random.default_rng(0)
+    arrays = {name: put(value, P()) for name, value in case.arrays(rng).items()}
+    state = jax.jit(sampler.init)(put(np.int32(3), P()), **arrays)
+    sample = jax.jit(sampler.sample)
+    update = jax.jit(lambda state, rows, signals: sampler.update(state, rows, **signals))
+    drawn = []
+    for _ in range(steps):
+        rows, state = sample(state)
+        drawn.append(jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), rows))
+        signals = {}
+        for name, value in case.signals(rng, drawn[-1]).items():
+            one_row_each = np.shape(value)[:1] == drawn[-1].indices.shape
+            signals[name] = put(value, P("data") if one_row_each else P())
+        state = update(state, rows, signals)
+    keys_as_numbers = [
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in jax.tree.leaves(state)
+    ]
+    return drawn, [np.asarray(x.addressable_data(0)) for x in keys_as_numbers]
+
+
+def check_sampler(mesh, name, case):
+    alone = run_sampler(case, lambda tree, spec: jax.tree.map(jnp.asarray, tree))
+    together = run_sampler(case, lambda tree, spec: place(mesh, tree, spec))
+    for found, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=case.tolerance, atol=0, err_msg=name)
+
+
 def check_arguments(process):
     check_same_arguments(seed=jax.random.key(0), k=8, pool={"x": np.arange(6.0)}, metric="cosine")
     for arguments, wrong in (
@@ -93,10 +122,13 @@ def main(port: str, process: int, names: list[str]) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     from tests.conformance_test import CASES  # test files compute, which must come after the devices are known
+    from tests.sampling.conformance_test import CASES as SAMPLERS
 
     check_arguments(process)
     for name in names or CASES:
         check_factory(mesh, name, CASES[name])
+    for name, case in SAMPLERS.items():
+        check_sampler(mesh, name, case)
     for gather in (None, 8):
         check_training(mesh, gather)
     jax.distributed.shutdown()

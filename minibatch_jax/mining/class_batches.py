@@ -113,7 +113,7 @@ def _offsets(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
     draw_key, place_key = jax.random.split(key)
     enough = sizes >= count
     last = jnp.where(enough, sizes - count + jnp.arange(count, dtype=jnp.int32)[None], jnp.maximum(sizes, 1) - 1)
-    drawn = jax.random.randint(draw_key, last.shape, 0, last + 1)
+    drawn = jax.random.randint(draw_key, last.shape, 0, last + 1, jnp.int32)
 
     def keep(j, chosen):
         taken = enough[:, 0] & jnp.any(chosen == drawn[:, j, None], axis=1)

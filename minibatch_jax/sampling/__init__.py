@@ -7,6 +7,8 @@ A sampler is three pure functions, for use in `jit`, `scan` and a host loop alik
   state = sampler.update(state, rows, **signals) after the step, for samplers that learn from it
 """
 
+from minibatch_jax._checks import as_key as as_key
+
 from . import classes as classes
 from . import epochs as epochs
 from . import fed_back as fed_back

@@ -19,6 +19,11 @@ class Rows(NamedTuple):
     weights: jax.Array
 
 
+def ignore(state: Any, rows: Rows, **signals: Any) -> Any:
+    """Return the state as it is."""
+    return state
+
+
 class Sampler(NamedTuple):
     """A rule for what is in the next batch. All three functions are pure, and the state is a tree of arrays.
 
@@ -27,17 +32,12 @@ class Sampler(NamedTuple):
       sample: `sample(state) -> (Rows, state)`: draw the next batch. It needs no signal, so that a batch may be drawn
         ahead.
       update: `update(state, rows, **signals) -> state`: tell the sampler what was seen of rows it drew, late or out of
-        order. Samplers that nothing is fed back to return the state as it is.
+        order. By default nothing is fed back, and the state stays as it is.
     """
 
     init: Callable[..., Any]
     sample: Callable[[Any], tuple[Rows, Any]]
-    update: Callable[..., Any]
-
-
-def ignore(state: Any, rows: Rows, **signals: Any) -> Any:
-    """Return the state: the update of samplers that nothing is fed back to."""
-    return state
+    update: Callable[..., Any] = ignore
 
 
 def rows_of(indices: jax.Array) -> Rows:

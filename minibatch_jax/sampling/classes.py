@@ -5,6 +5,7 @@ References:
 
 Method: P x K batches
 Paper: 1703.07737
+Experiment: speed samplers
 """
 
 from typing import NamedTuple
@@ -16,7 +17,8 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
-from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, random_order, rows_of
+from minibatch_jax.sampling._permutations import permuted
+from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
 
 
 class ByClassState(NamedTuple):
@@ -25,14 +27,18 @@ class ByClassState(NamedTuple):
     Attributes:
       rng_key: `[]` key of the next batch.
       examples: the data set by class.
-      order: `[C]` int32, order of the classes in this epoch; those without examples come last.
+      order_key: `[]` key of the order of the classes in this epoch.
+      classes: `[C]` int32, the classes; those without examples come last.
+      num_classes: `[]` int32, classes that have examples.
       position: `[]` int32, classes of this epoch that were drawn.
       epoch: `[]` int32, epochs that are complete.
     """
 
     rng_key: jax.Array
     examples: ClassIndex
-    order: jax.Array
+    order_key: jax.Array
+    classes: jax.Array
+    num_classes: jax.Array
     position: jax.Array
     epoch: jax.Array
 
@@ -79,20 +85,25 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
                 f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least."
             )
         next_key, order_key = jax.random.split(as_key(key))
+        classes = jnp.argsort(index.sizes == 0, stable=True).astype(jnp.int32)
+        present = jnp.sum(index.sizes > 0, dtype=jnp.int32)
         position, epoch = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return ByClassState(next_key, index, random_order(order_key, index.sizes > 0), position, epoch)
+        return ByClassState(next_key, index, order_key, classes, present, position, epoch)
 
     def sample(state: ByClassState) -> tuple[Rows, ByClassState]:
-        next_key, draw_key, order_key = jax.random.split(state.rng_key, 3)
+        next_key, draw_key, next_order_key = jax.random.split(state.rng_key, 3)
         places = state.position + jnp.arange(classes_per_batch, dtype=jnp.int32)
-        has_examples = state.examples.sizes > 0
-        present = jnp.sum(has_examples, dtype=jnp.int32)
-        classes = state.order[jnp.minimum(places, num_classes - 1)]
-        drawn = examples_of(draw_key, state.examples, classes, per_class)
-        rows = rows_of(jnp.where((places < present)[:, None], drawn, -1).reshape(-1))
-        done = state.position + classes_per_batch >= present
-        order = jnp.where(done, random_order(order_key, has_examples), state.order)
-        position = jnp.where(done, 0, state.position + classes_per_batch)
-        return rows, ByClassState(next_key, state.examples, order, position, state.epoch + done.astype(jnp.int32))
+        last = jnp.maximum(state.num_classes - 1, 0)
+        ranks = permuted(state.order_key, jnp.minimum(places, last), jnp.maximum(state.num_classes, 1))
+        drawn = examples_of(draw_key, state.examples, state.classes[ranks], per_class)
+        rows = rows_of(jnp.where((places < state.num_classes)[:, None], drawn, -1).reshape(-1))
+        position = state.position + classes_per_batch
+        done = position >= state.num_classes
+        return rows, state._replace(
+            rng_key=next_key,
+            order_key=jnp.where(done, next_order_key, state.order_key),
+            position=jnp.where(done, 0, position),
+            epoch=state.epoch + done.astype(jnp.int32),
+        )
 
-    return Sampler(init, sample, ignore)
+    return Sampler(init, sample)

@@ -1,6 +1,7 @@
 """Every row once in an epoch, in random order.
 
 Method: epochs without replacement
+Experiment: speed samplers
 """
 
 from typing import NamedTuple
@@ -9,21 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count
-from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
+from minibatch_jax.sampling._permutations import permuted
+from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
 
 
 class ShuffledState(NamedTuple):
     """State of `shuffled`.
 
     Attributes:
-      rng_key: `[]` key of the next epoch.
-      order: `[N]` int32, order of the rows in this epoch.
+      rng_key: `[]` key of this epoch and of all that follow.
       position: `[]` int32, rows of this epoch that were drawn.
       epoch: `[]` int32, epochs that are complete.
     """
 
     rng_key: jax.Array
-    order: jax.Array
     position: jax.Array
     epoch: jax.Array
 
@@ -31,8 +31,9 @@ class ShuffledState(NamedTuple):
 def shuffled(num_examples: int, batch_size: int) -> Sampler:
     """Draw every row once in an epoch; each epoch has an order of its own.
 
-    If the batch size does not divide the number of examples, the last batch of an epoch is filled up with padding. A
-    new order is drawn with the last batch of an epoch and takes a sort of all rows; all other batches take a slice.
+    If the batch size does not divide the number of examples, the last batch of an epoch is filled up with padding. The
+    order of an epoch is a function of its key that is evaluated for the rows of a batch alone: there is neither a sort
+    nor an array of N numbers, and the state is three numbers.
 
     Args:
       num_examples: N, static.
@@ -57,21 +58,18 @@ def shuffled(num_examples: int, batch_size: int) -> Sampler:
     check_count("num_examples", num_examples)
     check_count("batch_size", batch_size, num_examples, "the number of examples")
 
-    def shuffle(rng_key):
-        next_key, order_key = jax.random.split(rng_key)
-        return next_key, jax.random.permutation(order_key, jnp.arange(num_examples, dtype=jnp.int32))
-
     def init(key: jax.Array | int) -> ShuffledState:
-        rng_key, order = shuffle(as_key(key))
-        return ShuffledState(rng_key, order, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        own_key, _ = jax.random.split(as_key(key))
+        return ShuffledState(own_key, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def sample(state: ShuffledState) -> tuple[Rows, ShuffledState]:
+        next_key, order_key = jax.random.split(state.rng_key)
         places = state.position + jnp.arange(batch_size, dtype=jnp.int32)
-        drawn = jnp.where(places < num_examples, state.order[jnp.minimum(places, num_examples - 1)], -1)
+        drawn = permuted(order_key, jnp.minimum(places, num_examples - 1), num_examples)
         position = state.position + batch_size
         done = position >= num_examples
-        rng_key, order = jax.lax.cond(done, shuffle, lambda key: (key, state.order), state.rng_key)
-        epoch = state.epoch + done.astype(jnp.int32)
-        return rows_of(drawn), ShuffledState(rng_key, order, jnp.where(done, 0, position), epoch)
+        rng_key, position = jnp.where(done, next_key, state.rng_key), jnp.where(done, 0, position)
+        rows = rows_of(jnp.where(places < num_examples, drawn, -1))
+        return rows, ShuffledState(rng_key, position, state.epoch + done.astype(jnp.int32))
 
-    return Sampler(init, sample, ignore)
+    return Sampler(init, sample)

@@ -5,6 +5,7 @@ References:
 
 Method: data-set weights fed back from losses
 Paper: 1511.06343
+Experiment: speed samplers
 """
 
 import math
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+from minibatch_jax.devices import replicate
 from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
 
 
@@ -78,9 +80,9 @@ def weighted(batch_size: int, *, decay: float | jax.Array = 0.0) -> Sampler:
         usable = jnp.where(jnp.isfinite(weights) & (weights > 0), weights, 0).astype(jnp.float32)
         grouped = jnp.pad(usable, (0, groups * width - count)).reshape(groups, width)
         zero = jnp.zeros((), jnp.int32)
-        return WeightedState(
-            as_key(key), grouped, jnp.sum(grouped, axis=1), jnp.int32(count), jnp.zeros((), bool), zero
-        )
+        own_key, _ = jax.random.split(as_key(key))  # a step may donate the state, but not the key of the caller
+        totals, exhausted = jnp.sum(grouped, axis=1), jnp.zeros((), bool)
+        return WeightedState(own_key, grouped, totals, jnp.int32(count), exhausted, zero)
 
     def sample(state: WeightedState) -> tuple[Rows, WeightedState]:
         next_key, group_key, row_key = jax.random.split(state.rng_key, 3)
@@ -93,6 +95,7 @@ def weighted(batch_size: int, *, decay: float | jax.Array = 0.0) -> Sampler:
     def update(state: WeightedState, rows: Rows, *, losses: jax.Array, **signals: object) -> WeightedState:
         check_shape("losses", losses, rows.indices.shape)
         check_floating("losses", losses)
+        losses = replicate(losses)
         known = (rows.indices >= 0) & (rows.indices < state.num_examples)
         usable = known & jnp.isfinite(losses)
         width = state.weights.shape[1]

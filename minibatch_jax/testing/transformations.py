@@ -1,4 +1,4 @@
-"""Check that a weight transformation of your own keeps the laws that every transformation of this library keeps.
+"""Checks of a weight transformation: the laws that every transformation of this library keeps.
 
 `check_transformation` runs all checks on one transformation. `CHECKS` holds them by name, so that a test runner can
 show each as a test of its own. Most checks compare exactly what two programs return: eager and compiled, one device and
@@ -21,9 +21,17 @@ from jax.sharding import PartitionSpec as P
 
 from minibatch_jax.devices import across
 from minibatch_jax.signals import SIGNALS
+from minibatch_jax.testing._laws import (
+    ROWS,
+    is_float,
+    law,
+    make_mesh,
+    require,
+    require_same,
+    require_same_shapes,
+    stack_trees,
+)
 
-ROWS = 16
-"""Rows of a batch that neither signals nor weights determine."""
 PAIRWISE = frozenset(name for name, signal in SIGNALS.items() if signal.pairwise)
 """Signals with one row and one column for each item."""
 REPLICATED = frozenset(name for name, signal in SIGNALS.items() if signal.replicated)
@@ -126,53 +134,8 @@ def _compiled(case: Case) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return jax.jit(tx.init), jax.jit(lambda w, s, x: tx.update(w, s, **x))
 
 
-def _law(sentence: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let every failure of a check name the law that is broken."""
-
-    def decorate(check):
-        @functools.wraps(check)
-        def checked(*args, **kwargs):
-            try:
-                check(*args, **kwargs)
-            except Exception as error:
-                raise AssertionError(f"{sentence}\n{type(error).__name__}: {error}") from error
-
-        return checked
-
-    return decorate
-
-
-def _require(condition: Any, wanted: str) -> None:
-    if not condition:
-        raise AssertionError(wanted)
-
-
-def _require_same(actual: Any, desired: Any, tolerance: float = 0.0, where: str = "") -> None:
-    """Raise unless two trees are equal, and name the array that differs by its path, after `where`."""
-    structures = jax.tree.structure(actual), jax.tree.structure(desired)
-    _require(structures[0] == structures[1], f"{where}got the structure {structures[0]}, wanted {structures[1]}")
-    for (path, a), d in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(desired)):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, d = jax.random.key_data(a), jax.random.key_data(d)
-        a, d = np.asarray(a), np.asarray(d)
-        name = where + jax.tree_util.keystr(path, simple=True, separator=".")
-        _require(a.shape == d.shape, f"{name} has shape {list(a.shape)}, wanted {list(d.shape)}")
-        differ = ~np.isclose(a, d, rtol=tolerance, atol=tolerance / ROWS, equal_nan=True)
-        if differ.any():
-            at = tuple(np.argwhere(differ)[0])
-            place = f"{name}{list(map(int, at)) if at else ''}"
-            _require(False, f"{place} is {a[at]}, wanted {d[at]}; {differ.sum()} of {differ.size} numbers differ")
-
-
 def _named(result: tuple[Any, Any]) -> dict[str, Any]:
     return {"weights": result[0], "state": result[1]}
-
-
-def _require_same_shapes(actual: Any, desired: Any) -> None:
-    def shapes(tree):
-        return jax.tree.map(lambda x: (jnp.shape(x), jax.dtypes.result_type(x)), tree)
-
-    _require(shapes(actual) == shapes(desired), f"got {shapes(actual)}, wanted {shapes(desired)}")
 
 
 def _padding(size: int) -> np.ndarray:
@@ -215,25 +178,7 @@ def _replace(
     return {name: overwrite(name, value) for name, value in signals.items()}
 
 
-def _is_float(value: jax.Array) -> bool:
-    return jnp.issubdtype(value.dtype, jnp.floating)
-
-
-def _stack(*trees: Any) -> Any:
-    def stack(*leaves):
-        is_key = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
-        return jnp.stack(leaves) if is_key else np.stack(leaves)
-
-    return jax.tree.map(stack, *trees)
-
-
-def _mesh(rows: int, axis_type: AxisType) -> jax.sharding.Mesh:
-    """The largest number of devices at hand that divides the rows."""
-    devices = jax.devices()[: math.gcd(jax.device_count(), rows)]
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(axis_type,), devices=devices)
-
-
-@_law("Compiled, a transformation gives what it gives eagerly, and compiles once for all batches of one shape.")
+@law("Compiled, a transformation gives what it gives eagerly, and compiles once for all batches of one shape.")
 def check_jit(case: Case) -> None:
     """Check that `jit` gives what eager execution gives, in one trace for four batches.
 
@@ -257,11 +202,11 @@ def check_jit(case: Case) -> None:
         weights, signals = draw(case, seed)
         kept, state = step(weights, state, signals)
         if seed == 0:
-            _require_same(_named((kept, state)), _named(eager), max(case.tolerance, 1e-6))
-    _require(len(traces) == 1, f"traced {len(traces)} times, wanted once")
+            require_same(_named((kept, state)), _named(eager), max(case.tolerance, 1e-6))
+    require(len(traces) == 1, f"traced {len(traces)} times, wanted once")
 
 
-@_law("The weights keep their shape and dtype, and the state keeps structure, shapes and dtypes from init on.")
+@law("The weights keep their shape and dtype, and the state keeps structure, shapes and dtypes from init on.")
 def check_structure(case: Case) -> None:
     """Check shapes and dtypes of the weights and of the state, before and after an update.
 
@@ -275,12 +220,12 @@ def check_structure(case: Case) -> None:
     weights, signals = draw(case)
     shapes = jax.eval_shape(tx.init, weights)
     kept, state = run(case, weights, signals)
-    _require_same_shapes(kept, weights)
-    _require_same_shapes(tx.init(weights), shapes)
-    _require_same_shapes(state, shapes)
+    require_same_shapes(kept, weights)
+    require_same_shapes(tx.init(weights), shapes)
+    require_same_shapes(state, shapes)
 
 
-@_law("Weights are not negative, something is kept, and the sum of the weights changes only as declared.")
+@law("Weights are not negative, something is kept, and the sum of the weights changes only as declared.")
 def check_mass(case: Case) -> None:
     """Check the sign and the sum of the new weights of four batches, with the state carried on.
 
@@ -298,20 +243,20 @@ def check_mass(case: Case) -> None:
         kept, state = update(weights, state, signals)
         kept, before, where = np.asarray(kept), np.asarray(weights), f"in batch {seed + 1} of {BATCHES}, "
         changed |= bool(np.any(kept != before))
-        _require(np.all(kept >= 0), f"{where}got the weight {kept.min()}")
-        _require(kept.sum() > 0, f"{where}got only zeros")
+        require(np.all(kept >= 0), f"{where}got the weight {kept.min()}")
+        require(kept.sum() > 0, f"{where}got only zeros")
         sums = f"{where}got the sum {kept.sum()} from {before.sum()}"
         if case.lowers_mass:
-            _require(kept.sum() <= before.sum() * (1 + 1e-5), f"{sums}, wanted at most that")
+            require(kept.sum() <= before.sum() * (1 + 1e-5), f"{sums}, wanted at most that")
         elif case.lowers_mass is False:
-            _require(np.isclose(kept.sum(), before.sum(), rtol=1e-4, atol=0), f"{sums}, wanted the same")
-    _require(
+            require(np.isclose(kept.sum(), before.sum(), rtol=1e-4, atol=0), f"{sums}, wanted the same")
+    require(
         changed or not case.lowers_mass,
         f"no weight changed in {BATCHES} batches: choose arguments that drop something, or lowers_mass=False",
     )
 
 
-@_law("Under vmap, every batch gets what it gets alone, with its own state and random numbers.")
+@law("Under vmap, every batch gets what it gets alone, with its own state and random numbers.")
 def check_vmap(case: Case) -> None:
     """Check `vmap` over three batches, each with a key of its own if the state has a field `rng_key`.
 
@@ -330,12 +275,12 @@ def check_vmap(case: Case) -> None:
     batches = [draw(case, seed) for seed in range(3)]
     states = [seeded(tx.init(weights), seed) for seed, (weights, _) in enumerate(batches)]
     expected = [_named(_compiled(case)[1](w, s, x)) for (w, x), s in zip(batches, states)]
-    weights, signals = _stack(*batches)
-    actual = jax.jit(jax.vmap(lambda w, s, x: tx.update(w, s, **x)))(weights, _stack(*states), signals)
-    _require_same(_named(actual), _stack(*expected), max(case.tolerance, 1e-6))
+    weights, signals = stack_trees(*batches)
+    actual = jax.jit(jax.vmap(lambda w, s, x: tx.update(w, s, **x)))(weights, stack_trees(*states), signals)
+    require_same(_named(actual), stack_trees(*expected), max(case.tolerance, 1e-6))
 
 
-@_law("Inside lax.scan, a transformation does what it does in a Python loop.")
+@law("Inside lax.scan, a transformation does what it does in a Python loop.")
 def check_scan(case: Case) -> None:
     """Check `lax.scan` over three batches against a loop.
 
@@ -357,11 +302,11 @@ def check_scan(case: Case) -> None:
         kept, carry = tx.update(batch[0], carry, **batch[1])
         return carry, kept
 
-    last, actual = jax.lax.scan(step, start, _stack(*batches))
-    _require_same(_named((actual, last)), _named((np.stack(expected), state)), max(case.tolerance, 1e-6))
+    last, actual = jax.lax.scan(step, start, stack_trees(*batches))
+    require_same(_named((actual, last)), _named((np.stack(expected), state)), max(case.tolerance, 1e-6))
 
 
-@_law("Weights are constants for the backward pass.")
+@law("Weights are constants for the backward pass.")
 def check_gradient(case: Case) -> None:
     """Check that the gradients for the signals and for the incoming weights are zero.
 
@@ -373,7 +318,7 @@ def check_gradient(case: Case) -> None:
     """
     tx = case.make()
     weights, signals = draw(case)
-    floats = {k: v for k, v in signals.items() if _is_float(v)}
+    floats = {k: v for k, v in signals.items() if is_float(v)}
 
     def total(floats, weights):
         kept: Any = tx.update(weights, tx.init(weights), **(signals | floats))[0]
@@ -383,7 +328,7 @@ def check_gradient(case: Case) -> None:
         np.testing.assert_array_equal(gradient, 0)
 
 
-@_law("An item that enters with weight 0 leaves with weight 0, and its signals change nothing for the others.")
+@law("An item that enters with weight 0 leaves with weight 0, and its signals change nothing for the others.")
 def check_padding(case: Case, fill: float) -> None:
     """Check that the last quarter of the items, with weight 0, is nothing, whatever its signals are.
 
@@ -403,12 +348,12 @@ def check_padding(case: Case, fill: float) -> None:
     update = _compiled(case)[1]
     for start, state in _starts(case).items():
         found, wanted = update(weights, state, replaced), update(weights, state, signals)
-        _require(np.all(np.asarray(found[0])[np.asarray(weights) == 0] == 0), f"{start}padding got weight")
+        require(np.all(np.asarray(found[0])[np.asarray(weights) == 0] == 0), f"{start}padding got weight")
         where = f"{start}with the signals of the padding {fill:g}, "
-        _require_same(_named(found), _named(wanted), case.tolerance, where)
+        require_same(_named(found), _named(wanted), case.tolerance, where)
 
 
-@_law("An item with a signal that is not finite is never kept, and spoils neither the other weights nor the state.")
+@law("An item with a signal that is not finite is never kept, and spoils neither the other weights nor the state.")
 def check_non_finite_signals(case: Case, fill: float) -> None:
     """Check a batch in which two items have signals that are not finite, and a clean batch after it.
 
@@ -428,16 +373,16 @@ def check_non_finite_signals(case: Case, fill: float) -> None:
         some = np.asarray(update(weights, state, signals)[0]).sum() > 0
         kept, state = update(weights, state, spoilt)
         where = f"{start}with two signals {fill:g}, "
-        _require(np.all(np.isfinite(kept)), f"{where}got a weight that is not finite")
-        if any(_is_float(v) and k not in REPLICATED for k, v in signals.items()):
-            _require(np.all(np.asarray(kept)[bad] == 0), f"{where}an item with such a signal got weight")
-            _require(np.asarray(kept).sum() > 0 or not some, f"{where}got only zeros")
+        require(np.all(np.isfinite(kept)), f"{where}got a weight that is not finite")
+        if any(is_float(v) and k not in REPLICATED for k, v in signals.items()):
+            require(np.all(np.asarray(kept)[bad] == 0), f"{where}an item with such a signal got weight")
+            require(np.asarray(kept).sum() > 0 or not some, f"{where}got only zeros")
         again, _ = update(weights, state, signals)
-        _require(np.all(np.isfinite(again)), f"{where}got a weight that is not finite in the next batch")
-        _require(np.asarray(again).sum() > 0 or not some, f"{where}got only zeros in the next batch")
+        require(np.all(np.isfinite(again)), f"{where}got a weight that is not finite in the next batch")
+        require(np.asarray(again).sum() > 0 or not some, f"{where}got only zeros in the next batch")
 
 
-@_law("An incoming weight that is not finite counts as 0.")
+@law("An incoming weight that is not finite counts as 0.")
 def check_non_finite_weights(case: Case) -> None:
     """Check that NaN weights give what zeros in their places give, from the first state and after two batches.
 
@@ -452,10 +397,10 @@ def check_non_finite_weights(case: Case) -> None:
     update = _compiled(case)[1]
     for start, state in _starts(case).items():
         found, wanted = update(spoilt, state, signals), update(zeroed, state, signals)
-        _require_same(_named(found), _named(wanted), case.tolerance, f"{start}with two weights NaN, ")
+        require_same(_named(found), _named(wanted), case.tolerance, f"{start}with two weights NaN, ")
 
 
-@_law("Signals may be bfloat16 or float64; the weights keep their own dtype and stay finite.")
+@law("Signals may be bfloat16 or float64; the weights keep their own dtype and stay finite.")
 def check_dtype(case: Case, dtype: str) -> None:
     """Check signals of another floating-point dtype.
 
@@ -470,14 +415,14 @@ def check_dtype(case: Case, dtype: str) -> None:
         tx = case.make()
         weights, signals = draw(case)
         weights = weights.astype("float64" if dtype == "float64" else "float32")
-        cast = {k: v.astype(dtype) if _is_float(v) else v for k, v in signals.items()}
+        cast = {k: v.astype(dtype) if is_float(v) else v for k, v in signals.items()}
         kept, _ = jax.jit(lambda w, x: tx.update(w, tx.init(w), **x))(weights, cast)
-        _require(kept.dtype == weights.dtype, f"got weights of dtype {kept.dtype}, wanted {weights.dtype}")
-        _require(np.all(np.isfinite(kept)), "got a weight that is not finite")
-        _require(np.asarray(kept).sum() > 0, "got only zeros")
+        require(kept.dtype == weights.dtype, f"got weights of dtype {kept.dtype}, wanted {weights.dtype}")
+        require(np.all(np.isfinite(kept)), "got a weight that is not finite")
+        require(np.asarray(kept).sum() > 0, "got only zeros")
 
 
-@_law("A step may donate the state: each of its buffers is owned once, and none belongs to the factory or its caller.")
+@law("A step may donate the state: each of its buffers is owned once, and none belongs to the factory or its caller.")
 def check_donation(case: Case) -> None:
     """Check two runs of two steps that donate the state, both begun by one transformation.
 
@@ -493,11 +438,11 @@ def check_donation(case: Case) -> None:
     step = jax.jit(lambda w, s, x: tx.update(w, s, **x), donate_argnums=1)
     for _ in range(2):
         found = step(weights, tx.init(weights), signals)
-        _require_same(_named(found), _named(expected), case.tolerance)
+        require_same(_named(found), _named(expected), case.tolerance)
         step(weights, found[1], signals)
 
 
-@_law("With `across`, under shard_map and pmap, all devices together select what one device selects.")
+@law("With `across`, under shard_map and pmap, all devices together select what one device selects.")
 def check_shard_map_and_pmap(case: Case) -> None:
     """Check `shard_map` and `pmap` over as many devices as divide the rows, against one device.
 
@@ -515,11 +460,11 @@ def check_shard_map_and_pmap(case: Case) -> None:
     def step(w, s, x):
         return sharded.update(w, s, **x)
 
-    mesh = _mesh(len(weights), AxisType.Auto)
+    mesh = make_mesh(len(weights), AxisType.Auto)
     specs = {name: P() if name in REPLICATED else P("data") for name in signals}
     shard = jax.shard_map(step, mesh=mesh, in_specs=(P("data"), P(), specs), out_specs=(P("data"), P()))
     found = jax.jit(shard)(weights, state, signals)
-    _require_same(_named(found), _named(expected), case.tolerance, "under shard_map, ")
+    require_same(_named(found), _named(expected), case.tolerance, "under shard_map, ")
 
     def split(x):
         return x.reshape(mesh.size, -1, *x.shape[1:])
@@ -531,10 +476,10 @@ def check_shard_map_and_pmap(case: Case) -> None:
     )
     kept, new_state = mapped(split(weights), state, rows)
     found = kept.reshape(weights.shape), new_state
-    _require_same(_named(found), _named(expected), case.tolerance, "under pmap, ")
+    require_same(_named(found), _named(expected), case.tolerance, "under pmap, ")
 
 
-@_law("Under jit, a batch that is sharded over devices is selected from as on one device.")
+@law("Under jit, a batch that is sharded over devices is selected from as on one device.")
 def check_sharded_jit(case: Case, axis_type: AxisType) -> None:
     """Check `jit` of a batch sharded by rows over as many devices as divide the rows, against one device.
 
@@ -548,18 +493,18 @@ def check_sharded_jit(case: Case, axis_type: AxisType) -> None:
     tx = case.make()
     weights, signals = draw(case)
     expected = run(case, weights, signals)
-    mesh = _mesh(len(weights), axis_type)
+    mesh = make_mesh(len(weights), axis_type)
     rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     placed = {k: jax.device_put(v, whole if k in REPLICATED else rows) for k, v in signals.items()}
     sharded_weights, state = jax.device_put(weights, rows), jax.device_put(tx.init(weights), whole)
     kept, new_state = jax.jit(lambda w, s, x: tx.update(w, s, **x))(sharded_weights, state, placed)
-    _require_same(_named((kept, new_state)), _named(expected), case.tolerance)
+    require_same(_named((kept, new_state)), _named(expected), case.tolerance)
     if axis_type is AxisType.Explicit:
         spec = jax.typeof(kept).sharding.spec
-        _require(spec[0] == "data", f"got weights with the sharding {spec}, wanted rows over 'data'")
+        require(spec[0] == "data", f"got weights with the sharding {spec}, wanted rows over 'data'")
 
 
-@_law("A transformation lowers for TPU, CUDA and ROCm, without callbacks to the host.")
+@law("A transformation lowers for TPU, CUDA and ROCm, without callbacks to the host.")
 def check_lowering(case: Case) -> None:
     """Check that init and update are exported for TPU, CUDA and ROCm; none of them needs to be there.
 
