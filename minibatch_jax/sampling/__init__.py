@@ -8,10 +8,12 @@ A sampler is three pure functions, for use in `jit`, `scan` and a host loop alik
 """
 
 from . import classes as classes
+from . import coresets as coresets
 from . import epochs as epochs
 from . import fed_back as fed_back
 from ._sampler import Rows as Rows
 from ._sampler import Sampler as Sampler
 from .classes import by_class as by_class
+from .coresets import crest as crest
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
