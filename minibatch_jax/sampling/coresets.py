@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.boundaries.chosen_rows import heaviest_rows
 from minibatch_jax.compose import weights_of
-from minibatch_jax.mining.class_batches import ClassIndex, examples_of
+from minibatch_jax.mining.class_batches import ClassIndex
 from minibatch_jax.sampling._sampler import Rows, Sampler
 from minibatch_jax.sampling.classes import index_every_class
 from minibatch_jax.selection._similarities import METRICS
@@ -122,9 +122,9 @@ def crest(
 
     A row is learned as soon as its last `patience` losses, one at each visit in a subset, were at most `learned_below`;
     it is drawn as before, and returns with the first higher loss. If a whole subset is learned, all its rows are kept
-    and the state says so. A class with fewer rows than its part of a subset is drawn with replacement. Rows whose loss
-    or features are not finite are never chosen; slots without a medoid are padding. Before the first selection,
-    `sample` draws different rows of the data set with equal weights.
+    and the state says so. The rows of a class are drawn with replacement, so that a small class is as much of a subset
+    as the others. Rows whose loss or features are not finite are never chosen; slots without a medoid are padding.
+    Before the first selection `sample` draws any rows of the data set, with replacement and equal weights.
 
     Published settings: 128 rows of a random hundredth of the data, and one epoch of warm-up. For data without classes
     let all labels be 0.
@@ -222,18 +222,15 @@ def crest(
     def sample(state: CrestState) -> tuple[Rows, CrestState]:
         next_key, draw_key = jax.random.split(state.rng_key)
 
-        def from_coresets():
-            place = jax.random.randint(draw_key, (), 0, state.filled)
-            return jax.tree.map(lambda x: x[place], state.coresets)
-
-        def at_random():
-            order, _, sizes = state.examples
-            zero = jnp.zeros(1, jnp.int32)
-            everything = ClassIndex(order, zero, jnp.sum(sizes, dtype=jnp.int32)[None])
-            drawn = examples_of(draw_key, everything, zero, batch_size)[0]
-            return Rows(drawn, jnp.full(batch_size, 1 / batch_size, jnp.float32))
-
-        return jax.lax.cond(state.filled > 0, from_coresets, at_random), state._replace(rng_key=next_key)
+        order, _, sizes = state.examples
+        at_hand = state.filled > 0
+        choices = jnp.where(at_hand, state.filled, jnp.sum(sizes, dtype=jnp.int32))
+        drawn = jax.random.randint(draw_key, (batch_size,), 0, choices)
+        uniform = jnp.full(batch_size, 1 / batch_size, jnp.float32)
+        rows = jax.lax.cond(
+            at_hand, lambda: jax.tree.map(lambda x: x[drawn[0]], state.coresets), lambda: Rows(order[drawn], uniform)
+        )
+        return rows, state._replace(rng_key=next_key)
 
     def update(state: CrestState, rows: Rows, *, params: Any, data: Any, **signals: object) -> CrestState:
         _check_params(params, state.model.params)
@@ -301,7 +298,7 @@ def crest(
     def coreset(key, place, params, data, examples, chosen):
         """Draw a subset and put its coreset into its place; the first subsets are kept and their losses summed."""
         each = subset_size // num_classes
-        subset = examples_of(key, examples, jnp.arange(num_classes, dtype=jnp.int32), each).reshape(-1)
+        subset = _drawn(key, examples, each).reshape(-1)
         losses, exists, features = _losses_and_features(items_fn, params, data, subset)
         usable = exists & jnp.isfinite(losses) & jnp.all(jnp.isfinite(features), axis=1)
         weights = usable.astype(jnp.float32)
@@ -326,6 +323,13 @@ def crest(
         return _Chosen(learned, coresets, subsets, loss, chosen.everything_learned | all_learned)
 
     return Sampler(init, sample, update)
+
+
+def _drawn(key: jax.Array, examples: ClassIndex, each: int) -> jax.Array:
+    """Return rows `[C, each]` int32 of each class, drawn with replacement; -1 for a class without examples."""
+    sizes = examples.sizes[:, None]
+    place = jax.random.randint(key, (sizes.shape[0], each), 0, jnp.maximum(sizes, 1))
+    return jnp.where(sizes > 0, examples.order[examples.starts[:, None] + place], -1)
 
 
 def _losses_and_features(
