@@ -9,11 +9,14 @@ Paper: 2306.01244
 Experiment: crest
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax.boundaries.chosen_rows import heaviest_rows
@@ -87,14 +90,88 @@ class CrestState(NamedTuple):
     costs: CrestCosts
 
 
-class _Chosen(NamedTuple):
-    """What the coresets of one selection leave behind."""
+class Coreset(NamedTuple):
+    """One weighted coreset of a random subset.
 
+    Attributes:
+      rows: rows `[b]` of the data set and their weights, heaviest first.
+      subset: `[r]` int32, the rows that it was chosen from, class by class; -1 for a class without examples.
+      losses: `[r]` float32, their losses; NaN where the subset is -1.
+      learned: with the losses of the subset.
+      everything_learned: `[]` bool, whether every row of the subset was learned; then none was dropped.
+    """
+
+    rows: Rows
+    subset: jax.Array
+    losses: jax.Array
     learned: LearnedState
-    coresets: Rows
-    subsets: jax.Array
-    loss: tuple[jax.Array, jax.Array]
     everything_learned: jax.Array
+
+
+def random_coreset(
+    items_fn: Items,
+    key: jax.Array,
+    params: Any,
+    data: Any,
+    examples: ClassIndex,
+    learned: LearnedState,
+    *,
+    batch_size: int,
+    subset_size: int,
+    learned_below: float | jax.Array = 0.1,
+    patience: int | jax.Array = 5,
+    metric: str = "euclidean",
+) -> Coreset:
+    """Return a weighted coreset of a new random subset, one of those that `crest` makes in a selection.
+
+    Args:
+      items_fn: `items_fn(params, batch) -> (losses [n], {"features": [n, D]})`.
+      key: typed PRNG key.
+      params: parameters of the model.
+      data: tree of arrays `[N, ...]`.
+      examples: the data set by class, what `mining.class_batches.index_classes` returns.
+      learned: how many losses of each row were low in a row.
+      batch_size: b, rows of the coreset, static, a multiple of the number of classes.
+      subset_size: r, rows of the subset, static, a multiple of the number of classes.
+      learned_below: largest loss that counts as learned.
+      patience: number of low losses in a row after which a row is learned, at least 1.
+      metric: distance of features, defined by `selection.coresets.similarity_matrix`.
+
+    Returns:
+      The coreset; equally many rows of each class are drawn, with replacement, and equally many are kept.
+
+    Raises:
+      TypeError: if `items_fn` returns something else.
+
+    Examples:
+      >>> from minibatch_jax.mining.class_batches import index_classes
+      >>> def items(params, batch):
+      ...   return batch["x"] * params, {"features": batch["x"][:, None]}
+      >>> data = {"x": jnp.array([1.0, 1.1, 2.0, 9.0])}
+      >>> examples, learned = index_classes(jnp.array([0, 0, 0, 1]), 2), LearnedState(jnp.zeros(4, jnp.int32))
+      >>> key = jax.random.key(0)
+      >>> made = random_coreset(items, key, 1.0, data, examples, learned, batch_size=2, subset_size=8)
+      >>> made.rows.indices.tolist(), made.rows.weights.tolist()
+      ([1, 3], [0.5, 0.5])
+    """
+    sizes = examples.sizes[:, None]
+    num_classes = sizes.shape[0]
+    each = subset_size // num_classes
+    place = jax.random.randint(key, (num_classes, each), 0, jnp.maximum(sizes, 1))
+    subset = jnp.where(sizes > 0, examples.order[examples.starts[:, None] + place], -1).reshape(-1)
+    losses, features = _losses_and_features(items_fn, params, data, subset)
+    usable = jnp.isfinite(losses) & jnp.all(jnp.isfinite(features), axis=1)
+    weights = usable.astype(jnp.float32)
+    unlearned = keep_unlearned(learned.streaks.shape[0], learned_below, patience)
+    kept, learned = unlearned.update(weights, learned, losses=losses, example_ids=subset)
+    everything_learned = jnp.any(usable) & ~jnp.any(kept > 0)
+    kept = jnp.where(everything_learned, weights, kept).reshape(num_classes, each)
+    medoids = keep_medoids(batch_size // num_classes, metric=metric, method="naive")
+    by_class = features.reshape(num_classes, each, -1)
+    found = jax.vmap(lambda w, f: weights_of(medoids, w, features=f))(kept, by_class)
+    heaviest, slots = heaviest_rows(found.reshape(-1), batch_size)
+    rows = Rows(jnp.where(heaviest > 0, subset[slots], -1), heaviest / jnp.maximum(jnp.sum(heaviest), 1))
+    return Coreset(rows, subset, losses, learned, everything_learned)
 
 
 def crest(
@@ -173,8 +250,8 @@ def crest(
       >>> rows, state = sampler.sample(state)
       >>> state = sampler.update(state, rows, params=params, data=data)
       >>> rows, state = sampler.sample(state)
-      >>> sorted(rows.indices.tolist()), rows.weights.tolist(), int(state.costs.coresets)
-      ([1, 4], [0.5, 0.5], 5)
+      >>> sorted(data["y"][rows.indices].tolist()), rows.weights.tolist(), int(state.costs.coresets)
+      ([0, 1], [0.5, 0.5], 5)
     """
     check_count("num_classes", num_classes)
     for name, size in (("batch_size", batch_size), ("subset_size", subset_size)):
@@ -190,10 +267,21 @@ def crest(
     check_count("patience", patience, traced=True)
     check_number("multiplier", multiplier, 0, open_low=True)
     check_choice("metric", metric, METRICS)
-    medoids = keep_medoids(batch_size // num_classes, metric=metric, method="naive")
+    choice = functools.partial(
+        random_coreset,
+        items_fn,
+        batch_size=batch_size,
+        subset_size=subset_size,
+        learned_below=learned_below,
+        patience=patience,
+        metric=metric,
+    )
 
     def init(key: jax.Array | int, *, labels: jax.Array, params: Any) -> CrestState:
         index = index_every_class(labels, num_classes)
+        if not isinstance(index.sizes, jax.core.Tracer) and np.sum(np.asarray(index.sizes)) < labels.shape[0]:
+            outside = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
+            raise ValueError(f"labels holds {outside[0]}, wanted labels in [0, {num_classes}).")
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             check_floating(f"params{jax.tree_util.keystr(path)}", leaf)
         check_count("batch_size", batch_size, labels.shape[0], "the number of labels")
@@ -221,7 +309,6 @@ def crest(
 
     def sample(state: CrestState) -> tuple[Rows, CrestState]:
         next_key, draw_key = jax.random.split(state.rng_key)
-
         order, _, sizes = state.examples
         at_hand = state.filled > 0
         choices = jnp.where(at_hand, state.filled, jnp.sum(sizes, dtype=jnp.int32))
@@ -242,8 +329,8 @@ def crest(
 
     def checked(key, params, data, state):
         def is_wrong():
-            losses, exists = _losses_and_features(items_fn, params, data, state.subsets.reshape(-1))[:2]
-            count, total = _sum_of_finite(losses, exists)
+            losses = _losses_and_features(items_fn, params, data, state.subsets.reshape(-1))[0]
+            count, total = _sum_of_finite(losses)
             wrong = needs_reselection(state.model, params, total / count, threshold)
             return (count > 0) & (wrong | ~jnp.isfinite(predicted_loss(state.model, params)))
 
@@ -259,11 +346,16 @@ def crest(
         steps = jnp.where(started, jnp.minimum(state.interval, most), 1)
         filled = jnp.minimum(coresets_per_step * steps, max_coresets)
 
-        def choose(place, chosen):
-            return coreset(jax.random.fold_in(key, place), place, params, data, state.examples, chosen)
+        def choose(place, carry):
+            learned, coresets, subsets, losses, everything_learned = carry
+            made = choice(jax.random.fold_in(key, place), params, data, state.examples, learned)
+            coresets = jax.tree.map(lambda all_rows, new: all_rows.at[place].set(new), coresets, made.rows)
+            subsets = subsets.at[place].set(made.subset, mode="drop")
+            losses = losses.at[place].set(made.losses, mode="drop")
+            return made.learned, coresets, subsets, losses, everything_learned | made.everything_learned
 
         def fit(place, model):
-            indices, weights = jax.tree.map(lambda x: x[place], chosen.coresets)
+            indices, weights = coresets.indices[place], coresets.weights[place]
             indices = jnp.where(weights > 0, indices, indices[jnp.argmax(weights)])  # padding: 0 * NaN is NaN
 
             def loss(params):
@@ -274,68 +366,32 @@ def crest(
             _, gradient, diagonal = hutchinson_diagonal(probe_key, loss, params)
             return update_quadratic_model(model, gradient, diagonal)
 
-        nothing = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-        chosen = _Chosen(state.learned, state.coresets, state.subsets, nothing, jnp.zeros((), bool))
-        chosen = jax.lax.fori_loop(0, filled, choose, chosen)
-        count, total = chosen.loss
+        losses = jnp.zeros(state.subsets.shape, jnp.float32)
+        carry = state.learned, state.coresets, state.subsets, losses, jnp.zeros((), bool)
+        learned, coresets, subsets, losses, everything_learned = jax.lax.fori_loop(0, filled, choose, carry)
+        count, total = _sum_of_finite(losses)
         model = quadratic_model(params, total / count)
         model = jax.lax.fori_loop(0, coresets_per_step, fit, model)
         norm = curvature_norm(model)
         first = jnp.where(state.first_curvature > 0, state.first_curvature, norm)
         costs = state.costs
         return state._replace(
-            learned=chosen.learned,
-            coresets=chosen.coresets,
+            learned=learned,
+            coresets=coresets,
             filled=filled,
-            subsets=chosen.subsets,
+            subsets=subsets,
             model=model,
             first_curvature=first,
             interval=interval_of(first, norm, multiplier),
-            everything_learned=chosen.everything_learned,
+            everything_learned=everything_learned,
             costs=costs._replace(coresets=costs.coresets + filled, selections=costs.selections + 1),
         )
-
-    def coreset(key, place, params, data, examples, chosen):
-        """Draw a subset and put its coreset into its place; the first subsets are kept and their losses summed."""
-        each = subset_size // num_classes
-        subset = _drawn(key, examples, each).reshape(-1)
-        losses, exists, features = _losses_and_features(items_fn, params, data, subset)
-        usable = exists & jnp.isfinite(losses) & jnp.all(jnp.isfinite(features), axis=1)
-        weights = usable.astype(jnp.float32)
-        unlearned = keep_unlearned(chosen.learned.streaks.shape[0], learned_below, patience)
-        kept, learned = unlearned.update(weights, chosen.learned, losses=losses, example_ids=subset)
-        all_learned = jnp.any(usable) & ~jnp.any(kept > 0)
-        kept = jnp.where(all_learned, weights, kept).reshape(num_classes, each)
-        by_class = features.reshape(num_classes, each, -1)
-        found = jax.vmap(lambda w, f: weights_of(medoids, w, features=f))(kept, by_class)
-        heaviest, rows = heaviest_rows(found.reshape(-1), batch_size)
-        heaviest = heaviest / jnp.maximum(jnp.sum(heaviest), 1)
-        coresets = Rows(
-            chosen.coresets.indices.at[place].set(jnp.where(heaviest > 0, subset[rows], -1)),
-            chosen.coresets.weights.at[place].set(heaviest),
-        )
-        loss = jax.tree.map(
-            lambda old, new: old + jnp.where(place < coresets_per_step, new, 0),
-            chosen.loss,
-            _sum_of_finite(losses, exists),
-        )
-        subsets = chosen.subsets.at[place].set(subset, mode="drop")
-        return _Chosen(learned, coresets, subsets, loss, chosen.everything_learned | all_learned)
 
     return Sampler(init, sample, update)
 
 
-def _drawn(key: jax.Array, examples: ClassIndex, each: int) -> jax.Array:
-    """Return rows `[C, each]` int32 of each class, drawn with replacement; -1 for a class without examples."""
-    sizes = examples.sizes[:, None]
-    place = jax.random.randint(key, (sizes.shape[0], each), 0, jnp.maximum(sizes, 1))
-    return jnp.where(sizes > 0, examples.order[examples.starts[:, None] + place], -1)
-
-
-def _losses_and_features(
-    items_fn: Items, params: Any, data: Any, indices: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return losses `[n]` float32 of rows of the data, which of them exist, and features `[n, D]`; -1 reads row 0."""
+def _losses_and_features(items_fn: Items, params: Any, data: Any, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return losses `[n]` float32, NaN where the index is -1, and features `[n, D]` of rows of the data."""
     exists = indices >= 0
     found = items_fn(params, jax.tree.map(lambda x: x[jnp.where(exists, indices, 0)], data))
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict) and "features" in found[1]):
@@ -344,13 +400,13 @@ def _losses_and_features(
     check_shape("losses of items_fn", losses, indices.shape)
     check_floating("losses of items_fn", losses)
     check_shape("features of items_fn", features, (*indices.shape, None))
-    return losses.astype(jnp.float32), exists, features
+    return jnp.where(exists, losses.astype(jnp.float32), jnp.nan), features
 
 
-def _sum_of_finite(losses: jax.Array, exists: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sum_of_finite(losses: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the number of finite losses and their sum."""
-    usable = exists & jnp.isfinite(losses)
-    return jnp.sum(usable, dtype=jnp.float32), jnp.sum(jnp.where(usable, losses, 0))
+    finite = jnp.isfinite(losses)
+    return jnp.sum(finite, dtype=jnp.float32), jnp.sum(jnp.where(finite, losses, 0))
 
 
 def _check_params(params: Any, wanted: Any) -> None:

@@ -108,7 +108,7 @@ def keep_class_medoids(k: int, num_classes: int, *, metric: str = "euclidean") -
 
 
 def keep_unlearned(
-    num_examples: int, threshold: float = 0.1, patience: int = 5
+    num_examples: int, threshold: float | jax.Array = 0.1, patience: int | jax.Array = 5
 ) -> optax.GradientTransformationExtraArgs:
     """Drop examples whose last `patience` losses were all at most `threshold`. Signals: `losses`, `example_ids` [B].
 
@@ -271,7 +271,9 @@ def predicted_loss(model: QuadraticModel, params: Any) -> jax.Array:
     return model.loss + sum(jax.tree.leaves(terms))
 
 
-def needs_reselection(model: QuadraticModel, params: Any, loss: jax.Array, threshold: float = 0.1) -> jax.Array:
+def needs_reselection(
+    model: QuadraticModel, params: Any, loss: jax.Array, threshold: float | jax.Array = 0.1
+) -> jax.Array:
     """Return whether the model's prediction is off by more than `threshold * |loss|`: then choose a new coreset.
 
     Args:
@@ -299,7 +301,7 @@ def needs_reselection(model: QuadraticModel, params: Any, loss: jax.Array, thres
     return jnp.abs(loss - predicted_loss(model, params)) > threshold * jnp.abs(loss)
 
 
-def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier: float = 1.0) -> jax.Array:
+def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier: float | jax.Array = 1.0) -> jax.Array:
     """Return the number of steps until the next check: more steps as the curvature falls below that of `first`.
 
     Args:
@@ -336,7 +338,8 @@ def curvature_norm(model: QuadraticModel) -> jax.Array:
       `[]` float32.
 
     Examples:
-      >>> model = update_quadratic_model(quadratic_model(jnp.zeros(2), jnp.array(1.0)), jnp.ones(2), jnp.array([3.0, 4.0]))
+      >>> model = quadratic_model(jnp.zeros(2), jnp.array(1.0))
+      >>> model = update_quadratic_model(model, jnp.ones(2), jnp.array([3.0, 4.0]))
       >>> round(float(curvature_norm(model)), 3)
       5.0
     """
