@@ -163,7 +163,8 @@ def random_coreset(
     usable = jnp.isfinite(losses) & jnp.all(jnp.isfinite(features), axis=1)
     weights = usable.astype(jnp.float32)
     unlearned = keep_unlearned(learned.streaks.shape[0], learned_below, patience)
-    kept, learned = unlearned.update(weights, learned, losses=losses, example_ids=subset)
+    updated: Any = unlearned.update(weights, learned, losses=losses, example_ids=subset)
+    kept, learned = updated
     everything_learned = jnp.any(usable) & ~jnp.any(kept > 0)
     kept = jnp.where(everything_learned, weights, kept).reshape(num_classes, each)
     medoids = keep_medoids(batch_size // num_classes, metric=metric, method="naive")

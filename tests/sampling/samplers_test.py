@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from minibatch_jax import sampling
-from minibatch_jax.sampling import Rows, by_class, shuffled, weighted
+from minibatch_jax.sampling import Rows, by_class, crest, shuffled, weighted
 
 LABELS = np.array([2, 0, 1, 0, 2, 2, 1, 0, 1, 2], np.int32)
+
+
+CREST_SIGNALS = {"params": jnp.array([0.5, 2.0]), "data": jnp.linspace(-1.0, 1.0, 20).reshape(10, 2)}
+
+
+def scores(params, batch):
+    """Losses and features for `crest`."""
+    return jnp.sum((batch * params[None]) ** 2, axis=1), {"features": batch * params[None]}
 
 
 def made(name):
@@ -22,11 +30,14 @@ def made(name):
     if name == "by_class":
         sampler = by_class(3, 2, 2)
         return sampler, sampler.init(0, labels=jnp.asarray(LABELS)), {}
+    if name == "crest":
+        sampler = crest(scores, batch_size=3, num_classes=3, subset_size=6, max_coresets=6)
+        return sampler, sampler.init(0, labels=jnp.asarray(LABELS), params=jnp.ones(2)), CREST_SIGNALS
     sampler = weighted(4, decay=0.5)
     return sampler, sampler.init(0, weights=jnp.ones(10)), {"losses": jnp.linspace(0.0, 1.0, 4)}
 
 
-ALL = pytest.mark.parametrize("name", ["shuffled", "by_class", "weighted"])
+ALL = pytest.mark.parametrize("name", ["shuffled", "by_class", "weighted", "crest"])
 
 
 def draw(sampler, state, steps, signals):
@@ -73,7 +84,12 @@ def test_weights_sum_to_one_and_padding_has_none(name):
 @ALL
 def test_vmap_over_seeds_is_each_seed_alone(name):
     sampler, _, _ = made(name)
-    arrays = {"by_class": {"labels": jnp.asarray(LABELS)}, "weighted": {"weights": jnp.ones(10)}}.get(name, {})
+    labels = jnp.asarray(LABELS)
+    arrays = {
+        "by_class": {"labels": labels},
+        "weighted": {"weights": jnp.ones(10)},
+        "crest": {"labels": labels, "params": jnp.ones(2)},
+    }.get(name, {})
     keys = jax.random.split(jax.random.key(5), 3)
     together = jax.vmap(lambda k: sampler.sample(sampler.init(k, **arrays))[0].indices)(keys)
     for key, found in zip(keys, together):
@@ -189,4 +205,4 @@ def test_every_sampler_is_tested_here():
         for name, value in vars(sampling).items()
         if callable(value) and value.__module__.startswith("minibatch_jax.sampling.") and not isinstance(value, type)
     }
-    assert samplers == {"shuffled", "by_class", "weighted"}
+    assert samplers == {"shuffled", "by_class", "weighted", "crest"}
