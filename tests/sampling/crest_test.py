@@ -243,6 +243,24 @@ def test_a_scan_of_a_thousand_steps_is_one_trace_and_trains():
     assert int(state.costs.selections) > 3 and BROKEN not in np.asarray(state.coresets.indices)
 
 
+def test_vmap_over_seeds_is_each_seed_alone():
+    data = jax.tree.map(jnp.asarray, problem())
+
+    def run(key):
+        params, state = begin(key)
+        step = lambda carry, _: (train_step(*carry, data)[:2], None)  # noqa: E731
+        params, state = jax.lax.scan(step, (params, state), None, length=8)[0]
+        return params, state.coresets.indices, state.costs
+
+    keys = jax.random.split(jax.random.key(4), 2)
+    params, *exact = jax.jit(jax.vmap(run))(keys)
+    alone = jax.jit(run)
+    for place, key in enumerate(keys):
+        params_alone, *wanted = alone(key)
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[place], y), exact, wanted)  # noqa: B023
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x[place], y, atol=1e-5), params, params_alone)  # noqa: B023
+
+
 @functools.partial(jax.jit, static_argnames=("batch_size", "subset_size"))
 def program(data, examples, streaks, batch_size, subset_size):
     def given(params, batch):
