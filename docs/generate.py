@@ -4,7 +4,9 @@
 Every build of the site writes `docs/api/`, which is not committed.
 
 A module whose docstring ends in lines `Method:`, `Paper:` and `Experiment:` gives a row of the table. The row names
-what the module defines and its noun, the part of the package right below `minibatch_jax`, makes public.
+what the module defines and its noun, the part of the package right below `minibatch_jax`, makes public. If modules of
+several nouns name one method, its row is in the table of the first noun, and names of the others have their noun before
+them.
 """
 
 import importlib
@@ -36,7 +38,8 @@ HEAD = """\
 
 Each row is a method: its paper, its functions on arrays, its transformations of weights, and the experiment that tests
 its claim, to run as `python -m experiments NAME`. Functions and transformations are names of the noun, such as
-`minibatch_jax.selection`. This file is generated from the docstrings by `python docs/generate.py`.
+`minibatch_jax.selection`, or of the noun before their dot. This file is generated from the docstrings by
+`python docs/generate.py`.
 """
 TABLE = "| method | paper | functions | transformations | experiment |\n|---|---|---|---|---|"
 
@@ -116,12 +119,30 @@ def _is_record(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, tuple)
 
 
+def tables() -> dict[str, dict[str, Row]]:
+    """Return the rows of each noun, with each method in the table of its first noun only."""
+    found: dict[str, dict[str, Row]] = {}
+    for noun in nouns():
+        found[noun] = {}
+        for method, row in rows(noun).items():
+            home = next((table for table in found.values() if method in table), None)
+            if home is None:
+                found[noun][method] = row
+            else:
+                named = row._replace(
+                    functions=[f"{noun}.{name}" for name in row.functions],
+                    transformations=[f"{noun}.{name}" for name in row.transformations],
+                )
+                home[method] = Row(*(list(dict.fromkeys(a + b)) for a, b in zip(home[method], named)))
+    return found
+
+
 def methods() -> str:
     """Return the text of `methods.md`."""
     parts = [HEAD]
-    for noun in nouns():
+    for noun, table in tables().items():
         lines = []
-        for method, row in rows(noun).items():
+        for method, row in table.items():
             papers = ", ".join(f"[{p}](https://arxiv.org/abs/{p})" for p in row.papers)
             code = [", ".join(f"`{entry}`" for entry in entries) for entries in row[1:]]
             lines.append(f"| {method} | {papers} | {' | '.join(code)} |")

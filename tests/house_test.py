@@ -27,10 +27,11 @@ def test_a_module_is_found_as_an_attribute_and_no_function_shadows_it(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_public_function_is_called_like_a_module(name):
+def test_no_public_function_is_called_like_a_module_of_its_noun(name):
     module = ast.parse((ROOT / (name.replace(".", "/") + ".py")).read_text()) if _is_file(name) else ast.Module([], [])
     functions = {n.name for n in module.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")}
-    assert not functions & {m.rpartition(".")[2] for m in MODULES}
+    noun = name.split(".")[1] if "." in name else ""
+    assert not functions & {m.rpartition(".")[2] for m in MODULES if m.split(".")[1:2] == [noun] or m.count(".") == 1}
 
 
 @pytest.mark.parametrize("noun", NOUNS)

@@ -54,23 +54,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import compare, descend, init_mlp, mlp
-from experiments.selection._crest_loop import (
-    CLASSES,
-    Sizes,
-    coreset,
-    coreset_selection,
-    draw_subset,
-    fresh,
-    gradient,
-    init_crest,
-    up_to_date,
-)
+from experiments.engine import compare, descend, init_mlp, mlp, weighted_gradient
 from experiments.shared.fashion import fashion
+from minibatch_jax import sampling
+from minibatch_jax.mining.class_batches import index_classes
+from minibatch_jax.sampling import Rows, Sampler
+from minibatch_jax.sampling.coresets import CrestState, random_coreset
+from minibatch_jax.selection.crest import LearnedState
 
 KINDS = ("random", "CREST", "fresh coresets")
+CLASSES = 10
 MOMENTUM = 0.9
-UPDATES = {"CREST": up_to_date, "fresh coresets": fresh}
+COVER = 5
+"""a selection makes this many coresets for each step of the interval; the model is fitted to as many"""
 ERROR_BATCHES = 4
 ERROR_ROWS = 3000
 PATIENCE = 5
@@ -109,7 +105,7 @@ class Config:
 
 
 class Run(NamedTuple):
-    """All that changes in a run; `crest` is () while batches are random."""
+    """All that changes in a run; `crest` is the state of the sampler, () while batches are random."""
 
     params: Any
     opt_state: Any
@@ -118,7 +114,7 @@ class Run(NamedTuple):
 
 def main(config: Config):
     """Train all arms and report."""
-    data = functools.cache(lambda: jax.tree.map(jnp.asarray, splits(config)))
+    data = functools.cache(lambda: jax.tree.map(jnp.asarray, fashion(config.pool, config.validate)))
     arms = {"full": trainer(config, data, "full", 1.0)}
     for budget in config.budgets:
         arms |= {f"{kind} {budget:.0%}": trainer(config, data, kind, budget) for kind in KINDS}
@@ -128,10 +124,11 @@ def main(config: Config):
 
 def trainer(config: Config, data: Callable[[], Any], kind: str, budget: float) -> Callable[[int], Any]:
     """An arm: `seed -> {percent of the budget: metrics}`, with the learning rate decayed over its own steps."""
-    calls, sizes = round(config.steps * budget) // config.steps_per_call, Sizes(config.subset, config.medoids)
-    steps, batch_size = calls * config.steps_per_call, CLASSES * config.medoids
+    calls, batch_size = round(config.steps * budget) // config.steps_per_call, CLASSES * config.medoids
+    steps = calls * config.steps_per_call
     every = max(calls // EVALUATIONS, 1) * config.steps_per_call
-    warmup = max(config.warmup * steps, config.steps_per_call) if kind in UPDATES else steps
+    sampler = sampler_of(config, kind)
+    warmup = max(config.warmup * steps, config.steps_per_call) if kind in KINDS[1:] else steps
     optimizer = optax.sgd(optax.cosine_decay_schedule(config.learning_rate, steps), MOMENTUM)
     uniform = jnp.full(batch_size, 1 / batch_size)
 
@@ -145,31 +142,36 @@ def trainer(config: Config, data: Callable[[], Any], kind: str, budget: float) -
         return jax.lax.scan(lambda run, rows: (apply(run, train, rows, uniform), None), run, rows)[0]
 
     @jax.jit
-    def crest_steps(run, train, keys):
-        def step(run, key):
-            select_key, pick_key = jax.random.split(key)
-            crest = UPDATES[kind](select_key, run.params, train, run.crest, sizes)
-            pick = jax.random.randint(pick_key, (), 0, crest.filled)
-            return apply(run._replace(crest=crest), train, crest.rows[pick], crest.weights[pick]), None
+    def first_selection(run, train, key):
+        rows, state = sampler.sample(sampler.init(key, labels=train["label"], params=run.params))
+        return run._replace(crest=sampler.update(state, rows, params=run.params, data=train))
 
-        return jax.lax.scan(step, run, keys)[0]
+    @jax.jit
+    def crest_steps(run, train):
+        def step(run, _):
+            rows, state = sampler.sample(run.crest)
+            run = apply(run, train, rows.indices, rows.weights)
+            return run._replace(crest=sampler.update(state, rows, params=run.params, data=train)), None
+
+        return jax.lax.scan(step, run, length=config.steps_per_call)[0]
 
     def arm(seed: int) -> dict[float, Any]:
         train, key = data()["train"], jax.random.key(seed)
         params = init_mlp(key, (train["image"].shape[1], config.hidden, CLASSES))
         run = Run(params, optimizer.init(params), ())
         rows = jnp.asarray(random_rows(len(train["label"]), batch_size, steps, seed))
-        keys = jax.random.split(jax.random.fold_in(key, 1), steps)
         clock, made = Clock(), {}
         for done in range(config.steps_per_call, steps + 1, config.steps_per_call):
             if done > warmup and not run.crest:
-                run = run._replace(crest=init_crest(run.params, sizes, len(train["label"])))
-            function, draws = (crest_steps, keys) if run.crest else (random_steps, rows)
-            run = clock(function, run, train, draws[done - config.steps_per_call : done])
+                run = clock(first_selection, run, train, jax.random.fold_in(key, 1))
+            if run.crest:
+                run = clock(crest_steps, run, train)
+            else:
+                run = clock(random_steps, run, train, rows[done - config.steps_per_call : done])
             if done % every == 0:
                 percent = round(100 * done / config.steps, 6)
                 error_key = jax.random.fold_in(key, 2)
-                made[percent] = measured(error_key, run, data(), sizes, clock.seconds, done * batch_size)
+                made[percent] = measured(error_key, run, data(), config, clock.seconds, done * batch_size)
         return made
 
     return arm
@@ -192,16 +194,56 @@ class Clock:
         return result
 
 
+def sampler_of(config: Config, kind: str) -> Sampler:
+    """CREST, or for "fresh coresets" one that makes a new coreset after every step and has no model."""
+    sizes = sizes_of(config)
+    sampler = sampling.crest(losses_and_features, num_classes=CLASSES, coresets_per_step=COVER, **sizes)
+
+    def fresh(state: CrestState, rows: Rows, *, params: Any, data: Any) -> CrestState:
+        next_key, key = jax.random.split(state.rng_key)
+        made = random_coreset(losses_and_features, key, params, data, state.examples, state.learned, **sizes)
+        return state._replace(
+            rng_key=next_key,
+            learned=made.learned,
+            coresets=jax.tree.map(lambda old, new: old.at[0].set(new), state.coresets, made.rows),
+            filled=jnp.ones((), jnp.int32),
+            costs=state.costs._replace(coresets=state.costs.coresets + 1),
+        )
+
+    return sampler._replace(update=fresh) if kind == "fresh coresets" else sampler
+
+
+def sizes_of(config: Config) -> dict[str, Any]:
+    """Rows of a coreset and of the subset that it is chosen from."""
+    return {"batch_size": CLASSES * config.medoids, "subset_size": CLASSES * config.subset}
+
+
+def losses_and_features(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of each example `[n]`, and as features its gradient by the logits `[n, CLASSES]`."""
+    logits = mlp(params, batch["image"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return losses, {"features": jax.nn.softmax(logits) - jax.nn.one_hot(batch["label"], CLASSES)}
+
+
+def gradient(params: Any, data: dict[str, jax.Array], rows: jax.Array, weights: jax.Array) -> Any:
+    """Gradient of the weighted sum of the losses of the rows; those of -1 have no weight."""
+    batch = jax.tree.map(lambda x: x[rows], data)
+    return weighted_gradient(lambda params, batch: losses_and_features(params, batch)[0])(params, batch, weights)[1]
+
+
 def measured(
-    key: jax.Array, run: Run, data: dict[str, Any], sizes: Sizes, seconds: float, differentiated: int
+    key: jax.Array, run: Run, data: dict[str, Any], config: Config, seconds: float, differentiated: int
 ) -> dict[str, Any]:
     """Accuracy, CPU seconds, errors of batch gradients, and what the selection spent by example differentiated."""
     made = {"test_accuracy": accuracy(run.params, data["test"]), "cpu_seconds": seconds}
-    made |= error_ratios(key, run.params, data["train"], sizes)
+    made |= error_ratios(key, run.params, data["train"], config)
     if run.crest:
-        costs = run.crest.costs
-        made |= {"forward_examples": costs.forward / differentiated, "probe_examples": costs.gradient / differentiated}
-        made |= {"selections": costs.selections, "learned": jnp.mean(run.crest.learned[0].streaks >= PATIENCE)}
+        costs, subset, batch = run.crest.costs, CLASSES * config.subset, CLASSES * config.medoids
+        forward = subset * (COVER * costs.checks + costs.coresets)
+        probed = 2 * COVER * batch * costs.selections  # a probe differentiates a gradient: another gradient
+        made |= {"forward_examples": forward / differentiated, "probe_examples": probed / differentiated}
+        learned = jnp.mean(run.crest.learned.streaks >= PATIENCE)
+        made |= {"selections": costs.selections.astype(jnp.float32), "learned": learned}
     return jax.device_get(made)  # waits, so that the next steps are not charged with the evaluation
 
 
@@ -211,10 +253,13 @@ def accuracy(params: Any, test: dict[str, jax.Array]) -> jax.Array:
     return jnp.mean(jnp.argmax(mlp(params, test["image"]), axis=1) == test["label"])
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
-def error_ratios(key: jax.Array, params: Any, train: dict[str, jax.Array], sizes: Sizes) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames="config")
+def error_ratios(key: jax.Array, params: Any, train: dict[str, jax.Array], config: Config) -> dict[str, jax.Array]:
     """Squared error of the gradient of a new coreset, with its weights and without, over that of a random batch."""
-    count, batch_size = len(train["label"]), CLASSES * sizes.medoids
+    count, sizes = len(train["label"]), sizes_of(config)
+    batch_size = sizes["batch_size"]
+    examples = index_classes(train["label"], CLASSES)
+    learned = LearnedState(jnp.zeros(count, jnp.int32))
     sample = jnp.arange(0, count, max(count // ERROR_ROWS, 1))
     full = gradient(params, train, sample, jnp.full(len(sample), 1 / len(sample)))
 
@@ -223,9 +268,8 @@ def error_ratios(key: jax.Array, params: Any, train: dict[str, jax.Array], sizes
 
     def errors(key):
         subset_key, random_key = jax.random.split(key)
-        subset = draw_subset(subset_key, train, sizes.subset)
-        learned = coreset_selection(count, sizes).init(jnp.zeros(1))
-        rows, weights, *_ = coreset(params, train, subset, learned, sizes)
+        made = random_coreset(losses_and_features, subset_key, params, train, examples, learned, **sizes)
+        rows, weights = made.rows
         uniform, random = jnp.full(batch_size, 1 / batch_size), jax.random.randint(random_key, (batch_size,), 0, count)
         return error(rows, weights), error(rows, uniform), error(random, uniform)
 
@@ -247,18 +291,3 @@ def random_rows(num_examples: int, batch_size: int, steps: int, seed: int) -> np
     rng, per_epoch = np.random.default_rng(seed), num_examples // batch_size
     epochs = [rng.permutation(num_examples)[: per_epoch * batch_size] for _ in range(-(-steps // per_epoch))]
     return np.concatenate(epochs).reshape(-1, batch_size)[:steps].astype(np.int32)
-
-
-def splits(config: Config) -> dict[str, dict[str, np.ndarray]]:
-    """Fashion-MNIST, train with its rows by class."""
-    data = fashion(config.pool, config.validate)
-    return {**data, "train": {**data["train"], **by_class(data["train"]["label"])}}
-
-
-def by_class(label: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows of each class `[CLASSES, most]` int32, the first `class_size` of them."""
-    size = np.bincount(label, minlength=CLASSES)
-    rows = np.zeros((CLASSES, size.max()), np.int32)
-    for c in range(CLASSES):
-        rows[c, : size[c]] = np.flatnonzero(label == c)
-    return {"rows_of_class": rows, "class_size": size.astype(np.int32)}

@@ -10,6 +10,7 @@ A sampler is three pure functions, for use in `jit`, `scan` and a host loop alik
 from minibatch_jax._checks import as_key as as_key
 
 from . import classes as classes
+from . import coresets as coresets
 from . import epochs as epochs
 from . import fed_back as fed_back
 from . import near_classes as near_classes
@@ -17,6 +18,7 @@ from . import rounds as rounds
 from ._sampler import Rows as Rows
 from ._sampler import Sampler as Sampler
 from .classes import by_class as by_class
+from .coresets import crest as crest
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
 from .near_classes import by_proxies as by_proxies

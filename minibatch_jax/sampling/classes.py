@@ -78,12 +78,7 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
     check_count("per_class", per_class)
 
     def init(key: jax.Array | int, *, labels: jax.Array) -> ByClassState:
-        index = index_classes(labels, num_classes)
-        if not isinstance(index.sizes, jax.core.Tracer) and np.any(np.asarray(index.sizes) == 0):
-            empty = np.flatnonzero(np.asarray(index.sizes) == 0)
-            raise ValueError(
-                f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least."
-            )
+        index = index_every_class(labels, num_classes)
         next_key, order_key = jax.random.split(as_key(key))
         classes = jnp.argsort(index.sizes == 0, stable=True).astype(jnp.int32)
         present = jnp.sum(index.sizes > 0, dtype=jnp.int32)
@@ -107,3 +102,12 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
         )
 
     return Sampler(init, sample)
+
+
+def index_every_class(labels: jax.Array, num_classes: int) -> ClassIndex:
+    """Sort a data set by class. Raise ValueError if the labels are known and a class has no example."""
+    index = index_classes(labels, num_classes)
+    if not isinstance(index.sizes, jax.core.Tracer) and np.any(np.asarray(index.sizes) == 0):
+        empty = np.flatnonzero(np.asarray(index.sizes) == 0)
+        raise ValueError(f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least.")
+    return index

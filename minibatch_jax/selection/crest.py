@@ -108,7 +108,7 @@ def keep_class_medoids(k: int, num_classes: int, *, metric: str = "euclidean") -
 
 
 def keep_unlearned(
-    num_examples: int, threshold: float = 0.1, patience: int = 5
+    num_examples: int, threshold: float | jax.Array = 0.1, patience: int | jax.Array = 5
 ) -> optax.GradientTransformationExtraArgs:
     """Drop examples whose last `patience` losses were all at most `threshold`. Signals: `losses`, `example_ids` [B].
 
@@ -194,8 +194,8 @@ def quadratic_model(params: Any, loss: jax.Array) -> QuadraticModel:
       >>> model.gradient.tolist(), int(model.num_updates)
       ([0.0, 0.0], 0)
     """
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return QuadraticModel(params, loss, zeros, zeros, jnp.zeros((), jnp.int32))
+    gradient, curvature = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+    return QuadraticModel(params, loss, gradient, curvature, jnp.zeros((), jnp.int32))
 
 
 def update_quadratic_model(model: QuadraticModel, gradient: Any, diagonal: Any) -> QuadraticModel:
@@ -271,7 +271,9 @@ def predicted_loss(model: QuadraticModel, params: Any) -> jax.Array:
     return model.loss + sum(jax.tree.leaves(terms))
 
 
-def needs_reselection(model: QuadraticModel, params: Any, loss: jax.Array, threshold: float = 0.1) -> jax.Array:
+def needs_reselection(
+    model: QuadraticModel, params: Any, loss: jax.Array, threshold: float | jax.Array = 0.1
+) -> jax.Array:
     """Return whether the model's prediction is off by more than `threshold * |loss|`: then choose a new coreset.
 
     Args:
@@ -299,7 +301,7 @@ def needs_reselection(model: QuadraticModel, params: Any, loss: jax.Array, thres
     return jnp.abs(loss - predicted_loss(model, params)) > threshold * jnp.abs(loss)
 
 
-def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier: float = 1.0) -> jax.Array:
+def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier: float | jax.Array = 1.0) -> jax.Array:
     """Return the number of steps until the next check: more steps as the curvature falls below that of `first`.
 
     Args:
@@ -323,6 +325,46 @@ def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier:
       >>> int(reselection_interval(first, now, multiplier=1.5))
       5
     """
+    return interval_of(curvature_norm(first), curvature_norm(now), multiplier)
+
+
+def curvature_norm(model: QuadraticModel) -> jax.Array:
+    """Return the norm of the curvature over all parameters, above 0 because of the damping.
+
+    Args:
+      model: quadratic model of the loss.
+
+    Returns:
+      `[]` float32.
+
+    Examples:
+      >>> model = quadratic_model(jnp.zeros(2), jnp.array(1.0))
+      >>> model = update_quadratic_model(model, jnp.ones(2), jnp.array([3.0, 4.0]))
+      >>> round(float(curvature_norm(model)), 3)
+      5.0
+    """
+    return optax.tree.norm(jax.tree.map(lambda h: h.astype(jnp.float32), curvature_of(model)))
+
+
+def interval_of(first: jax.Array, now: jax.Array, multiplier: float | jax.Array = 1.0) -> jax.Array:
+    """Return the number of steps until the next check, given the norms of two curvatures.
+
+    Args:
+      first: `[]`, norm of the curvature at the start of training.
+      now: `[]`, norm of the curvature now.
+      multiplier: factor on the ratio of the norms, positive.
+
+    Returns:
+      `[]` int32, `ceil(multiplier * first / now)` in [1, 2^30]; 1 if a norm is not finite.
+
+    Raises:
+      TypeError: if the multiplier is not a number.
+      ValueError: if the multiplier is not positive.
+
+    Examples:
+      >>> int(interval_of(jnp.array(6.0), jnp.array(2.0), multiplier=1.5))
+      5
+    """
     check_number("multiplier", multiplier, 0, open_low=True)
-    ratio = optax.tree.norm(curvature_of(first)) / optax.tree.norm(curvature_of(now))
-    return jnp.maximum(jnp.ceil(multiplier * ratio), 1).astype(jnp.int32)
+    steps = jnp.ceil(multiplier * first / now)
+    return jnp.where(jnp.isfinite(steps), jnp.clip(steps, 1, 2**30), 1).astype(jnp.int32)

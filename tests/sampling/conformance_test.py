@@ -33,11 +33,26 @@ def embeddings(rng, rows):
     return {"embeddings": rng.normal(size=(len(rows.indices), 3)).astype(np.float32)}
 
 
+POINTS = np.random.default_rng(1).normal(size=(N, 2)).astype(np.float32)
+
+
+def scores(params, batch):
+    """Losses and features for `crest`."""
+    return jnp.sum((batch * params[None]) ** 2, axis=1), {"features": batch * params[None]}
+
+
 CASES = {
     "shuffled": SamplerCase(lambda: sampling.shuffled(N, 16), N),
     "by_class": SamplerCase(lambda: sampling.by_class(6, 4, 2), N, labels),
     "weighted": SamplerCase(lambda: sampling.weighted(16, decay=0.5), N, weights, losses, any_order=True),
     "hard_batches": SamplerCase(lambda: sampling.hard_batches(N, 16, shuffle=True), N, signals=losses, any_order=True),
+    "crest": SamplerCase(
+        lambda: sampling.crest(scores, batch_size=6, num_classes=6, subset_size=12, max_coresets=6),
+        N,
+        lambda rng: labels(rng) | {"params": np.ones(2, np.float32)},
+        lambda rng, rows: {"params": np.array([0.5, 2], np.float32), "data": POINTS},
+        tolerance=1e-5,
+    ),
     "by_proxies": SamplerCase(lambda: sampling.by_proxies(6, 4, 2, 3), N, labels, embeddings),
 }
 

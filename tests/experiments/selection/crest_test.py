@@ -1,4 +1,4 @@
-"""CREST's loop against the library's one transformation and by replay; the summary and the batches; a short run."""
+"""Coresets of the experiment against the library's one transformation; the summary and the batches; a short run."""
 
 import dataclasses
 import functools
@@ -7,16 +7,20 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.datasets import arrays
 from experiments.engine import folders, init_mlp
-from experiments.selection import _crest_loop, crest
-from experiments.selection._crest_loop import COVER, MODEL_BATCHES, Sizes
+from experiments.selection import crest
+from minibatch_jax import value_and_grad
+from minibatch_jax.mining.class_batches import index_classes
+from minibatch_jax.sampling.coresets import random_coreset
 from minibatch_jax.selection import keep_class_medoids
+from minibatch_jax.selection.crest import LearnedState
 
-SIZES = Sizes(subset=6, medoids=2)
-ROWS = 10 * SIZES.subset
+CONFIG = crest.Config(subset=6, medoids=2)
+ROWS = 10 * CONFIG.subset
 ERROR_WITHOUT = "error_ratio_without_weights"
 
 
@@ -32,7 +36,7 @@ def digits(pool=0, validate=False):
 @pytest.fixture
 def train(monkeypatch):
     monkeypatch.setattr(crest, "fashion", digits)
-    return jax.tree.map(jnp.asarray, crest.splits(crest.Config())["train"])
+    return jax.tree.map(jnp.asarray, digits()["train"])
 
 
 @pytest.fixture
@@ -40,70 +44,52 @@ def params():
     return init_mlp(jax.random.key(0), (64, 8, 10))
 
 
-def test_subsets_hold_rows_of_every_class(train):
-    subset = np.asarray(_crest_loop.draw_subset(jax.random.key(1), train, 400))
-    labels = np.asarray(train["label"])
-    for label in range(10):
-        own = np.flatnonzero(labels == label)
-        assert set(subset[label]) <= set(own.tolist())
-        assert len(set(subset[label])) > 0.8 * len(own)  # 1 - exp(-400 / 144) = 0.94
+def test_a_coreset_is_that_of_the_transformation(train, params):
+    examples, learned = index_classes(train["label"], 10), LearnedState(jnp.zeros(len(train["label"]), jnp.int32))
 
+    @jax.jit
+    def choose(key):
+        made = random_coreset(
+            crest.losses_and_features, key, params, train, examples, learned, **crest.sizes_of(CONFIG)
+        )
+        batch = jax.tree.map(lambda x: x[made.subset], train)
+        select = value_and_grad(crest.losses_and_features, keep_class_medoids(20, 10), has_aux=True)
+        signals = {"labels": batch["label"]}
+        aux = select(params, batch, optax.EmptyState(), weights=jnp.ones(ROWS), **signals)[0][1]
+        return made, aux.weights, crest.losses_and_features(params, batch)[1]["features"]
 
-def test_medoids_by_class_are_those_of_the_library(train):
-    features = jax.random.normal(jax.random.key(2), (10, 12, 4))
-    weights = jax.random.bernoulli(jax.random.key(3), 0.7, (10, 12)).astype(jnp.float32)
-    found = jax.jit(functools.partial(_crest_loop.class_medoids, each=3))(weights, features)
-    select = keep_class_medoids(30, 10)
-    labels = jnp.repeat(jnp.arange(10), 12)
-    update = jax.jit(lambda w, f: select.update(w, (), features=f, labels=labels)[0])
-    wanted = update(weights.reshape(-1), features.reshape(-1, 4)).reshape(weights.shape)
-    distances = np.linalg.norm(features[:, :, None] - features[:, None], axis=3)
+    made, wanted, features = jax.device_get(choose(jax.random.key(1)))
+    found = np.zeros(ROWS)
+    for row, weight in zip(*made.rows):
+        found[np.flatnonzero(made.subset == row)[0]] += ROWS * weight
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    distances[train["label"][made.subset][:, None] != train["label"][made.subset][None]] = np.inf
 
     def to_medoids(medoids):  # of two examples alone in a cluster either may be the medoid
-        nearest = np.where(np.asarray(medoids)[:, None] > 0, distances, np.inf).min(2)
-        return np.where(weights > 0, nearest, 0).sum(1)
+        return np.where(medoids[:, None] > 0, distances, np.inf).min(0).reshape(10, -1).sum(1)
 
-    np.testing.assert_allclose(to_medoids(found), to_medoids(wanted), rtol=1e-5)
-    np.testing.assert_array_equal(np.sort(found), np.sort(wanted))
-    assert not np.any((found > 0) & (weights == 0)) and ((found > 0).sum(1) == 3).all()
-
-
-def test_learned_rows_stay_out_of_a_coreset(train, params, monkeypatch):
-    subset = jnp.concatenate([train["rows_of_class"][:, :5], train["rows_of_class"][:, :1]], axis=1)
-    losses = jnp.where(jnp.arange(ROWS) % SIZES.subset < 3, 0.05, 1.0).at[5::6].set(0.05)
-    features = jax.random.normal(jax.random.key(4), (ROWS, 10))
-    monkeypatch.setattr(_crest_loop, "losses_and_features", lambda *args: (losses, {"features": features}))
-    learned = _crest_loop.coreset_selection(len(train["label"]), SIZES).init(losses)
-    choose = jax.jit(functools.partial(_crest_loop.coreset, params, train, subset, sizes=SIZES))
-    for _ in range(crest.PATIENCE - 1):
-        learned = choose(learned=learned)[2]
-    rows, weights, _, loss = choose(learned=learned)
-    assert float(loss) == pytest.approx(float(losses.mean()))
-    assert float(jnp.sum(weights)) == pytest.approx(1)
-    kept = set(np.asarray(rows)[np.asarray(weights) > 0].tolist())
-    assert kept and kept <= set(np.asarray(subset)[:, 3:5].reshape(-1).tolist())
+    np.testing.assert_allclose(to_medoids(found), to_medoids(wanted), rtol=1e-4)
+    assert (found.reshape(10, -1) > 0).sum(1).tolist() == [2] * 10
+    np.testing.assert_allclose(found.reshape(10, -1).sum(1), CONFIG.subset, rtol=1e-5)
 
 
-def test_the_model_is_kept_where_nothing_moves_and_replaced_where_the_loss_jumps(train, params):
-    step = jax.jit(functools.partial(_crest_loop.up_to_date, data=train, sizes=SIZES))
-    state = _crest_loop.init_crest(params, SIZES, len(train["label"]))
-    for number in range(3):
-        state = step(jax.random.key(number), params, crest=state)
-        state = state._replace(interval=jnp.ones((), jnp.int32))
-    assert float(state.costs.selections) == 1
-    checks, coresets = 3 * MODEL_BATCHES * ROWS, COVER * ROWS
-    assert float(state.costs.forward) == checks + coresets
-    assert float(state.costs.gradient) == 2 * MODEL_BATCHES * 10 * SIZES.medoids
-    np.testing.assert_allclose(state.weights[: int(state.filled)].sum(1), 1, rtol=1e-5)
-    moved = jax.tree.map(lambda x: 5 * x, params)
-    assert float(step(jax.random.key(9), moved, crest=state).costs.selections) == 2
-    young = state._replace(interval=state.age + 1)
-    assert float(step(jax.random.key(9), moved, crest=young).costs.selections) == 1
+def test_fresh_coresets_are_new_after_every_step_and_have_no_model(train, params):
+    sampler = crest.sampler_of(CONFIG, "fresh coresets")
+    state = sampler.init(0, labels=train["label"], params=params)
+    step = jax.jit(lambda state: sampler.update(state, sampler.sample(state)[0], params=params, data=train))
+    first = step(state)
+    second = step(first)
+    for state in (first, second):
+        assert int(state.filled) == 1
+        np.testing.assert_allclose(state.coresets.weights[0].sum(), 1, rtol=1e-5)
+    assert first.coresets.indices[0].tolist() != second.coresets.indices[0].tolist()
+    assert int(second.costs.coresets) == 2 and int(second.costs.selections) == 0
 
 
 def test_where_every_row_is_a_medoid_a_coreset_is_a_random_batch(train, params):
     """Stratified by class, so that its error is a little below that of a random batch of the same size."""
-    made = [crest.error_ratios(jax.random.key(k), params, train, Sizes(8, 8)) for k in range(20)]
+    config = crest.Config(subset=8, medoids=8)
+    made = [crest.error_ratios(jax.random.key(k), params, train, config) for k in range(20)]
     ratio, without_weights = (np.array([m[name] for m in made]) for name in ("error_ratio", ERROR_WITHOUT))
     np.testing.assert_allclose(ratio, without_weights, rtol=1e-4)
     assert 0.4 < np.exp(np.log(ratio).mean()) < 1.2

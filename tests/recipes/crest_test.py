@@ -1,0 +1,56 @@
+"""Train on weighted coresets that are chosen anew when a quadratic model of the loss is wrong.
+
+Method: CREST
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minibatch_jax import sampling, value_and_grad
+from tests.recipes import digits
+
+
+def recipe(logits_fn, params, optimizer, data, key):
+    def items(params, batch):
+        logits = logits_fn(params, batch["x"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return losses, {"features": jax.nn.softmax(logits) - jax.nn.one_hot(batch["y"], 10)}
+
+    sampler = sampling.crest(items, batch_size=30, num_classes=10, subset_size=150, max_coresets=20)
+    train = value_and_grad(items, optax.with_extra_args_support(optax.identity()), has_aux=True)
+
+    def step(carry, _):
+        params, opt_state, state = carry
+        rows, state = sampler.sample(state)
+        batch = jax.tree.map(lambda a: a[rows.indices], data)
+        _, grads, _ = train(params, batch, optax.EmptyState(), weights=rows.weights)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, sampler.update(state, rows, params=params, data=data)), rows
+
+    start = params, optimizer.init(params), sampler.init(key, labels=data["y"], params=params)
+    return jax.lax.scan(step, start, length=150)
+
+
+def test_coresets_stand_for_what_is_not_learned_and_the_digits_are_learned():
+    data = digits.train()
+    program = jax.jit(lambda params, data, key: recipe(digits.logits, params, digits.OPTIMIZER, data, key))
+    (params, _, state), rows = program(digits.init(), data, digits.KEY(0))
+    assert digits.accuracy(params) > 0.95
+    np.testing.assert_allclose(rows.weights.sum(1), 1, rtol=1e-5)
+
+    # at the parameters of the last selection
+    losses = np.asarray(digits.losses(state.model.params, data))
+    slopes = jax.nn.softmax(digits.logits(state.model.params, data["x"])) - jax.nn.one_hot(data["y"], 10)
+    slopes, learned = np.asarray(slopes), np.asarray(state.learned.streaks >= 5)
+    assert 0.2 < learned.mean() < 1 and losses[learned].mean() < 0.2 * losses[~learned].mean()
+    filled = int(state.filled)
+    chosen, weights = np.asarray(state.coresets.indices)[:filled], np.asarray(state.coresets.weights)[:filled]
+    assert losses[chosen][weights > 0].mean() > 1.5 * losses.mean()
+    whole = slopes[~learned].mean(0)
+    random = np.random.default_rng(0).choice(np.flatnonzero(~learned), (200, 30))
+    coreset_error = np.linalg.norm(np.einsum("pb,pbc->pc", weights, slopes[chosen]) - whole, axis=1).mean()
+    assert coreset_error < 0.8 * np.linalg.norm(slopes[random].mean(1) - whole, axis=1).mean()
+    assert jnp.sum(state.costs.selections) > 3
