@@ -1,6 +1,7 @@
 """Handwritten digits and the small networks that all recipes share, so that they share shapes and programs too."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -26,12 +27,8 @@ def split() -> tuple[Batch, Batch]:
     """Return 1536 images to train on and 256 to test with: "x" `[N, 64]` in [0, 1] and labels "y" `[N]`."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
-    x, y = (images[order] / 16).astype(np.float32), labels[order].astype(np.int32)
-    train, test = slice(0, 1536), slice(1536, 1792)
-    return {"x": jnp.asarray(x[train]), "y": jnp.asarray(y[train])}, {
-        "x": jnp.asarray(x[test]),
-        "y": jnp.asarray(y[test]),
-    }
+    data = {"x": (images[order] / 16).astype(np.float32), "y": labels[order].astype(np.int32)}
+    return {k: jnp.asarray(a[:1536]) for k, a in data.items()}, {k: jnp.asarray(a[1536:1792]) for k, a in data.items()}
 
 
 def train() -> Batch:
@@ -62,7 +59,7 @@ def first(data: Batch, rows: int = BATCH) -> Batch:
 
 def init_mlp(key: jax.Array, *sizes: int) -> Any:
     keys = jax.random.split(key, len(sizes) - 1)
-    shapes = zip(sizes, sizes[1:], strict=False)
+    shapes = itertools.pairwise(sizes)
     return [
         {"w": jax.random.normal(k, shape) / np.float32(shape[0] ** 0.5), "b": jnp.zeros((1, shape[1]))}
         for k, shape in zip(keys, shapes, strict=True)
@@ -177,5 +174,5 @@ def noise(seed: int = 5) -> jax.Array:
 
 
 def energy_distance(samples: jax.Array) -> float:
-    """Return the energy distance of samples `[256, 64]` to the test images: 3.4 for noise, 0.2 after training, 0.03 for other images."""
+    """Return the energy distance `[]` of samples `[256, 64]` to the test images: 3.4 for noise, 0.03 for images."""
     return float(_energy_distance(samples, held_out()["x"]))
