@@ -21,16 +21,17 @@ def recipe(velocity, params, optimizer, images, conditions, key):
         keys = jax.random.split(key, 4)
         rows = jax.random.choice(keys[0], len(images), (64,))
         x0, x1, c = jax.random.normal(keys[1], (64, 64)), images[rows], conditions[rows]
-        cost = coupling.costs.squared_euclidean_cost(x0, x1)
-        apart = coupling.costs.squared_euclidean_cost(c[:, None], c[:, None])
+        cost, apart = coupling.costs.squared_euclidean_cost(x0, x1), (c[:, None] - c[None]) ** 2
         cost = coupling.condition_aware_cost(cost, apart, fraction=0.1)
-        pairs = coupling.flow_matching_pairs(keys[2], x0, x1, coupling.assignment_plan(cost, cost + 1))
+        plan = coupling.assignment_plan(cost, jnp.ones((64, 64)))
+        pairs = coupling.flow_matching_pairs(keys[2], x0, x1, plan)
         path = coupling.conditional_path(keys[3], pairs.x0, pairs.x1)
         updates, opt_state = optimizer.update(jax.grad(loss)(params, path, c), opt_state)
-        return (optax.apply_updates(params, updates), opt_state), (path.ut, c, c[pairs.source])
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), (path.ut, c, c[pairs.source])
 
-    carry, keys = (params, optimizer.init(params)), jax.random.split(key, 150)
-    (params, _), seen = jax.lax.scan(step, carry, keys)
+    start = params, optimizer.init(params)
+    (params, _), seen = jax.lax.scan(step, start, jax.random.split(key, 150))
     return params, seen
 
 

@@ -40,4 +40,4 @@ def test_pairs_are_close_and_both_networks_learn():
     assert np.mean(np.sum((pairs.x1 - pairs.x0) ** 2, axis=-1)) < 0.95 * digits.random_cost()
     last = jax.tree.map(lambda a: a[-1], path)
     assert np.mean((digits.velocity(params["score"], last.xt, last.t) - last.noise) ** 2) < 0.7  # 1 for no guess
-    assert digits.energy_distance(digits.generate(params["flow"], digits.noise())) < 0.6
+    assert digits.energy_distance(digits.generate(params["flow"], digits.noise())) < 1.2  # 3.4 for noise
