@@ -21,8 +21,9 @@ def recipe(velocity, params, optimizer, images, conditions, key):
         keys = jax.random.split(key, 4)
         rows = jax.random.choice(keys[0], len(images), (64,))
         x0, x1, c = jax.random.normal(keys[1], (64, 64)), images[rows], conditions[rows]
-        cost, apart = coupling.costs.squared_euclidean_cost(x0, x1), (c[:, None] - c[None]) ** 2
-        cost = coupling.condition_aware_cost(cost, apart, fraction=0.1)
+        cost = coupling.condition_aware_cost(
+            coupling.costs.squared_euclidean_cost(x0, x1), (c[:, None] - c[None]) ** 2, fraction=0.1
+        )
         plan = coupling.assignment_plan(cost, jnp.ones((64, 64)))
         pairs = coupling.flow_matching_pairs(keys[2], x0, x1, plan)
         path = coupling.conditional_path(keys[3], pairs.x0, pairs.x1)
