@@ -14,7 +14,12 @@ def recipe(embed, params, optimizer, data, key):
     sampler = sampling.by_class(10, 10, 6)
 
     def objective(params, batch):
-        return mining.mined_triplet_loss(embed(params, batch["x"]), batch["y"], positive="easy", negative="semihard")
+        return mining.mined_triplet_loss(
+            embed(params, batch["x"]),
+            batch["y"],
+            positive="easy",
+            negative="semihard",
+        )
 
     def step(carry, _):
         params, opt_state, place = carry

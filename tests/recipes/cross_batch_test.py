@@ -16,14 +16,20 @@ def recipe(embed, params, optimizer, data, key):
     sampler, miner = sampling.shuffled(len(data["y"]), 16), mining.mine_multi_similarity()
 
     def similarities(params, batch, memory):
-        z = embed(params, batch["x"])
-        pairs = mining.memory_pairs(memory, z, batch["y"])
+        z, labels = embed(params, batch["x"]), batch["y"]
+        pairs = mining.memory_pairs(memory, z, labels)
         masks = {"positives": pairs.positives, "negatives": pairs.negatives}
-        similar = mining.cosine_similarity(z, pairs.references)
-        return similar, masks, mining.remember(memory, z, batch["y"])
+        memory = mining.remember(memory, z, labels)
+        return mining.cosine_similarity(z, pairs.references), masks, memory
 
-    options = {"items": "similarities", "has_aux": True, "has_state": True}
-    fn = value_and_grad(similarities, miner, loss=mining.multi_similarity_loss, **options)
+    fn = value_and_grad(
+        similarities,
+        miner,
+        items="similarities",
+        loss=mining.multi_similarity_loss,
+        has_aux=True,
+        has_state=True,
+    )
 
     def step(carry, _):
         params, opt_state, state, memory, place = carry
@@ -35,8 +41,7 @@ def recipe(embed, params, optimizer, data, key):
         return (params, opt_state, state, aux.model_state, place), aux.weights
 
     states = miner.init(jnp.zeros((16, 528))), mining.init_memory(512, 16), sampler.init(key)
-    start = params, optimizer.init(params), *states
-    return jax.lax.scan(step, start, length=150)
+    return jax.lax.scan(step, (params, optimizer.init(params), *states), length=150)
 
 
 def test_past_embeddings_are_used_and_the_embedding_is_learned():

@@ -151,6 +151,16 @@ def pixel_precision() -> float:
     return float(_precision(x / jnp.linalg.norm(x, axis=1, keepdims=True), held_out()["y"]))
 
 
+def augment(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Return images `[B, 64]` shifted by up to a pixel, with another brightness and noise."""
+    keys = jax.random.split(key, 3)
+    padded = jnp.pad(x.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+    corners = jax.random.randint(keys[0], (len(x), 2), 0, 3)
+    shifted = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, at, (8, 8)))(padded, corners)
+    bright = shifted.reshape(x.shape) * jax.random.uniform(keys[1], (len(x), 1), minval=0.7, maxval=1.3)
+    return bright + 0.1 * jax.random.normal(keys[2], x.shape)
+
+
 # A flow
 
 

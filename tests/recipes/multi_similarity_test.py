@@ -22,7 +22,12 @@ def recipe(embed, params, optimizer, data, key):
         params, opt_state, state, place = carry
         rows, place = sampler.sample(place)
         batch = jax.tree.map(lambda a: a[rows.indices], data)
-        fn = value_and_grad(similarities, miner, items="similarities", loss=mining.multi_similarity_loss)
+        fn = value_and_grad(
+            similarities,
+            miner,
+            items="similarities",
+            loss=mining.multi_similarity_loss,
+        )
         (_, aux), grads, state = fn(params, batch, state, labels=batch["y"])
         updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(params, updates)

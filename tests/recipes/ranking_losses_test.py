@@ -44,4 +44,4 @@ def test_the_embedding_is_learned(loss, compare):
     params = recipe(
         digits.embed, loss, compare, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
     )
-    assert digits.precision(params) > 0.85 > digits.pixel_precision()
+    assert digits.precision(params) > 0.8 > digits.pixel_precision()
