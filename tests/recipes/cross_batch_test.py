@@ -18,9 +18,11 @@ def recipe(embed, params, optimizer, data, key):
     def similarities(params, batch, memory):
         z, labels = embed(params, batch["x"]), batch["y"]
         pairs = mining.memory_pairs(memory, z, labels)
-        masks = {"positives": pairs.positives, "negatives": pairs.negatives}
-        memory = mining.remember(memory, z, labels)
-        return mining.cosine_similarity(z, pairs.references), masks, memory
+        return (
+            mining.cosine_similarity(z, pairs.references),
+            {"positives": pairs.positives, "negatives": pairs.negatives},
+            mining.remember(memory, z, labels),
+        )
 
     fn = value_and_grad(
         similarities,
@@ -40,8 +42,9 @@ def recipe(embed, params, optimizer, data, key):
         params = optax.apply_updates(params, updates)
         return (params, opt_state, state, aux.model_state, place), aux.weights
 
-    states = miner.init(jnp.zeros((16, 528))), mining.init_memory(512, 16), sampler.init(key)
-    return jax.lax.scan(step, (params, optimizer.init(params), *states), length=150)
+    weights, memory = jnp.zeros((16, 16 + 512)), mining.init_memory(512, 16)
+    start = params, optimizer.init(params), miner.init(weights), memory, sampler.init(key)
+    return jax.lax.scan(step, start, length=150)
 
 
 def test_past_embeddings_are_used_and_the_embedding_is_learned():

@@ -98,6 +98,7 @@ def reachable(name: str, functions: dict[str, ast.FunctionDef]) -> list[str]:
         if (here := ahead.pop()) not in found:
             found.append(here)
             names = {node.id for node in ast.walk(functions[here]) if isinstance(node, ast.Name)}
+            names -= {argument.arg for argument in functions[here].args.args}
             ahead += sorted(names & set(functions))
     return found
 

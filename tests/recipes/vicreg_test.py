@@ -31,7 +31,7 @@ def test_the_features_vary_on_their_own_and_the_embedding_is_learned_without_lab
         digits.mlp, digits.init_embedder(), digits.OPTIMIZER, digits.train()["x"], digits.augment, digits.KEY(0)
     )
     z = np.asarray(digits.mlp(params, digits.held_out()["x"]))
-    assert z.std(axis=0).min() > 0.7
+    assert z.std(axis=0).min() > 0.5
     assert np.abs(np.corrcoef(z.T) - np.eye(16)).max() < 0.5
     print(digits.precision(params))
     assert digits.precision(params) > digits.precision(digits.init_embedder()) + 0.1
