@@ -58,4 +58,4 @@ def test_the_embedding_and_the_class_vectors_are_learned(loss):
     test = digits.held_out()
     z, vectors = (np.asarray(a) for a in (digits.embed(params["embedder"], test["x"]), params["classes"]))
     nearest = np.argmax(z @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T, axis=1)
-    assert np.mean(nearest == test["y"]) > 0.85
+    assert np.mean(nearest == test["y"]) > 0.8
