@@ -32,7 +32,7 @@ def recipe(losses, params, optimizer, data, key):
 
 def test_wrong_labels_are_left_out():
     data, wrong = digits.noisy(0.4)
-    params, (rows, weights) = recipe(digits.losses, digits.init(), digits.OPTIMIZER, data, digits.KEY(0))
+    params, (rows, weights) = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, data, digits.KEY(0))
     kept = np.asarray(weights)[75:] > 0
     assert np.mean(wrong[np.asarray(rows)[75:]][kept]) < 0.15  # of 0.4
     assert np.mean(kept) > 0.4

@@ -40,7 +40,7 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_the_embedding_is_learned(loss, compare):
-    params = recipe(
-        digits.embed, loss, compare, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    params = digits.run(
+        recipe, digits.embed, loss, compare, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
     )
     assert digits.precision(params) > 0.8 > digits.pixel_precision()

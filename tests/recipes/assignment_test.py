@@ -34,7 +34,9 @@ def recipe(draw, params, optimizer, images, key):
 
 
 def test_the_generator_draws_digits():
-    params, plans = recipe(digits.draw, digits.init_generator(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0))
+    params, plans = digits.run(
+        recipe, digits.draw, digits.init_generator(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    )
     plans = 64 * np.asarray(plans)
     assert np.all((np.abs(plans) < 1e-5) | (np.abs(plans - 1) < 1e-5))
     np.testing.assert_allclose(np.sum(plans, axis=1), 1, rtol=1e-5)

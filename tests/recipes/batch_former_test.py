@@ -33,7 +33,7 @@ def recipe(features, head, params, optimizer, data, key):
 
     params = params | {"attention": attention}
     start = params, optimizer.init(params), sampler.init(key)
-    return jax.lax.scan(step, start, length=150)[0][0], definition, rest
+    return jax.lax.scan(step, start, length=150)[0][0]
 
 
 def features(params, x):
@@ -46,10 +46,11 @@ def head(params, z):
 
 def test_the_classifier_is_learned_and_is_good_with_and_without_attention():
     params = {"layers": digits.init()}
-    params, definition, rest = recipe(features, head, params, digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params = digits.run(recipe, features, head, params, digits.OPTIMIZER, digits.train(), digits.KEY(0))
     assert digits.accuracy(params["layers"]) > 0.95
     test = digits.held_out()
-    former = nnx.merge(definition, params["attention"], rest)
+    former = modules.BatchFormer(64, num_heads=4, dropout=0.0, rngs=nnx.Rngs(1))
+    nnx.update(former, params["attention"])
     z = features(params, test["x"])
     attended = former(z)[256:]
     assert np.mean(np.argmax(head(params, attended), axis=1) == test["y"]) > 0.9

@@ -34,5 +34,5 @@ def recipe(embed, params, optimizer, data, key):
 
 
 def test_the_embedding_is_learned():
-    params = recipe(digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params = digits.run(recipe, digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
     assert digits.precision(params) > 0.85 > digits.pixel_precision()

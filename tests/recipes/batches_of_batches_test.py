@@ -37,8 +37,8 @@ def test_batches_of_one_class_find_each_other_and_the_labels_are_learned():
     target_rows = np.random.default_rng(0).permutation(10)[:, None] * 8 + np.arange(8)[None]
     source = {"x": jnp.asarray(x[classes[:, :8].reshape(-1)]), "y": jnp.repeat(jnp.arange(10), 8)}
     target = jnp.asarray(0.3 + 0.7 * x[classes[:, 8:].reshape(-1)])  # a foggy domain without labels
-    params, found = recipe(
-        digits.losses, digits.init(), digits.OPTIMIZER, source, target, source_rows, jnp.asarray(target_rows)
+    params, found = digits.run(
+        recipe, digits.losses, digits.init(), digits.OPTIMIZER, source, target, source_rows, jnp.asarray(target_rows)
     )
     partners = target_rows[np.argmax(found.outer, axis=1), 0] // 8
     assert np.mean(partners == np.arange(10)) > 0.9

@@ -36,7 +36,7 @@ def recipe(embed, params, optimizer, data, key):
 
 def test_the_embedding_is_learned_as_with_all_pairs_at_once():
     run = digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
-    params = recipe(digits.embed, *run)
+    params = digits.run(recipe, digits.embed, *run)
     assert digits.precision(params) > 0.9 > digits.pixel_precision()
     batch = digits.first(digits.train(), 256)
     z = digits.embed(params, batch["x"])

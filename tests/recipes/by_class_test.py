@@ -32,7 +32,9 @@ def recipe(embed, params, optimizer, data, key):
 
 
 def test_every_batch_holds_six_of_each_class_and_the_embedding_is_learned():
-    params, seen = recipe(digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, seen = digits.run(
+        recipe, digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    )
     labels = np.asarray(digits.train()["y"])[np.asarray(seen)]
     assert all(np.array_equal(np.bincount(row, minlength=10), np.full(10, 6)) for row in labels)
     assert all(len(set(row.tolist())) == 60 for row in np.asarray(seen))

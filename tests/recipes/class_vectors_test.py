@@ -53,7 +53,7 @@ def proxy_anchor(similarities, positives, negatives):
 def test_the_embedding_and_the_class_vectors_are_learned(loss):
     vectors = jax.random.normal(jax.random.key(1), (10, 16))
     params = {"embedder": digits.init_embedder(), "classes": vectors}
-    params = recipe(digits.embed, loss, params, digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params = digits.run(recipe, digits.embed, loss, params, digits.OPTIMIZER, digits.train(), digits.KEY(0))
     assert digits.precision(params["embedder"]) > 0.75 > digits.pixel_precision()
     test = digits.held_out()
     z, vectors = (np.asarray(a) for a in (digits.embed(params["embedder"], test["x"]), params["classes"]))

@@ -37,7 +37,9 @@ def test_rare_classes_are_kept_and_learned():
     data = jax.tree.map(lambda a: a[kept_rows], data)
     labels, ink = labels[kept_rows], np.asarray(data["x"]).mean(axis=1)
     concepts = jnp.asarray(np.stack([labels, np.where(ink > np.median(ink), 10, 11)], axis=1))  # a digit, thick or thin
-    params, (rows, weights) = recipe(digits.losses, digits.init(), digits.OPTIMIZER, data, concepts, digits.KEY(0))
+    params, (rows, weights) = digits.run(
+        recipe, digits.losses, digits.init(), digits.OPTIMIZER, data, concepts, digits.KEY(0)
+    )
     seen = labels[np.asarray(rows)]
     assert np.mean(seen >= 5) < 0.15  # a seventh is rare ...
     assert np.mean(seen[np.asarray(weights) > 0] >= 5) > 0.22  # ... but more of what is kept

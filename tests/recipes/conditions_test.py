@@ -39,8 +39,8 @@ def recipe(velocity, params, optimizer, images, conditions, key):
 def test_pairs_are_close_in_place_and_condition_and_the_flow_heeds_the_condition():
     images = digits.train()["x"]
     ink = jnp.asarray(10 * np.asarray(images).mean(axis=1), jnp.float32)  # from 1.9 to 4.6
-    params, (ut, targets, sources) = recipe(
-        digits.velocity, digits.init_velocity(scalars=2), digits.OPTIMIZER, images, ink, digits.KEY(0)
+    params, (ut, targets, sources) = digits.run(
+        recipe, digits.velocity, digits.init_velocity(scalars=2), digits.OPTIMIZER, images, ink, digits.KEY(0)
     )
     assert np.mean(np.sum(ut**2, axis=-1)) < 0.98 * digits.random_cost()
     assert np.mean((targets - sources) ** 2) < 0.5 * 2 * np.var(ink)

@@ -35,7 +35,7 @@ def recipe(network, params, optimizer, views, key):
 def test_unseen_images_are_more_correlated_than_by_linear_maps():
     halves = [[data["x"][:, :32], data["x"][:, 32:]] for data in (digits.train(), digits.held_out())]
     params = [digits.init_mlp(jax.random.key(seed), 32, 64, 8) for seed in (0, 1)]
-    params, maps = recipe(digits.mlp, params, digits.OPTIMIZER, halves[0], digits.KEY(0))
+    params, maps = digits.run(recipe, digits.mlp, params, digits.OPTIMIZER, halves[0], digits.KEY(0))
     outputs = [digits.mlp(p, half) for p, half in zip(params, halves[1], strict=True)]
     linear = modules.linear_cca(*halves[0], num_components=8)
     assert correlation(outputs, maps) > correlation(halves[1], linear) + 0.4

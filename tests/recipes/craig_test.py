@@ -32,8 +32,8 @@ def recipe(logits_fn, losses, params, optimizer, data, key):
 
 
 def test_the_weighted_gradient_is_near_that_of_the_batch_and_the_digits_are_learned():
-    params, (slopes, weights) = recipe(
-        digits.logits, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    params, (slopes, weights) = digits.run(
+        recipe, digits.logits, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
     )
     slopes, weights = np.asarray(slopes), np.asarray(weights)
     whole, kept = slopes.mean(axis=1), np.einsum("tb,tbc->tc", weights, slopes)

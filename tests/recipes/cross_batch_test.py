@@ -48,8 +48,8 @@ def recipe(embed, params, optimizer, data, key):
 
 
 def test_past_embeddings_are_used_and_the_embedding_is_learned():
-    (params, _, _, memory, _), weights = recipe(
-        digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    (params, _, _, memory, _), weights = digits.run(
+        recipe, digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
     )
     assert np.all(np.sum(weights[1:, :, 16:], axis=(1, 2)) > 0)
     kept = np.asarray(weights[-20:]) > 0

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,6 +48,13 @@ def noisy(fraction: float = 0.4, seed: int = 1) -> tuple[Batch, np.ndarray]:
     shift = rng.integers(1, CLASSES, len(wrong))
     labels = np.where(wrong, (np.asarray(data["y"]) + shift) % CLASSES, data["y"])
     return data | {"y": jnp.asarray(labels, jnp.int32)}, wrong
+
+
+def run(recipe: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a recipe in `jit`, so that it compiles one program, and return what it returns as NumPy arrays."""
+    arrays = {i: a for i, a in enumerate(arguments) if all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(a))}
+    program = jax.jit(lambda arrays: recipe(*(arrays.get(i, a) for i, a in enumerate(arguments))))
+    return jax.device_get(program(arrays))
 
 
 def first(data: Batch, rows: int = BATCH) -> Batch:

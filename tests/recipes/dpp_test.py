@@ -32,7 +32,9 @@ def recipe(losses, params, optimizer, data, key):
 
 
 def test_a_draw_holds_more_classes_than_a_random_one_and_the_digits_are_learned():
-    params, (rows, weights) = recipe(digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, (rows, weights) = digits.run(
+        recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    )
     labels, kept = np.asarray(digits.train()["y"])[np.asarray(rows)], np.asarray(weights) > 0
     classes = [len(set(row[mask])) for row, mask in zip(labels, kept, strict=True)]
     random = [len(set(row[:10])) for row in labels]

@@ -34,7 +34,9 @@ def recipe(embed, params, optimizer, data, key):
 
 
 def test_triplets_grow_easier_and_the_embedding_is_learned():
-    params, histograms = recipe(digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, histograms = digits.run(
+        recipe, digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    )
     means = np.asarray(histograms) @ np.linspace(-2, 2, histograms.shape[1])  # of d_ap - d_an
     np.testing.assert_allclose(np.sum(histograms, axis=1), 1, rtol=1e-4)
     assert means[-1] < means[0] - 0.1

@@ -31,6 +31,6 @@ def test_the_chosen_images_are_of_the_classes_of_the_target_and_teach_them():
     test = digits.held_out()
     asked = np.isin(np.asarray(test["y"]), [1, 4, 7])
     target, labels, pool = test["x"][asked], test["y"][asked], digits.first(digits.train(), 512)
-    params, chosen = recipe(digits.losses, digits.init(), digits.OPTIMIZER, pool, target)
+    params, chosen = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, pool, target)
     assert np.mean(np.isin(np.asarray(pool["y"])[np.asarray(chosen)], [1, 4, 7])) > 0.9  # of 0.3
     assert np.mean(jnp.argmax(digits.logits(params, target), axis=1) == labels) > 0.85

@@ -28,7 +28,7 @@ def recipe(losses, params, optimizer, data):
 
 def test_the_medoids_represent_the_pool_and_teach_the_digits():
     data = digits.train()
-    params, chosen = recipe(digits.losses, digits.init(), digits.OPTIMIZER, data)
+    params, chosen = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, data)
     x = np.asarray(data["x"])
     squared = np.sum((x[:, None] - x[np.asarray(chosen)][None]) ** 2, axis=-1)
     random = np.sum((x[:, None] - x[None, :64]) ** 2, axis=-1)

@@ -35,8 +35,8 @@ def recipe(embed, params, optimizer, data, key):
 
 
 def test_the_farthest_positives_and_nearest_negatives_are_kept_and_the_embedding_is_learned():
-    params, (labels, distances, weights) = recipe(
-        digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    params, (labels, distances, weights) = digits.run(
+        recipe, digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
     )
     same, i, j = labels[:, :, None] == labels[:, None], np.arange(60)[:, None], np.arange(60)[None]
     kept, positive = np.asarray(weights) > 0, np.asarray(same & (i != j))

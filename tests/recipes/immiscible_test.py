@@ -32,8 +32,8 @@ def recipe(velocity, params, optimizer, images, key):
 
 
 def test_the_noise_stays_gaussian_and_near_and_the_flow_generates_digits():
-    params, (x0, ut) = recipe(
-        digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    params, (x0, ut) = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
     )
     x0 = np.asarray(x0).reshape(-1, 64)
     assert np.abs(x0.mean(axis=0)).max() < 0.05 and np.abs(x0.std(axis=0) - 1).max() < 0.05

@@ -33,8 +33,8 @@ def recipe(logits_fn, losses, params, optimizer, data, key):
 
 
 def test_large_gradients_are_drawn_more_often_and_the_digits_are_learned():
-    params, (signals, weights) = recipe(
-        digits.logits, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    params, (signals, weights) = digits.run(
+        recipe, digits.logits, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
     )
     bounds = jax.vmap(selection.gradient_norm_bound)(signals["logits"][75:], signals["labels"][75:])
     bounds, weights = np.asarray(bounds), np.asarray(weights)[75:]

@@ -34,8 +34,8 @@ def recipe(velocity, params, optimizer, images, key):
 
 
 def test_pairs_are_as_far_as_random_ones_and_the_flow_generates_digits():
-    params, (ut, source) = recipe(
-        digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    params, (ut, source) = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
     )
     np.testing.assert_allclose(np.mean(np.sum(ut**2, axis=-1)), digits.random_cost(), rtol=0.02)
     assert np.bincount(np.asarray(source).reshape(-1), minlength=64).min() > 100  # of 150 on average

@@ -28,7 +28,9 @@ def recipe(losses, params, optimizer, images, label):
 
 def test_every_image_is_near_a_chosen_one_and_the_digits_are_learned():
     data = digits.train()
-    params, chosen = recipe(digits.losses, digits.init(), digits.OPTIMIZER, data["x"], lambda rows: data["y"][rows])
+    params, chosen = digits.run(
+        recipe, digits.losses, digits.init(), digits.OPTIMIZER, data["x"], lambda rows: data["y"][rows]
+    )
     x, centers = np.asarray(data["x"]), np.asarray(data["x"][chosen.indices])
     distances = np.linalg.norm(x[:, None] - centers[None], axis=-1)
     np.testing.assert_allclose(distances.min(axis=1).max(), chosen.radius, rtol=1e-4)

@@ -25,7 +25,7 @@ def test_the_genuine_regressor_is_found_where_least_squares_fail():
     targets = np.einsum("mnd,md->mn", inputs, slopes[kinds]) + 0.05 * rng.normal(size=(40, 32))
     inputs, targets = jnp.asarray(inputs), jnp.asarray(targets, jnp.float32)
     trusted = inputs[0, :4], targets[0, :4]
-    found = np.asarray(recipe(inputs, targets, *trusted))
+    found = np.asarray(digits.run(recipe, inputs, targets, *trusted))
     least = np.linalg.lstsq(inputs.reshape(-1, 4), targets.reshape(-1), rcond=None)[0]
     assert np.linalg.norm(found - slopes[0]) < 0.05
     assert np.linalg.norm(least - slopes[0]) > 0.5

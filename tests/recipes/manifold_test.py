@@ -35,5 +35,5 @@ def recipe(embed, params, optimizer, data, key):
 def test_the_embedding_is_learned():
     vectors = mining.normalize_embeddings(jax.random.normal(jax.random.key(1), (10, 16)))
     params = {"embedder": digits.init_embedder(), "classes": vectors}
-    params = recipe(digits.embed, params, digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params = digits.run(recipe, digits.embed, params, digits.OPTIMIZER, digits.train(), digits.KEY(0))
     assert digits.precision(params["embedder"]) > 0.8 > digits.pixel_precision()

@@ -34,8 +34,8 @@ def recipe(velocity, params, optimizer, images, key):
 
 
 def test_pairs_are_closer_than_random_ones_and_the_flow_generates_digits():
-    params, costs = recipe(
-        digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    params, costs = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
     )
     assert np.mean(costs) < 0.9 * digits.random_cost()
     assert digits.energy_distance(digits.generate(params, digits.noise())) < 0.4

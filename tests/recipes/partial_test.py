@@ -37,8 +37,8 @@ def test_outliers_get_no_mass_and_the_generator_draws_digits():
     images = np.array(digits.train()["x"])
     outliers = np.random.default_rng(0).random(len(images)) < 0.2
     images[outliers] = np.random.default_rng(1).normal(size=(np.sum(outliers), 64))
-    params, (rows, plans) = recipe(
-        digits.draw, digits.init_generator(), digits.OPTIMIZER, jnp.asarray(images), digits.KEY(0)
+    params, (rows, plans) = digits.run(
+        recipe, digits.draw, digits.init_generator(), digits.OPTIMIZER, jnp.asarray(images), digits.KEY(0)
     )
     np.testing.assert_allclose(np.sum(plans, axis=(1, 2)), 2 / 3, rtol=1e-4)
     mass = np.sum(plans, axis=1)

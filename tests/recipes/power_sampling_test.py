@@ -37,8 +37,8 @@ def test_uncertain_examples_are_kept_more_often_and_the_digits_are_learned():
     means = np.stack([few[labels == c].mean(axis=0) for c in range(10)])
     x = np.asarray(digits.train()["x"])
     scores = 2 * x @ means.T - np.sum(means**2, axis=1)
-    params, (rows, weights) = recipe(
-        digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), jnp.asarray(scores), digits.KEY(0)
+    params, (rows, weights) = digits.run(
+        recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), jnp.asarray(scores), digits.KEY(0)
     )
     probabilities = np.exp(scores) / np.sum(np.exp(scores), axis=1, keepdims=True)
     uncertainty = (1 - np.sum(probabilities**2, axis=1))[np.asarray(rows)]

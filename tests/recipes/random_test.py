@@ -31,7 +31,7 @@ def recipe(losses, params, optimizer, data, key):
 
 
 def test_every_place_of_a_batch_is_kept_equally_often_and_the_digits_are_learned():
-    params, weights = recipe(digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, weights = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
     kept = np.asarray(weights) > 0
     assert np.all(np.sum(kept, axis=1) == 16)
     np.testing.assert_allclose(np.asarray(weights)[kept], 1 / 16, rtol=1e-6)

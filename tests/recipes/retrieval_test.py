@@ -34,7 +34,7 @@ def recipe(embed, params, optimizer, data, queries, key):
 
 def test_the_scores_are_those_of_all_similarities_and_above_those_of_pixels():
     run = digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.held_out(), digits.KEY(0)
-    recall, scores, pairs = recipe(digits.embed, *run)
+    recall, scores, pairs = digits.run(recipe, digits.embed, *run)
     z, y, _, others, labels = (np.asarray(a) for a in pairs)
     np.testing.assert_allclose(recall, np.mean(labels[np.argmax(z @ others.T, axis=1)] == y), atol=1e-6)
     assert recall > 0.93

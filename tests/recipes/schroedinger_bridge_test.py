@@ -35,7 +35,9 @@ def recipe(velocity, params, optimizer, images, key):
 
 def test_pairs_are_close_and_both_networks_learn():
     params = {"flow": digits.init_velocity(0), "score": digits.init_velocity(1)}
-    params, (pairs, path) = recipe(digits.velocity, params, digits.OPTIMIZER, digits.train()["x"], digits.KEY(0))
+    params, (pairs, path) = digits.run(
+        recipe, digits.velocity, params, digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    )
     assert np.all(pairs.state.converged)
     assert np.mean(np.sum((pairs.x1 - pairs.x0) ** 2, axis=-1)) < 0.95 * digits.random_cost()
     last = jax.tree.map(lambda a: a[-1], path)

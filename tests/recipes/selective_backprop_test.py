@@ -31,7 +31,9 @@ def recipe(losses, params, optimizer, data, key):
 
 
 def test_a_third_is_kept_mostly_large_losses_and_the_digits_are_learned():
-    params, (losses, weights) = recipe(digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, (losses, weights) = digits.run(
+        recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    )
     losses, kept = np.asarray(losses)[75:], np.asarray(weights)[75:] > 0
     assert 0.15 < np.mean(kept) < 0.4  # a third while the losses keep their distribution, less while they fall
     assert np.mean(losses[kept]) > 1.8 * np.mean(losses)

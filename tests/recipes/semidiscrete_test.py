@@ -35,7 +35,9 @@ def recipe(velocity, params, optimizer, images, key):
 
 def test_all_images_are_used_and_near_and_the_flow_generates_digits():
     images = digits.train()["x"][:128]
-    params, (target, ut) = recipe(digits.velocity, digits.init_velocity(), digits.OPTIMIZER, images, digits.KEY(0))
+    params, (target, ut) = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, images, digits.KEY(0)
+    )
     used = np.bincount(np.asarray(target[-100:]).reshape(-1), minlength=128) / 50
     cost = coupling.costs.squared_euclidean_cost(jax.random.normal(jax.random.key(3), (6400, 64)), images)
     nearest = np.bincount(np.argmin(cost, axis=1), minlength=128) / 50

@@ -40,8 +40,8 @@ def recipe(velocity, params, optimizer, noise, images, key):
 def test_pairs_are_closer_than_random_ones_and_the_flow_generates_digits():
     images = digits.train()["x"][:512]
     noise = jax.random.normal(jax.random.key(3), (512, 64))
-    params, target, error = recipe(
-        digits.velocity, digits.init_velocity(), digits.OPTIMIZER, noise, images, digits.KEY(0)
+    params, target, error = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, noise, images, digits.KEY(0)
     )
     assert error < 0.05
     assert (

@@ -31,7 +31,7 @@ def recipe(losses, params, optimizer, data, key):
 
 
 def test_every_row_comes_once_in_an_epoch_and_the_digits_are_learned():
-    params, seen = recipe(digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, seen = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
     rows = len(digits.train()["y"])
     epochs = np.asarray(seen).reshape(-1)[: 6 * rows].reshape(6, rows)
     assert all(np.array_equal(np.sort(epoch), np.arange(rows)) for epoch in epochs)

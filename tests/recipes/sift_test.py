@@ -31,7 +31,7 @@ def test_the_chosen_images_are_of_the_classes_of_the_queries_and_teach_them():
     test = digits.held_out()
     asked = np.isin(np.asarray(test["y"]), [3, 8])
     queries, labels = test["x"][asked], test["y"][asked]
-    params, chosen = recipe(digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), queries)
+    params, chosen = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), queries)
     assert np.mean(np.isin(np.asarray(digits.train()["y"])[np.asarray(chosen.indices)], [3, 8])) > 0.6  # of 0.2
     assert np.all(np.diff(np.asarray(chosen.variances)) <= 1e-5)
     assert np.mean(jnp.argmax(digits.logits(params, queries), axis=1) == labels) > 0.85

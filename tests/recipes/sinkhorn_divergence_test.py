@@ -28,7 +28,9 @@ def recipe(draw, params, optimizer, images, key):
 
 
 def test_the_generator_draws_digits_that_vary_as_much_as_the_images():
-    params, values = recipe(digits.draw, digits.init_generator(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0))
+    params, values = digits.run(
+        recipe, digits.draw, digits.init_generator(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    )
     assert np.mean(values[-20:]) < 0.5 * values[0]
     samples, images = np.asarray(digits.drawn(params)), np.asarray(digits.held_out()["x"])
     assert np.sum(np.var(samples, axis=0)) > 0.4 * np.sum(np.var(images, axis=0))

@@ -34,8 +34,8 @@ def recipe(draw, params, optimizer, images, key):
 
 
 def test_the_generator_draws_digits():
-    params, (plans, reports) = recipe(
-        digits.draw, digits.init_generator(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    params, (plans, reports) = digits.run(
+        recipe, digits.draw, digits.init_generator(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
     )
     assert np.mean(reports.converged) > 0.95 and np.max(reports.error) < 0.05
     np.testing.assert_allclose(np.sum(plans, axis=1), 1 / 64, rtol=1e-4)

@@ -34,8 +34,8 @@ def recipe(velocity, params, optimizer, images, key):
 
 
 def test_pairs_are_closer_than_random_ones_and_the_flow_generates_digits():
-    params, (source, ut) = recipe(
-        digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    params, (source, ut) = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
     )
     assert np.array_equal(np.sort(source, axis=1), np.tile(np.arange(64), (150, 1)))  # one to one
     assert np.mean(np.sum(ut**2, axis=-1)) < 0.98 * digits.random_cost()

@@ -32,7 +32,9 @@ def recipe(losses, params, optimizer, data, key, keep):
 def test_the_smallest_losses_are_those_of_right_labels():
     data, wrong = digits.noisy(0.4)
     warm = digits.fit(digits.init(), data)  # from the start, the smallest losses would be those of a few classes
-    params, (rows, weights) = recipe(digits.losses, warm, digits.OPTIMIZER, data, digits.KEY(0), selection.keep_bottomk)
+    params, (rows, weights) = digits.run(
+        recipe, digits.losses, warm, digits.OPTIMIZER, data, digits.KEY(0), selection.keep_bottomk
+    )
     kept = np.asarray(weights)[75:] > 0
     assert np.all(np.sum(kept, axis=1) == 32)
     assert np.mean(wrong[np.asarray(rows)[75:]][kept]) < 0.25  # of 0.4
@@ -41,8 +43,8 @@ def test_the_smallest_losses_are_those_of_right_labels():
 
 def test_the_largest_losses_are_those_of_wrong_labels_and_teach_clean_digits():
     run = digits.losses, digits.init(), digits.OPTIMIZER
-    _, (rows, weights) = recipe(*run, digits.noisy(0.4)[0], digits.KEY(0), selection.keep_topk)
+    _, (rows, weights) = digits.run(recipe, *run, digits.noisy(0.4)[0], digits.KEY(0), selection.keep_topk)
     kept = np.asarray(weights)[30:] > 0
     assert np.mean(digits.noisy(0.4)[1][np.asarray(rows)[30:]][kept]) > 0.5
-    params, _ = recipe(*run, digits.train(), digits.KEY(0), selection.keep_topk)
+    params, _ = digits.run(recipe, *run, digits.train(), digits.KEY(0), selection.keep_topk)
     assert digits.accuracy(params) > 0.95

@@ -40,8 +40,8 @@ def test_the_rare_class_is_drawn_as_often_as_its_masses_say():
     rare, common = np.flatnonzero(y == 0)[:20], np.flatnonzero(y == 1)[:140]
     images = jnp.asarray(x[np.concatenate([rare, common])])
     masses = jnp.asarray([7.0] * 20 + [1.0] * 140)
-    params, (rows, plans) = recipe(
-        digits.draw, digits.init_generator(), digits.OPTIMIZER, images, masses, digits.KEY(0)
+    params, (rows, plans) = digits.run(
+        recipe, digits.draw, digits.init_generator(), digits.OPTIMIZER, images, masses, digits.KEY(0)
     )
     b = masses[rows]
     np.testing.assert_allclose(np.sum(plans, axis=1), b / np.sum(b, axis=1, keepdims=True), atol=1e-5)

@@ -47,7 +47,8 @@ def encode(params, x):
 def test_the_embedding_is_learned_without_labels():
     projector, predictor = (digits.init_mlp(jax.random.key(seed), 16, 64, 16) for seed in (1, 2))
     online = {"encoder": digits.init_embedder(), "projector": projector}
-    params, targets = recipe(
+    params, targets = digits.run(
+        recipe,
         encode,
         normalized,
         {"online": online, "predictor": predictor},

@@ -34,8 +34,8 @@ def recipe(velocity, params, optimizer, images, key):
 
 
 def test_near_pairs_weigh_more_and_the_flow_generates_digits():
-    params, (cost, weights) = recipe(
-        digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
+    params, (cost, weights) = digits.run(
+        recipe, digits.velocity, digits.init_velocity(), digits.OPTIMIZER, digits.train()["x"], digits.KEY(0)
     )
     np.testing.assert_allclose(np.sum(weights, axis=1), 1, rtol=1e-5)
     assert np.mean(np.sum(weights * cost**2, axis=1)) < 0.9 * digits.random_cost()

@@ -34,7 +34,7 @@ def recipe(losses, params, optimizer, data, key):
 
 
 def test_hard_rows_come_more_often_and_the_digits_are_learned():
-    params, seen = recipe(digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
+    params, seen = digits.run(recipe, digits.losses, digits.init(), digits.OPTIMIZER, digits.train(), digits.KEY(0))
     counts = np.bincount(np.asarray(seen).reshape(-1), minlength=1536)
     losses = np.asarray(digits.losses(digits.fit(digits.init(), digits.train(), 150), digits.train()))
     hard = losses >= np.quantile(losses, 0.9)
