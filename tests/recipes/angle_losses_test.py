@@ -35,7 +35,7 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     [
         (mining.angular_loss, mining.cosine_similarity),
         (mining.orthogonal_pair_loss, mining.cosine_similarity),
-        (mining.orthogonal_projection_loss, mining.cosine_similarity),
+        pytest.param(mining.orthogonal_projection_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -35,10 +35,10 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     [
         (mining.contrastive_loss, mining.euclidean_distances),
         (mining.multi_similarity_loss, mining.cosine_similarity),
-        (mining.info_nce_loss, mining.cosine_similarity),
-        (mining.ntxent_loss, mining.cosine_similarity),
-        (mining.supcon_loss, mining.cosine_similarity),
-        (mining.hard_negative_loss, mining.cosine_similarity),
+        pytest.param(mining.info_nce_loss, mining.cosine_similarity, marks=pytest.mark.slow),
+        pytest.param(mining.ntxent_loss, mining.cosine_similarity, marks=pytest.mark.slow),
+        pytest.param(mining.supcon_loss, mining.cosine_similarity, marks=pytest.mark.slow),
+        pytest.param(mining.hard_negative_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -35,8 +35,8 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     [
         (mining.margin_loss, mining.euclidean_distances),
         (mining.binomial_deviance_loss, mining.cosine_similarity),
-        (mining.ranked_list_loss, mining.euclidean_distances),
-        (mining.threshold_consistent_loss, mining.cosine_similarity),
+        pytest.param(mining.ranked_list_loss, mining.euclidean_distances, marks=pytest.mark.slow),
+        pytest.param(mining.threshold_consistent_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

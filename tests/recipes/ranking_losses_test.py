@@ -35,8 +35,8 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     [
         (mining.smooth_ap_loss, mining.cosine_similarity),
         (mining.pnp_loss, mining.cosine_similarity),
-        (mining.fast_ap_loss, mining.squared_euclidean_distances),
-        (mining.histogram_loss, mining.cosine_similarity),
+        pytest.param(mining.fast_ap_loss, mining.squared_euclidean_distances, marks=pytest.mark.slow),
+        pytest.param(mining.histogram_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -35,8 +35,8 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     [
         (mining.circle_loss, mining.cosine_similarity),
         (mining.lifted_structure_loss, mining.euclidean_distances),
-        (mining.generalized_lifted_structure_loss, mining.euclidean_distances),
-        (mining.tuplet_margin_loss, mining.cosine_similarity),
+        pytest.param(mining.generalized_lifted_structure_loss, mining.euclidean_distances, marks=pytest.mark.slow),
+        pytest.param(mining.tuplet_margin_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

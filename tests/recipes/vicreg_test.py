@@ -30,13 +30,8 @@ def test_the_features_vary_on_their_own_and_the_embedding_is_learned_without_lab
     params = digits.run(
         recipe, digits.mlp, digits.init_embedder(), digits.OPTIMIZER, digits.train()["x"], digits.augment, digits.KEY(0)
     )
-    z, before = (np.asarray(digits.mlp(p, digits.held_out()["x"])) for p in (params, digits.init_embedder()))
-    assert z.std(axis=0).min() > 0.2
-    print("C", common(z), common(before), digits.precision(params))
-    assert common(z) < 1.5 * common(before)
+    z = np.asarray(digits.mlp(params, digits.held_out()["x"]))
+    assert z.std(axis=0).min() > 0.25
+    common = np.corrcoef(z.T)[~np.eye(16, dtype=bool)] ** 2
+    assert np.mean(common) < 0.2  # of two features; 0.99 without the term of covariances
     assert digits.precision(params) > digits.precision(digits.init_embedder()) + 0.1
-
-
-def common(z):
-    """Return the mean squared correlation of two features."""
-    return np.mean(np.corrcoef(z.T)[~np.eye(z.shape[1], dtype=bool)] ** 2)
