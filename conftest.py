@@ -69,13 +69,15 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep a file, and a case of the conformance suite, in one process, which then traces and compiles it once."""
+    """Keep a file, a case of the conformance suite, and all recipes in one process, which compiles them once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFileOrCase(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file, _, test = nodeid.partition("::")
-            return test.rpartition("-")[2] if file.endswith("/conformance_test.py") else file
+            if file.endswith("/conformance_test.py"):
+                return test.rpartition("-")[2]
+            return "tests/recipes" if file.startswith("tests/recipes/") else file
 
     config.option.loadscopereorder = False  # as collected: the doctests, which are short, come last
     return ByFileOrCase(config, log)

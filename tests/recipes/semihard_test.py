@@ -1,0 +1,49 @@
+"""Train an embedding on the semi-hard triplets of each batch.
+
+Method: semi-hard triplets
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minibatch_jax import mining, sampling, value_and_grad
+from tests.recipes import digits
+
+
+def recipe(embed, params, optimizer, data, key):
+    sampler, miner = sampling.by_class(10, 10, 6), mining.mine_semihard(margin=0.2)
+
+    def distances(params, batch):
+        return mining.euclidean_distances(embed(params, batch["x"]))
+
+    def step(carry, _):
+        params, opt_state, state, place = carry
+        rows, place = sampler.sample(place)
+        batch = jax.tree.map(lambda a: a[rows.indices], data)
+        fn = value_and_grad(distances, miner, items="distances")
+        (_, aux), grads, state = fn(params, batch, state, labels=batch["y"])
+        updates, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, state, place), (batch["y"], aux.items, aux.weights)
+
+    places = sampler.init(key, labels=data["y"])
+    start = params, optimizer.init(params), miner.init(jnp.zeros((60, 60))), places
+    (params, *_), seen = jax.lax.scan(step, start, length=100)
+    return params, seen
+
+
+def test_negatives_are_farther_than_a_positive_by_less_than_the_margin_and_the_embedding_is_learned():
+    params, (labels, distances, weights) = digits.run(
+        recipe, digits.embed, digits.init_embedder(), digits.OPTIMIZER, digits.train(), digits.KEY(0)
+    )
+    same, i, j = labels[:, :, None] == labels[:, None], np.arange(60)[:, None], np.arange(60)[None]
+    kept, positive = np.asarray(weights) > 0, np.asarray(same & (i != j))
+    d = np.asarray(distances)
+    assert np.any(kept & positive) and np.any(kept & ~positive)
+    nearest = np.min(np.where(positive, d, np.inf), axis=2, keepdims=True)
+    farthest = np.max(np.where(positive, d, -np.inf), axis=2, keepdims=True)
+    mined = kept & ~positive
+    assert np.all((d > nearest)[mined]) and np.all((d < farthest + 0.2)[mined])
+    assert digits.precision(params) > 0.85 > digits.pixel_precision()
