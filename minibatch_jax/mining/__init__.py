@@ -67,6 +67,7 @@ from .losses.ranking import fast_ap_loss as fast_ap_loss
 from .losses.ranking import histogram_loss as histogram_loss
 from .losses.ranking import pnp_loss as pnp_loss
 from .losses.ranking import smooth_ap_loss as smooth_ap_loss
+from .losses.regression import similarity_regression_loss as similarity_regression_loss
 from .losses.soft_maxima import circle_loss as circle_loss
 from .losses.soft_maxima import generalized_lifted_structure_loss as generalized_lifted_structure_loss
 from .losses.soft_maxima import lifted_structure_loss as lifted_structure_loss
