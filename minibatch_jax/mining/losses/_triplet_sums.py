@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from minibatch_jax.mining._columns import at_column, column_numbers, farthest, nearest, nearest_beyond
 from minibatch_jax.mining.choices import Triplets, triplet_choice
 
-MINING = ("all", "semihard", "nearest_semihard", "hard", "easy_positive")
+MINING = ("all", "violating", "easy", "semihard", "nearest_semihard", "hard", "easy_positive")
 
 Penalty = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Condition = Callable[[jax.Array, jax.Array], jax.Array]
@@ -63,7 +63,7 @@ def sum_triplets(
       mining: one of `MINING`, the choices of `triplet_loss`.
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
-      margin: width of the band of "semihard".
+      margin: width of the band of "semihard", and how far beyond the positive a negative is for "easy".
       condition: for "all" and "semihard": from the distance `[A]` and the column `[A]` of one positive of each anchor
         to the negatives `[A, M]` that count with it, bool.
 
@@ -91,6 +91,10 @@ def sum_triplets(
         mined = negatives & exists[:, None]
         if mining == "semihard":
             mined &= (to_negative > reach[:, None]) & (to_negative < (reach + margin)[:, None])
+        elif mining == "violating":
+            mined &= to_negative <= reach[:, None]
+        elif mining == "easy":
+            mined &= to_negative > (reach + margin)[:, None]
         if condition is not None:
             mined &= condition(reach, column_or_last)
         sums = _add_many(sums, reach, to_negative, column_or_last, mined, penalty)
