@@ -23,9 +23,7 @@ def test_planted_wrong_labels_are_found():
     truth = rng.integers(0, 3, 300)
     labels = np.where(np.arange(300) < 30, (truth + 1) % 3, truth)
     x = directions[truth] + 0.1 * rng.normal(size=(300, 6)).astype(np.float32)
-    centers = np.stack([directions[:3], directions[[2, 0, 1]]], axis=1).reshape(
-        6, 6
-    )
+    centers = np.stack([directions[:3], directions[[2, 0, 1]]], axis=1).reshape(6, 6)
     similarities = cosine_similarity(jnp.asarray(x), jnp.asarray(centers)).reshape(300, 3, 2)
     found = sub_center_outliers(similarities, jnp.asarray(labels))
     np.testing.assert_array_equal(np.flatnonzero(found.mask), np.arange(30))
