@@ -43,10 +43,15 @@ def check_units(relative_to: str | None) -> None:
 
 
 def check_entropic(
-    epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int | jax.Array
+    epsilon: Any,
+    relative_to: str | None,
+    tolerance: float | None,
+    max_iterations: int | jax.Array,
+    *,
+    schedules: bool = False,
 ) -> None:
-    """Raise unless the arguments that all entropic solvers share are valid; `epsilon` may be a schedule, too."""
-    if callable(epsilon):
+    """Raise unless the arguments that all entropic solvers share are valid; `epsilon` is a number, or a schedule."""
+    if schedules and callable(epsilon):
         _check_schedule(epsilon, max_iterations)
     else:
         check_number("epsilon", epsilon, 0, open_low=True)
@@ -56,7 +61,7 @@ def check_entropic(
     check_count("max_iterations", max_iterations, traced=True)
 
 
-def _check_schedule(epsilon: Callable[[jax.Array], jax.Array], max_iterations: int | jax.Array) -> None:
+def _check_schedule(epsilon: Callable[[Any], Any], max_iterations: int | jax.Array) -> None:
     """Raise unless the epsilon of each iteration is above 0 and at most the one before; traced ones pass."""
     if isinstance(max_iterations, jax.core.Tracer):
         return

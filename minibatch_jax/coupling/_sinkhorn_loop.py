@@ -89,7 +89,7 @@ class _Annealing(NamedTuple):
 
 def anneal(
     problem: Problem,
-    schedule: Callable[[jax.Array], jax.Array],
+    schedule: Callable[[Any], Any],
     unit: jax.Array,
     max_iterations: int | jax.Array,
     prices: jax.Array,
@@ -107,7 +107,7 @@ def anneal(
 
 
 @functools.lru_cache(64)
-def _annealing_by(schedule: Callable[[jax.Array], jax.Array]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _annealing_by(schedule: Callable[[Any], Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def epsilon_of(r):
         return jnp.asarray(schedule(r.iterations), r.unit.dtype) * r.unit
 

@@ -95,10 +95,10 @@ def sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations, schedules=True)
     live_a, live_b = masses(cost, a, b, equal=True)
     live = cost.astype(live_a.dtype), live_a, live_b
-    last = epsilon(jnp.asarray(max_iterations)) if callable(epsilon) else epsilon
+    last = jnp.asarray(epsilon(jnp.asarray(max_iterations))) if callable(epsilon) else epsilon
     problem = make_problem(*live, last, relative_to, where)
     prices, done = column_prices(init, cost), None
     if callable(epsilon):
@@ -166,7 +166,7 @@ def couple_sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations, schedules=True)
 
     def init(weights):
         report = init_report(weights)
