@@ -6,6 +6,7 @@ body of these loops is a function of a module, and `bind` gives it the arrays an
 """
 
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -42,13 +43,21 @@ def bind(function: Callable[..., Any], *arguments: Any, **options: Hashable) -> 
 def given(function: Callable[..., Any], user_function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` with a function of the user as its first argument.
 
-    The result is the same object, and its programs are kept, for as long as the user keeps their function.
+    The result is the same object, and its programs are kept, for as long as the user keeps their function. A
+    `functools.partial` counts as the same function as another one with the same arguments.
     """
+    arguments, keywords = (), ()
+    if isinstance(user_function, functools.partial):
+        arguments, keywords = user_function.args, tuple(sorted(user_function.keywords.items()))
+        user_function = user_function.func
 
     def make(function_of_user):
-        return lambda *args, **kwargs: function(function_of_user(), *args, **kwargs)
+        def with_user_function(*args, **options):
+            return function(functools.partial(function_of_user(), *arguments, **dict(keywords)), *args, **options)
 
-    return _kept(user_function, function, make)
+        return with_user_function
+
+    return _kept(user_function, (function, arguments, keywords), make)
 
 
 def scan(
@@ -108,11 +117,11 @@ def _kept(owner: Callable[..., Any], key: Hashable, make: Callable[[Callable[[],
     """Return the same result for the same owner and key. It knows the owner by a weak reference, and dies with it."""
     try:
         made = _KEPT.setdefault(owner, {})
-    except TypeError:  # neither hashed nor referred to weakly, as some callable objects of users
+        if key not in made:
+            made[key] = make(weakref.ref(owner))
+        return made[key]
+    except TypeError:  # some callable objects of users have no hash or no weak references
         return make(lambda: owner)
-    if key not in made:
-        made[key] = make(weakref.ref(owner))
-    return made[key]
 
 
 def _body(kind: Callable[..., Any], step: Bound) -> Callable[..., Any]:
