@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.devices import axis_size
 from minibatch_jax.geometry import product
 from minibatch_jax.mining._references import references_of
@@ -71,18 +72,18 @@ def nearest_positive_ranks(
         embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
     )
     embeddings, others = _precise(embeddings, everyone.embeddings)
-
-    def ranks(query):
-        vector, anchor = query
-        similarities = product(others, vector)
-        positive, negative = everyone.masks_of_one(anchor)
-        nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
-        ahead = negative & ~(similarities < nearest)
-        return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
-
     queries = (embeddings, everyone.anchors)
-    found = jax.lax.map(ranks, queries, batch_size=min(block_size, embeddings.shape[0]))
+    found = map_rows(bind(_rank, others, everyone), queries, block_size=min(block_size, embeddings.shape[0]))
     return jnp.minimum(found, others.shape[0]).astype(jnp.int32)
+
+
+def _rank(others, everyone, query):
+    vector, anchor = query
+    similarities = product(others, vector)
+    positive, negative = everyone.masks_of_one(anchor)
+    nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
+    ahead = negative & ~(similarities < nearest)
+    return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
 
 
 def recall_at_k(
@@ -100,7 +101,6 @@ def recall_at_k(
     """Return the fraction of queries with a positive among their k nearest references.
 
     Queries without any positive are left out.
-    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
@@ -173,8 +173,6 @@ def retrieval_scores(
     R-precision is the fraction of positives among the R nearest, mAP@R the mean of precision x relevance over the R
     nearest. Queries without a positive are left out.
 
-    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
-
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
       labels: `[N]` int. Several labels a query need masks instead.
@@ -220,27 +218,28 @@ def retrieval_scores(
     embeddings, others = _precise(embeddings, everyone.embeddings)
     depth = others.shape[0] if max_positives is None else max_positives
     check_count("max_positives", depth, others.shape[0], "the number of references")
-    places = jnp.arange(1, depth + 1, dtype=jnp.float32)
-
-    def scores(query):
-        vector, anchor = query
-        similarities = product(others, vector)
-        positive, negative = everyone.masks_of_one(anchor)
-        lowest = jnp.finfo(similarities.dtype).min / 2  # above -inf, where the references are that are ignored
-        similarities = jnp.where(positive | negative, similarities, -jnp.inf)
-        broken = jnp.where(positive, lowest, jnp.inf).astype(similarities.dtype)
-        similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
-        behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
-        values = jnp.where(positive, behind, similarities)
-        _, order = jax.lax.top_k(values, depth)
-        total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
-        relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
-        share = 1 / jnp.maximum(total, 1)
-        return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
-
-    queries = (embeddings, everyone.anchors)
-    r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, embeddings.shape[0]))
+    queries, block_size = (embeddings, everyone.anchors), min(block_size, embeddings.shape[0])
+    scores = map_rows(bind(_scores, others, everyone, depth=depth), queries, block_size=block_size)
+    r_precision, map_at_r, counted = scores
     return RetrievalScores(*(reduce_losses(x, counted, axis_name=axis_name) for x in (r_precision, map_at_r)))
+
+
+def _scores(others, everyone, query, *, depth):
+    vector, anchor = query
+    similarities = product(others, vector)
+    positive, negative = everyone.masks_of_one(anchor)
+    lowest = jnp.finfo(similarities.dtype).min / 2  # above -inf, where the references are that are ignored
+    similarities = jnp.where(positive | negative, similarities, -jnp.inf)
+    broken = jnp.where(positive, lowest, jnp.inf).astype(similarities.dtype)
+    similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
+    behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
+    values = jnp.where(positive, behind, similarities)
+    _, order = jax.lax.top_k(values, depth)
+    places = jnp.arange(1, depth + 1, dtype=jnp.float32)
+    total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
+    relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
+    share = 1 / jnp.maximum(total, 1)
+    return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
 
 
 def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:

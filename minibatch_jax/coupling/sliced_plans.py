@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.boundaries.sampled_pairs import Pairs
 from minibatch_jax.coupling._problem import mass_of
 from minibatch_jax.coupling._sinkhorn_loop import divide
@@ -209,13 +210,13 @@ def sliced_permutations(
     check_shape("x1", x1, x0.shape)
     projected0, projected1 = _project(key, lax.stop_gradient(x0), lax.stop_gradient(x1), num_projections)
     flat0, flat1 = (lax.stop_gradient(x).reshape(x.shape[0], -1).astype(projected0.dtype) for x in (x0, x1))
+    return map_rows(bind(_pair_in_order, flat0, flat1), (projected0, projected1))
 
-    def pair(places):
-        order0, order1 = (jnp.argsort(place).astype(jnp.int32) for place in places)
-        columns = jnp.zeros_like(order0).at[order0].set(order1)
-        return columns, jnp.mean(jnp.sum((flat0 - flat1[columns]) ** 2, axis=1))
 
-    return lax.map(pair, (projected0, projected1))
+def _pair_in_order(flat0, flat1, places):
+    order0, order1 = (jnp.argsort(place).astype(jnp.int32) for place in places)
+    columns = jnp.zeros_like(order0).at[order0].set(order1)
+    return columns, jnp.mean(jnp.sum((flat0 - flat1[columns]) ** 2, axis=1))
 
 
 def _project(key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections: int) -> tuple[jax.Array, jax.Array]:

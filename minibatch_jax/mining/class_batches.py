@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import class_numbers
 
 
@@ -113,13 +114,14 @@ def _distinct(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
     Floyd's algorithm draws every set with the same probability, but not every order: the places are shuffled after it.
     """
     draw_key, place_key = jax.random.split(key)
-
-    def draw(j, chosen):
-        last = jnp.maximum(sizes - count + j, 0)
-        drawn = jax.random.randint(jax.random.fold_in(draw_key, j), sizes.shape, 0, last + 1)
-        taken = jnp.any(chosen == drawn[:, None], axis=1)
-        return chosen.at[:, j].set(jnp.where(taken, last, drawn))
-
-    chosen = jax.lax.fori_loop(0, count, draw, jnp.full((sizes.shape[0], count), -1, jnp.int32))
+    nothing = jnp.full((sizes.shape[0], count), -1, jnp.int32)
+    chosen = fori_loop(0, count, bind(_draw_offset, draw_key, sizes), nothing)
     places = jnp.argsort(jax.random.uniform(place_key, chosen.shape), axis=1)
     return jnp.take_along_axis(chosen, places, axis=1)
+
+
+def _draw_offset(key, sizes, j, chosen):
+    last = jnp.maximum(sizes - chosen.shape[1] + j, 0)
+    drawn = jax.random.randint(jax.random.fold_in(key, j), sizes.shape, 0, last + 1)
+    taken = jnp.any(chosen == drawn[:, None], axis=1)
+    return chosen.at[:, j].set(jnp.where(taken, last, drawn))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import class_numbers
 from minibatch_jax.mining.distances import normalize_embeddings
 from minibatch_jax.weights import weight_dtype
@@ -131,16 +132,18 @@ def partition_by_proxies(
     filler = jax.random.uniform(unseen_key, (num_classes,)) - 3  # below every cosine
     index = normalize_embeddings(proxies.embeddings.astype(weight_dtype(proxies.embeddings.dtype)))
     num_batches = num_classes // classes_per_batch
-
-    def step(remaining, step_key):
-        _, first = jax.lax.top_k(jnp.where(remaining, priority, -1), 1)
-        cosines = index @ index[first[0]]
-        noise = temperature * jax.random.gumbel(step_key, (num_classes,))
-        noisy = jnp.where(jnp.isinf(temperature), filler, cosines + jnp.where(temperature > 0, noise, 0))
-        scores = jnp.where(proxies.seen & proxies.seen[first[0]], noisy, filler)
-        scores = jnp.where(remaining, scores, -jnp.inf).at[first[0]].set(jnp.inf)
-        _, chosen = jax.lax.top_k(scores, classes_per_batch)
-        return remaining.at[chosen].set(False), chosen
-
     keys = jax.random.split(draw_key, num_batches)
-    return jax.lax.scan(step, jnp.ones(num_classes, bool), keys)[1]
+    step = bind(_batch_around, index, proxies.seen, priority, filler, temperature, number=classes_per_batch)
+    return scan(step, jnp.ones(num_classes, bool), keys)[1]
+
+
+def _batch_around(index, seen, priority, filler, temperature, remaining, key, *, number):
+    """Take the class of the highest priority that remains and those nearest to it."""
+    _, first = jax.lax.top_k(jnp.where(remaining, priority, -1), 1)
+    cosines = index @ index[first[0]]
+    noise = temperature * jax.random.gumbel(key, seen.shape)
+    noisy = jnp.where(jnp.isinf(temperature), filler, cosines + jnp.where(temperature > 0, noise, 0))
+    scores = jnp.where(seen & seen[first[0]], noisy, filler)
+    scores = jnp.where(remaining, scores, -jnp.inf).at[first[0]].set(jnp.inf)
+    _, chosen = jax.lax.top_k(scores, number)
+    return remaining.at[chosen].set(False), chosen

@@ -57,12 +57,8 @@ def shuffled(num_examples: int, batch_size: int) -> Sampler:
     check_count("num_examples", num_examples)
     check_count("batch_size", batch_size, num_examples, "the number of examples")
 
-    def shuffle(rng_key):
-        next_key, order_key = jax.random.split(rng_key)
-        return next_key, jax.random.permutation(order_key, jnp.arange(num_examples, dtype=jnp.int32))
-
     def init(key: jax.Array | int) -> ShuffledState:
-        rng_key, order = shuffle(as_key(key))
+        rng_key, order = _shuffle(as_key(key), jnp.arange(num_examples, dtype=jnp.int32))
         return ShuffledState(rng_key, order, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def sample(state: ShuffledState) -> tuple[Rows, ShuffledState]:
@@ -70,8 +66,17 @@ def shuffled(num_examples: int, batch_size: int) -> Sampler:
         drawn = jnp.where(places < num_examples, state.order[jnp.minimum(places, num_examples - 1)], -1)
         position = state.position + batch_size
         done = position >= num_examples
-        rng_key, order = jax.lax.cond(done, shuffle, lambda key: (key, state.order), state.rng_key)
+        rng_key, order = jax.lax.cond(done, _shuffle, _keep, state.rng_key, state.order)
         epoch = state.epoch + done.astype(jnp.int32)
         return rows_of(drawn), ShuffledState(rng_key, order, jnp.where(done, 0, position), epoch)
 
     return Sampler(init, sample, ignore)
+
+
+def _shuffle(rng_key: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
+    next_key, order_key = jax.random.split(rng_key)
+    return next_key, jax.random.permutation(order_key, jnp.arange(order.shape[0], dtype=jnp.int32))
+
+
+def _keep(rng_key: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return rng_key, order

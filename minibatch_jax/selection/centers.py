@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import unit_rows
 from minibatch_jax.selection._similarities import usable_features
@@ -93,24 +94,9 @@ def k_center(
         allowed &= ~before
         nearest = _distances_to_any(points, before)
         first = jnp.where(jnp.any(before), nearest, first)
-
-    def step(t, state):
-        centers, nearest, nearest_new, allowed = state
-        score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
-        valid = score > -jnp.inf
-        distances = jnp.where(valid, _distances_to(points, points[j]), jnp.inf)
-        closer = distances < nearest_new
-        centers = Centers(
-            centers.indices.at[t].set(jnp.where(valid, j, size)),
-            centers.radii.at[t].set(jnp.where(valid, nearest[j], 0)),
-            jnp.where(closer, t, centers.owners),
-            centers.radius,
-        )
-        return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
-
     nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), jnp.zeros(size, jnp.int32), nearest[0])
     state = nothing, nearest, jnp.full(size, jnp.inf, points.dtype), allowed
-    centers, nearest, _, _ = jax.lax.fori_loop(0, k, step, state)
+    centers, nearest, _, _ = fori_loop(0, k, bind(_take_farthest, points, first), state)
     return centers._replace(radius=jnp.max(jnp.where(exists, nearest, 0)))
 
 
@@ -161,6 +147,21 @@ def keep_centers(
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
+def _take_farthest(points, first, t, state):
+    centers, nearest, nearest_new, allowed = state
+    score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
+    valid = score > -jnp.inf
+    distances = jnp.where(valid, _distances_to(points, points[j]), jnp.inf)
+    closer = distances < nearest_new
+    centers = Centers(
+        centers.indices.at[t].set(jnp.where(valid, j, points.shape[0])),
+        centers.radii.at[t].set(jnp.where(valid, nearest[j], 0)),
+        jnp.where(closer, t, centers.owners),
+        centers.radius,
+    )
+    return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
+
+
 def _distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
     """Return the Euclidean distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
     return jnp.sqrt(jnp.sum((points - center[None]) ** 2, 1))
@@ -183,9 +184,9 @@ def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
     The chosen rows are visited one at a time, in O(N) memory.
     """
     order = jnp.argsort(~chosen, stable=True)
-
-    def step(i, nearest):
-        return jnp.minimum(nearest, _distances_to(points, points[order[i]]))
-
     nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
-    return jax.lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, nowhere)
+    return fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), bind(_visit, points, order), nowhere)
+
+
+def _visit(points, order, i, nearest):
+    return jnp.minimum(nearest, _distances_to(points, points[order[i]]))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import as_index, first_max
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._similarities import METRICS
@@ -247,14 +248,14 @@ def _medoids_by_source(
     """
     similarities = similarity_matrix(features, metric, where=exists).astype(weights.dtype)
     similarities = jnp.where(domains[:, None] == domains[None], similarities, 0)
-
-    def step(t, state):
-        greedy, free, budgets = state
-        gains = _greedy.gains_of(similarities, greedy.best[None], weights[None])
-        gain, j = first_max(jnp.where(free & (budgets[domains] > 0), gains, -jnp.inf))
-        greedy = _greedy.take(greedy, t, j, gain, similarities[j], weights.shape[0])
-        used = (gain > -jnp.inf).astype(jnp.int32)
-        return greedy, free.at[j].set(False), budgets.at[domains[j]].add(-used)
-
     start = _greedy.start(jnp.zeros_like(weights), k), exists, budgets
-    return jax.lax.fori_loop(0, k, step, start)[0].chosen
+    return fori_loop(0, k, bind(_take_within_budgets, similarities, domains, weights), start)[0].chosen
+
+
+def _take_within_budgets(similarities, domains, weights, t, state):
+    greedy, free, budgets = state
+    gains = _greedy.gains_of(similarities, greedy.best[None], weights[None])
+    gain, j = first_max(jnp.where(free & (budgets[domains] > 0), gains, -jnp.inf))
+    greedy = _greedy.take(greedy, t, j, gain, similarities[j], weights.shape[0])
+    used = (gain > -jnp.inf).astype(jnp.int32)
+    return greedy, free.at[j].set(False), budgets.at[domains[j]].add(-used)

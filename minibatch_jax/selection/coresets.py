@@ -25,6 +25,7 @@ from minibatch_jax._checks import (
     check_shape,
     mask_or_all,
 )
+from minibatch_jax._loops import bind
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._greedy import Medoids
 from minibatch_jax.selection._similarities import METRICS, similarity, usable_features
@@ -143,11 +144,10 @@ def facility_location(
     first = _greedy.gains_of(similarities, best[None], item_weights[None])
     if method == "naive":
         return _greedy.naive(greedy, similarities, item_weights, allowed, first)
+    rows = bind(_rows_of, similarities)
     if method == "lazy":
-        return _greedy.lazy(greedy, lambda j: similarities[j], item_weights, allowed, first)
-    return _greedy.stochastic(
-        _stochastic_key(key, epsilon), greedy, lambda j: similarities[j], item_weights, allowed, epsilon, first
-    )
+        return _greedy.lazy(greedy, rows, item_weights, allowed, first)
+    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, rows, item_weights, allowed, epsilon, first)
 
 
 def facility_location_from_features(
@@ -302,6 +302,10 @@ def keep_medoids(
         return kept if weighting == "represented" else kept * weights, state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _rows_of(similarities: jax.Array, indices: jax.Array) -> jax.Array:
+    return similarities[indices]
 
 
 def _dense(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, fori_loop
 
 
 class RegressionList(NamedTuple):
@@ -167,20 +168,14 @@ def list_regressions(
     check_number("radius", radius, 0, open_low=True)
     check_count("num_starts", num_starts)
     check_count("max_iterations", max_iterations)
-    sources, _, width = inputs.shape
+    sources = inputs.shape[0]
     kept = max(1, int(fraction * sources))
     grams, moments = jnp.einsum("mni,mnj->mij", inputs, inputs), jnp.einsum("mni,mn->mi", inputs, targets)
 
-    def fit(rows, ridge):
-        gram = jnp.sum(grams[rows], 0) + ridge * jnp.eye(width, dtype=inputs.dtype)
-        return jnp.linalg.solve(gram, jnp.sum(moments[rows], 0))
-
-    def step(_, parameters):
-        losses = _source_losses(inputs, targets, parameters)
-        return fit(jax.lax.top_k(-losses, kept)[1], 1e-6 * inputs.shape[1])
-
     def start(source):
-        parameters = jax.lax.fori_loop(0, max_iterations, step, fit(source[None], 0.05 * inputs.shape[1]))
+        parameters = _ridge(grams, moments, source[None], 0.05 * inputs.shape[1])
+        refit = bind(_refit, inputs, targets, grams, moments, kept=kept)
+        parameters = fori_loop(0, max_iterations, refit, parameters)
         losses = _source_losses(inputs, targets, parameters)
         return parameters, -jnp.mean(jax.lax.top_k(-losses, kept)[0])
 
@@ -214,6 +209,17 @@ def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Arr
     return candidates.parameters[jnp.argmin(jnp.where(candidates.valid, errors, jnp.inf))]
 
 
+def _refit(inputs, targets, grams, moments, _, parameters, *, kept):
+    losses = _source_losses(inputs, targets, parameters)
+    return _ridge(grams, moments, jax.lax.top_k(-losses, kept)[1], 1e-6 * inputs.shape[1])
+
+
+def _ridge(grams, moments, rows, ridge):
+    """Return the ridge regression on the sources `rows` together, from the Gram matrix and moments of each source."""
+    gram = jnp.sum(grams[rows], 0) + ridge * jnp.eye(grams.shape[1], dtype=grams.dtype)
+    return jnp.linalg.solve(gram, jnp.sum(moments[rows], 0))
+
+
 def _source_losses(inputs: jax.Array, targets: jax.Array, parameters: jax.Array) -> jax.Array:
     """Return the mean Huber loss of each source, clipped at the median absolute residual over all sources."""
     residuals = jnp.abs(inputs @ parameters - targets)
@@ -226,13 +232,13 @@ def _without_repeats(parameters: jax.Array, losses: jax.Array, radius: float, le
     order = jnp.argsort(losses)
     parameters, losses = parameters[order], losses[order]
     near = jnp.sum((parameters[:, None] - parameters[None]) ** 2, -1) < radius**2
-
-    def keep(i, kept):
-        return kept.at[i].set(~jnp.any(near[i] & kept & (jnp.arange(losses.shape[0]) < i)))
-
-    kept = jax.lax.fori_loop(0, losses.shape[0], keep, jnp.zeros(losses.shape, bool)) & jnp.isfinite(losses)
+    kept = fori_loop(0, losses.shape[0], bind(_keep_if_new, near), jnp.zeros(losses.shape, bool)) & jnp.isfinite(losses)
     first = jnp.argsort(~kept, stable=True)[:length]
     return RegressionList(parameters[first], jnp.where(kept[first], losses[first], jnp.inf), kept[first])
+
+
+def _keep_if_new(near, i, kept):
+    return kept.at[i].set(~jnp.any(near[i] & kept & (jnp.arange(kept.shape[0]) < i)))
 
 
 def _check_samples(inputs: jax.Array, targets: jax.Array) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.mining._columns import FALLBACKS
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
@@ -105,28 +106,34 @@ def dynamic_margin_loss(
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
     nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
-
-    def place(excess):
-        return jnp.clip((excess + span) * (num_bins / (2 * span)), 0, num_bins)
-
-    def total(penalty):
-        return sum_triplets(fixed, positives, negatives, penalty, mining, fallback, margin=jnp.inf)
-
-    def height(node):
-        return jnp.sum(total(lambda e: (jax.nn.relu(1 - jnp.abs(place(e) - node)), jnp.zeros_like(e))).loss)
-
-    heights = jax.lax.map(height, nodes)
+    choice = {"mining": mining, "fallback": fallback}
+    heights = map_rows(bind(_height, fixed, positives, negatives, num_bins=num_bins, span=span, **choice), nodes)
     histogram = _updated(margin.histogram, heights, decay)
-
-    def weighted(excess):
-        reached = place(excess)[None] >= nodes.reshape(-1, *(1,) * excess.ndim)
-        share = jnp.sum(jnp.where(reached, histogram.reshape(-1, *(1,) * excess.ndim), 0), axis=0)
-        return share * excess, share
-
-    sums = total(weighted)
+    sums = sum_triplets(fixed, positives, negatives, bind(_weighted, histogram, nodes, span=span), **choice, margin=jnp.inf)
     number = jnp.maximum(jnp.sum(sums.mined), 1)
     no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
     return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
+
+
+def _place(excess, num_bins, span):
+    return jnp.clip((excess + span) * (num_bins / (2 * span)), 0, num_bins)
+
+
+def _height(distances, positives, negatives, node, *, num_bins, span, mining, fallback):
+    """Return how many triplets have their excess at a node of the histogram; an excess between two nodes is shared."""
+    penalty = bind(_nearness, node, num_bins=num_bins, span=span)
+    return jnp.sum(sum_triplets(distances, positives, negatives, penalty, mining, fallback, margin=jnp.inf).loss)
+
+
+def _nearness(node, excess, *, num_bins, span):
+    return jax.nn.relu(1 - jnp.abs(_place(excess, num_bins, span) - node)), jnp.zeros_like(excess)
+
+
+def _weighted(histogram, nodes, excess, *, span):
+    """Return each excess times the part of the histogram that is not larger, and that part."""
+    reached = _place(excess, nodes.shape[0] - 1, span)[None] >= nodes.reshape(-1, *(1,) * excess.ndim)
+    share = jnp.sum(jnp.where(reached, histogram.reshape(-1, *(1,) * excess.ndim), 0), axis=0)
+    return share * excess, share
 
 
 def _updated(histogram, heights, decay):
