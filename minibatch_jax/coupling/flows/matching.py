@@ -51,7 +51,7 @@ class ConditionalPath(NamedTuple):
     """A time, a place on the path at that time, and the velocity at that place.
 
     Attributes:
-      t: `[S]`, in [0, 1).
+      t: `[S]`, in [0, 1), float32 at least; the others have the dtype of the ends.
       xt: `[S, ...]`, where the path is at t.
       ut: `[S, ...]`, velocity, the regression target of a flow model.
     """
@@ -176,11 +176,15 @@ def conditional_path(
     check_shape("x1", x1, x0.shape)
     check_number("sigma", sigma, 0)
     t_key, noise_key = jax.random.split(as_key(key))
-    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    given = jnp.promote_types(x0.dtype, x1.dtype)
+    dtype = weight_dtype(given)
+    drawn = jax.random.uniform(t_key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
     check_shape("t", drawn, x0.shape[:1])
-    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
-    noise = jnp.asarray(sigma, x0.dtype) * jax.random.normal(noise_key, x0.shape, x0.dtype)
-    return ConditionalPath(drawn, (1 - time) * x0 + time * x1 + noise, x1 - x0)
+    time = jnp.expand_dims(drawn, range(1, x0.ndim))
+    noise = jnp.asarray(sigma, dtype) * jax.random.normal(noise_key, x0.shape, dtype)
+    start, end = x0.astype(dtype), x1.astype(dtype)
+    place = (1 - time) * start + time * end + noise
+    return ConditionalPath(drawn, place.astype(given), (end - start).astype(given))
 
 
 def _one_to_one(x0: jax.Array, x1: jax.Array) -> FlowPairs:
