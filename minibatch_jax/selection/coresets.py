@@ -36,6 +36,9 @@ METHODS = ("naive", "lazy", "stochastic")
 def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where: jax.Array | None = None) -> jax.Array:
     """Return the similarity of each pair of items, at least 0, as facility location needs it.
 
+    One row far from all others makes the constant so large that the distances of the others vanish in its rounding:
+    `facility_location_from_features` and `keep_medoids` compare the distances themselves.
+
     Args:
       features: `[N, D]`, floating point.
       metric: "sqeuclidean", "euclidean" or "l1" for a constant minus the distance, where the constant is an upper bound
@@ -43,7 +46,8 @@ def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where
       where: `[N]` bool, which rows exist; all by default.
 
     Returns:
-      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist or are not finite.
+      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist, are not finite or have
+      a squared norm that overflows (except for "cosine").
 
     Raises:
       TypeError: if the features are not floating point.
