@@ -77,7 +77,7 @@ def wasserstein_1d(
       p: exponent, at least 1.
 
     Returns:
-      `[]`, at least 0.
+      `[]`, at least 0, float32 (float64 if the places are).
 
     Raises:
       TypeError: if the places or the masses are not floating point.
@@ -89,6 +89,7 @@ def wasserstein_1d(
     """
     check_number("p", p, 1)
     source, target, weights = pairs_1d(lax.stop_gradient(x0), lax.stop_gradient(x1), a, b)
+    x0, x1 = x0.astype(weights.dtype), x1.astype(weights.dtype)
     return jnp.sum(weights * jnp.abs(x0[source] - x1[target]) ** p)
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape
 from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import class_numbers
+from minibatch_jax.geometry import finite_rows
 from minibatch_jax.mining.distances import normalize_embeddings
 from minibatch_jax.weights import weight_dtype
 
@@ -64,7 +65,7 @@ def update_proxies(
 
     Args:
       proxies: of N classes.
-      embeddings: `[B, D]`, floating point, of the proxy head.
+      embeddings: `[B, D]`, floating point, of the proxy head; a row that is not finite is ignored.
       labels: `[B]` int in [0, N); labels out of this range are ignored.
       decay: in [0, 1], share of the old proxy that is kept if the class was seen before.
 
@@ -87,8 +88,9 @@ def update_proxies(
     check_integer("labels", labels)
     check_number("decay", decay, 0, 1)
     dtype = proxies.embeddings.dtype
-    fixed = jax.lax.stop_gradient(embeddings).astype(weight_dtype(dtype))
-    rows = class_numbers(labels, num_classes)
+    fixed, finite = finite_rows(jax.lax.stop_gradient(embeddings))
+    fixed = fixed.astype(weight_dtype(dtype))
+    rows = jnp.where(finite, class_numbers(labels, num_classes), num_classes)
     sums = jnp.zeros(proxies.embeddings.shape, fixed.dtype).at[rows].add(fixed, mode="drop")
     present = jnp.zeros_like(proxies.seen).at[rows].set(True, mode="drop")
     kept = jnp.where(proxies.seen, decay, 0)[:, None] * proxies.embeddings.astype(fixed.dtype)

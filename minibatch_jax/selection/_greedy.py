@@ -46,7 +46,7 @@ class Greedy(NamedTuple):
 
 
 def start(best: jax.Array, k: int) -> Greedy:
-    """Return the state before k choices; `best` is the similarity to earlier choices, zeros if there were none."""
+    """Return the state before k choices; `best` is the similarity to earlier choices, or 0 or -inf without any."""
     nothing = Medoids(jnp.zeros(k, jnp.int32), jnp.zeros(k, best.dtype), jnp.zeros(best.shape, jnp.int32))
     return Greedy(nothing, best)
 
@@ -80,32 +80,52 @@ def _best_of_all(rows, item_weights, first_gains, offset, t, state):
     return take(greedy, t, j, gain, rows[j], rows.shape[0]), free.at[j].set(False)
 
 
-def of_each_group(
-    similarities: jax.Array, item_weights: jax.Array, allowed: jax.Array, groups: jax.Array, num_groups: int, k: int
-) -> jax.Array:
-    """Choose k items of each group, one of every group in each step.
+def gains_within(nearness: jax.Array, best: jax.Array, item_weights: jax.Array, groups: jax.Array) -> jax.Array:
+    """Return the gain `[N]` of each item for its own group, given the nearness `[N, N]` of all items.
 
-    The similarities `[N, N]` must be 0 between items of different groups.
+    Where `best` is -inf, a group has no choice yet. The gains of its items are then sums of their nearness, which can
+    be compared within the group only.
+    """
+    added = jnp.where(best[None] > -jnp.inf, jnp.maximum(nearness - best[None], 0), nearness)
+    return jnp.sum(jnp.where(groups[:, None] == groups[None], item_weights[None] * added, 0), axis=-1)
+
+
+def of_each_group(
+    nearness: jax.Array, item_weights: jax.Array, allowed: jax.Array, groups: jax.Array, num_groups: int, k: int
+) -> jax.Array:
+    """Choose k items of each group, one of every group in each step, by their nearness `[N, N]`.
 
     Returns:
       `[N]` int32, the chosen item that represents each item best.
     """
     size = groups.shape[0]
-    state = jnp.zeros(size, jnp.int32), jnp.zeros(size, similarities.dtype), allowed
-    step = bind(_best_of_groups, similarities, item_weights, groups, num_groups=num_groups)
+    state = jnp.zeros(size, jnp.int32), jnp.full(size, -jnp.inf, nearness.dtype), allowed
+    step = bind(_best_of_groups, nearness, item_weights, groups, num_groups=num_groups)
     return fori_loop(0, k, step, state)[0]
 
 
-def _best_of_groups(similarities, item_weights, groups, t, state, *, num_groups):
+def _best_of_groups(nearness, item_weights, groups, t, state, *, num_groups):
     owners, best, free = state
     items = jnp.arange(groups.shape[0], dtype=jnp.int32)
-    gains = jnp.where(free, gains_of(similarities, best[None], item_weights[None]), -jnp.inf)
+    gains = jnp.where(free, gains_within(nearness, best, item_weights, groups), -jnp.inf)
     top = jax.ops.segment_max(gains, groups, num_groups)[groups]
     first = jnp.where(free & (gains == top), items, groups.shape[0] - 1)
     chosen = jax.ops.segment_min(first, groups, num_groups)[groups]
-    row = similarities[chosen, items]
-    closer = (top > -jnp.inf) & ((row > best) | (t == 0))
+    row = nearness[chosen, items]
+    closer = (top > -jnp.inf) & (row > best)
     return jnp.where(closer, chosen, owners), jnp.where(closer, row, best), free & (items != chosen)
+
+
+def rows_of_matrix(similarities: jax.Array, indices: jax.Array) -> jax.Array:
+    """Return rows `[..., N]` of a matrix: what `lazy` and `stochastic` read, once it is bound to the matrix."""
+    return similarities[indices]
+
+
+def of_matrix(nearness: jax.Array, bound: jax.Array, k: int, item_weights: jax.Array, allowed: jax.Array) -> Medoids:
+    """Choose k of M candidates lazily by their nearness `[M, N]` to the items; the bound makes it a similarity."""
+    first, offset = jnp.sum(item_weights[None] * nearness, axis=1), jnp.sum(item_weights) * bound
+    greedy = start(jnp.full(nearness.shape[1], -jnp.inf, nearness.dtype), k)
+    return lazy(greedy, bind(rows_of_matrix, nearness), item_weights, allowed, first, offset)
 
 
 def lazy(

@@ -56,6 +56,11 @@ def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarit
     return {"sqeuclidean": _sqeuclidean, "euclidean": _euclidean, "l1": _l1}[metric](centered)
 
 
+def nearness_matrix(features: jax.Array, exists: jax.Array, metric: str) -> jax.Array:
+    """Return the nearness `[N, N]` of all usable features; its values for rows that do not exist are arbitrary."""
+    return similarity(features, exists, metric).rows(jnp.arange(features.shape[0]))
+
+
 def _cosine(x: jax.Array) -> Similarity:
     unit = unit_rows(x)
 

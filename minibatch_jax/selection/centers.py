@@ -35,7 +35,8 @@ class Centers(NamedTuple):
       indices: `[k]` int32, distinct; N, one past the end, where no item was left.
       radii: `[k]`, distance of each center to the centers before it, falling; infinite for the first unless items were
         chosen earlier, 0 where no item was left.
-      owners: `[N]` int32, place in `indices` of the nearest center of each item.
+      owners: `[N]` int32, place in `indices` of the nearest center of each item; -1 for an item that is absent, or if
+        no item was left to choose.
       radius: `[]`, largest distance of an item to its center: the cost.
     """
 
@@ -68,7 +69,7 @@ def k_center(
 
     Returns:
       Indices `[k]`, radii `[k]`, owners `[N]` and radius `[]`. The radius counts the items in `chosen` as centers; the
-      owners are new centers only.
+      owners are new centers only, and -1 for rows that are absent.
 
     Raises:
       TypeError: if the features are not floating point, k is not a static int or a mask is not bool.
@@ -94,10 +95,12 @@ def k_center(
         allowed &= ~before
         nearest = _distances_to_any(points, before)
         first = jnp.where(jnp.any(before), nearest, first)
-    nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), jnp.zeros(size, jnp.int32), nearest[0])
+    nobody = jnp.full(size, -1, jnp.int32)
+    nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), nobody, nearest[0])
     state = nothing, nearest, jnp.full(size, jnp.inf, points.dtype), allowed
     centers, nearest, _, _ = fori_loop(0, k, bind(_take_farthest, points, first), state)
-    return centers._replace(radius=jnp.max(jnp.where(exists, nearest, 0)))
+    owners = jnp.where(exists, centers.owners, -1)
+    return centers._replace(owners=owners, radius=jnp.max(jnp.where(exists, nearest, 0)))
 
 
 def keep_centers(
@@ -106,7 +109,7 @@ def keep_centers(
     """Keep the k examples that leave no example of the batch far away. Signal: `features` [B, D].
 
     The choice covers outliers first: this helps with rare cases and hurts with noisy data. Examples with a feature that
-    is not finite get weight 0.
+    is not finite, or with a squared norm that overflows (except for "cosine"), get weight 0.
 
     Args:
       k: how many to keep, 1 <= k <= B, static.
@@ -141,7 +144,8 @@ def keep_centers(
         kept = jnp.zeros_like(weights).at[centers.indices]
         if weighting == "own":
             return kept.set(1, mode="drop") * weights, state
-        owned = jnp.zeros(k, weights.dtype).at[centers.owners].add(jnp.where(exists, weights, 0))
+        owners = jnp.where(centers.owners < 0, k, centers.owners)
+        owned = jnp.zeros(k, weights.dtype).at[owners].add(weights, mode="drop")
         return kept.set(owned, mode="drop"), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

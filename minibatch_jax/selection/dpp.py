@@ -45,7 +45,7 @@ def log_symmetric_sums(log_values: jax.Array, k: int) -> jax.Array:
       k: highest degree, at least 1, static.
 
     Returns:
-      `[T + 1, k + 1]`; -inf where the polynomial is 0.
+      `[T + 1, k + 1]`, float32 (float64 if the values are); -inf where the polynomial is 0.
 
     Raises:
       TypeError: if k is not a static int.
@@ -61,6 +61,7 @@ def log_symmetric_sums(log_values: jax.Array, k: int) -> jax.Array:
     """
     check_shape("log_values", log_values, (None,))
     check_count("k", k)
+    log_values = log_values.astype(weight_dtype(log_values.dtype))
     start = jnp.where(jnp.arange(k + 1) == 0, 0, -jnp.inf).astype(log_values.dtype)
     return jnp.concatenate([start[None], scan(_add_value, start, log_values)[1]])
 

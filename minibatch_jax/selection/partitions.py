@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_shape, mask_or_all
 from minibatch_jax._loops import bind, map_rows
+from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection.coresets import facility_location_from_features, medoid_weights
 
 
@@ -25,7 +26,8 @@ def partitioned_medoids(
     shard as the first stage instead, and gather k rows from each.
 
     Args:
-      features: `[N, D]`, floating point, N a multiple of `num_parts`; a row that is not finite is never chosen.
+      features: `[N, D]`, floating point, N a multiple of `num_parts`; a row that is not finite, or whose
+        squared norm overflows (except for "cosine"), is never chosen.
       k: how many to choose, 1 <= k <= N / num_parts, static.
       num_parts: number of parts, at least 1, static.
       metric: similarity of two rows, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
@@ -54,7 +56,7 @@ def partitioned_medoids(
         raise ValueError(f"features has {size} rows, wanted a multiple of num_parts = {num_parts}.")
     check_count("k", k, size // num_parts, "the number of rows of a part")
     where = mask_or_all("where", where, (size,))
-    exists = (where & jnp.isfinite(features).all(1)).reshape(num_parts, -1)
+    exists = usable_features(features, where, metric=metric)[1].reshape(num_parts, -1)
     parts = features.reshape(num_parts, -1, features.shape[1]), exists
     indices, weights = map_rows(bind(_medoids_of_part, k=k, metric=metric), parts)
     starts = jnp.arange(num_parts, dtype=jnp.int32)[:, None] * (size // num_parts)

@@ -81,8 +81,8 @@ def sift_indices(
     check_number("noise", noise, 0, open_low=True)
     if stop is not None:
         check_number("stop", stop, 0, open_low=True)
-    pool, allowed = usable_features(features, where)
-    targets, _ = usable_features(queries, name="queries")
+    pool, allowed = usable_features(features, where, metric="cosine")
+    targets, _ = usable_features(queries, name="queries", metric="cosine")
     check_shape("queries", queries, (None, features.shape[1]))
     pool, targets = unit_rows(pool), unit_rows(targets).astype(pool.dtype)
     whitened = jnp.zeros((pool.shape[0], k), pool.dtype)

@@ -101,11 +101,15 @@ def bridge_path(
     check_shape("x1", x1, x0.shape)
     check_number("sigma", sigma, 0, open_low=True)
     t_key, noise_key = jax.random.split(as_key(key))
-    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    given = jnp.promote_types(x0.dtype, x1.dtype)
+    dtype = weight_dtype(given)
+    drawn = jax.random.uniform(t_key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
     check_shape("t", drawn, x0.shape[:1])
     drawn = jnp.clip(drawn, 1e-4, 1 - 1e-4)
-    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
-    noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
-    away = jnp.asarray(sigma, x0.dtype) * jnp.sqrt(time * (1 - time)) * noise
-    velocity = x1 - x0 + (1 - 2 * time) / (2 * time * (1 - time)) * away
-    return NoisyPath(drawn, (1 - time) * x0 + time * x1 + away, velocity, noise)
+    time = jnp.expand_dims(drawn, range(1, x0.ndim))
+    noise = jax.random.normal(noise_key, x0.shape, dtype)
+    away = jnp.asarray(sigma, dtype) * jnp.sqrt(time * (1 - time)) * noise
+    start, end = x0.astype(dtype), x1.astype(dtype)
+    velocity = end - start + (1 - 2 * time) / (2 * time * (1 - time)) * away
+    place = (1 - time) * start + time * end + away
+    return NoisyPath(drawn, *(x.astype(given) for x in (place, velocity, noise)))

@@ -41,8 +41,8 @@ def immiscible_noise(key: jax.Array | int, x1: jax.Array, *, bits: int | None = 
       bits: quantize the distances to `2**bits` levels first, 1 to 12, static; None leaves the distances as they are.
 
     Returns:
-      `[B, ...]`, noise of each image: the rows of `jax.random.normal(key, x1.shape, x1.dtype)` in another order. An
-      image that is not finite keeps the noise of its own row.
+      `[B, ...]`, noise of each image, in its dtype: the rows of `jax.random.normal(key, x1.shape)` in another order. An
+      image that is not finite keeps the noise of its own row. Half precision is drawn in float32 and rounded.
 
     Raises:
       TypeError: if the images are not floating point, `bits` is not a static int or the key is a raw array.
@@ -57,7 +57,8 @@ def immiscible_noise(key: jax.Array | int, x1: jax.Array, *, bits: int | None = 
       >>> bool(noise[0, 0] > noise[1, 0])
       True
     """
-    noise = jax.random.normal(as_key(key), x1.shape, x1.dtype)
+    check_floating("x1", x1)
+    noise = _noise(as_key(key), x1)
     cost = euclidean_cost(x1, noise)
     if bits is not None:
         cost = quantize_cost(cost, bits)
@@ -103,7 +104,7 @@ def nearest_noise(key: jax.Array | int, x1: jax.Array, k: int) -> jax.Array:
 def _candidate(key, x1):
     """Draw a noise for each image; return it and its squared distance."""
     dtype = weight_dtype(x1.dtype)
-    noise = jax.random.normal(key, x1.shape, x1.dtype)
+    noise = _noise(key, x1)
     return noise, jnp.sum((noise.astype(dtype) - x1.astype(dtype)) ** 2, axis=tuple(range(1, x1.ndim)))
 
 
@@ -208,3 +209,8 @@ def couple_nearest() -> optax.GradientTransformationExtraArgs:
         return jnp.where(allowed & (column == first), mass[:, None], 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
+    """Draw in float32 at least: a draw in bfloat16 has 128 different values, none beyond 2.9 standard deviations."""
+    return jax.random.normal(key, like.shape, weight_dtype(like.dtype)).astype(like.dtype)

@@ -31,7 +31,7 @@ class ConditionalPath(NamedTuple):
     """A time, a place on the path at that time, and the velocity at that place.
 
     Attributes:
-      t: `[S]`, in [0, 1).
+      t: `[S]`, in [0, 1), float32 at least; the others have the dtype of the ends.
       xt: `[S, ...]`, where the path is at t.
       ut: `[S, ...]`, velocity, the regression target of a flow model.
     """
@@ -45,7 +45,7 @@ class NoisyPath(NamedTuple):
     """A place on a path with noise, and the regression targets of a flow and of a noise or score model.
 
     Attributes:
-      t: `[S]`, in [0, 1).
+      t: `[S]`, in [0, 1), float32 at least; the others have the dtype of the ends.
       xt: `[S, ...]`, where the path is at t.
       ut: `[S, ...]`, velocity, the regression target of a flow model.
       noise: `[S, ...]`, standard Gaussian z of `xt = mean + sigma_t z`; the score is `-z / sigma_t`.
@@ -111,16 +111,19 @@ def conditional_path(
     from_noise = path in FROM_NOISE
     check_number("sigma", sigma, 0, 1 if from_noise else None, open_low=return_noise and not from_noise)
     t_key, noise_key = jax.random.split(as_key(key))
-    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    given = jnp.promote_types(x0.dtype, x1.dtype)
+    dtype = weight_dtype(given)
+    drawn = jax.random.uniform(t_key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
     check_shape("t", drawn, x0.shape[:1])
-    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
-    sigma = jnp.asarray(sigma, x0.dtype)
-    (start, end), (start_slope, end_slope) = _ends(path, time, sigma)
-    xt = start * x0 + end * x1
-    noise = x0 if from_noise else jax.random.normal(noise_key, x0.shape, x0.dtype)
+    sigma = jnp.asarray(sigma, dtype)
+    (start, end), (start_slope, end_slope) = _ends(path, jnp.expand_dims(drawn, range(1, x0.ndim)), sigma)
+    source, target = x0.astype(dtype), x1.astype(dtype)
+    xt = start * source + end * target
+    noise = source if from_noise else jax.random.normal(noise_key, x0.shape, dtype)
     if not from_noise:
         xt += sigma * noise
-    ut = start_slope * x0 + end_slope * x1
+    ut = start_slope * source + end_slope * target
+    xt, ut, noise = (x.astype(given) for x in (xt, ut, noise))
     return NoisyPath(drawn, xt, ut, noise) if return_noise else ConditionalPath(drawn, xt, ut)
 
 
@@ -137,7 +140,7 @@ def score_weight(t: jax.Array, sigma: float | jax.Array, *, path: str = "straigh
       path: a path of `conditional_path`, or `"bridge"` for `bridge_path`, where sigma_t is `sigma sqrt(t (1 - t))`.
 
     Returns:
-      The shape of `t`.
+      The shape of `t`, float32 (float64 if t is).
 
     Raises:
       TypeError: if the times are not floating point or sigma is no number.
@@ -152,6 +155,7 @@ def score_weight(t: jax.Array, sigma: float | jax.Array, *, path: str = "straigh
     """
     t = jnp.asarray(t)
     check_floating("t", t)
+    t = t.astype(weight_dtype(t.dtype))
     check_choice("path", path, (*PATHS, "bridge"))
     check_number("sigma", sigma, 0, open_low=True)
     sigma = jnp.asarray(sigma, t.dtype)

@@ -109,7 +109,9 @@ def dynamic_margin_loss(
     choice = {"mining": mining, "fallback": fallback}
     heights = map_rows(bind(_height, fixed, positives, negatives, num_bins=num_bins, span=span, **choice), nodes)
     histogram = _updated(margin.histogram, heights, decay)
-    sums = sum_triplets(fixed, positives, negatives, bind(_weighted, histogram, nodes, span=span), **choice, margin=jnp.inf)
+    sums = sum_triplets(
+        fixed, positives, negatives, bind(_weighted, histogram, nodes, span=span), **choice, margin=jnp.inf
+    )
     number = jnp.maximum(jnp.sum(sums.mined), 1)
     no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
     return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax._loops import bind
 from minibatch_jax.mining._columns import FALLBACKS, check_kinds
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.choices import triplet_choice
@@ -198,7 +199,7 @@ def _mine_all_of(mining: str, margin: float) -> optax.GradientTransformationExtr
     def factors(distances, positives, negatives):
         distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
         limit = jnp.asarray(margin, distances.dtype)
-        sums = sum_triplets(distances, positives, negatives, _one_each, mining, margin=limit)
+        sums = sum_triplets(distances, positives, negatives, bind(_one_each), mining, margin=limit)
         return jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.mined), 1)
 
     return mine_by_weights(factors)
