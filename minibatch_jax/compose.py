@@ -9,7 +9,7 @@ import optax
 
 from minibatch_jax._checks import check_bool, check_number, check_shape, check_transformation
 from minibatch_jax._vector import nonzero
-from minibatch_jax.weights import Weights, weight_transformation
+from minibatch_jax.weights import Weights, weight_dtype, weight_transformation
 
 
 def effective_sample_size(weights: Weights) -> jax.Array:
@@ -19,7 +19,7 @@ def effective_sample_size(weights: Weights) -> jax.Array:
       weights: any shape, at least 0.
 
     Returns:
-      `[]`, between 1 and the number of non-zero weights; 0 if all weights are 0.
+      `[]`, between 1 and the number of non-zero weights; 0 if all weights are 0. Half precision gives float32.
 
     References:
       Kish, Survey Sampling, 1965.
@@ -28,6 +28,7 @@ def effective_sample_size(weights: Weights) -> jax.Array:
       >>> float(effective_sample_size(jnp.array([0.5, 0.5, 0.0])))
       2.0
     """
+    weights = weights.astype(weight_dtype(weights.dtype))
     scaled = weights / nonzero(jnp.max(weights))
     return jnp.sum(scaled) ** 2 / nonzero(jnp.sum(scaled**2))
 

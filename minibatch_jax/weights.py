@@ -4,7 +4,8 @@ A mini-batch gradient is the vector-Jacobian product of the per-item losses with
 transformation* maps such an array to another of the same shape: it is an `optax.GradientTransformationExtraArgs` whose
 updates are weights, so `optax.chain` composes it. `weight_transformation` builds every one of them and enforces:
 
-1. shape and dtype of the weights are kept, and the state keeps its structure;
+1. shape and dtype of the weights are kept, and the state keeps its structure; weights in half precision are computed
+   with, and kept in the state, in float32;
 2. an item that enters with weight 0 leaves with weight 0 (padding), and no weight that leaves is NaN or infinite;
 3. the signals that the transformation reads are listed in `SIGNALS`, keyword-only and required; others are ignored;
    `labels`, and `reference_labels` where references are not the anchors, can stand for `positives` and `negatives`;
@@ -78,7 +79,8 @@ def weight_transformation(
     """Make an optax transformation over weights, one that keeps weights finite, zeros zero and shapes as they are.
 
     Before `update` runs, non-finite weights become 0, and weights and signals become constants for the backward pass.
-    After it, an item that came with weight 0 has weight 0 again, and a weight that is not finite becomes 0.
+    After it, an item that came with weight 0 has weight 0 again, and a weight that is not finite becomes 0. Weights in
+    half precision reach `init` and `update` in float32, and are rounded to their dtype after it.
 
     Args:
       init: `init(weights) -> state`; it must use only shape and dtype of the weights.
@@ -112,10 +114,10 @@ def weight_transformation(
         reads = tuple(dict.fromkeys([*signals, "positives", "negatives", "labels", "reference_labels"]))
 
     def init_one(weights):
-        return _copied(init(replicate(_strongly_typed(weights))))
+        return _copied(init(replicate(_wide(weights))))
 
     def update_one(weights, state, params, extra_args):
-        weights = _strongly_typed(weights)
+        dtype, weights = jnp.result_type(weights), _wide(weights)
         clean = replicate(jax.lax.stop_gradient(jnp.where(jnp.isfinite(weights), weights, 0)))
         given = jax.lax.stop_gradient(replicate({name: extra_args[name] for name in reads if name in extra_args}))
         inputs = {**given, **(pair_signals(given, clean.shape) if reads != signals else {})}
@@ -128,7 +130,7 @@ def weight_transformation(
         _check_kept("weights", clean, new_weights)
         _check_kept("state", state, new_state)
         new_weights = jnp.where((clean == 0) | ~jnp.isfinite(new_weights), 0, jax.lax.stop_gradient(new_weights))
-        return shard_like(weights, new_weights), new_state
+        return _narrow(shard_like(weights, new_weights), dtype), new_state
 
     def init_fn(weights):
         return jax.tree.map(init_one, weights)
@@ -220,7 +222,16 @@ def _copied(state: State) -> State:
     return jax.tree.map(lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x, state)
 
 
-def _strongly_typed(weights: Any) -> jax.Array:
-    """Return the weights as an array that is not weakly typed, as `jnp.full(3, 1 / 3)` is."""
+def _wide(weights: Any) -> jax.Array:
+    """Return the weights in float32 at least, as an array that is not weakly typed, as `jnp.full(3, 1 / 3)` is."""
     weights = jnp.asarray(weights)
-    return weights.astype(weights.dtype)
+    is_half = jnp.issubdtype(weights.dtype, jnp.floating) and weights.dtype.itemsize < 4
+    return weights.astype(jnp.float32 if is_half else weights.dtype)
+
+
+def _narrow(weights: jax.Array, dtype: Any) -> jax.Array:
+    """Return the weights in a dtype, at most its largest number."""
+    if weights.dtype == dtype:
+        return weights
+    numbers = jnp.finfo(dtype)
+    return jnp.clip(weights, float(numbers.min), float(numbers.max)).astype(dtype)

@@ -65,7 +65,8 @@ from minibatch_jax.coupling import (
     immiscible_noise,
     nearest_noise,
 )
-from minibatch_jax.coupling.flows.matching import ConditionalPath, FlowPairs
+from minibatch_jax.coupling.flows.matching import FlowPairs
+from minibatch_jax.coupling.flows.paths import ConditionalPath
 
 Pairing = Callable[[jax.Array, jax.Array], FlowPairs]
 

@@ -60,7 +60,8 @@ from experiments.coupling._flows import (
 from experiments.engine import gradient_arm, init_mlp, run, weighted_gradient
 from minibatch_jax.coupling import assignment, conditional_path, couple_assignment, couple_sinkhorn, flow_matching_pairs
 from minibatch_jax.coupling.costs import squared_euclidean_cost
-from minibatch_jax.coupling.flows.matching import ConditionalPath, FlowPairs
+from minibatch_jax.coupling.flows.matching import FlowPairs
+from minibatch_jax.coupling.flows.paths import ConditionalPath
 
 NUM_PIXELS = {"digits": 8 * 8, "fashion_mnist": 14 * 14}
 FINE_STEPS = 100

@@ -132,7 +132,7 @@ class Step(NamedTuple):
 
         if blocks == 1:
             return score_block(batch)
-        scored = jax.lax.map(score_block, in_blocks(batch, blocks))
+        _, scored = _scan(lambda nothing, block: (nothing, score_block(block)), (), in_blocks(batch, blocks))
         return jax.tree.map(from_blocks, scored)
 
     def differentiate(
@@ -158,10 +158,7 @@ class Step(NamedTuple):
                 choice = choice._replace(weights=weights)
                 value, cotangent = kind.cotangent(items, choice.start, choice.weights, choice.signals)
             again = functools.partial(self._without_zeros, trained, batch, carried, choice.weights, cotangent)
-            if isinstance(broken, jax.core.Tracer):
-                grads = jax.lax.cond(broken, again, lambda: grads)
-            elif broken:  # outside of jit: compile nothing
-                grads = again()
+            grads = _cond(broken, again, lambda: grads)
         grads = zero_unless(self._has_weight(choice.weights), grads)
         return Passed(value, grads, items, choice, signals, new_carried, *kind.counts(choice.start, items))
 
@@ -176,7 +173,7 @@ class Step(NamedTuple):
             if columns_are_others or not (self.kind.of_pairs and columns_may_hold_the_batch(batch, *own_weights.shape)):
                 return grads
             last = functools.partial(of_one, number, own_weights, own_cotangent, True)
-            return jax.lax.cond(any_device(not_finite(grads)), last, lambda: grads)
+            return _cond(any_device(not_finite(grads)), last, lambda: grads)
 
         parts = zip(structure.flatten_up_to(weights), structure.flatten_up_to(cotangent))
         total, *others = [of_one(number, *part) for number, part in enumerate(parts)]
@@ -223,7 +220,7 @@ class Step(NamedTuple):
         start = (scalars[0], zeros, *scalars[1:])
         start = varying_like(start, (shapes.value, shapes.grads, shapes.weighted, shapes.finite))
         begin = start, varying_like(carried, shapes.carried)
-        ((value, wide, weighted, finite), carried), collected = jax.lax.scan(add, begin, parts)
+        ((value, wide, weighted, finite), carried), collected = _scan(add, begin, parts)
         grads = jax.tree.map(lambda g, t: g.astype(t.dtype), wide, self.model.trained)
         items, choice, signals = jax.tree.map(from_blocks, (collected.items, collected.choice, collected.signals))
         return Passed(value, grads, items, choice, signals, carried, weighted, finite)
@@ -304,6 +301,25 @@ def from_blocks(x: jax.Array) -> jax.Array:
     """Undo `in_blocks` for one array."""
     _, first, *others = spec_of(x)
     return reshape_rows(jnp.swapaxes(x, 0, 1), (x.shape[0] * x.shape[1], *x.shape[2:]), (first, *others))
+
+
+def _scan(step: Callable[..., Any], start: Any, xs: Any) -> tuple[Any, Any]:
+    """Scan; outside of `jit` compile nothing but loop in Python."""
+    leaves = jax.tree.leaves(xs)
+    if isinstance(leaves[0], jax.core.Tracer):
+        return jax.lax.scan(step, start, xs)
+    carry, ys = start, []
+    for i in range(leaves[0].shape[0]):
+        carry, y = step(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
+
+
+def _cond(condition: jax.Array, on_true: Callable[[], Any], on_false: Callable[[], Any]) -> Any:
+    """Branch; outside of `jit` compile nothing but run the one branch."""
+    if isinstance(condition, jax.core.Tracer):
+        return jax.lax.cond(condition, on_true, on_false)
+    return on_true() if condition else on_false()
 
 
 def _wide(dtype: Any) -> Any:

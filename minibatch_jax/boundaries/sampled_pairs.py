@@ -11,7 +11,7 @@ from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax._vector import first_minima
-from minibatch_jax.weights import Weights, matrix_of
+from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
 if TYPE_CHECKING:
     from minibatch_jax.coupling.plans import Plan
@@ -25,8 +25,8 @@ class Pairs(NamedTuple):
     Attributes:
       source: `[S]` int32, row of the plan.
       target: `[S]` int32, column of the plan.
-      weights: `[S]`, 1/S each for a plan of mass 1 with uniform marginals; 0 in a slot without a pair, which repeats
-        the first pair that exists, so it holds no padding.
+      weights: `[S]`, float32 (float64 if the plan is), 1/S each for a plan of mass 1 with uniform marginals; 0 in a
+        slot without a pair, which repeats the first pair that exists, so it holds no padding.
     """
 
     source: jax.Array
@@ -77,6 +77,7 @@ def sample_pairs(
     if mode != "joint" and count != size:
         raise ValueError(f"num_pairs is {count}, wanted {size} in mode {mode!r}: one for each.")
     matrix = lax.stop_gradient(jnp.where(jnp.isfinite(matrix) & (matrix > 0), matrix, 0))
+    matrix = matrix.astype(weight_dtype(matrix.dtype))
     if mode == "joint":
         return _without_holes(*_joint(as_key(key), matrix, count))
     if mode == "rows":

@@ -43,8 +43,9 @@ from .flows.immiscible import couple_nearest as couple_nearest
 from .flows.immiscible import couple_quantized as couple_quantized
 from .flows.immiscible import immiscible_noise as immiscible_noise
 from .flows.immiscible import nearest_noise as nearest_noise
-from .flows.matching import conditional_path as conditional_path
 from .flows.matching import flow_matching_pairs as flow_matching_pairs
+from .flows.paths import conditional_path as conditional_path
+from .flows.paths import score_weight as score_weight
 from .plans import couple_independent as couple_independent
 from .plans import independent_plan as independent_plan
 from .semidiscrete import couple_semidiscrete as couple_semidiscrete

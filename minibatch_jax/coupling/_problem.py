@@ -4,7 +4,7 @@ Every solver starts here, from `a`, `b` and `where`, and every coupling, from it
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -43,14 +43,62 @@ def check_units(relative_to: str | None) -> None:
 
 
 def check_entropic(
-    epsilon: object, relative_to: str | None, tolerance: float | None, max_iterations: int | jax.Array
+    epsilon: Any,
+    relative_to: str | None,
+    tolerance: float | None,
+    max_iterations: int | jax.Array,
+    *,
+    schedules: bool = False,
 ) -> None:
-    """Raise unless the arguments that all entropic solvers share are valid."""
-    check_number("epsilon", epsilon, 0, open_low=True)
+    """Raise unless the arguments that all entropic solvers share are valid; `epsilon` is a number, or a schedule."""
+    if schedules and callable(epsilon):
+        _check_schedule(epsilon, max_iterations)
+    else:
+        check_number("epsilon", epsilon, 0, open_low=True)
     check_units(relative_to)
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
     check_count("max_iterations", max_iterations, traced=True)
+
+
+def _check_schedule(epsilon: Callable[[Any], Any], max_iterations: int | jax.Array) -> None:
+    """Raise unless the epsilon of each iteration is above 0 and at most the one before; traced ones pass."""
+    if isinstance(max_iterations, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():
+        found = jax.vmap(epsilon)(jnp.arange(int(max_iterations) + 1))
+    if isinstance(found, jax.core.Tracer):
+        return
+    values = np.broadcast_to(np.asarray(found, np.float64), int(max_iterations) + 1)
+    if not np.all(values > 0):
+        place = int(np.argmin(values > 0))
+        raise ValueError(f"epsilon is {values[place]:.4g} at iteration {place}, wanted a schedule above 0.")
+    if np.any(np.diff(values) > 0):
+        place = int(np.argmax(np.diff(values) > 0))
+        raise ValueError(
+            f"epsilon rises from {values[place]:.4g} at iteration {place} to {values[place + 1]:.4g}, wanted a "
+            "schedule that never rises."
+        )
+
+
+def column_prices(init: Any, cost: jax.Array) -> jax.Array | None:
+    """Return the column potentials that a warm start gives, with 0 for those that are not finite; None without one.
+
+    `init` is a pair of row and column potentials, or what a solver returned.
+    """
+    if init is None:
+        return None
+    if hasattr(init, "column_potentials"):
+        init = init.row_potentials, init.column_potentials
+    elif hasattr(init, "column"):
+        init = init.row, init.column
+    if not isinstance(init, tuple) or len(init) != 2:
+        raise TypeError(f"init is {type(init).__name__}, wanted a pair of row and column potentials or a Plan.")
+    for name, prices, size in zip(("row", "column"), init, cost.shape):
+        check_shape(f"init ({name} potentials)", prices, (size,))
+        check_floating(f"init ({name} potentials)", prices)
+    column = lax.stop_gradient(jnp.asarray(init[1])).astype(weight_dtype(cost.dtype))
+    return jnp.where(jnp.isfinite(column), column, 0)
 
 
 def fixed_cost(cost: jax.Array) -> jax.Array:

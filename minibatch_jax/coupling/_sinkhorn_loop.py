@@ -7,7 +7,7 @@ leaves [1e-10, 1e10] it is absorbed into the potentials.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +51,74 @@ def iterations_at_once(max_iterations: int | jax.Array) -> int:
     return UNROLL if isinstance(max_iterations, jax.Array) else math.gcd(UNROLL, max_iterations)
 
 
-def scale_to_marginals(problem: Problem, tolerance: float | None, max_iterations: int | jax.Array) -> Scaled:
-    """Iterate to the tolerance: an inner loop of scalings on one kernel, an outer loop that absorbs them."""
+def scale_to_marginals(
+    problem: Problem,
+    tolerance: float | None,
+    max_iterations: int | jax.Array,
+    prices: jax.Array | None = None,
+    done: jax.Array | None = None,
+) -> Scaled:
+    """Iterate to the tolerance: an inner loop of scalings on one kernel, an outer loop that absorbs them.
+
+    Args:
+      problem: what to solve.
+      tolerance: largest error; None runs all iterations.
+      max_iterations: at most this many, those that are `done` included.
+      prices: `[B1]`, column potentials to start from; the cheapest pairs decide where they are None.
+      done: `[]` int32, iterations that were spent on the prices; 0 by default.
+    """
     limit = jnp.asarray(-jnp.inf if tolerance is None else tolerance, problem.epsilon.dtype)
-    run = _Run(problem, limit, jnp.asarray(max_iterations, jnp.int32), _start(problem))
+    start = _start(problem)
+    if prices is not None:
+        start = _absorb(problem, start._replace(g=jnp.where(problem.b > 0, prices, 0)))
+    if done is not None:
+        start = start._replace(scaling=start.scaling._replace(iterations=done))
+    run = _Run(problem, limit, jnp.asarray(max_iterations, jnp.int32), start)
     return lax.while_loop(_is_unfinished, _scale_by(iterations_at_once(max_iterations)), run).scaled
+
+
+class _Annealing(NamedTuple):
+    """The loop over a falling epsilon, of which `unit` is the unit: column potentials, and iterations so far."""
+
+    problem: Problem
+    unit: jax.Array
+    max_iterations: jax.Array
+    prices: jax.Array
+    iterations: jax.Array
+
+
+def anneal(
+    problem: Problem,
+    schedule: Callable[[Any], Any],
+    unit: jax.Array,
+    max_iterations: int | jax.Array,
+    prices: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Iterate in the log domain while the schedule is above the epsilon of the problem.
+
+    Returns:
+      Column potentials `[B1]`, and the number of iterations.
+    """
+    count = jnp.asarray(max_iterations, jnp.int32)
+    run = _Annealing(problem, unit, count, prices, jnp.zeros_like(problem.epsilon, jnp.int32))
+    goes_on, step = _annealing_by(schedule)
+    final = lax.while_loop(goes_on, step, run)
+    return final.prices, final.iterations
+
+
+@functools.lru_cache(64)
+def _annealing_by(schedule: Callable[[Any], Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def epsilon_of(r):
+        return jnp.asarray(schedule(r.iterations), r.unit.dtype) * r.unit
+
+    def goes_on(r):
+        return (r.iterations < r.max_iterations) & (epsilon_of(r) > r.problem.epsilon)
+
+    def step(r):
+        _, g = _log_step(r.problem._replace(epsilon=epsilon_of(r)), r.prices)
+        return r._replace(prices=g, iterations=r.iterations + 1)
+
+    return goes_on, step
 
 
 def _is_unfinished(s: _Run) -> jax.Array:
@@ -104,12 +167,16 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
 
 def _absorb(problem: Problem, s: Scaled) -> Scaled:
     """Move the scalings into the potentials by one iteration in the log domain, which no epsilon can underflow."""
-    cost, a, b, epsilon = problem
-    g = s.g + epsilon * log_where(s.scaling.v, b)
-    f = epsilon * (log_where(a, a) - logsumexp_where((g[None, :] - cost) / epsilon, 1, a))
-    g = epsilon * (log_where(b, b) - logsumexp_where((f[:, None] - cost) / epsilon, 0, b))
+    _, a, b, epsilon = problem
+    f, g = _log_step(problem, s.g + epsilon * log_where(s.scaling.v, b))
     fresh = s.scaling._replace(u=jnp.ones_like(a), v=jnp.ones_like(b), unsafe=jnp.zeros_like(s.scaling.unsafe))
     return Scaled(f, g, _kernel(problem, f, g), fresh)
+
+
+def _log_step(problem: Problem, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    cost, a, b, epsilon = problem
+    f = epsilon * (log_where(a, a) - logsumexp_where((g[None, :] - cost) / epsilon, 1, a))
+    return f, epsilon * (log_where(b, b) - logsumexp_where((f[:, None] - cost) / epsilon, 0, b))
 
 
 def _kernel(problem: Problem, f: jax.Array, g: jax.Array) -> jax.Array:

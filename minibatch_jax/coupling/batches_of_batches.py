@@ -118,7 +118,7 @@ def scatter_plans(
       shape: `(n0, n1)`, numbers of source and target items in the data, static.
 
     Returns:
-      `[n0, n1]`, with the mass of the plans.
+      `[n0, n1]`, float32 (float64 if the plans are), with the mass of the plans.
 
     Raises:
       ValueError: if the plans are not of rank 4 or the indices do not match.
@@ -133,7 +133,8 @@ def scatter_plans(
     check_shape("target_indices", target_indices, (plans.shape[1], plans.shape[3]))
     rows = jnp.broadcast_to(source_indices[:, None, :, None], plans.shape)
     columns = jnp.broadcast_to(target_indices[None, :, None, :], plans.shape)
-    return jnp.zeros(shape, plans.dtype).at[rows, columns].add(plans)
+    dtype = weight_dtype(plans.dtype)
+    return jnp.zeros(shape, dtype).at[rows, columns].add(plans.astype(dtype))
 
 
 def _priced(plans: jax.Array, cost: jax.Array) -> jax.Array:

@@ -125,7 +125,7 @@ def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:
       b: `[B1]`, mass of each target, at least 0.
 
     Returns:
-      `[B0, B1]` with row sums a; its column sums are b if both have the same mass.
+      `[B0, B1]`, float32 (float64 if a mass is), with row sums a; its column sums are b if both have the same mass.
 
     Raises:
       ValueError: if a or b is not a vector or is empty.
@@ -136,6 +136,8 @@ def independent_plan(a: jax.Array, b: jax.Array) -> jax.Array:
     """
     check_shape("a", a, (None,))
     check_shape("b", b, (None,))
+    dtype = weight_dtype(jnp.promote_types(a.dtype, b.dtype))
+    a, b = a.astype(dtype), b.astype(dtype)
     return a[:, None] * divide(b, jnp.sum(b))[None, :]
 
 
@@ -172,7 +174,7 @@ def normalized_entropy(plan: jax.Array | Plan) -> jax.Array:
       plan: `[B0, B1]`, at least 0, of any mass, or a `Plan`.
 
     Returns:
-      `[]`, in [0, 1].
+      `[]`, in [0, 1], float32 (float64 if the plan is).
 
     Raises:
       ValueError: if the plan is not a matrix or is empty.
@@ -183,6 +185,7 @@ def normalized_entropy(plan: jax.Array | Plan) -> jax.Array:
     """
     plan = matrix_of(plan)
     check_shape("plan", plan, (None, None))
+    plan = plan.astype(weight_dtype(plan.dtype))
     row, column = _entropy(jnp.sum(plan, axis=1)), _entropy(jnp.sum(plan, axis=0))
     least = jnp.minimum(row, column)
     blur = (_entropy(plan) - jnp.maximum(row, column)) / jnp.where(least > 0, least, 1)
@@ -200,7 +203,8 @@ def round_to_marginals(plan: jax.Array | Plan, a: jax.Array, b: jax.Array) -> ja
       b: `[B1]`, mass of each column, of the same sum.
 
     Returns:
-      `[B0, B1]`, with row sums a and column sums b; its L1 distance to `plan` is at most twice that of the marginals.
+      `[B0, B1]`, float32 (float64 if the plan is), with row sums a and column sums b; its L1 distance to `plan` is at
+      most twice that of the marginals.
 
     Raises:
       ValueError: if shapes do not match.
@@ -216,6 +220,8 @@ def round_to_marginals(plan: jax.Array | Plan, a: jax.Array, b: jax.Array) -> ja
     check_shape("plan", plan, (None, None))
     check_shape("a", a, plan.shape[:1])
     check_shape("b", b, plan.shape[1:])
+    dtype = weight_dtype(plan.dtype)
+    plan, a, b = plan.astype(dtype), a.astype(dtype), b.astype(dtype)
     plan = plan * jnp.minimum(divide(a, jnp.sum(plan, axis=1)), 1)[:, None]
     plan = plan * jnp.minimum(divide(b, jnp.sum(plan, axis=0)), 1)[None, :]
     row, column = jnp.maximum(a - jnp.sum(plan, axis=1), 0), jnp.maximum(b - jnp.sum(plan, axis=0), 0)

@@ -21,7 +21,7 @@ from jax import lax
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax.coupling._problem import marginals_of, mass_of
 from minibatch_jax.coupling._sinkhorn_loop import divide
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 
 class SemidiscreteState(NamedTuple):
@@ -51,7 +51,7 @@ def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, e
       epsilon: absolute entropic regularization, at least 0, may be traced.
 
     Returns:
-      `[B, N]`, rows of sum 1, or 0 where a row has no allowed pair.
+      `[B, N]`, float32 (float64 if the potentials are), rows of sum 1, or 0 where a row has no allowed pair.
 
     Raises:
       TypeError: if b is not floating point.
@@ -67,6 +67,7 @@ def semidiscrete_plan(cost: jax.Array, potentials: jax.Array, b: jax.Array, *, e
     check_shape("cost", cost, (None, None))
     check_shape("potentials", potentials, cost.shape[1:])
     check_number("epsilon", epsilon, 0)
+    potentials = potentials.astype(weight_dtype(potentials.dtype))
     b = mass_of("b", b, cost.shape[1], potentials.dtype)
     width = jnp.asarray(epsilon, potentials.dtype)
     allowed = jnp.isfinite(cost) & (b > 0)[None, :]

@@ -13,14 +13,17 @@ Paper: 2410.12176
 """
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.boundaries.sampled_pairs import Pairs
 from minibatch_jax.coupling._problem import mass_of
 from minibatch_jax.coupling._sinkhorn_loop import divide
-from minibatch_jax.geometry import product
+from minibatch_jax.geometry import product, unit_rows
 from minibatch_jax.weights import weight_dtype
 
 
@@ -64,9 +67,10 @@ def pairs_1d(x0: jax.Array, x1: jax.Array, a: jax.Array | None = None, b: jax.Ar
 def wasserstein_1d(
     x0: jax.Array, x1: jax.Array, a: jax.Array | None = None, b: jax.Array | None = None, *, p: float = 2.0
 ) -> jax.Array:
-    """Return `W_p^p` of two weighted samples on a line; differentiable in the places.
+    """Return `W_p^p` of two weighted samples on a line; differentiable in the places and in the masses.
 
-    It is the mean of `|x0 - x1|^p` over the pairs of `pairs_1d`.
+    It is the mean of `|x0 - x1|^p` over the pairs of `pairs_1d`. Where levels of both samples meet, as with equal
+    masses, the derivative in the masses is one-sided.
 
     Args:
       x0: `[B0]`, floating point, places of the sources.
@@ -76,7 +80,7 @@ def wasserstein_1d(
       p: exponent, at least 1.
 
     Returns:
-      `[]`, at least 0.
+      `[]`, at least 0, float32 (float64 if the places are).
 
     Raises:
       TypeError: if the places or the masses are not floating point.
@@ -88,13 +92,23 @@ def wasserstein_1d(
     """
     check_number("p", p, 1)
     source, target, weights = pairs_1d(lax.stop_gradient(x0), lax.stop_gradient(x1), a, b)
+    x0, x1 = x0.astype(weights.dtype), x1.astype(weights.dtype)
     return jnp.sum(weights * jnp.abs(x0[source] - x1[target]) ** p)
 
 
 def sliced_wasserstein(
-    key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections: int = 64, *, p: float = 2.0
+    key: jax.Array | int | None,
+    x0: jax.Array,
+    x1: jax.Array,
+    num_projections: int = 64,
+    *,
+    p: float = 2.0,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    projections: jax.Array | None = None,
+    reduction: str = "mean",
 ) -> jax.Array:
-    """Return the mean of `W_p^p` over random directions; differentiable in both batches.
+    """Return the mean of `W_p^p` over random directions; differentiable in both batches and their masses.
 
     Each direction projects both batches to a line, where sorting solves the problem.
 
@@ -104,13 +118,19 @@ def sliced_wasserstein(
       x1: `[B1, ...]`, of the same item shape.
       num_projections: how many directions, static.
       p: exponent, at least 1.
+      a: `[B0]`, mass of each source, at least 0; uniform by default. Divided by its sum.
+      b: `[B1]`, mass of each target, at least 0; uniform by default. Divided by its sum.
+      projections: `[L, D]`, floating point, directions to use in place of random ones, scaled to length 1; D is the
+        number of entries of an item. The key may then be None. A traced row of zeros makes all places equal.
+      reduction: "mean" over the directions, or "max" for the largest (max-sliced).
 
     Returns:
       `[]`, at least 0.
 
     Raises:
-      TypeError: if a batch is not floating point.
-      ValueError: if item shapes differ, a batch is empty, p is less than 1 or `num_projections` is less than 1.
+      TypeError: if a batch, the masses or the projections are not floating point.
+      ValueError: if shapes do not match, a batch is empty, p is less than 1, `num_projections` is less than 1, the
+        reduction is unknown, or concrete masses are negative or not finite, or a concrete projection is zero.
 
     References:
       Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015.
@@ -120,40 +140,50 @@ def sliced_wasserstein(
       >>> float(sliced_wasserstein(0, x, x[::-1]))
       0.0
     """
-    projected0, projected1 = _project(key, x0, x1, num_projections)
-    return jnp.mean(jax.vmap(lambda y0, y1: wasserstein_1d(y0, y1, p=p))(projected0, projected1))
+    check_choice("reduction", reduction, ("mean", "max"))
+    projected0, projected1 = _project(key, x0, x1, num_projections, projections)
+    found = jax.vmap(lambda y0, y1: wasserstein_1d(y0, y1, a, b, p=p))(projected0, projected1)
+    return jnp.mean(found) if reduction == "mean" else jnp.max(found)
 
 
 def sliced_plan(
-    key: jax.Array | int,
+    key: jax.Array | int | None,
     x0: jax.Array,
     x1: jax.Array,
     num_projections: int = 64,
     *,
     mode: str = "best",
     temperature: float | jax.Array = 0.0,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+    projections: jax.Array | None = None,
 ) -> jax.Array:
-    """Return a plan of two batches of equal size from the pairings of random projections.
+    """Return a plan of two batches from the pairings of random projections.
 
-    Its cost is at least that of `assignment_plan`.
+    Its cost is at least that of `transport` on squared distances.
 
     Args:
       key: int seed, typed key or legacy `PRNGKey`.
-      x0: `[B, ...]`, floating point.
-      x1: `[B, ...]`, of the same shape.
+      x0: `[B0, ...]`, floating point.
+      x1: `[B1, ...]`, of the same item shape.
       num_projections: how many directions, static.
       mode: `'best'` takes the pairing of the least squared distance in full dimension (min-SWGG), of equal ones the
         first; `'average'` takes the mean of all pairings.
       temperature: of `'average'`, at least 0; pairing l weighs `exp(-cost_l / (temperature * mean cost))`, and all
         pairings weigh the same if it is 0.
+      a: `[B0]`, mass of each source, at least 0; uniform by default. Divided by its sum.
+      b: `[B1]`, mass of each target, at least 0; uniform by default. Divided by its sum.
+      projections: `[L, D]`, floating point, directions to use in place of random ones, scaled to length 1; D is the
+        number of entries of an item. The key may then be None. A traced row of zeros makes all places equal.
 
     Returns:
-      `[B, B]`, with all marginals 1/B; a permutation divided by B for `'best'`.
+      `[B0, B1]`, with the marginals a and b. For equally many items without masses it is a permutation divided by B for
+      `'best'`.
 
     Raises:
-      TypeError: if a batch is not floating point.
-      ValueError: if shapes differ, the mode is unknown, the temperature is negative or `num_projections` is less than
-        1.
+      TypeError: if a batch, the masses or the projections are not floating point.
+      ValueError: if shapes do not match, the mode is unknown, the temperature is negative, `num_projections` is less
+        than 1, or concrete masses are negative or not finite, or a concrete projection is zero.
 
     References:
       Mahey et al., Fast optimal transport through sliced Wasserstein generalized geodesics, 2023 (arXiv 2307.01770).
@@ -165,21 +195,23 @@ def sliced_plan(
     """
     check_choice("mode", mode, ("best", "average"))
     check_number("temperature", temperature, 0)
-    check_shape("x1", x1, x0.shape)
-    columns, costs = sliced_permutations(key, x0, x1, num_projections)
-    size = x0.shape[0]
-    rows = lax.iota(jnp.int32, size)
+    pairs, costs = _sliced_pairs(key, x0, x1, num_projections, a, b, projections)
+    plan = jnp.zeros((x0.shape[0], x1.shape[0]), costs.dtype)
     if mode == "best":
         best = jnp.min(jnp.where(costs == jnp.min(costs), lax.iota(jnp.int32, costs.size), costs.size - 1))
-        return jnp.zeros((size, size), costs.dtype).at[rows, columns[best]].set(1 / size)
+        return plan.at[pairs.source[best], pairs.target[best]].add(pairs.weights[best])
     width = jnp.asarray(temperature, costs.dtype) * jnp.mean(costs)
     share = jnp.where(width > 0, jax.nn.softmax(-costs / jnp.where(width > 0, width, 1)), 1 / costs.size)
-    rows = jnp.broadcast_to(rows[None, :], columns.shape)
-    return jnp.zeros((size, size), costs.dtype).at[rows, columns].add(share[:, None] / size)
+    return plan.at[pairs.source, pairs.target].add(share[:, None] * pairs.weights)
 
 
 def sliced_permutations(
-    key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections: int
+    key: jax.Array | int | None,
+    x0: jax.Array,
+    x1: jax.Array,
+    num_projections: int = 64,
+    *,
+    projections: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the pairing of each of L random projections, without a plan in memory.
 
@@ -190,13 +222,15 @@ def sliced_permutations(
       x0: `[B, ...]`, floating point.
       x1: `[B, ...]`, of the same shape.
       num_projections: L, static.
+      projections: `[L, D]`, floating point, directions to use in place of random ones, scaled to length 1; D is the
+        number of entries of an item. The key may then be None. A traced row of zeros makes all places equal.
 
     Returns:
       `[L, B]` int32, the row of x1 for each row of x0, and `[L]`, the mean squared distances in full dimension.
 
     Raises:
-      TypeError: if a batch is not floating point.
-      ValueError: if shapes differ, a batch is empty or L is less than 1.
+      TypeError: if a batch or the projections are not floating point.
+      ValueError: if shapes differ, a batch is empty, L is less than 1 or a concrete projection is zero.
 
     References:
       Liu et al., Expected sliced transport plans, 2024 (arXiv 2410.12176).
@@ -207,18 +241,44 @@ def sliced_permutations(
       ([[1, 0], [1, 0]], [1.0, 1.0])
     """
     check_shape("x1", x1, x0.shape)
-    projected0, projected1 = _project(key, lax.stop_gradient(x0), lax.stop_gradient(x1), num_projections)
-    flat0, flat1 = (lax.stop_gradient(x).reshape(x.shape[0], -1).astype(projected0.dtype) for x in (x0, x1))
-
-    def pair(places):
-        order0, order1 = (jnp.argsort(place).astype(jnp.int32) for place in places)
-        columns = jnp.zeros_like(order0).at[order0].set(order1)
-        return columns, jnp.mean(jnp.sum((flat0 - flat1[columns]) ** 2, axis=1))
-
-    return lax.map(pair, (projected0, projected1))
+    projected0, projected1 = _project(key, lax.stop_gradient(x0), lax.stop_gradient(x1), num_projections, projections)
+    return map_rows(bind(_pair_in_order, *_flat(x0, x1, projected0.dtype)), (projected0, projected1))
 
 
-def _project(key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections: int) -> tuple[jax.Array, jax.Array]:
+def _sliced_pairs(key, x0, x1, num_projections, a, b, projections) -> tuple[Pairs, jax.Array]:
+    """The pairing of each projection, `[L, pairs]`, and its mean squared distance in full dimension, `[L]`."""
+    if x0.shape == x1.shape and a is None and b is None:
+        columns, costs = sliced_permutations(key, x0, x1, num_projections, projections=projections)
+        rows = jnp.broadcast_to(lax.iota(jnp.int32, x0.shape[0])[None], columns.shape)
+        return Pairs(rows, columns, jnp.full(columns.shape, 1 / x0.shape[0], costs.dtype)), costs
+    projected0, projected1 = _project(key, lax.stop_gradient(x0), lax.stop_gradient(x1), num_projections, projections)
+    dtype = projected0.dtype
+    a, b = (lax.stop_gradient(mass_of(n, m, len(x), dtype)) for n, m, x in (("a", a, x0), ("b", b, x1)))
+    return map_rows(bind(_pair_masses, *_flat(x0, x1, dtype), a, b), (projected0, projected1))
+
+
+def _flat(x0, x1, dtype):
+    return tuple(lax.stop_gradient(x).reshape(x.shape[0], -1).astype(dtype) for x in (x0, x1))
+
+
+def _pair_masses(flat0, flat1, a, b, places):
+    pairs = pairs_1d(*places, a, b)
+    return pairs, jnp.sum(pairs.weights * jnp.sum((flat0[pairs.source] - flat1[pairs.target]) ** 2, axis=1))
+
+
+def _pair_in_order(flat0, flat1, places):
+    order0, order1 = (jnp.argsort(place).astype(jnp.int32) for place in places)
+    columns = jnp.zeros_like(order0).at[order0].set(order1)
+    return columns, jnp.mean(jnp.sum((flat0 - flat1[columns]) ** 2, axis=1))
+
+
+def _project(
+    key: jax.Array | int | None,
+    x0: jax.Array,
+    x1: jax.Array,
+    num_projections: int,
+    projections: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
     check_floating("x0", x0)
     check_floating("x1", x1)
     check_count("num_projections", num_projections)
@@ -226,10 +286,25 @@ def _project(key: jax.Array | int, x0: jax.Array, x1: jax.Array, num_projections
         raise ValueError(f"x1 has shape {list(x1.shape)}, wanted [B1, {', '.join(map(str, x0.shape[1:]))}] as x0 has.")
     dtype = weight_dtype(jnp.promote_types(x0.dtype, x1.dtype))
     flat0, flat1 = x0.reshape(x0.shape[0], -1).astype(dtype), x1.reshape(x1.shape[0], -1).astype(dtype)
-    directions = jax.random.normal(as_key(key), (num_projections, flat0.shape[1]), dtype)
-    directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
+    if projections is not None:
+        directions = _unit_directions(projections, flat0.shape[1], dtype)
+    elif key is None:
+        raise TypeError("key is None, wanted a key or an int seed where no projections are given.")
+    else:
+        directions = jax.random.normal(as_key(key), (num_projections, flat0.shape[1]), dtype)
+        directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
     projected0, projected1 = (product(directions, x.T) for x in (flat0, flat1))
     return projected0, projected1
+
+
+def _unit_directions(projections: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+    check_shape("projections", projections, (None, width))
+    check_floating("projections", projections)
+    if not isinstance(projections, jax.core.Tracer):
+        empty = np.flatnonzero(~np.any(np.asarray(projections) != 0, axis=1))
+        if len(empty):
+            raise ValueError(f"projections has zeros only in row {empty[0]}, wanted a direction.")
+    return unit_rows(jnp.asarray(projections).astype(dtype))
 
 
 def _levels(name: str, x: jax.Array, mass_name: str, mass: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -26,8 +26,10 @@ from . import distances as distances
 from . import losses as losses
 from . import masks as masks
 from . import miners as miners
+from . import outliers as outliers
 from . import proxies as proxies
 from . import reductions as reductions
+from . import regularizers as regularizers
 from .blocks import blockwise_losses as blockwise_losses
 from .choices import triplet_choice as triplet_choice
 from .class_batches import index_classes as index_classes
@@ -38,6 +40,7 @@ from .cross_batch import remember as remember
 from .distances import cosine_similarity as cosine_similarity
 from .distances import dot_product_similarity as dot_product_similarity
 from .distances import euclidean_distances as euclidean_distances
+from .distances import lp_distances as lp_distances
 from .distances import noise_ratio_distances as noise_ratio_distances
 from .distances import normalize_embeddings as normalize_embeddings
 from .distances import squared_euclidean_distances as squared_euclidean_distances
@@ -67,6 +70,7 @@ from .losses.ranking import fast_ap_loss as fast_ap_loss
 from .losses.ranking import histogram_loss as histogram_loss
 from .losses.ranking import pnp_loss as pnp_loss
 from .losses.ranking import smooth_ap_loss as smooth_ap_loss
+from .losses.regression import similarity_regression_loss as similarity_regression_loss
 from .losses.soft_maxima import circle_loss as circle_loss
 from .losses.soft_maxima import generalized_lifted_structure_loss as generalized_lifted_structure_loss
 from .losses.soft_maxima import lifted_structure_loss as lifted_structure_loss
@@ -94,7 +98,15 @@ from .miners.pairs import range_pair_masks as range_pair_masks
 from .miners.random_triplets import mine_random as mine_random
 from .miners.random_triplets import random_triplet_weights as random_triplet_weights
 from .miners.triplets import mine_all as mine_all
+from .miners.triplets import mine_easy as mine_easy
 from .miners.triplets import mine_easy_hard as mine_easy_hard
 from .miners.triplets import mine_hard as mine_hard
 from .miners.triplets import mine_semihard as mine_semihard
+from .miners.triplets import mine_violating as mine_violating
+from .outliers import sub_center_outliers as sub_center_outliers
 from .reductions import reduce_losses as reduce_losses
+from .regularizers import equal_length_penalty as equal_length_penalty
+from .regularizers import length_penalty as length_penalty
+from .regularizers import merge_penalty as merge_penalty
+from .regularizers import nearest_center_penalty as nearest_center_penalty
+from .regularizers import zero_sum_penalty as zero_sum_penalty

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 
+from minibatch_jax._loops import bind, given, map_rows
 from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.distances import cosine_similarity
 from minibatch_jax.weights import weight_dtype
@@ -84,11 +85,15 @@ def blockwise_losses(
         embeddings, labels, references, reference_labels, positives, negatives, first_row, axis_name
     )
     rows = rows_per_block(block_size, embeddings.shape[0])
+    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (embeddings, everyone.anchors))
+    one = given(given(_losses_of_block, compare), loss)
+    return map_rows(bind(one, everyone), blocks).reshape(-1)
 
+
+def _losses_of_block(compare, loss, everyone, block):
     @jax.checkpoint
-    def block(vectors, anchors, others):
+    def losses(vectors, anchors, others):
         vectors, others = (x.astype(weight_dtype(x.dtype)) for x in (vectors, others))
         return loss(compare(vectors, others), *everyone.masks(anchors))
 
-    blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (embeddings, everyone.anchors))
-    return jax.lax.map(lambda b: block(*b, everyone.embeddings), blocks).reshape(-1)
+    return losses(*block, everyone.embeddings)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import class_numbers
 
 
@@ -114,11 +115,11 @@ def _offsets(key: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
     enough = sizes >= count
     last = jnp.where(enough, sizes - count + jnp.arange(count, dtype=jnp.int32)[None], jnp.maximum(sizes, 1) - 1)
     drawn = jax.random.randint(draw_key, last.shape, 0, last + 1, jnp.int32)
-
-    def keep(j, chosen):
-        taken = enough[:, 0] & jnp.any(chosen == drawn[:, j, None], axis=1)
-        return chosen.at[:, j].set(jnp.where(taken, last[:, j], drawn[:, j]))
-
-    chosen = jax.lax.fori_loop(0, count, keep, jnp.full(last.shape, -1, jnp.int32))
+    chosen = fori_loop(0, count, bind(_take_offset, enough[:, 0], last, drawn), jnp.full(last.shape, -1, jnp.int32))
     places = jnp.argsort(jax.random.uniform(place_key, chosen.shape), axis=1)
     return jnp.take_along_axis(chosen, places, axis=1)
+
+
+def _take_offset(enough, last, drawn, j, chosen):
+    taken = enough & jnp.any(chosen == drawn[:, j, None], axis=1)
+    return chosen.at[:, j].set(jnp.where(taken, last[:, j], drawn[:, j]))

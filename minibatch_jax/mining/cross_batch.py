@@ -36,7 +36,7 @@ class MemoryPairs(NamedTuple):
     """References of a batch and the masks of its pairs with them.
 
     Fields:
-      references: `[B + K, D]`, the batch (of all devices) first, then the memory.
+      references: `[B + K, D]`, the batch (of all devices) first, then the memory; 0 in rows that are not finite.
       positives: `[B, B + K]` bool, the pairs that belong together.
       negatives: `[B, B + K]` bool, the pairs that do not.
     """
@@ -127,7 +127,8 @@ def memory_pairs(
 ) -> MemoryPairs:
     """Return the pairs of a batch with itself and with the memory; call it before the batch is remembered.
 
-    Slots where nothing is stored yet are in no pair, and no embedding is in a pair with itself.
+    Slots where nothing is stored yet are in no pair, no embedding is in a pair with itself, and none that is not finite
+    is in any: a batch may hold rows of NaN, such as padding, and be remembered with them.
 
     Args:
       memory: of K embeddings `[K, D]`.
@@ -194,9 +195,12 @@ def memory_pairs(
         check_shape(name, mask, (number, columns.shape[1]))
         check_bool(name, mask)
     itself = columns == first_row + jnp.arange(number, dtype=jnp.int32)[:, None]
-    usable = (columns < batch.shape[0] + memory.num_stored) & ~itself
     past = jax.lax.stop_gradient(memory.embeddings).astype(embeddings.dtype)
-    return MemoryPairs(jnp.concatenate([batch, past]), masks[0] & usable, masks[1] & usable)
+    references = jnp.concatenate([batch, past])
+    finite = jnp.all(jnp.isfinite(references), axis=1)
+    usable = (columns < batch.shape[0] + memory.num_stored) & ~itself & finite[None, :]
+    usable &= jnp.all(jnp.isfinite(embeddings), axis=1)[:, None]
+    return MemoryPairs(jnp.where(finite[:, None], references, 0), masks[0] & usable, masks[1] & usable)
 
 
 def _masks_of_classes(

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape, mask_or_all
+from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import class_numbers
+from minibatch_jax.geometry import finite_rows
 from minibatch_jax.mining.distances import normalize_embeddings
 from minibatch_jax.weights import weight_dtype
 
@@ -59,7 +61,7 @@ def update_proxies(
 
     Args:
       proxies: of N classes.
-      embeddings: `[B, D]`, floating point, of the proxy head.
+      embeddings: `[B, D]`, floating point, of the proxy head; a row that is not finite is ignored.
       labels: `[B]` int in [0, N); labels out of this range are ignored.
       decay: in [0, 1], share of the old proxy that is kept if the class was seen before.
 
@@ -82,8 +84,9 @@ def update_proxies(
     check_integer("labels", labels)
     check_number("decay", decay, 0, 1)
     dtype = proxies.embeddings.dtype
-    fixed = jax.lax.stop_gradient(embeddings).astype(weight_dtype(dtype))
-    written = class_numbers(labels, num_classes)
+    fixed, finite = finite_rows(jax.lax.stop_gradient(embeddings))
+    fixed = fixed.astype(weight_dtype(dtype))
+    written = jnp.where(finite, class_numbers(labels, num_classes), num_classes)
     classes = jnp.minimum(written, num_classes - 1)
     row = jnp.arange(classes.shape[0], dtype=jnp.int32)
     last = jnp.zeros(num_classes, jnp.int32).at[written].max(row, mode="drop")[classes]
@@ -142,20 +145,22 @@ def partition_by_proxies(
     index = normalize_embeddings(proxies.embeddings.astype(weight_dtype(proxies.embeddings.dtype)))
     noisy = isinstance(temperature, jax.Array) or temperature > 0
     num_batches = jnp.maximum(jnp.sum(where, dtype=jnp.int32) // classes_per_batch, 1)
-
-    def step(remaining, of_step):
-        batch, step_key = of_step
-        _, first = jax.lax.top_k(jnp.where(remaining, priority, -1), 1)
-        cosines = index @ index[first[0]]
-        if noisy:
-            noise = temperature * jax.random.gumbel(step_key, (num_classes,))
-            drawn = cosines + jnp.where(temperature > 0, noise, 0)
-            cosines = jnp.where(jnp.isinf(temperature), filler, drawn)
-        scores = jnp.where(proxies.seen & proxies.seen[first[0]], cosines, filler)
-        scores = jnp.where(remaining, scores, -jnp.inf).at[first[0]].set(jnp.inf)
-        _, chosen = jax.lax.top_k(scores, classes_per_batch)
-        exists = remaining[chosen] & (batch < num_batches)
-        return remaining.at[chosen].set(False), jnp.where(exists, chosen, -1)
-
     batches = jnp.arange(num_classes // classes_per_batch, dtype=jnp.int32)
-    return jax.lax.scan(step, where, (batches, jax.random.split(draw_key, len(batches))))[1]
+    arrays = index, proxies.seen, priority, filler, temperature, num_batches
+    step = bind(_batch_around, *arrays, number=classes_per_batch, noisy=noisy)
+    return scan(step, where, (batches, jax.random.split(draw_key, len(batches))))[1]
+
+
+def _batch_around(index, seen, priority, filler, temperature, num_batches, remaining, of_step, *, number, noisy):
+    """Take the class of the highest priority that remains and those nearest to it; -1 where no batch is left."""
+    batch, key = of_step
+    _, first = jax.lax.top_k(jnp.where(remaining, priority, -1), 1)
+    cosines = index @ index[first[0]]
+    if noisy:
+        noise = temperature * jax.random.gumbel(key, seen.shape)
+        cosines = jnp.where(jnp.isinf(temperature), filler, cosines + jnp.where(temperature > 0, noise, 0))
+    scores = jnp.where(seen & seen[first[0]], cosines, filler)
+    scores = jnp.where(remaining, scores, -jnp.inf).at[first[0]].set(jnp.inf)
+    _, chosen = jax.lax.top_k(scores, number)
+    exists = remaining[chosen] & (batch < num_batches)
+    return remaining.at[chosen].set(False), jnp.where(exists, chosen, -1)

@@ -19,8 +19,9 @@ import numpy as np
 from minibatch_jax.pool._centers import nearest_center, points_at
 from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows
+from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._similarities import similarity, usable_features
-from minibatch_jax.selection.coresets import facility_location, medoid_weights, similarity_matrix
+from minibatch_jax.selection.coresets import medoid_weights
 
 ITEMS = 4  # the last medoids represent a sample of at most this many times the rows of a part
 
@@ -150,20 +151,21 @@ def _of_part(
 
 @functools.partial(jax.jit, static_argnames=("k", "metric"))
 def _medoids(features, weights, k, metric):
-    points, exists = usable_features(features, weights > 0)
+    points, exists = usable_features(features, weights > 0, metric=metric)
     represented = jnp.where(exists, weights, 0)
-    similarities = similarity_matrix(points, metric, where=exists)
-    medoids = facility_location(similarities, k, item_weights=represented, where=exists)
+    found = similarity(points, exists, metric)
+    nearness = found.rows(jnp.arange(points.shape[0]))
+    medoids = _greedy.of_matrix(nearness, found.bound, k, represented, exists)
     return medoids.indices, medoid_weights(medoids, item_weights=represented), medoids.gains
 
 
 @functools.partial(jax.jit, static_argnames=("k", "metric"))
 def _medoids_of_items(features, weights, item_features, item_weights, k, metric):
     candidates = features.shape[0]
-    points, exists = usable_features(jnp.concatenate([features, item_features]))
+    points, exists = usable_features(jnp.concatenate([features, item_features]), metric=metric)
     exists &= jnp.concatenate([weights > 0, item_weights > 0])
     represented = jnp.where(exists, jnp.concatenate([jnp.zeros_like(weights), item_weights]), 0)[candidates:]
     found = similarity(points, exists, metric)
-    similarities = (found.rows(jnp.arange(candidates)) + found.bound)[:, candidates:]
-    medoids = facility_location(similarities, k, item_weights=represented, where=exists[:candidates])
+    nearness = found.rows(jnp.arange(candidates))[:, candidates:]
+    medoids = _greedy.of_matrix(nearness, found.bound, k, represented, exists[:candidates])
     return medoids.indices, medoid_weights(medoids, item_weights=represented, own_self=False), medoids.gains

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.geometry import finite_rows, unit_rows
+from minibatch_jax.geometry import finite_rows, measurable_rows, unit_rows
 from minibatch_jax.pool._rounds import gather
 
 
@@ -147,6 +147,9 @@ class NpyFile:
 
 
 def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
-    """Return the rows in float32, and which of them are finite. The others become 0; `unit` scales to length 1."""
-    rows, finite = finite_rows(rows.astype(jnp.float32))
-    return unit_rows(rows) if unit else rows, finite
+    """Return the rows in float32, and which of them can be measured. The others become 0; `unit` scales to length 1."""
+    rows = rows.astype(jnp.float32)
+    if unit:
+        rows, finite = finite_rows(rows)
+        return unit_rows(rows), finite
+    return measurable_rows(rows)

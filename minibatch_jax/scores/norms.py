@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
+from minibatch_jax._loops import bind, given, map_rows
 from minibatch_jax.boundaries.chosen_rows import check_leading_axis
 from minibatch_jax.scores._rows import num_rows
 from minibatch_jax.weights import weight_dtype
@@ -54,12 +55,12 @@ def gradient_norms(
     check_count("block_size", block_size)
     batch = jax.tree.map(jnp.asarray, batch)
     rows = num_rows(batch)
+    return map_rows(bind(given(_norm_of_row, loss_fn), params), batch, block_size=min(block_size, rows))
 
-    def norm(row):
-        gradient = jax.grad(lambda p: _sum_of_losses(loss_fn(p, jax.tree.map(lambda x: x[None], row)), 1))(params)
-        return jnp.sqrt(_sum_of_squares(gradient))
 
-    return jax.lax.map(norm, batch, batch_size=min(block_size, rows))
+def _norm_of_row(loss_fn, params, row):
+    gradient = jax.grad(lambda p: _sum_of_losses(loss_fn(p, jax.tree.map(lambda x: x[None], row)), 1))(params)
+    return jnp.sqrt(_sum_of_squares(gradient))
 
 
 def ghost_gradient_norms(loss_fn: Callable[[jax.Array], jax.Array], batch_size: int) -> jax.Array:
@@ -182,18 +183,7 @@ def tap_layer(
     check_shape("tap", tap, (None,))
     check_leading_axis("inputs", inputs, tap.shape[0])
     check_leading_axis("outputs", outputs, tap.shape[0])
-
-    def squares(residuals, deltas):
-        params, inputs = residuals
-
-        def one(row):
-            x, delta = row
-            _, vjp = jax.vjp(lambda p: apply(p, x[None]), params)
-            return _sum_of_squares(vjp(delta[None]))
-
-        return jax.lax.map(one, (inputs, deltas), batch_size=min(CHUNK, deltas.shape[0]))
-
-    return _tap_outputs(squares, tap, (params, inputs), outputs)
+    return _tap_outputs(functools.partial(_layer_squares, apply), tap, (params, inputs), outputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -238,8 +228,26 @@ def _dense_squares(inputs: jax.Array, deltas: jax.Array, *, bias: bool) -> jax.A
     elif 2 * steps**2 <= m * n:
         kernel = jnp.sum(jnp.einsum("bsm,btm->bst", a, a) * jnp.einsum("bsn,btn->bst", d, d), (1, 2))
     else:
-        kernel = jax.lax.map(lambda ad: jnp.sum((ad[0].T @ ad[1]) ** 2), (a, d), batch_size=min(CHUNK, a.shape[0]))
+        kernel = map_rows(_square_of_product, (a, d), block_size=min(CHUNK, a.shape[0]))
     return kernel + jnp.sum(jnp.sum(d, 1) ** 2, 1) if bias else kernel
+
+
+def _square_of_product(positions: tuple[jax.Array, jax.Array]) -> jax.Array:
+    inputs, deltas = positions
+    return jnp.sum((inputs.T @ deltas) ** 2)
+
+
+def _layer_squares(apply: Callable[[Any, jax.Array], jax.Array], residuals: Any, deltas: jax.Array) -> jax.Array:
+    """Return the squared norm of the gradient in the parameters of any layer, for each example."""
+    params, inputs = residuals
+    one = bind(given(_squares_of_row, apply), params)
+    return map_rows(one, (inputs, deltas), block_size=min(CHUNK, deltas.shape[0]))
+
+
+def _squares_of_row(apply, params, row):
+    x, delta = row
+    _, vjp = jax.vjp(lambda p: apply(p, x[None]), params)
+    return _sum_of_squares(vjp(delta[None]))
 
 
 def _embedding_squares(ids: jax.Array, deltas: jax.Array) -> jax.Array:

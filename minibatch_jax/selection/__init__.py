@@ -1,5 +1,6 @@
 """Which examples of a batch count: weights `[B]`."""
 
+from . import assigned_rows as assigned_rows
 from . import centers as centers
 from . import colm as colm
 from . import concepts as concepts
@@ -8,6 +9,7 @@ from . import crest as crest
 from . import dpp as dpp
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
+from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
@@ -20,6 +22,7 @@ from . import selective_backprop as selective_backprop
 from . import sift as sift
 from . import thresholds as thresholds
 from . import topk as topk
+from .assigned_rows import assign_rows as assign_rows
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
 from .colm import adam_features as adam_features
@@ -44,6 +47,8 @@ from .dpp import keep_diverse as keep_diverse
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
+from .gradient_matching import gradient_match as gradient_match
+from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._loops import bind, cond, fori_loop, scan, while_loop
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import product
 
@@ -45,7 +46,7 @@ class Greedy(NamedTuple):
 
 
 def start(best: jax.Array, k: int) -> Greedy:
-    """Return the state before k choices; `best` is the similarity to earlier choices, zeros if there were none."""
+    """Return the state before k choices; `best` is the similarity to earlier choices, or 0 or -inf without any."""
     nothing = Medoids(jnp.zeros(k, jnp.int32), jnp.zeros(k, best.dtype), jnp.zeros(best.shape, jnp.int32))
     return Greedy(nothing, best)
 
@@ -67,43 +68,64 @@ def naive(
 
     The offset is what all first gains lack, so that they can be compared without rounding.
     """
-
-    def step(t, state):
-        greedy, free = state
-        gains = jnp.where(t == 0, first_gains, gains_of(rows, greedy.best[None], item_weights[None]))
-        gain, j = first_max(jnp.where(free, gains, -jnp.inf))
-        gain += jnp.where(t == 0, offset, 0)
-        return take(greedy, t, j, gain, rows[j], rows.shape[0]), free.at[j].set(False)
-
     k = greedy.chosen.indices.shape[0]
-    return jax.lax.fori_loop(0, k, step, (greedy, allowed))[0].chosen
+    return fori_loop(0, k, bind(_best_of_all, rows, item_weights, first_gains, offset), (greedy, allowed))[0].chosen
+
+
+def _best_of_all(rows, item_weights, first_gains, offset, t, state):
+    greedy, free = state
+    gains = jnp.where(t == 0, first_gains, gains_of(rows, greedy.best[None], item_weights[None]))
+    gain, j = first_max(jnp.where(free, gains, -jnp.inf))
+    gain += jnp.where(t == 0, offset, 0)
+    return take(greedy, t, j, gain, rows[j], rows.shape[0]), free.at[j].set(False)
+
+
+def gains_within(nearness: jax.Array, best: jax.Array, item_weights: jax.Array, groups: jax.Array) -> jax.Array:
+    """Return the gain `[N]` of each item for its own group, given the nearness `[N, N]` of all items.
+
+    Where `best` is -inf, a group has no choice yet. The gains of its items are then sums of their nearness, which can
+    be compared within the group only.
+    """
+    added = jnp.where(best[None] > -jnp.inf, jnp.maximum(nearness - best[None], 0), nearness)
+    return jnp.sum(jnp.where(groups[:, None] == groups[None], item_weights[None] * added, 0), axis=-1)
 
 
 def of_each_group(
-    similarities: jax.Array, item_weights: jax.Array, allowed: jax.Array, groups: jax.Array, num_groups: int, k: int
+    nearness: jax.Array, item_weights: jax.Array, allowed: jax.Array, groups: jax.Array, num_groups: int, k: int
 ) -> jax.Array:
-    """Choose k items of each group, one of every group in each step.
-
-    The similarities `[N, N]` must be 0 between items of different groups.
+    """Choose k items of each group, one of every group in each step, by their nearness `[N, N]`.
 
     Returns:
       `[N]` int32, the chosen item that represents each item best.
     """
     size = groups.shape[0]
-    items = jnp.arange(size, dtype=jnp.int32)
+    state = jnp.zeros(size, jnp.int32), jnp.full(size, -jnp.inf, nearness.dtype), allowed
+    step = bind(_best_of_groups, nearness, item_weights, groups, num_groups=num_groups)
+    return fori_loop(0, k, step, state)[0]
 
-    def step(t, state):
-        owners, best, free = state
-        gains = jnp.where(free, gains_of(similarities, best[None], item_weights[None]), -jnp.inf)
-        top = jax.ops.segment_max(gains, groups, num_groups)[groups]
-        first = jnp.where(free & (gains == top), items, size - 1)
-        chosen = jax.ops.segment_min(first, groups, num_groups)[groups]
-        row = similarities[chosen, items]
-        closer = (top > -jnp.inf) & ((row > best) | (t == 0))
-        return jnp.where(closer, chosen, owners), jnp.where(closer, row, best), free & (items != chosen)
 
-    state = jnp.zeros(size, jnp.int32), jnp.zeros(size, similarities.dtype), allowed
-    return jax.lax.fori_loop(0, k, step, state)[0]
+def _best_of_groups(nearness, item_weights, groups, t, state, *, num_groups):
+    owners, best, free = state
+    items = jnp.arange(groups.shape[0], dtype=jnp.int32)
+    gains = jnp.where(free, gains_within(nearness, best, item_weights, groups), -jnp.inf)
+    top = jax.ops.segment_max(gains, groups, num_groups)[groups]
+    first = jnp.where(free & (gains == top), items, groups.shape[0] - 1)
+    chosen = jax.ops.segment_min(first, groups, num_groups)[groups]
+    row = nearness[chosen, items]
+    closer = (top > -jnp.inf) & (row > best)
+    return jnp.where(closer, chosen, owners), jnp.where(closer, row, best), free & (items != chosen)
+
+
+def rows_of_matrix(similarities: jax.Array, indices: jax.Array) -> jax.Array:
+    """Return rows `[..., N]` of a matrix: what `lazy` and `stochastic` read, once it is bound to the matrix."""
+    return similarities[indices]
+
+
+def of_matrix(nearness: jax.Array, bound: jax.Array, k: int, item_weights: jax.Array, allowed: jax.Array) -> Medoids:
+    """Choose k of M candidates lazily by their nearness `[M, N]` to the items; the bound makes it a similarity."""
+    first, offset = jnp.sum(item_weights[None] * nearness, axis=1), jnp.sum(item_weights) * bound
+    greedy = start(jnp.full(nearness.shape[1], -jnp.inf, nearness.dtype), k)
+    return lazy(greedy, bind(rows_of_matrix, nearness), item_weights, allowed, first, offset)
 
 
 def lazy(
@@ -119,29 +141,35 @@ def lazy(
     Gains only fall, so an old gain is an upper bound. A candidate is evaluated again only if its bound is the largest.
     The offset is what all first gains lack.
     """
-    k, size = greedy.chosen.indices.shape[0], allowed.shape[0]
-
-    def evaluate(state):
-        t, greedy, bounds, stamps, j, _ = state
-        gain = gains_of(row(j), greedy.best, item_weights)
-        return t, greedy, bounds.at[j].set(gain), stamps.at[j].set(t), j, gain
-
-    def accept(state):
-        t, greedy, bounds, stamps, j, bound = state
-        lacking = jnp.where(t == 0, offset, 0)
-        bounds, bound = bounds + lacking, bound + lacking
-        return t + 1, take(greedy, t, j, bound, row(j), size), bounds.at[j].set(-jnp.inf), stamps, j, bound
-
-    def step(state):
-        t, greedy, bounds, stamps, _, _ = state
-        bound, j = first_max(bounds)
-        fresh = (stamps[j] == t) | (bound == -jnp.inf)
-        return jax.lax.cond(fresh, accept, evaluate, (t, greedy, bounds, stamps, j, bound))
-
     bounds = jnp.where(allowed, first_gains, -jnp.inf)
     zero = jnp.zeros((), jnp.int32)
-    state = zero, greedy, bounds, jnp.zeros(size, jnp.int32), zero, jnp.zeros((), bounds.dtype)
-    return jax.lax.while_loop(lambda s: s[0] < k, step, state)[1].chosen
+    state = zero, greedy, bounds, jnp.zeros(allowed.shape, jnp.int32), zero, jnp.zeros((), bounds.dtype)
+    return while_loop(_has_places, bind(_try_best, row, item_weights, offset), state)[1].chosen
+
+
+def _has_places(state):
+    return state[0] < state[1].chosen.indices.shape[0]
+
+
+def _try_best(row, item_weights, offset, state):
+    t, greedy, bounds, stamps, _, _ = state
+    bound, j = first_max(bounds)
+    fresh = (stamps[j] == t) | (bound == -jnp.inf)
+    state = t, greedy, bounds, stamps, j, bound
+    return cond(fresh, bind(_accept, row, offset), bind(_evaluate, row, item_weights), state)
+
+
+def _evaluate(row, item_weights, state):
+    t, greedy, bounds, stamps, j, _ = state
+    gain = gains_of(row(j), greedy.best, item_weights)
+    return t, greedy, bounds.at[j].set(gain), stamps.at[j].set(t), j, gain
+
+
+def _accept(row, offset, state):
+    t, greedy, bounds, stamps, j, bound = state
+    lacking = jnp.where(t == 0, offset, 0)
+    bounds, bound = bounds + lacking, bound + lacking
+    return t + 1, take(greedy, t, j, bound, row(j), bounds.shape[0]), bounds.at[j].set(-jnp.inf), stamps, j, bound
 
 
 def stochastic(
@@ -162,23 +190,24 @@ def stochastic(
     tries = min(size, math.ceil(size / k * math.log(1 / epsilon)))
     count = jnp.sum(allowed, dtype=jnp.int32)
     pool = jnp.argsort(~allowed, stable=True).astype(jnp.int32)
-
-    def step(state, inputs):
-        greedy, pool = state
-        t, step_key = inputs
-        left = count - t
-        places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
-        added = jnp.where(t == 0, 0, jnp.maximum(rows(pool[places]) - greedy.best[None], 0))
-        gains = jnp.where(t == 0, first_gains[pool[places]], product(added, item_weights))
-        gain, best = first_max(gains)
-        gain += jnp.where(t == 0, offset, 0)
-        gain, j = jnp.where(left > 0, gain, -jnp.inf), pool[places[best]]
-        greedy = take(greedy, t, j, gain, rows(j), size)
-        last = jnp.maximum(left - 1, 0)
-        return (greedy, pool.at[places[best]].set(pool[last])), None
-
     inputs = jnp.arange(k, dtype=jnp.int32), jax.random.split(key, k)
-    return jax.lax.scan(step, (greedy, pool), inputs)[0][0].chosen
+    step = bind(_best_of_few, rows, item_weights, count, first_gains, offset, tries=tries)
+    return scan(step, (greedy, pool), inputs)[0][0].chosen
+
+
+def _best_of_few(rows, item_weights, count, first_gains, offset, state, inputs, *, tries):
+    greedy, pool = state
+    t, step_key = inputs
+    left = count - t
+    places = jax.random.randint(step_key, (tries,), 0, jnp.maximum(left, 1))
+    added = jnp.where(t == 0, 0, jnp.maximum(rows(pool[places]) - greedy.best[None], 0))
+    gains = jnp.where(t == 0, first_gains[pool[places]], product(added, item_weights))
+    gain, best = first_max(gains)
+    gain += jnp.where(t == 0, offset, 0)
+    gain, j = jnp.where(left > 0, gain, -jnp.inf), pool[places[best]]
+    greedy = take(greedy, t, j, gain, rows(j), pool.shape[0])
+    last = jnp.maximum(left - 1, 0)
+    return (greedy, pool.at[places[best]].set(pool[last])), None
 
 
 def take(greedy: Greedy, t: jax.Array, j: jax.Array, gain: jax.Array, row: jax.Array, size: int) -> Greedy:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating, check_shape, mask_or_all
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.geometry import center, finite_rows, measurable_rows, product, unit_rows
 
 METRICS = ("sqeuclidean", "euclidean", "l1", "cosine")
@@ -55,13 +56,22 @@ def similarity(features: jax.Array, exists: jax.Array, metric: str) -> Similarit
     return {"sqeuclidean": _sqeuclidean, "euclidean": _euclidean, "l1": _l1}[metric](centered)
 
 
+def nearness_matrix(features: jax.Array, exists: jax.Array, metric: str) -> jax.Array:
+    """Return the nearness `[N, N]` of all usable features; its values for rows that do not exist are arbitrary."""
+    return similarity(features, exists, metric).rows(jnp.arange(features.shape[0]))
+
+
 def _cosine(x: jax.Array) -> Similarity:
     unit = unit_rows(x)
-    return Similarity(
-        lambda j: jnp.maximum((1 + product(unit[j], unit.T)) / 2, 0),
-        lambda u: (product(unit, product(u, unit)) / 2, jnp.sum(u) / 2),
-        jnp.zeros((), x.dtype),
-    )
+
+    def sums(u):
+        return product(unit, product(u, unit)) / 2, jnp.sum(u) / 2
+
+    return Similarity(bind(_cosine_rows, unit), sums, jnp.zeros((), x.dtype))
+
+
+def _cosine_rows(unit: jax.Array, j: jax.Array) -> jax.Array:
+    return jnp.maximum((1 + product(unit[j], unit.T)) / 2, 0)
 
 
 def _sqeuclidean(x: jax.Array) -> Similarity:
@@ -71,17 +81,22 @@ def _sqeuclidean(x: jax.Array) -> Similarity:
     def sums(u):
         return 2 * product(x, product(u, x)) - jnp.sum(u) * squares, jnp.sum(u) * bound - jnp.sum(u * squares)
 
-    return Similarity(lambda j: -_squared(x, squares, j), sums, bound)
+    return Similarity(bind(_sqeuclidean_rows, x, squares), sums, bound)
+
+
+def _sqeuclidean_rows(x: jax.Array, squares: jax.Array, j: jax.Array) -> jax.Array:
+    return -_squared(x, squares, j)
 
 
 def _euclidean(x: jax.Array) -> Similarity:
     squares = jnp.sum(x**2, 1)
     bound = 2 * jnp.sqrt(jnp.max(squares))
-
-    def rows(j):
-        return -jnp.sqrt(_squared(x, squares, j))
-
+    rows = bind(_euclidean_rows, x, squares)
     return Similarity(rows, lambda u: (_sums_by_rows(rows, u), jnp.sum(u) * bound), bound)
+
+
+def _euclidean_rows(x: jax.Array, squares: jax.Array, j: jax.Array) -> jax.Array:
+    return -jnp.sqrt(_squared(x, squares, j))
 
 
 def _squared(x: jax.Array, squares: jax.Array, j: jax.Array) -> jax.Array:
@@ -93,16 +108,21 @@ def _squared(x: jax.Array, squares: jax.Array, j: jax.Array) -> jax.Array:
 
 def _l1(x: jax.Array) -> Similarity:
     bound = 2 * jnp.max(jnp.sum(jnp.abs(x), 1))
-
-    def rows(j):
-        return -jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
-
+    rows = bind(_l1_rows, x)
     return Similarity(rows, lambda u: (_sums_by_rows(rows, u), jnp.sum(u) * bound), bound)
+
+
+def _l1_rows(x: jax.Array, j: jax.Array) -> jax.Array:
+    return -jnp.sum(jnp.abs(x[j][..., None, :] - _like(x, j)), -1)
 
 
 def _sums_by_rows(rows: Callable[[jax.Array], jax.Array], item_weights: jax.Array) -> jax.Array:
     size = item_weights.shape[0]
-    return jax.lax.map(lambda j: jnp.sum(item_weights * rows(j)), jnp.arange(size), batch_size=min(size, 64))
+    return map_rows(bind(_sum_of_row, rows, item_weights), jnp.arange(size), block_size=min(size, 64))
+
+
+def _sum_of_row(rows: Callable[[jax.Array], jax.Array], item_weights: jax.Array, j: jax.Array) -> jax.Array:
+    return jnp.sum(item_weights * rows(j))
 
 
 def _like(array: jax.Array, indices: jax.Array) -> jax.Array:

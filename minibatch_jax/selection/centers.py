@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import unit_rows
 from minibatch_jax.selection._similarities import usable_features
@@ -34,7 +35,8 @@ class Centers(NamedTuple):
       indices: `[k]` int32, distinct; N, one past the end, where no item was left.
       radii: `[k]`, distance of each center to the centers before it, falling; infinite for the first unless items were
         chosen earlier, 0 where no item was left.
-      owners: `[N]` int32, place in `indices` of the nearest center of each item.
+      owners: `[N]` int32, place in `indices` of the nearest center of each item; -1 for an item that is absent, or if
+        no item was left to choose.
       radius: `[]`, largest distance of an item to its center: the cost.
     """
 
@@ -67,7 +69,7 @@ def k_center(
 
     Returns:
       Indices `[k]`, radii `[k]`, owners `[N]` and radius `[]`. The radius counts the items in `chosen` as centers; the
-      owners are new centers only.
+      owners are new centers only, and -1 for rows that are absent.
 
     Raises:
       TypeError: if the features are not floating point, k is not a static int or a mask is not bool.
@@ -93,25 +95,12 @@ def k_center(
         allowed &= ~before
         nearest = _distances_to_any(points, before)
         first = jnp.where(jnp.any(before), nearest, first)
-
-    def step(t, state):
-        centers, nearest, nearest_new, allowed = state
-        score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
-        valid = score > -jnp.inf
-        distances = jnp.where(valid, _distances_to(points, points[j]), jnp.inf)
-        closer = distances < nearest_new
-        centers = Centers(
-            centers.indices.at[t].set(jnp.where(valid, j, size)),
-            centers.radii.at[t].set(jnp.where(valid, nearest[j], 0)),
-            jnp.where(closer, t, centers.owners),
-            centers.radius,
-        )
-        return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
-
-    nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), jnp.zeros(size, jnp.int32), nearest[0])
+    nobody = jnp.full(size, -1, jnp.int32)
+    nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), nobody, nearest[0])
     state = nothing, nearest, jnp.full(size, jnp.inf, points.dtype), allowed
-    centers, nearest, _, _ = jax.lax.fori_loop(0, k, step, state)
-    return centers._replace(radius=jnp.max(jnp.where(exists, nearest, 0)))
+    centers, nearest, _, _ = fori_loop(0, k, bind(_take_farthest, points, first), state)
+    owners = jnp.where(exists, centers.owners, -1)
+    return centers._replace(owners=owners, radius=jnp.max(jnp.where(exists, nearest, 0)))
 
 
 def keep_centers(
@@ -120,7 +109,7 @@ def keep_centers(
     """Keep the k examples that leave no example of the batch far away. Signal: `features` [B, D].
 
     The choice covers outliers first: this helps with rare cases and hurts with noisy data. Examples with a feature that
-    is not finite get weight 0.
+    is not finite, or with a squared norm that overflows (except for "cosine"), get weight 0.
 
     Args:
       k: how many to keep, 1 <= k <= B, static.
@@ -155,10 +144,26 @@ def keep_centers(
         kept = jnp.zeros_like(weights).at[centers.indices]
         if weighting == "own":
             return kept.set(1, mode="drop") * weights, state
-        owned = jnp.zeros(k, weights.dtype).at[centers.owners].add(jnp.where(exists, weights, 0))
+        owners = jnp.where(centers.owners < 0, k, centers.owners)
+        owned = jnp.zeros(k, weights.dtype).at[owners].add(weights, mode="drop")
         return kept.set(owned, mode="drop"), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _take_farthest(points, first, t, state):
+    centers, nearest, nearest_new, allowed = state
+    score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
+    valid = score > -jnp.inf
+    distances = jnp.where(valid, _distances_to(points, points[j]), jnp.inf)
+    closer = distances < nearest_new
+    centers = Centers(
+        centers.indices.at[t].set(jnp.where(valid, j, points.shape[0])),
+        centers.radii.at[t].set(jnp.where(valid, nearest[j], 0)),
+        jnp.where(closer, t, centers.owners),
+        centers.radius,
+    )
+    return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
 
 
 def _distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
@@ -183,9 +188,9 @@ def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
     The chosen rows are visited one at a time, in O(N) memory.
     """
     order = jnp.argsort(~chosen, stable=True)
-
-    def step(i, nearest):
-        return jnp.minimum(nearest, _distances_to(points, points[order[i]]))
-
     nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
-    return jax.lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, nowhere)
+    return fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), bind(_visit, points, order), nowhere)
+
+
+def _visit(points, order, i, nearest):
+    return jnp.minimum(nearest, _distances_to(points, points[order[i]]))

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_number, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import as_index, first_max
 from minibatch_jax.geometry import product
 from minibatch_jax.selection import _greedy
-from minibatch_jax.selection._similarities import METRICS
-from minibatch_jax.selection.coresets import medoid_weights, similarity_matrix
+from minibatch_jax.selection._similarities import METRICS, nearness_matrix, usable_features
+from minibatch_jax.selection.coresets import medoid_weights
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 
@@ -61,7 +62,7 @@ def adam_features(
       eps: added to the square root of the second moment, positive.
 
     Returns:
-      `[B, D]`, the updates.
+      `[B, D]`, the updates, float32 (float64 if the gradients are).
 
     Raises:
       ValueError: if shapes do not match.
@@ -76,7 +77,9 @@ def adam_features(
     check_shape("gradients", gradients, (None, None))
     check_shape("mean", mean, gradients.shape[1:])
     check_shape("variance", variance, gradients.shape[1:])
-    after = (count + 1).astype(gradients.dtype)
+    dtype = weight_dtype(gradients.dtype)
+    gradients, mean, variance = gradients.astype(dtype), mean.astype(dtype), variance.astype(dtype)
+    after = (count + 1).astype(dtype)
     first = (b1 * mean[None] + (1 - b1) * gradients) / (1 - b1**after)
     second = (b2 * variance[None] + (1 - b2) * gradients**2) / (1 - b2**after)
     return first / (jnp.sqrt(second) + eps)
@@ -92,7 +95,7 @@ def largest_features_by_domain(features: jax.Array, domains: jax.Array, num_doma
       size: number of coordinates to keep, 1 <= size <= D, static.
 
     Returns:
-      `[B, size]`. The coordinates differ between sources, so compare rows of one source only.
+      `[B, size]`, dtype of the features. The coordinates differ between sources, so compare rows of one source only.
 
     Raises:
       TypeError: if the domains are not integer or a count is not a static int.
@@ -112,7 +115,7 @@ def largest_features_by_domain(features: jax.Array, domains: jax.Array, num_doma
     check_count("num_domains", num_domains)
     check_count("size", size, features.shape[1], "the number of coordinates")
     domains = as_index(domains)
-    sums = jax.ops.segment_sum(features, domains, num_domains)
+    sums = jax.ops.segment_sum(features.astype(weight_dtype(features.dtype)), domains, num_domains)
     _, coordinates = jax.lax.top_k(jnp.abs(sums), size)
     return jnp.take_along_axis(features, coordinates[domains], axis=1)
 
@@ -175,7 +178,8 @@ def keep_by_colm(
 
     List the small sources in `keep_domains`: their proportional share could round down to 0. If their examples alone
     are more than k, the first k of them are kept. The other sources share the remaining places in proportion to their
-    size. Examples with a feature that is not finite are dropped. With k at half of the batch the gain over plain
+    size. Examples with a feature that is not finite, or with a squared norm that overflows (except for "cosine"), are
+    dropped. With k at half of the batch the gain over plain
     medoids is small; at an eighth it is clear.
 
     Args:
@@ -247,9 +251,8 @@ def keep_by_colm(
             features = features.astype(before.mean.dtype)
             exists &= jnp.isfinite(features**2).all(1)
             compared = adam_features(features, *before, b1=b1, b2=b2, eps=eps)
-        exists &= jnp.isfinite(compared).all(1)
+        compared, exists = usable_features(compared, exists, metric=metric)
         if num_coordinates is not None:
-            compared = jnp.where(exists[:, None], compared, 0)
             compared = largest_features_by_domain(compared, domains, num_domains, num_coordinates)
         kept, are_medoids = keep(weights, compared, domains, exists)
         if before is None:
@@ -327,16 +330,16 @@ def _medoids_by_source(
     """Choose medoids of all sources in one greedy: an example represents its own source, and only sources with a budget
     left are open.
     """
-    similarities = similarity_matrix(features, metric, where=exists).astype(weights.dtype)
-    similarities = jnp.where(domains[:, None] == domains[None], similarities, 0)
+    nearness = nearness_matrix(features, exists, metric).astype(weights.dtype)
+    start = _greedy.start(jnp.full_like(weights, -jnp.inf), k), exists, budgets
+    return fori_loop(0, k, bind(_take_within_budgets, nearness, domains, weights), start)[0].chosen
 
-    def step(t, state):
-        greedy, free, budgets = state
-        gains = _greedy.gains_of(similarities, greedy.best[None], weights[None])
-        gain, j = first_max(jnp.where(free & (budgets[domains] > 0), gains, -jnp.inf))
-        greedy = _greedy.take(greedy, t, j, gain, similarities[j], weights.shape[0])
-        used = (gain > -jnp.inf).astype(jnp.int32)
-        return greedy, free.at[j].set(False), budgets.at[domains[j]].add(-used)
 
-    start = _greedy.start(jnp.zeros_like(weights), k), exists, budgets
-    return jax.lax.fori_loop(0, k, step, start)[0].chosen
+def _take_within_budgets(nearness, domains, weights, t, state):
+    greedy, free, budgets = state
+    gains = _greedy.gains_within(nearness, greedy.best, weights, domains)
+    gain, j = first_max(jnp.where(free & (budgets[domains] > 0), gains, -jnp.inf))
+    row = jnp.where(domains == domains[j], nearness[j], -jnp.inf)
+    greedy = _greedy.take(greedy, t, j, gain, row, weights.shape[0])
+    used = (gain > -jnp.inf).astype(jnp.int32)
+    return greedy, free.at[j].set(False), budgets.at[domains[j]].add(-used)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import as_index, first_max
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import weight_transformation
@@ -107,17 +108,8 @@ def concept_balanced_indices(
     size = concepts.shape[0]
     check_count("k", k, size, "the number of examples")
     targets = concept_targets(data.frequencies, k, cap)
-
-    def step(t, state):
-        counts, left, indices = state
-        gain, j = first_max(_gains(data, targets, counts, cap, left))
-        valid = gain > -jnp.inf
-        added = jnp.where(data.present[j] & valid, data.ids[j], num_concepts)
-        chosen = indices.at[t].set(jnp.where(valid, j, size))
-        return counts.at[added].add(1, mode="drop"), left.at[j].set(False), chosen
-
     start = jnp.zeros(num_concepts, jnp.int32), where, jnp.zeros(k, jnp.int32)
-    return jax.lax.fori_loop(0, k, step, start)[2]
+    return fori_loop(0, k, bind(_take_best, data, targets, cap=cap), start)[2]
 
 
 def keep_by_concept_balance(k: int, num_concepts: int, cap: int = 10) -> optax.GradientTransformationExtraArgs:
@@ -195,6 +187,15 @@ def keep_by_concept_count(k: int) -> optax.GradientTransformationExtraArgs:
         return jnp.where(topk_mask(counts, k, where=weights != 0), weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def _take_best(data, targets, t, state, *, cap):
+    counts, left, indices = state
+    gain, j = first_max(_gains(data, targets, counts, cap, left))
+    valid = gain > -jnp.inf
+    added = jnp.where(data.present[j] & valid, data.ids[j], counts.shape[0])
+    chosen = indices.at[t].set(jnp.where(valid, j, left.shape[0]))
+    return counts.at[added].add(1, mode="drop"), left.at[j].set(False), chosen
 
 
 def _gains(data: Concepts, targets: jax.Array, counts: jax.Array, cap: int, left: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ from minibatch_jax._checks import (
     check_shape,
     mask_or_all,
 )
+from minibatch_jax._loops import bind
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._greedy import Medoids
 from minibatch_jax.selection._similarities import METRICS, similarity, usable_features
@@ -36,6 +37,9 @@ METHODS = ("naive", "lazy", "stochastic")
 def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where: jax.Array | None = None) -> jax.Array:
     """Return the similarity of each pair of items, at least 0, as facility location needs it.
 
+    One row far from all others makes the constant so large that the distances of the others vanish in its rounding:
+    `facility_location_from_features` and `keep_medoids` compare the distances themselves.
+
     Args:
       features: `[N, D]`, floating point.
       metric: "sqeuclidean", "euclidean" or "l1" for a constant minus the distance, where the constant is an upper bound
@@ -43,7 +47,8 @@ def similarity_matrix(features: jax.Array, metric: str = "sqeuclidean", *, where
       where: `[N]` bool, which rows exist; all by default.
 
     Returns:
-      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist or are not finite.
+      `[N, N]`, float32 (float64 if the features are), symmetric; 0 for rows that do not exist, are not finite or have
+      a squared norm that overflows (except for "cosine").
 
     Raises:
       TypeError: if the features are not floating point.
@@ -143,11 +148,10 @@ def facility_location(
     first = _greedy.gains_of(similarities, best[None], item_weights[None])
     if method == "naive":
         return _greedy.naive(greedy, similarities, item_weights, allowed, first)
+    rows = bind(_greedy.rows_of_matrix, similarities)
     if method == "lazy":
-        return _greedy.lazy(greedy, lambda j: similarities[j], item_weights, allowed, first)
-    return _greedy.stochastic(
-        _stochastic_key(key, epsilon), greedy, lambda j: similarities[j], item_weights, allowed, epsilon, first
-    )
+        return _greedy.lazy(greedy, rows, item_weights, allowed, first)
+    return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, rows, item_weights, allowed, epsilon, first)
 
 
 def facility_location_from_features(

@@ -19,9 +19,8 @@ import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_integer, check_number, check_shape
 from minibatch_jax.selection import _greedy
-from minibatch_jax.selection._similarities import METRICS
-from minibatch_jax.selection.coresets import similarity_matrix
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.selection._similarities import METRICS, nearness_matrix, usable_features
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 DECAYS = (0.9, 0.999)
 DAMPING = 1e-4
@@ -33,8 +32,8 @@ class QuadraticModel(NamedTuple):
     Attributes:
       params: pytree of arrays, the parameters at which the coreset was chosen.
       loss: `[]`, the loss at `params`.
-      gradient: pytree like the parameters, moving average of the gradients, started at 0.
-      curvature: pytree like the parameters, moving average of the squared probes of the diagonal, started at 0.
+      gradient: pytree like the parameters, float32 at least, moving average of the gradients, started at 0.
+      curvature: pytree like the gradient, moving average of the squared probes of the diagonal, started at 0.
       num_updates: `[]` int32, how many gradients and probes were averaged.
     """
 
@@ -59,9 +58,10 @@ def keep_class_medoids(k: int, num_classes: int, *, metric: str = "euclidean") -
     """Keep about k weighted medoids, equally many of each class (CREST). Signals: `features` [B, D], `labels` [B].
 
     Each medoid takes over the weights of the examples of its class that it represents, so the mass of every class is
-    kept. Examples with a feature that is not finite or a label outside [0, num_classes) get weight 0. As features use
-    the last-layer gradients `softmax(logits) - onehot(labels)` at the current parameters. The published setting keeps
-    128 of a random hundredth of the data.
+    kept. Examples with a feature that is not finite, with a squared norm that overflows (except for "cosine") or with a
+    label outside [0, num_classes) get weight 0. As features use the last-layer gradients
+    `softmax(logits) - onehot(labels)` at the current parameters. The published setting keeps 128 of a random hundredth
+    of the data.
 
     Args:
       k: how many to keep of all classes, static: `ceil(k / num_classes)` of each class, or all of a smaller class.
@@ -96,12 +96,12 @@ def keep_class_medoids(k: int, num_classes: int, *, metric: str = "euclidean") -
         check_shape("labels", labels, weights.shape)
         check_integer("labels", labels)
         check_count("k", each, weights.shape[0], "the number of weights, for one class")
-        exists = (weights != 0) & jnp.isfinite(features).all(1) & (labels >= 0) & (labels < num_classes)
+        labeled = (weights != 0) & (labels >= 0) & (labels < num_classes)
+        features, exists = usable_features(features, labeled, metric=metric)
         classes = jnp.where(exists, labels, 0)
-        similarities = similarity_matrix(features, metric, where=exists).astype(weights.dtype)
-        similarities = jnp.where(classes[:, None] == classes[None], similarities, 0)
+        nearness = nearness_matrix(features, exists, metric).astype(weights.dtype)
         represented = jnp.where(exists, weights, 0)
-        owners = _greedy.of_each_group(similarities, represented, exists, classes, num_classes, each)
+        owners = _greedy.of_each_group(nearness, represented, exists, classes, num_classes, each)
         return jnp.zeros_like(weights).at[owners].add(represented), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
@@ -194,8 +194,11 @@ def quadratic_model(params: Any, loss: jax.Array) -> QuadraticModel:
       >>> model.gradient.tolist(), int(model.num_updates)
       ([0.0, 0.0], 0)
     """
-    gradient, curvature = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-    return QuadraticModel(params, loss, gradient, curvature, jnp.zeros((), jnp.int32))
+    loss = jnp.asarray(loss)
+    gradient, curvature = (
+        jax.tree.map(lambda x: jnp.zeros_like(x, dtype=weight_dtype(x.dtype)), params) for _ in range(2)
+    )
+    return QuadraticModel(params, loss.astype(weight_dtype(loss.dtype)), gradient, curvature, jnp.zeros((), jnp.int32))
 
 
 def update_quadratic_model(model: QuadraticModel, gradient: Any, diagonal: Any) -> QuadraticModel:
@@ -216,8 +219,8 @@ def update_quadratic_model(model: QuadraticModel, gradient: Any, diagonal: Any) 
     """
     b1, b2 = DECAYS
     return model._replace(
-        gradient=jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, model.gradient, gradient),
-        curvature=jax.tree.map(lambda v, h: b2 * v + (1 - b2) * h**2, model.curvature, diagonal),
+        gradient=jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g.astype(m.dtype), model.gradient, gradient),
+        curvature=jax.tree.map(lambda v, h: b2 * v + (1 - b2) * h.astype(v.dtype) ** 2, model.curvature, diagonal),
         num_updates=model.num_updates + 1,
     )
 
@@ -261,7 +264,7 @@ def predicted_loss(model: QuadraticModel, params: Any) -> jax.Array:
       4.5
     """
     correction = 1 - DECAYS[0] ** jnp.maximum(model.num_updates, 1).astype(jnp.float32)
-    moves = jax.tree.map(jnp.subtract, params, model.params)
+    moves = jax.tree.map(lambda g, x, y: x.astype(g.dtype) - y.astype(g.dtype), model.gradient, params, model.params)
     terms = jax.tree.map(
         lambda g, h, d: jnp.sum(g / correction.astype(g.dtype) * d + 0.5 * h * d**2),
         model.gradient,
@@ -298,7 +301,9 @@ def needs_reselection(
       [False, True]
     """
     check_number("threshold", threshold, 0)
-    return jnp.abs(loss - predicted_loss(model, params)) > threshold * jnp.abs(loss)
+    predicted = predicted_loss(model, params)
+    loss = jnp.asarray(loss, predicted.dtype)
+    return jnp.abs(loss - predicted) > threshold * jnp.abs(loss)
 
 
 def reselection_interval(first: QuadraticModel, now: QuadraticModel, multiplier: float | jax.Array = 1.0) -> jax.Array:

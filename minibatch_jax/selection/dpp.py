@@ -25,6 +25,7 @@ from minibatch_jax._checks import (
     check_shape,
     mask_or_all,
 )
+from minibatch_jax._loops import bind, fori_loop, scan
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import product, squared_distances
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
@@ -44,7 +45,7 @@ def log_symmetric_sums(log_values: jax.Array, k: int) -> jax.Array:
       k: highest degree, at least 1, static.
 
     Returns:
-      `[T + 1, k + 1]`; -inf where the polynomial is 0.
+      `[T + 1, k + 1]`, float32 (float64 if the values are); -inf where the polynomial is 0.
 
     Raises:
       TypeError: if k is not a static int.
@@ -60,13 +61,14 @@ def log_symmetric_sums(log_values: jax.Array, k: int) -> jax.Array:
     """
     check_shape("log_values", log_values, (None,))
     check_count("k", k)
+    log_values = log_values.astype(weight_dtype(log_values.dtype))
     start = jnp.where(jnp.arange(k + 1) == 0, 0, -jnp.inf).astype(log_values.dtype)
+    return jnp.concatenate([start[None], scan(_add_value, start, log_values)[1]])
 
-    def step(sums, log_value):
-        sums = sums.at[1:].set(jnp.logaddexp(sums[1:], sums[:-1] + log_value))
-        return sums, sums
 
-    return jnp.concatenate([start[None], jax.lax.scan(step, start, log_values)[1]])
+def _add_value(sums, log_value):
+    sums = sums.at[1:].set(jnp.logaddexp(sums[1:], sums[:-1] + log_value))
+    return sums, sums
 
 
 def kdpp_indices(key: jax.Array, kernel: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
@@ -99,17 +101,17 @@ def kdpp_indices(key: jax.Array, kernel: jax.Array, k: int, *, where: jax.Array 
     sums = log_symmetric_sums(values, k)
     choose_key, draw_key = jax.random.split(key)
     uniforms = jax.random.uniform(choose_key, (size,), values.dtype)
-
-    def choose(left, inputs):
-        log_value, before, after, uniform = inputs
-        log_odds = log_value + before[jnp.maximum(left - 1, 0)] - after[left]
-        taken = (left > 0) & (jnp.log(uniform) < log_odds)
-        return left - taken.astype(jnp.int32), taken
-
     left = jnp.minimum(k, jnp.sum(jnp.isfinite(values), dtype=jnp.int32))
-    _, taken = jax.lax.scan(choose, left, (values, sums[:-1], sums[1:], uniforms), reverse=True)
+    _, taken = scan(_choose_vector, left, (values, sums[:-1], sums[1:], uniforms), reverse=True)
     _, order = jax.lax.top_k(taken.astype(jnp.int32), k)
-    return _draw_projection(draw_key, jnp.where(taken[order][None], vectors[:, order], 0), size)
+    return _draw_projection(draw_key, jnp.where(taken[order][None], vectors[:, order], 0))
+
+
+def _choose_vector(left, inputs):
+    log_value, before, after, uniform = inputs
+    log_odds = log_value + before[jnp.maximum(left - 1, 0)] - after[left]
+    taken = (left > 0) & (jnp.log(uniform) < log_odds)
+    return left - taken.astype(jnp.int32), taken
 
 
 def kdpp_inclusion(kernel: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
@@ -170,17 +172,17 @@ def dpp_map_indices(kernel: jax.Array, k: int, *, where: jax.Array | None = None
     """
     kernel, allowed = _usable(kernel, k, where)
     size = kernel.shape[0]
-
-    def step(t, state):
-        variances, factors, free, indices = state
-        variance, j = first_max(jnp.where(free, variances, -jnp.inf))
-        new = (kernel[j] - product(factors, factors[j])) / jnp.sqrt(jnp.maximum(variance, jnp.finfo(kernel.dtype).tiny))
-        new = jnp.where(variance > 0, new, 0)
-        indices = indices.at[t].set(jnp.where(variance > -jnp.inf, j, size))
-        return variances - new**2, factors.at[:, t].set(new), free.at[j].set(False), indices
-
     start = jnp.diagonal(kernel), jnp.zeros((size, k), kernel.dtype), allowed, jnp.zeros(k, jnp.int32)
-    return jax.lax.fori_loop(0, k, step, start)[3]
+    return fori_loop(0, k, bind(_take_largest, kernel), start)[3]
+
+
+def _take_largest(kernel, t, state):
+    variances, factors, free, indices = state
+    variance, j = first_max(jnp.where(free, variances, -jnp.inf))
+    new = (kernel[j] - product(factors, factors[j])) / jnp.sqrt(jnp.maximum(variance, jnp.finfo(kernel.dtype).tiny))
+    new = jnp.where(variance > 0, new, 0)
+    indices = indices.at[t].set(jnp.where(variance > -jnp.inf, j, kernel.shape[0]))
+    return variances - new**2, factors.at[:, t].set(new), free.at[j].set(False), indices
 
 
 def feature_kernel(features: jax.Array, bandwidth: float | None = None) -> jax.Array:
@@ -266,23 +268,23 @@ def keep_diverse(
     return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
-def _draw_projection(key: jax.Array, vectors: jax.Array, size: int) -> jax.Array:
+def _draw_projection(key: jax.Array, vectors: jax.Array) -> jax.Array:
     """Draw one item for each of the orthonormal columns of `[T, k]`; a zero column gives T."""
-    tiny = 1e-6
-
-    def step(state, step_key):
-        vectors, free = state
-        squares = jnp.where(free, jnp.sum(vectors**2, 1), 0)
-        logits = jnp.where(squares > tiny, jnp.log(jnp.where(squares > tiny, squares, 1)), -jnp.inf)
-        noisy = logits + jax.random.gumbel(step_key, logits.shape, logits.dtype)
-        top, j = first_max(noisy)
-        valid = top > -jnp.inf
-        direction = vectors[j] / jnp.sqrt(jnp.where(valid, squares[j], 1))
-        vectors = vectors - jnp.where(valid, (vectors @ direction)[:, None] * direction[None], 0)
-        return (vectors, free.at[j].set(False)), jnp.where(valid, j, size)
-
     start = vectors, jnp.ones(vectors.shape[0], bool)
-    return jax.lax.scan(step, start, jax.random.split(key, vectors.shape[1]))[1]
+    return scan(_draw_row, start, jax.random.split(key, vectors.shape[1]))[1]
+
+
+def _draw_row(state, step_key):
+    vectors, free = state
+    tiny = 1e-6
+    squares = jnp.where(free, jnp.sum(vectors**2, 1), 0)
+    logits = jnp.where(squares > tiny, jnp.log(jnp.where(squares > tiny, squares, 1)), -jnp.inf)
+    noisy = logits + jax.random.gumbel(step_key, logits.shape, logits.dtype)
+    top, j = first_max(noisy)
+    valid = top > -jnp.inf
+    direction = vectors[j] / jnp.sqrt(jnp.where(valid, squares[j], 1))
+    vectors = vectors - jnp.where(valid, (vectors @ direction)[:, None] * direction[None], 0)
+    return (vectors, free.at[j].set(False)), jnp.where(valid, j, free.shape[0])
 
 
 def _eigen(kernel: jax.Array, k: int, where: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:

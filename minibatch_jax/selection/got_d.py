@@ -26,7 +26,8 @@ def calibrated_gradient(potentials: jax.Array, *, where: jax.Array | None = None
       where: `[N]` bool, which items exist; all by default.
 
     Returns:
-      `[N]`, each potential minus the mean of the other potentials; 0 for items that do not exist.
+      `[N]`, float32 (float64 if the potentials are), each potential minus the mean of the other potentials; 0 for items
+      that do not exist.
 
     Raises:
       TypeError: if the potentials are not floating point or `where` is not bool.
@@ -42,6 +43,7 @@ def calibrated_gradient(potentials: jax.Array, *, where: jax.Array | None = None
     check_shape("potentials", potentials, (None,))
     check_floating("potentials", potentials)
     where = mask_or_all("where", where, potentials.shape)
+    potentials = potentials.astype(weight_dtype(potentials.dtype))
     count = jnp.sum(where, dtype=potentials.dtype)
     total = jnp.sum(jnp.where(where, potentials, 0))
     return jnp.where(where, potentials - (total - potentials) / jnp.maximum(count - 1, 1), 0)

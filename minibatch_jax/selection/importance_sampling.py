@@ -19,7 +19,7 @@ import optax
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax._vector import nonzero
 from minibatch_jax.scores.last_layer import last_layer_gradients
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 FLOOR = 1e-12
 
@@ -87,11 +87,12 @@ def importance_probabilities(scores: jax.Array, weights: jax.Array, smoothing: f
     check_floating("scores", scores)
     check_shape("weights", weights, scores.shape)
     check_number("smoothing", smoothing, 0)
-    weights = jnp.where(jnp.isfinite(scores), weights, 0)
+    given = weights.dtype
+    weights = jnp.where(jnp.isfinite(scores), weights, 0).astype(weight_dtype(given))
     scores = jnp.maximum(jnp.where(weights != 0, scores.astype(weights.dtype), 0), 0)
     mean = jnp.sum(weights * scores) / nonzero(jnp.sum(weights))
     raw = weights * jnp.maximum(scores / nonzero(mean) + smoothing, FLOOR)
-    return raw / nonzero(jnp.sum(raw))
+    return (raw / nonzero(jnp.sum(raw))).astype(given)
 
 
 def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Array:
@@ -105,7 +106,7 @@ def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Arra
       weights: `[B]`, floating point, at least 0.
 
     Returns:
-      `[]`, at least 1, or 0 if all probabilities are 0.
+      `[]`, float32 (float64 if the probabilities are), at least 1, or 0 if all probabilities are 0.
 
     Raises:
       ValueError: if shapes do not match.
@@ -119,6 +120,8 @@ def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Arra
     """
     check_shape("probabilities", probabilities, (None,))
     check_shape("weights", weights, probabilities.shape)
+    dtype = weight_dtype(probabilities.dtype)
+    probabilities, weights = probabilities.astype(dtype), weights.astype(dtype)
     return jnp.sqrt(jnp.sum(weights) * jnp.sum(probabilities**2 / nonzero(weights)))
 
 
@@ -143,8 +146,8 @@ def importance_counts(key: jax.Array, probabilities: jax.Array, k: int) -> jax.A
     """
     check_shape("probabilities", probabilities, (None,))
     check_count("k", k)
-    cumulative = jnp.cumsum(probabilities)
-    draws = cumulative[-1] * (1 - jax.random.uniform(key, (k,), probabilities.dtype))
+    cumulative = jnp.cumsum(probabilities, dtype=weight_dtype(probabilities.dtype))
+    draws = cumulative[-1] * (1 - jax.random.uniform(key, (k,), cumulative.dtype))
     indices = jnp.searchsorted(cumulative, draws)
     return (
         jnp.zeros(probabilities.shape, jnp.int32).at[indices].add((cumulative[-1] > 0).astype(jnp.int32), mode="drop")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape, mask_or_all
+from minibatch_jax._loops import bind
 from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
@@ -69,19 +70,12 @@ def jest_indices(
     """
     scores, allowed = _scores("learnability", learnability, where)
     diagonal = jnp.diagonal(scores)
-
-    def absorb(total, chosen, valid):
-        def pick(rows):
-            return jnp.where(valid[:, None], rows, 0)
-
-        return total + jnp.sum(pick(scores[chosen]), 0) + jnp.sum(pick(scores.T[chosen]), 0)
-
     return chunked_draw(
         key,
         allowed,
         jnp.zeros_like(diagonal),
-        lambda total: diagonal + total,
-        absorb,
+        bind(jnp.add, diagonal),
+        bind(_add_rows_and_columns, scores),
         k=k,
         num_chunks=num_chunks,
         first_chunk=first_chunk,
@@ -140,25 +134,13 @@ def softmax_jest_indices(
     present = jnp.isfinite(logits) & jnp.isfinite(reference_logits)
     pairs = [jnp.where(present, a, -jnp.inf) for a in (learner, reference)]
     diagonals = [jnp.diagonal(a) for a in (learner, reference)]
-
-    def absorb(sums, chosen, valid):
-        def add(total, a):
-            new = jax.nn.logsumexp(jnp.where(valid[:, None], a[chosen], -jnp.inf), axis=0)
-            return jnp.logaddexp(total, new)
-
-        return [(add(row, a.T), add(column, a)) for (row, column), a in zip(sums, pairs)]
-
-    def loss(sums, diagonal):
-        halves = [jnp.logaddexp(s, diagonal) if include_self else s for s in sums]
-        return sum(jnp.where(jnp.isfinite(s), 0.5 * h, 0) for s, h in zip(sums, halves)) - diagonal
-
     empty = jnp.full_like(diagonals[0], -jnp.inf)
     return chunked_draw(
         key,
         allowed,
         [(empty, empty)] * 2,
-        lambda sums: loss(sums[0], diagonals[0]) - loss(sums[1], diagonals[1]),
-        absorb,
+        bind(_softmax_learnability, diagonals, include_self=include_self),
+        bind(_add_exponentials, pairs),
         k=k,
         num_chunks=num_chunks,
         first_chunk=first_chunk,
@@ -231,6 +213,31 @@ def keep_by_jest(
         return jnp.where(mask, weights, 0), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
+
+
+def _add_rows_and_columns(scores, total, chosen, valid):
+    def pick(rows):
+        return jnp.where(valid[:, None], rows, 0)
+
+    return total + jnp.sum(pick(scores[chosen]), 0) + jnp.sum(pick(scores.T[chosen]), 0)
+
+
+def _add_exponentials(pairs, sums, chosen, valid):
+    """Add the chosen rows and columns to the log-sum-exps of each model."""
+
+    def add(total, a):
+        new = jax.nn.logsumexp(jnp.where(valid[:, None], a[chosen], -jnp.inf), axis=0)
+        return jnp.logaddexp(total, new)
+
+    return [(add(row, a.T), add(column, a)) for (row, column), a in zip(sums, pairs)]
+
+
+def _softmax_learnability(diagonals, sums, *, include_self):
+    def loss(sums, diagonal):
+        halves = [jnp.logaddexp(s, diagonal) if include_self else s for s in sums]
+        return sum(jnp.where(jnp.isfinite(s), 0.5 * h, 0) for s, h in zip(sums, halves)) - diagonal
+
+    return loss(sums[0], diagonals[0]) - loss(sums[1], diagonals[1])
 
 
 def _scores(name: str, scores: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_shape, mask_or_all
+from minibatch_jax._loops import bind
 from minibatch_jax.selection._chunked_draw import chunked_draw
 from minibatch_jax.weights import weight_dtype
 
@@ -121,28 +122,31 @@ def jest_indices_from_embeddings(
     def diagonal_loss(m):
         return _softplus(-(m.scale * jnp.sum(m.first * m.second, 1) + m.bias))
 
-    def negatives(chosen, others, m):
-        return _summand_softplus((m.scale * chosen) @ others.T + m.bias)
-
-    def absorb(total, chosen, valid):
-        rows, columns = (
-            negatives(a[chosen], b, models[0]) - negatives(c[chosen], d, models[1])
-            for (a, b), (c, d) in zip(_both_ways(models[0]), _both_ways(models[1]))
-        )
-        return total + jnp.sum(jnp.where(valid[:, None], rows + columns, 0), 0)
-
     diagonal = diagonal_loss(models[0]) - diagonal_loss(models[1])
     return chunked_draw(
         key,
         allowed,
         jnp.zeros_like(diagonal),
-        lambda total: diagonal + total,
-        absorb,
+        bind(jnp.add, diagonal),
+        bind(_add_learnability, models),
         k=k,
         num_chunks=num_chunks,
         first_chunk=first_chunk,
         temperature=temperature,
     )
+
+
+def _add_learnability(models, total, chosen, valid):
+    """Add to each item what its pairs with the chosen items add to the loss, in the roles of negatives."""
+
+    def negatives(chosen, others, m):
+        return _summand_softplus((m.scale * chosen) @ others.T + m.bias)
+
+    rows, columns = (
+        negatives(a[chosen], b, models[0]) - negatives(c[chosen], d, models[1])
+        for (a, b), (c, d) in zip(_both_ways(models[0]), _both_ways(models[1]))
+    )
+    return total + jnp.sum(jnp.where(valid[:, None], rows + columns, 0), 0)
 
 
 def _cast(name: str, embeddings: PairEmbeddings) -> PairEmbeddings:

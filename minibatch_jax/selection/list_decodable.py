@@ -20,13 +20,15 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, fori_loop
+from minibatch_jax.weights import weight_dtype
 
 
 class RegressionList(NamedTuple):
     """Candidate regressors, best first.
 
     Attributes:
-      parameters: `[L, D]`, one regressor in each row.
+      parameters: `[L, D]`, one regressor in each row, float32 (float64 if the samples are).
       losses: `[L]`, mean Huber loss over the sources that each candidate keeps; infinity where there is no candidate.
       valid: `[L]` bool, which entries are candidates.
     """
@@ -46,7 +48,7 @@ def batch_gradients(inputs: jax.Array, targets: jax.Array, parameters: jax.Array
       clip: residuals are clipped to [-clip, clip], positive.
 
     Returns:
-      `[M, D]`, one gradient for each source.
+      `[M, D]`, one gradient for each source, float32 (float64 if the inputs are).
 
     Raises:
       TypeError: if the inputs or targets are not floating point.
@@ -61,6 +63,7 @@ def batch_gradients(inputs: jax.Array, targets: jax.Array, parameters: jax.Array
     """
     _check_samples(inputs, targets)
     check_shape("parameters", parameters, inputs.shape[2:])
+    inputs, targets, parameters = _wide(inputs, targets, parameters)
     residuals = jnp.clip(inputs @ parameters - targets, -clip, clip)
     return jnp.mean(inputs * residuals[..., None], axis=1)
 
@@ -73,7 +76,7 @@ def top_direction(vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, ja
       weights: `[M]`, floating point, at least 0.
 
     Returns:
-      The eigenvalue `[]`, and the eigenvector `[D]`, of either sign.
+      The eigenvalue `[]`, and the eigenvector `[D]`, of either sign, float32 (float64 if the vectors are).
 
     Raises:
       ValueError: if shapes do not match.
@@ -85,6 +88,7 @@ def top_direction(vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, ja
     """
     check_shape("vectors", vectors, (None, None))
     check_shape("weights", weights, vectors.shape[:1])
+    vectors, weights = _wide(vectors, weights)
     shares = weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
     centered = vectors - (shares @ vectors)[None]
     values, directions = jnp.linalg.eigh((centered * shares[:, None]).T @ centered)
@@ -102,7 +106,7 @@ def soft_filter(weights: jax.Array, scores: jax.Array) -> jax.Array:
         not finite the weight becomes 0.
 
     Returns:
-      `[M]`, at most the weights; the weights themselves if all scores are 0.
+      `[M]`, float32 (float64 if the weights are), at most the weights; the weights themselves if all scores are 0.
 
     Raises:
       ValueError: if shapes do not match.
@@ -115,6 +119,7 @@ def soft_filter(weights: jax.Array, scores: jax.Array) -> jax.Array:
       [1.0, 0.75, 0.0]
     """
     check_shape("scores", scores, weights.shape)
+    weights, scores = _wide(weights, scores)
     weights = jnp.where(jnp.isfinite(scores), weights, 0)
     largest = jnp.max(jnp.where(weights > 0, scores, 0))
     return jnp.where(weights > 0, weights * (1 - scores / jnp.where(largest > 0, largest, 1)), 0)
@@ -163,24 +168,19 @@ def list_regressions(
       [-1.0, 2.0]
     """
     _check_samples(inputs, targets)
+    inputs, targets = _wide(inputs, targets)
     check_number("fraction", fraction, 0, 1, open_low=True)
     check_number("radius", radius, 0, open_low=True)
     check_count("num_starts", num_starts)
     check_count("max_iterations", max_iterations)
-    sources, _, width = inputs.shape
+    sources = inputs.shape[0]
     kept = max(1, int(fraction * sources))
     grams, moments = jnp.einsum("mni,mnj->mij", inputs, inputs), jnp.einsum("mni,mn->mi", inputs, targets)
 
-    def fit(rows, ridge):
-        gram = jnp.sum(grams[rows], 0) + ridge * jnp.eye(width, dtype=inputs.dtype)
-        return jnp.linalg.solve(gram, jnp.sum(moments[rows], 0))
-
-    def step(_, parameters):
-        losses = _source_losses(inputs, targets, parameters)
-        return fit(jax.lax.top_k(-losses, kept)[1], 1e-6 * inputs.shape[1])
-
     def start(source):
-        parameters = jax.lax.fori_loop(0, max_iterations, step, fit(source[None], 0.05 * inputs.shape[1]))
+        parameters = _ridge(grams, moments, source[None], 0.05 * inputs.shape[1])
+        refit = bind(_refit, inputs, targets, grams, moments, kept=kept)
+        parameters = fori_loop(0, max_iterations, refit, parameters)
         losses = _source_losses(inputs, targets, parameters)
         return parameters, -jnp.mean(jax.lax.top_k(-losses, kept)[0])
 
@@ -210,8 +210,26 @@ def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Arr
     """
     check_shape("inputs", inputs, (None, candidates.parameters.shape[1]))
     check_shape("targets", targets, inputs.shape[:1])
-    errors = jnp.mean((candidates.parameters @ inputs.T - targets[None]) ** 2, 1)
+    parameters, inputs, targets = _wide(candidates.parameters, inputs, targets)
+    errors = jnp.mean((parameters @ inputs.T - targets[None]) ** 2, 1)
     return candidates.parameters[jnp.argmin(jnp.where(candidates.valid, errors, jnp.inf))]
+
+
+def _refit(inputs, targets, grams, moments, _, parameters, *, kept):
+    losses = _source_losses(inputs, targets, parameters)
+    return _ridge(grams, moments, jax.lax.top_k(-losses, kept)[1], 1e-6 * inputs.shape[1])
+
+
+def _ridge(grams, moments, rows, ridge):
+    """Return the ridge regression on the sources `rows` together, from the Gram matrix and moments of each source."""
+    gram = jnp.sum(grams[rows], 0) + ridge * jnp.eye(grams.shape[1], dtype=grams.dtype)
+    return jnp.linalg.solve(gram, jnp.sum(moments[rows], 0))
+
+
+def _wide(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the arrays in the dtype to compute in: float64 if the first is, else float32."""
+    dtype = weight_dtype(arrays[0].dtype)
+    return tuple(x.astype(dtype) for x in arrays)
 
 
 def _source_losses(inputs: jax.Array, targets: jax.Array, parameters: jax.Array) -> jax.Array:
@@ -226,13 +244,13 @@ def _without_repeats(parameters: jax.Array, losses: jax.Array, radius: float, le
     order = jnp.argsort(losses)
     parameters, losses = parameters[order], losses[order]
     near = jnp.sum((parameters[:, None] - parameters[None]) ** 2, -1) < radius**2
-
-    def keep(i, kept):
-        return kept.at[i].set(~jnp.any(near[i] & kept & (jnp.arange(losses.shape[0]) < i)))
-
-    kept = jax.lax.fori_loop(0, losses.shape[0], keep, jnp.zeros(losses.shape, bool)) & jnp.isfinite(losses)
+    kept = fori_loop(0, losses.shape[0], bind(_keep_if_new, near), jnp.zeros(losses.shape, bool)) & jnp.isfinite(losses)
     first = jnp.argsort(~kept, stable=True)[:length]
     return RegressionList(parameters[first], jnp.where(kept[first], losses[first], jnp.inf), kept[first])
+
+
+def _keep_if_new(near, i, kept):
+    return kept.at[i].set(~jnp.any(near[i] & kept & (jnp.arange(kept.shape[0]) < i)))
 
 
 def _check_samples(inputs: jax.Array, targets: jax.Array) -> None:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_shape, mask_or_all
+from minibatch_jax._loops import bind, map_rows
+from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection.coresets import facility_location_from_features, medoid_weights
 
 
@@ -24,7 +26,8 @@ def partitioned_medoids(
     shard as the first stage instead, and gather k rows from each.
 
     Args:
-      features: `[N, D]`, floating point, N a multiple of `num_parts`; a row that is not finite is never chosen.
+      features: `[N, D]`, floating point, N a multiple of `num_parts`; a row that is not finite, or whose
+        squared norm overflows (except for "cosine"), is never chosen.
       k: how many to choose, 1 <= k <= N / num_parts, static.
       num_parts: number of parts, at least 1, static.
       metric: similarity of two rows, "sqeuclidean", "euclidean", "l1" or "cosine", defined by `similarity_matrix`.
@@ -53,14 +56,9 @@ def partitioned_medoids(
         raise ValueError(f"features has {size} rows, wanted a multiple of num_parts = {num_parts}.")
     check_count("k", k, size // num_parts, "the number of rows of a part")
     where = mask_or_all("where", where, (size,))
-    exists = (where & jnp.isfinite(features).all(1)).reshape(num_parts, -1)
-
-    def of_part(inputs):
-        rows, present = inputs
-        medoids = facility_location_from_features(rows, k, metric=metric, where=present)
-        return medoids.indices, medoid_weights(medoids, item_weights=present.astype(medoids.gains.dtype))
-
-    indices, weights = jax.lax.map(of_part, (features.reshape(num_parts, -1, features.shape[1]), exists))
+    exists = usable_features(features, where, metric=metric)[1].reshape(num_parts, -1)
+    parts = features.reshape(num_parts, -1, features.shape[1]), exists
+    indices, weights = map_rows(bind(_medoids_of_part, k=k, metric=metric), parts)
     starts = jnp.arange(num_parts, dtype=jnp.int32)[:, None] * (size // num_parts)
     union = jnp.where(indices < size // num_parts, indices + starts, size).reshape(-1)
     found = union < size
@@ -69,3 +67,10 @@ def partitioned_medoids(
         candidates, k, metric=metric, where=found, item_weights=jnp.where(found, weights.reshape(-1), 0)
     ).indices
     return jnp.append(union, size)[best]
+
+
+def _medoids_of_part(part: tuple[jax.Array, jax.Array], *, k: int, metric: str) -> tuple[jax.Array, jax.Array]:
+    """Return indices and weights of the medoids of one part."""
+    rows, exists = part
+    medoids = facility_location_from_features(rows, k, metric=metric, where=exists)
+    return medoids.indices, medoid_weights(medoids, item_weights=exists.astype(medoids.gains.dtype))

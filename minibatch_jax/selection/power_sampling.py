@@ -80,6 +80,7 @@ def power_inclusion(
     check_number("alpha", alpha)
     usable = jnp.isfinite(uncertainty) & (uncertainty > 0)
     usable &= mask_or_all("where", where, uncertainty.shape)
+    given, uncertainty = uncertainty.dtype, uncertainty.astype(weight_dtype(uncertainty.dtype))
     logs = jnp.where(usable, alpha * jnp.log(jnp.where(usable, uncertainty, 1)), -jnp.inf)
     largest = jnp.max(logs)
     powers = jnp.exp(logs - jnp.where(jnp.isfinite(largest), largest, 0))
@@ -89,7 +90,7 @@ def power_inclusion(
     scales = (wanted - jnp.arange(powers.shape[0], dtype=powers.dtype)) / nonzero(below)
     fits = (scales * descending <= 1) & (below > 0)
     scale = jnp.max(jnp.where(jnp.cumsum(fits) == 1, jnp.where(fits, scales, 0), 0))
-    return jnp.where(fits.any(), jnp.minimum(1, scale * powers), usable.astype(powers.dtype))
+    return jnp.where(fits.any(), jnp.minimum(1, scale * powers), usable.astype(powers.dtype)).astype(given)
 
 
 def keep_by_power(

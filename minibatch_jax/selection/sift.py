@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_number, check_shape
+from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import product, unit_rows
 from minibatch_jax.selection._similarities import usable_features
@@ -80,28 +81,28 @@ def sift_indices(
     check_number("noise", noise, 0, open_low=True)
     if stop is not None:
         check_number("stop", stop, 0, open_low=True)
-    pool, allowed = usable_features(features, where)
-    targets, _ = usable_features(queries, name="queries")
+    pool, allowed = usable_features(features, where, metric="cosine")
+    targets, _ = usable_features(queries, name="queries", metric="cosine")
     check_shape("queries", queries, (None, features.shape[1]))
     pool, targets = unit_rows(pool), unit_rows(targets).astype(pool.dtype)
-    size = pool.shape[0]
-
-    def step(state, t):
-        cross, diagonal, whitened, left = state
-        gains = jnp.sum(cross**2, 1) / (diagonal + noise)
-        gain, j = first_max(jnp.where(allowed, gains, -jnp.inf))
-        valid = gain > -jnp.inf
-        scale = jnp.where(valid, 1 / jnp.sqrt(diagonal[j] + noise), 0)
-        new = (product(pool, pool[j]) - product(whitened, whitened[j])) * scale
-        seen = cross[j] * scale
-        cross = cross - new[:, None] * seen[None]
-        diagonal = jnp.maximum(diagonal - new**2, 0)
-        left = jnp.maximum(left - jnp.sum(seen**2), 0)
-        return (cross, diagonal, whitened.at[:, t].set(new), left), (jnp.where(valid, j, size), left)
-
-    start = product(pool, targets.T), jnp.sum(pool**2, 1), jnp.zeros((size, k), pool.dtype), jnp.sum(targets**2)
-    _, (indices, variances) = jax.lax.scan(step, start, jnp.arange(k))
+    whitened = jnp.zeros((pool.shape[0], k), pool.dtype)
+    start = product(pool, targets.T), jnp.sum(pool**2, 1), whitened, jnp.sum(targets**2)
+    _, (indices, variances) = scan(bind(_observe_best, pool, allowed, noise), start, jnp.arange(k))
     if stop is None:
         return Sift(indices, variances, jnp.ones(k, bool))
     pays = jnp.sqrt(variances) <= 1 / (stop * jnp.arange(1, k + 1, dtype=pool.dtype))
     return Sift(indices, variances, jnp.cumsum(~pays) == 0)
+
+
+def _observe_best(pool, allowed, noise, state, t):
+    cross, diagonal, whitened, left = state
+    gains = jnp.sum(cross**2, 1) / (diagonal + noise)
+    gain, j = first_max(jnp.where(allowed, gains, -jnp.inf))
+    valid = gain > -jnp.inf
+    scale = jnp.where(valid, 1 / jnp.sqrt(diagonal[j] + noise), 0)
+    new = (product(pool, pool[j]) - product(whitened, whitened[j])) * scale
+    seen = cross[j] * scale
+    cross = cross - new[:, None] * seen[None]
+    diagonal = jnp.maximum(diagonal - new**2, 0)
+    left = jnp.maximum(left - jnp.sum(seen**2), 0)
+    return (cross, diagonal, whitened.at[:, t].set(new), left), (jnp.where(valid, j, pool.shape[0]), left)

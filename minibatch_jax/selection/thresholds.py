@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape, check_whole
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 DECAY = 0.9
 SQUARE_DECAY = 0.999
@@ -58,9 +58,10 @@ def weighted_mean_loss(losses: jax.Array, weights: jax.Array) -> jax.Array:
     check_shape("losses", losses, (None,))
     check_floating("losses", losses)
     check_shape("weights", weights, losses.shape)
-    weights = jnp.where(jnp.isfinite(losses), weights, 0)
+    given = weights.dtype
+    weights = jnp.where(jnp.isfinite(losses), weights, 0).astype(weight_dtype(given))
     losses = jnp.where(weights != 0, losses.astype(weights.dtype), 0)
-    return jnp.sum(weights * losses) / jnp.sum(weights)
+    return (jnp.sum(weights * losses) / jnp.sum(weights)).astype(given)
 
 
 def running_threshold(
@@ -90,9 +91,11 @@ def running_threshold(
       1.0
     """
     check_choice("threshold", threshold, THRESHOLDS)
+    given, dtype = mean.dtype, weight_dtype(mean.dtype)
+    mean, square = mean.astype(dtype), square.astype(dtype)
     if threshold == "ratio":
-        return mean / (jnp.sqrt(square) + 1e-8)
-    return mean / (1 - DECAY ** jnp.maximum(num_batches, 1).astype(mean.dtype))
+        return (mean / (jnp.sqrt(square) + 1e-8)).astype(given)
+    return (mean / (1 - DECAY ** jnp.maximum(num_batches, 1).astype(dtype))).astype(given)
 
 
 def keep_below(threshold: float) -> optax.GradientTransformationExtraArgs:

@@ -114,3 +114,81 @@ def test_bad_input_raises():
         wasserstein_1d(x[:, 0], x[:, 0], p=0.5)
     with pytest.raises(ValueError, match=r"a has shape \[2\]"):
         pairs_1d(x[:, 0], x[:, 0], jnp.ones(2))
+
+
+def clouds(seed, n, m, width=3):
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(0.1, 1, n), rng.uniform(0.1, 1, m)
+    x0, x1 = rng.normal(size=(n, width)), rng.normal(size=(m, width)) + 1
+    directions = rng.normal(size=(10, width))
+    return x0, x1, a / a.sum(), b / b.sum(), directions
+
+
+def single(*arrays):
+    return tuple(jnp.asarray(x, jnp.float32) for x in arrays)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_distances_with_masses_and_own_projections_are_those_of_pot(p):
+    x0, x1, a, b, directions = clouds(0, 7, 9)
+    unit = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
+    y0, y1, u, v, lines = single(x0, x1, a, b, 5 * directions)
+    options = {"p": p, "a": u, "b": v}
+    found = jax.jit(lambda: sliced_wasserstein(None, y0, y1, projections=lines, **options))()
+    expected = ot.sliced_wasserstein_distance(x0, x1, a, b, projections=unit, p=p)
+    np.testing.assert_allclose(found ** (1 / p), expected, rtol=1e-4)
+    found = jax.jit(lambda: sliced_wasserstein(None, y0, y1, projections=lines, reduction="max", **options))()
+    expected = ot.max_sliced_wasserstein_distance(x0, x1, a, b, projections=unit, p=p)
+    np.testing.assert_allclose(found ** (1 / p), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["best", "average"])
+def test_plans_of_unequal_sizes_and_masses_are_those_of_each_line(mode):
+    x0, x1, a, b, directions = clouds(1, 6, 8)
+    plans = [ot.emd_1d(x0 @ line, x1 @ line, a, b) for line in directions]
+    squares = np.sum((x0[:, None] - x1[None]) ** 2, axis=2)
+    costs = [np.sum(plan * squares) for plan in plans]
+    expected = plans[int(np.argmin(costs))] if mode == "best" else np.mean(plans, axis=0)
+    y0, y1, u, v, lines = single(x0, x1, a, b, directions)
+    found = jax.jit(lambda: sliced_plan(None, y0, y1, mode=mode, a=u, b=v, projections=lines))()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_uniform_masses_are_the_plan_without_masses():
+    x0, x1, *_, directions = clouds(2, 6, 6)
+    y0, y1, lines = single(x0, x1, directions)
+    for mode in ("best", "average"):
+        plain = sliced_plan(None, y0, y1, mode=mode, temperature=0.3, projections=lines)
+        masses = {"a": jnp.full(6, 2.0), "b": jnp.full(6, 3.0)}
+        given = sliced_plan(None, y0, y1, mode=mode, temperature=0.3, projections=lines, **masses)
+        np.testing.assert_allclose(given, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_the_gradient_of_a_distance_in_the_masses_is_that_of_finite_differences(p):
+    with jax.enable_x64(True):
+        x0, x1, a, b = (jnp.asarray(x) for x in sample(3, 5, 7))
+        value = jax.jit(partial(wasserstein_1d, p=p))
+        gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(x0, x1, a, b)
+        for k, (x, gradient) in enumerate(zip((x0, x1, a, b), gradients)):
+            for i in range(x.size):
+                sides = []
+                for step in (1e-6, -1e-6):
+                    args = [x0, x1, a, b]
+                    args[k] = x.at[i].add(step)
+                    sides.append(value(*args))
+                np.testing.assert_allclose((sides[0] - sides[1]) / 2e-6, gradient[i], rtol=1e-5, atol=1e-8)
+
+
+def test_bad_projections_are_named():
+    x = jnp.ones((3, 2))
+    with pytest.raises(ValueError, match="projections has zeros only in row 1, wanted a direction"):
+        sliced_wasserstein(None, x, x, projections=jnp.array([[1.0, 0.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"projections has shape \[1, 3\], wanted \[any size > 0, 2\]"):
+        sliced_plan(None, x, x, projections=jnp.ones((1, 3)))
+    with pytest.raises(TypeError, match="key is None"):
+        sliced_permutations(None, x, x)
+    with pytest.raises(ValueError, match=r"a has shape \[2\], wanted \[3\]"):
+        sliced_plan(0, x, x, a=jnp.ones(2))
+    with pytest.raises(ValueError, match="reduction is 'sum'"):
+        sliced_wasserstein(0, x, x, reduction="sum")

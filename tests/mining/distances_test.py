@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 from scipy.spatial.distance import cdist
 
 from minibatch_jax import mining
+from tests.mining.peer import PEER, X
 
 
 def points(rows, seed, width=5):
@@ -91,6 +92,7 @@ FUNCTIONS = [
     mining.euclidean_distances,
     mining.cosine_similarity,
     mining.noise_ratio_distances,
+    mining.lp_distances,
 ]
 each_function = pytest.mark.parametrize("function", FUNCTIONS)
 
@@ -184,3 +186,33 @@ def test_noise_ratio_distances_equal_variances():
     x, r = rng.normal(size=(4, 6)).astype(np.float32), rng.normal(size=(5, 6)).astype(np.float32)
     expected = [[np.var(a - b) / np.var(a) for b in r] for a in x]
     np.testing.assert_allclose(mining.noise_ratio_distances(jnp.asarray(x), jnp.asarray(r)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0, np.inf])
+def test_lp_distances_equal_scipy(p):
+    x, y = points(7, 0), points(4, 1)
+    function = jax.jit(functools.partial(mining.lp_distances, p=p))
+    metric = {"metric": "chebyshev"} if p == np.inf else {"metric": "minkowski", "p": p}
+    for scale in (1.0, 1e-18, 1e18):
+        found = function(jnp.asarray(x * np.float32(scale)), jnp.asarray(y * np.float32(scale)))
+        np.testing.assert_allclose(found, scale * cdist(x, y, **metric), rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0, np.inf])
+def test_lp_gradients_and_those_at_duplicates(p):
+    with jax.enable_x64(True):
+        x, y = jnp.asarray(points(3, 0), jnp.float64), jnp.asarray(points(4, 1), jnp.float64)
+        check_grads(jax.jit(functools.partial(mining.lp_distances, p=p)), (x, y), order=1, modes=["rev"])
+    x = jnp.asarray(points(4, 2)).at[1].set(points(4, 2)[0])
+    gradient = jax.jit(jax.grad(lambda x: mining.lp_distances(x, p=p)[0, 1]))(x)
+    np.testing.assert_array_equal(gradient, 0)
+    assert jnp.all(jnp.isfinite(jax.grad(lambda x: mining.lp_distances(x, p=p).sum())(x)))
+
+
+def test_lp_distances_equal_those_of_the_peer_and_mark_broken_rows():
+    for p, expected in PEER["lp_distances"].items():
+        np.testing.assert_allclose(mining.lp_distances(jnp.asarray(X), p=float(p)), expected, rtol=1e-5, atol=1e-6)
+    found = mining.lp_distances(jnp.array([[0.0, jnp.nan], [1.0, 2.0]]), jnp.array([[0.0, 0.0]]))
+    np.testing.assert_array_equal(found, [[np.nan], [3.0]])
+    with pytest.raises(ValueError, match="p is 0.5"):
+        mining.lp_distances(jnp.ones((2, 2)), p=0.5)

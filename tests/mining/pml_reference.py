@@ -1,6 +1,6 @@
 """Writes pml_reference.json: values of pytorch-metric-learning on one small batch, for the tests beside it.
 
-Run it in an environment with torch 2.13.0 and pytorch-metric-learning 2.9.0:
+Run it in an environment with torch 2.14.1 and pytorch-metric-learning 2.9.0:
 `python tests/mining/pml_reference.py > tests/mining/pml_reference.json`
 """
 
@@ -14,7 +14,7 @@ SEED, CLASSES, PER_CLASS, WIDTH = 0, 4, 3, 5
 def main():
     import pytorch_metric_learning
     import torch
-    from pytorch_metric_learning import distances, losses, miners, reducers
+    from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 
     rng = np.random.default_rng(SEED)
     labels = rng.permutation(np.repeat(np.arange(CLASSES), PER_CLASS))
@@ -56,7 +56,7 @@ def main():
         def update_histogram(self, data):
             super().update_histogram(data.detach())
 
-    dynamic = ConstantWeights()
+    dynamic, wide_margin = ConstantWeights(), ConstantWeights(min_val=-3.0)
 
     def with_weights(make, name, width=CLASSES, **options):
         width_name = "descriptors_dim" if make is losses.P2SGradLoss else "embedding_size"
@@ -112,6 +112,8 @@ def main():
         ),
         "all": miners.TripletMarginMiner(margin=0.3, type_of_triplets="all"),
         "semihard": miners.TripletMarginMiner(margin=0.3, type_of_triplets="semihard"),
+        "violating": miners.TripletMarginMiner(margin=0.3, type_of_triplets="hard"),
+        "easy": miners.TripletMarginMiner(margin=0.3, type_of_triplets="easy"),
         "angular": miners.AngularMiner(angle=30),
     }
     mean_triplets = losses.TripletMarginLoss(margin=0.3, reducer=reducers.AvgNonZeroReducer())
@@ -132,6 +134,16 @@ def main():
     sphere = torch.nn.functional.normalize(x.detach())
     wide = miners.AngularMiner(angle=30)(sphere, y)  # AngularMiner takes the embeddings at their own length
     chosen = torch.tensor(rng.permutation(np.arange(labels.size) % CLASSES))
+    length, squared_length = (regularizers.LpRegularizer(power=power) for power in (1, 2))
+    regularizer_of = {
+        "length": length,
+        "squared_length": squared_length,
+        "zero_sum": regularizers.ZeroMeanRegularizer(),
+        "equal_length": regularizers.CenterInvariantRegularizer(),
+        "nearest_center": regularizers.RegularFaceRegularizer(),
+        "merge": regularizers.SparseCentersRegularizer(CLASSES, PER_CLASS),
+    }
+    plain = {"normalize_embeddings": False}
     manifold = losses.ManifoldLoss(l=WIDTH, K=CLASSES, lambdaC=0.5, alpha=0.7, margin=0.01).double()
     manifold.proxies.data = torch.tensor(weights[:, :CLASSES].T.copy())
     result = {
@@ -155,6 +167,13 @@ def main():
         "angular_on_sphere": sorted(map(list, zip(*(t.tolist() for t in wide)))),
         "mined_on_sphere": value_and_gradient(mean_triplets, x, y, wide),
         "dynamic_soft_margin": [value_and_gradient(dynamic, *batch) for batch in ((x, y), (x[:9], y[:9]))],
+        "wide_soft_margin": value_and_gradient(wide_margin, x, y),
+        "regularizers": {name: value_and_gradient(penalty, x) for name, penalty in regularizer_of.items()},
+        "lp_distances": {str(p): distances.LpDistance(p=p, **plain)(x).tolist() for p in (1, 3, float("inf"))},
+        "outliers": class_loss_of["sub_center_arcface"].get_outliers(x.detach(), y, threshold=60)[0].tolist(),
+        "smooth_easy": value_and_gradient(
+            losses.TripletMarginLoss(margin=0.3, smooth_loss=True), x, y, triplets["easy"]
+        ),
         "proxy_of": chosen.tolist(),
         "manifold": value_and_gradient(manifold, x, None, chosen),
         "weights": weights.tolist(),

@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parent
 STATEMENTS, COLUMNS = 15, 100
 FILES = sorted(path for path in FOLDER.glob("*_test.py") if path.name != "rows_test.py")
 
+
 def test_each_row_of_the_method_table_has_one_recipe():
     table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     rows = [m for m in re.findall(r"^\| (.+?) \|", table, flags=re.MULTILINE) if m != "method"]

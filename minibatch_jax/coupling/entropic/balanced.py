@@ -14,17 +14,27 @@ Paper: 1306.0895
 Experiment: ot_flow_matching, speed sinkhorn
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from minibatch_jax.coupling._certificates import has_converged
-from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
-from minibatch_jax.coupling._sinkhorn_loop import Scaled, log_where, scale_to_marginals
+from minibatch_jax.coupling._problem import (
+    Problem,
+    check_entropic,
+    column_prices,
+    make_problem,
+    marginals_of,
+    masses,
+    statistic,
+)
+from minibatch_jax.coupling._sinkhorn_loop import Scaled, anneal, log_where, scale_to_marginals
 from minibatch_jax.coupling.entropic._implicit import optimal_value
-from minibatch_jax.coupling.plans import Plan, init_report, report_of
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.coupling.plans import Plan, Potentials, SolverReport, init_report, report_of
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 TOLERANCE = 1e-3
 
@@ -34,11 +44,12 @@ def sinkhorn(
     a: jax.Array | None = None,
     b: jax.Array | None = None,
     *,
-    epsilon: float | jax.Array,
+    epsilon: float | jax.Array | optax.Schedule,
     relative_to: str | None = None,
     where: jax.Array | None = None,
     tolerance: float | None = TOLERANCE,
     max_iterations: int | jax.Array = 1000,
+    init: tuple[jax.Array, jax.Array] | Plan | Potentials | None = None,
 ) -> Plan:
     """Return the plan with marginals a, b that minimizes `sum(plan * cost) + epsilon * KL(plan | a b)`.
 
@@ -50,7 +61,8 @@ def sinkhorn(
       a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
       b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
       epsilon: entropic regularization, > 0, may be traced; raised to 16 times the rounding error of the largest cost,
-        if it is less.
+        if it is less. Or a schedule of optax, from the number of the iteration to an epsilon that never rises: the
+        problem is that of its value at `max_iterations`, and large values before it speed up a small one.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
         Pairs of a row or column of mass 0 do not count; in OTT they do.
@@ -59,6 +71,8 @@ def sinkhorn(
         iterations.
       max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
         until the slowest has stopped.
+      init: where to start: row and column potentials, as a pair `([B0], [B1])` or in the result of a similar problem.
+        The solver reads those of the columns; entries that are not finite count as 0.
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The columns of `matrix`
@@ -70,8 +84,8 @@ def sinkhorn(
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
-      ValueError: if shapes do not match, epsilon is not positive, or concrete marginals are negative, not finite or of
-        unequal mass.
+      ValueError: if shapes do not match, epsilon is not positive or a schedule that rises, or concrete marginals are
+        negative, not finite or of unequal mass.
 
     References:
       Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013 (arXiv 1306.0895).
@@ -81,20 +95,39 @@ def sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations, schedules=True)
     live_a, live_b = masses(cost, a, b, equal=True)
     live = cost.astype(live_a.dtype), live_a, live_b
-    problem = make_problem(*live, epsilon, relative_to, where)
-    scaled = scale_to_marginals(problem, tolerance, max_iterations)
+    last = jnp.asarray(epsilon(jnp.asarray(max_iterations))) if callable(epsilon) else epsilon
+    problem = make_problem(*live, last, relative_to, where)
+    prices, done = column_prices(init, cost), None
+    if callable(epsilon):
+        unit = statistic(problem.cost, relative_to)
+        start = jnp.zeros_like(problem.b) if prices is None else prices
+        prices, done = anneal(problem, epsilon, unit, max_iterations, start)
+    scaled = scale_to_marginals(problem, tolerance, max_iterations, prices, done)
     return _result(problem, scaled, live, tolerance)
 
 
+class WarmStart(NamedTuple):
+    """State of a coupling that starts each solve from the prices of the last one.
+
+    Attributes:
+      column_potentials: `[B1]`, of the last plan; 0 before the first.
+      report: how the last solve came out.
+    """
+
+    column_potentials: jax.Array
+    report: SolverReport
+
+
 def couple_sinkhorn(
-    epsilon: float | jax.Array,
+    epsilon: float | jax.Array | optax.Schedule,
     *,
     relative_to: str | None = None,
     tolerance: float | None = TOLERANCE,
     max_iterations: int | jax.Array = 1000,
+    warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto cheap pairs, keeping the mass of every row and column. Signal: `cost` [B0, B1].
 
@@ -103,17 +136,21 @@ def couple_sinkhorn(
 
     Args:
       epsilon: entropic regularization, > 0; raised to 16 times the rounding error of the largest cost, if it is less.
-        May be injected by `optax.inject_hyperparams(couple_sinkhorn)`.
+        May be injected by `optax.inject_hyperparams(couple_sinkhorn)`. Or a schedule of the solver's iteration, as
+        `sinkhorn` takes it; what `inject_hyperparams` injects is a schedule of the batch.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
       tolerance: stop when the L1 distance of the row sums to the marginal is at most this fraction of the mass, at
         least 0; None runs exactly `max_iterations`. Checked every 5 iterations.
       max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run
         until the slowest has stopped.
+      warm_start: whether each batch starts from the column potentials of the last one, static. It saves iterations
+        where column j stays the same item or moves little, not where batches are drawn anew.
 
     Returns:
       A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
-      `SolverReport` as state: whether the solver of this batch converged, and its error.
+      `SolverReport` as state: whether the solver of this batch converged, and its error. With `warm_start` the state is
+      a `WarmStart`.
 
     Raises:
       ValueError: if epsilon is not positive, `relative_to` is unknown, the tolerance is negative or `max_iterations` is
@@ -129,7 +166,13 @@ def couple_sinkhorn(
       >>> [[round(x, 3) for x in row] for row in plan.tolist()]
       [[0.5, 0.0], [0.0, 0.5]]
     """
-    check_entropic(epsilon, relative_to, tolerance, max_iterations)
+    check_entropic(epsilon, relative_to, tolerance, max_iterations, schedules=True)
+
+    def init(weights):
+        report = init_report(weights)
+        if not warm_start:
+            return report
+        return WarmStart(jnp.zeros(weights.shape[1], weight_dtype(weights.dtype)), report)
 
     def update(weights, state, params=None, *, cost, **extra_args):
         allowed, a, b = marginals_of(weights, cost)
@@ -142,10 +185,12 @@ def couple_sinkhorn(
             where=allowed,
             tolerance=tolerance,
             max_iterations=max_iterations,
+            init=(a, state.column_potentials) if warm_start else None,
         )
-        return plan.matrix, report_of(plan)
+        report = report_of(plan)
+        return plan.matrix, WarmStart(plan.column_potentials, report) if warm_start else report
 
-    return weight_transformation(init_report, update)
+    return weight_transformation(init, update)
 
 
 def _result(

@@ -24,7 +24,7 @@ from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic._implicit import implicit_plan
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
 from minibatch_jax.coupling.plans import Plan
-from minibatch_jax.weights import matrix_of
+from minibatch_jax.weights import matrix_of, weight_dtype
 
 
 def sinkhorn_divergence(
@@ -94,7 +94,7 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float 
       epsilon: the absolute epsilon of that plan; a constant.
 
     Returns:
-      `[B0, B1]`, equal to `plan`.
+      `[B0, B1]`, equal to `plan`, float32 (float64 if the plan is).
 
     Raises:
       ValueError: if the plan does not have the shape of the cost.
@@ -110,6 +110,7 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float 
     """
     plan = matrix_of(plan)
     check_shape("plan", plan, cost.shape)
+    plan = plan.astype(weight_dtype(plan.dtype))
     fixed = jax.lax.stop_gradient(plan)
     a, b = jnp.sum(fixed, axis=1), jnp.sum(fixed, axis=0)
     width = jax.lax.stop_gradient(jnp.asarray(epsilon, plan.dtype))

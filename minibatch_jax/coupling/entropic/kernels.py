@@ -24,7 +24,7 @@ from jax import lax
 from minibatch_jax._checks import check_choice, check_number
 from minibatch_jax.coupling._problem import check_units, kept_weights, statistic
 from minibatch_jax.coupling._sinkhorn_loop import divide
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 
 class KernelState(NamedTuple):
@@ -53,7 +53,8 @@ def gibbs_weights(
         the cost over pairs that are not 0.
 
     Returns:
-      Weights of the same shape, with the mass of the incoming weights of finite cost.
+      Weights of the same shape, float32 (float64 if the weights are), with the mass of the incoming weights of finite
+      cost.
 
     Raises:
       ValueError: if the cost does not have the shape of the weights, epsilon is not positive or `relative_to` is
@@ -68,7 +69,7 @@ def gibbs_weights(
     """
     check_number("epsilon", epsilon, 0, open_low=True)
     check_units(relative_to)
-    tilted, _, kept = _tilt(cost, weights, epsilon, relative_to)
+    tilted, _, kept = _tilt(cost, weights.astype(weight_dtype(weights.dtype)), epsilon, relative_to)
     return tilted * divide(jnp.sum(kept), jnp.sum(tilted))
 
 

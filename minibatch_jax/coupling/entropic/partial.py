@@ -24,7 +24,7 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_number
-from minibatch_jax.coupling._certificates import has_converged
+from minibatch_jax.coupling._certificates import has_converged, with_slopes
 from minibatch_jax.coupling._problem import Problem, check_entropic, make_problem, marginals_of, masses
 from minibatch_jax.coupling._sinkhorn_loop import (
     SAFE,
@@ -56,10 +56,11 @@ def partial_sinkhorn(
     """Return the entropic plan of the cheapest part of the mass.
 
     It is the plan P of the given mass, with `P 1 <= a` and `P^T 1 <= b`, that minimizes `sum(P * cost) - epsilon *
-    entropy(P)`.
+    entropy(P)`, where the entropy is `-sum(P log P)`.
 
-    The plan is a constant for the backward pass. A feasible plan need not be the optimum, so `error` is not the mass
-    beyond the limits but the mass that the last iteration still moved, as a fraction of the mass of the plan.
+    The plan is a constant for the backward pass; `value` has a gradient. A feasible plan need not be the
+    optimum, so `error` is not the mass beyond the limits but the mass that the last iteration still moved, as a
+    fraction of the mass of the plan.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
@@ -78,13 +79,16 @@ def partial_sinkhorn(
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The mass of `matrix` is
-      exact, and with row potentials f and column potentials g it is `exp((f + g - cost) / epsilon)`. `value` is NaN:
-      this solver does not compute it. With `tolerance=None`, `converged` takes 1e-4 as the tolerance.
+      exact, and with row potentials f and column potentials g it is `exp((f + g - cost) / epsilon)`. `value` is the
+      minimum; its gradient in the cost and the marginals is that of the envelope theorem and stops at the fraction and
+      at epsilon, and a second derivative raises. Where a and b have the same mass, both share the slope of the mass.
+      With `tolerance=None`, `converged` takes 1e-4 as the tolerance.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
       ValueError: if shapes do not match, the mass is not in (0, 1], epsilon is not positive, or concrete marginals are
         negative or not finite.
+      NotImplementedError: if `value` is differentiated twice.
 
     References:
       Benamou et al., Iterative Bregman projections for regularized transportation problems, 2015 (arXiv 1412.5154).
@@ -97,10 +101,24 @@ def partial_sinkhorn(
     """
     check_number("fraction", fraction, 0, 1, open_low=True)
     check_entropic(epsilon, relative_to, tolerance, max_iterations)
-    rows, columns = masses(cost, a, b)
-    problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
-    least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
-    return _alternate(problem, jnp.asarray(fraction, least.dtype) * least, tolerance, max_iterations)
+    live = masses(cost, a, b)
+    dtype = live[0].dtype
+    problem = make_problem(cost.astype(dtype), *live, epsilon, relative_to, where)
+    totals = jnp.stack([jnp.sum(problem.a), jnp.sum(problem.b)])
+    fraction = lax.stop_gradient(jnp.asarray(fraction, dtype))
+    plan, dual = _alternate(problem, fraction * jnp.min(totals), tolerance, max_iterations)
+    value = jnp.sum(
+        plan.matrix * jnp.where(plan.matrix > 0, plan.row_potentials[:, None] + plan.column_potentials[None], 0)
+    )
+    least = (totals == jnp.min(totals)).astype(dtype)
+    price = (dual.shift + problem.epsilon) * fraction * least / jnp.sum(least)
+    slopes = (
+        plan.matrix,
+        jnp.where(problem.a > 0, price[0] - dual.alpha, 0),
+        jnp.where(problem.b > 0, price[1] - dual.beta, 0),
+    )
+    live_cost = jnp.where(jnp.isfinite(problem.cost), cost.astype(dtype), 0)
+    return plan._replace(value=with_slopes("partial_sinkhorn", value, slopes, (live_cost, *live)))
 
 
 def couple_partial_sinkhorn(
@@ -195,7 +213,10 @@ class _Run(NamedTuple):
     scaling: _Scaling
 
 
-def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int | jax.Array) -> Plan:
+def _alternate(
+    problem: Problem, mass: jax.Array, tolerance: float | None, max_iterations: int | jax.Array
+) -> tuple[Plan, _Dual]:
+    """The plan, without its value, and the dual variables of which its potentials are sums."""
     cost, a, b, epsilon = problem
     zero = 0 * epsilon
     lowest = jnp.where(jnp.any(a > 0), jnp.min(cost), 0)
@@ -208,11 +229,12 @@ def _alternate(problem: Problem, mass: jax.Array, tolerance: float | None, max_i
     (alpha, beta, shift), (u, v, total, error, iterations, _) = final.dual, final.scaling
     matrix = final.kernel * (total * u)[:, None] * v[None]
     shift += epsilon * log_where(total, total)
-    f = jnp.where(a > 0, shift - alpha + epsilon * log_where(u, a), 0)
-    g = jnp.where(b > 0, epsilon * log_where(v, b) - beta, 0)
+    alpha, beta = alpha - epsilon * log_where(u, a), beta - epsilon * log_where(v, b)
+    f, g = jnp.where(a > 0, shift - alpha, 0), jnp.where(b > 0, -beta, 0)
     error = jnp.where(mass > 0, error, 0)
     converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, f, g)
-    return Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
+    plan = Plan(matrix, f, g, jnp.full((), jnp.nan, error.dtype), error, iterations, converged)
+    return plan, _Dual(alpha, beta, shift)
 
 
 def _is_unfinished(r: _Run) -> jax.Array:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_count, check_floating
+from minibatch_jax._loops import bind, given, map_rows, scan
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import check_entropic
 from minibatch_jax.coupling.costs import squared_euclidean_cost
@@ -80,27 +81,12 @@ def sharded_sinkhorn(
     blocks = _blocks(x0, block_size)
     dtype = weight_dtype(x0.dtype)
     width = jnp.asarray(epsilon, dtype)
-    devices = axis_size(axis_name)
-    log_a, log_b = -math.log(x0.shape[0] * devices), -math.log(x1.shape[0])
-
-    def scale_rows(carry, block, g):
-        score = (g[None, :] - cost_fn(block, x1).astype(dtype)) / width
-        f = log_a - jax.nn.logsumexp(score, axis=1)
-        return _add_rows(carry, f[:, None] + score), width * f
-
-    def step(carry, _):
-        g, old = carry
-        empty = _varying((jnp.full_like(g, -jnp.inf), jnp.zeros_like(g)), axis_name)
-        (top, total), f = lax.scan(lambda c, block: scale_rows(c, block, g), empty, blocks)
-        f = f.reshape(-1)
-        error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (x0.shape[0] * devices)
-        g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
-        return (g, f), sum_over(error, axis_name)
-
     start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
-    (g, f), errors = lax.scan(step, start, None, length=max_iterations)
+    step = bind(given(_scale, cost_fn), blocks, x1, width, axis_name=axis_name)
+    (g, f), errors = scan(step, start, None, length=max_iterations)
     prices = sum_over(jnp.sum(f), axis_name)
-    value = prices / (x0.shape[0] * devices) + jnp.mean(g) - width * (log_a + log_b)
+    log_a, log_b = _log_masses(x0.shape[0], x1.shape[0], axis_name)
+    value = prices / (x0.shape[0] * axis_size(axis_name)) + jnp.mean(g) - width * (log_a + log_b)
     converged = has_converged(errors[-1], TOLERANCE, prices, g)
     return Potentials(f, g, value, errors[-1], jnp.int32(max_iterations), converged)
 
@@ -150,15 +136,39 @@ def sharded_targets(
     key = as_key(key)
     if bound_axis(axis_name):
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    draw = bind(given(_draw_targets, cost_fn), x1, g, jnp.asarray(epsilon, g.dtype), key)
+    return map_rows(draw, (blocks, jnp.arange(blocks.shape[0]))).reshape(-1)
 
-    def draw(step):
-        block, index = step
-        score = (g[None, :] - cost_fn(block, x1).astype(g.dtype)) / jnp.asarray(epsilon, g.dtype)
-        score += jax.random.gumbel(jax.random.fold_in(key, index), score.shape, score.dtype)
-        column = lax.broadcasted_iota(jnp.int32, score.shape, 1)
-        return jnp.min(jnp.where(score == jnp.max(score, axis=1, keepdims=True), column, score.shape[1] - 1), axis=1)
 
-    return lax.map(draw, (blocks, jnp.arange(blocks.shape[0]))).reshape(-1)
+def _scale(cost_fn, blocks, x1, width, carry, _, *, axis_name):
+    """Bring the rows of the plan to their masses, a block at a time, then its columns; return the error, too."""
+    g, old = carry
+    log_a, log_b = _log_masses(old.shape[0], x1.shape[0], axis_name)
+
+    def scale_rows(sums, block):
+        score = (g[None, :] - cost_fn(block, x1).astype(g.dtype)) / width
+        f = log_a - jax.nn.logsumexp(score, axis=1)
+        return _add_rows(sums, f[:, None] + score), width * f
+
+    empty = _varying((jnp.full_like(g, -jnp.inf), jnp.zeros_like(g)), axis_name)
+    (top, total), f = lax.scan(scale_rows, empty, blocks)
+    f = f.reshape(-1)
+    error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (old.shape[0] * axis_size(axis_name))
+    g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
+    return (g, f), sum_over(error, axis_name)
+
+
+def _log_masses(rows: int, columns: int, axis_name: str | None) -> tuple[float, float]:
+    """Return the log of the mass of a row, of all devices, and of a column."""
+    return -math.log(rows * axis_size(axis_name)), -math.log(columns)
+
+
+def _draw_targets(cost_fn, x1, g, epsilon, key, numbered):
+    block, index = numbered
+    score = (g[None, :] - cost_fn(block, x1).astype(g.dtype)) / epsilon
+    score += jax.random.gumbel(jax.random.fold_in(key, index), score.shape, score.dtype)
+    column = lax.broadcasted_iota(jnp.int32, score.shape, 1)
+    return jnp.min(jnp.where(score == jnp.max(score, axis=1, keepdims=True), column, score.shape[1] - 1), axis=1)
 
 
 def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.Array, jax.Array]:

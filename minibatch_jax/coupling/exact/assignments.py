@@ -28,7 +28,7 @@ from minibatch_jax._vector import first_minima, put, vector_min
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling._sinkhorn_loop import over_relax
 from minibatch_jax.coupling.exact._paths import augment, nearest
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 _ITERATIONS = 20
 _BLUR = 0.01  # epsilon of these iterations, relative to the mean cost after row reduction
@@ -96,7 +96,8 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
 
     Returns:
-      `[B0, B1]` with the mass of the weights on allowed pairs, at most one entry in a row and in a column.
+      `[B0, B1]`, float32 (float64 if the weights are), with the mass of the weights on allowed pairs, at most one entry
+      in a row and in a column.
 
     Raises:
       TypeError: if the cost is not floating point.
@@ -111,7 +112,7 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
     """
     cost = fixed_cost(cost)
     check_shape("weights", weights, cost.shape)
-    kept = kept_weights(weights, cost, is_price)
+    kept = kept_weights(weights.astype(weight_dtype(weights.dtype)), cost, is_price)
     columns = assignment(cost, where=kept > 0).columns
     paired = columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     mass = jnp.sum(kept)

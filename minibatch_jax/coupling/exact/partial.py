@@ -26,7 +26,7 @@ from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling.exact._paths import augment, nearest
 from minibatch_jax.coupling.plans import Plan, init_report, report_of
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 
 class PartialAssignments(NamedTuple):
@@ -112,6 +112,7 @@ def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Arra
     live, cost = cost, fixed_cost(cost)
     check_number("fraction", fraction, 0, 1, open_low=True)
     check_shape("weights", weights, cost.shape)
+    weights = weights.astype(weight_dtype(weights.dtype))
     kept = kept_weights(weights, cost, is_price)
     allowed = kept > 0
     count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(cost.dtype)

@@ -5,3 +5,4 @@ from . import conditions as conditions
 from . import hierarchical as hierarchical
 from . import immiscible as immiscible
 from . import matching as matching
+from . import paths as paths

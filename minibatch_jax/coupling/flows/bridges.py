@@ -10,8 +10,6 @@ Method: Schrödinger bridge CFM
 Paper: 2307.03672
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
@@ -19,24 +17,8 @@ from minibatch_jax._checks import as_key, check_floating, check_number, check_sh
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
 from minibatch_jax.coupling.flows.matching import FlowPairs, flow_matching_pairs
+from minibatch_jax.coupling.flows.paths import NoisyPath
 from minibatch_jax.weights import weight_dtype
-
-
-class BridgePath(NamedTuple):
-    """A time, a place on a Brownian bridge, and the regression targets of a flow and a score model at that place.
-
-    Attributes:
-      t: `[S]`, in (0, 1).
-      xt: `[S, ...]`, where the bridge is at t.
-      ut: `[S, ...]`, velocity of the probability flow of the bridge.
-      noise: `[S, ...]`, standard Gaussian z of `xt = mean + sigma sqrt(t (1 - t)) z`; the score of the bridge is
-        `-z / (sigma sqrt(t (1 - t)))`.
-    """
-
-    t: jax.Array
-    xt: jax.Array
-    ut: jax.Array
-    noise: jax.Array
 
 
 def schroedinger_bridge_pairs(
@@ -89,7 +71,7 @@ def bridge_path(
     x1: jax.Array,
     sigma: float | jax.Array,
     t: jax.Array | None = None,
-) -> BridgePath:
+) -> NoisyPath:
     """Draw a place on the Brownian bridge of each pair: variance `sigma^2 t (1 - t)` around the straight line.
 
     Args:
@@ -100,7 +82,8 @@ def bridge_path(
       t: `[S]`, times; uniform by default. Clipped to [1e-4, 1 - 1e-4], as the velocity is unbounded at the ends.
 
     Returns:
-      `BridgePath(t, xt, ut, noise)`.
+      `NoisyPath(t, xt, ut, noise)`; ut is the velocity of the probability flow of the bridge, and the score is
+      `-noise / (sigma sqrt(t (1 - t)))`. `score_weight(t, sigma, path="bridge")` weighs a score model.
 
     Raises:
       TypeError: if `x0` is not floating point or the key is a raw array.
@@ -118,11 +101,15 @@ def bridge_path(
     check_shape("x1", x1, x0.shape)
     check_number("sigma", sigma, 0, open_low=True)
     t_key, noise_key = jax.random.split(as_key(key))
-    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
+    given = jnp.promote_types(x0.dtype, x1.dtype)
+    dtype = weight_dtype(given)
+    drawn = jax.random.uniform(t_key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
     check_shape("t", drawn, x0.shape[:1])
     drawn = jnp.clip(drawn, 1e-4, 1 - 1e-4)
-    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
-    noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
-    away = jnp.asarray(sigma, x0.dtype) * jnp.sqrt(time * (1 - time)) * noise
-    velocity = x1 - x0 + (1 - 2 * time) / (2 * time * (1 - time)) * away
-    return BridgePath(drawn, (1 - time) * x0 + time * x1 + away, velocity, noise)
+    time = jnp.expand_dims(drawn, range(1, x0.ndim))
+    noise = jax.random.normal(noise_key, x0.shape, dtype)
+    away = jnp.asarray(sigma, dtype) * jnp.sqrt(time * (1 - time)) * noise
+    start, end = x0.astype(dtype), x1.astype(dtype)
+    velocity = end - start + (1 - 2 * time) / (2 * time * (1 - time)) * away
+    place = (1 - time) * start + time * end + away
+    return NoisyPath(drawn, *(x.astype(given) for x in (place, velocity, noise)))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax.weights import weight_dtype
 
 
@@ -92,22 +93,26 @@ def condition_weight(
     check_count("max_iterations", max_iterations)
     dtype = weight_dtype(cost.dtype)
     cost, condition_cost = lax.stop_gradient(cost).astype(dtype), lax.stop_gradient(condition_cost).astype(dtype)
-    wanted = jnp.asarray(fraction, dtype)
-
-    def enough(w):
-        total = cost + w * condition_cost
-        return jnp.mean((total <= jnp.diagonal(total)[:, None]).astype(dtype)) <= wanted
-
+    enough = bind(_few_compete, cost, condition_cost, jnp.asarray(fraction, dtype))
     mean = jnp.mean(condition_cost)
     unit = jnp.mean(jnp.abs(cost)) / jnp.where(mean > 0, mean, 1)
     unit = jnp.where(unit > 0, unit, 1)
-    high = lax.fori_loop(0, max_iterations, lambda _, w: jnp.where(enough(w), w, 2 * w), unit)
-
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low + high) / 2
-        good = enough(middle)
-        return jnp.where(good, low, middle), jnp.where(good, middle, high)
-
-    least = lax.fori_loop(0, max_iterations, halve, (jnp.zeros_like(high), high))[1]
+    high = fori_loop(0, max_iterations, bind(_double, enough), unit)
+    least = fori_loop(0, max_iterations, bind(_halve, enough), (jnp.zeros_like(high), high))[1]
     return jnp.where(enough(jnp.zeros_like(high)), 0, least)
+
+
+def _few_compete(cost, condition_cost, wanted, w):
+    total = cost + w * condition_cost
+    return jnp.mean((total <= jnp.diagonal(total)[:, None]).astype(cost.dtype)) <= wanted
+
+
+def _double(enough, _, w):
+    return jnp.where(enough(w), w, 2 * w)
+
+
+def _halve(enough, _, bounds):
+    low, high = bounds
+    middle = (low + high) / 2
+    good = enough(middle)
+    return jnp.where(good, low, middle), jnp.where(good, middle, high)

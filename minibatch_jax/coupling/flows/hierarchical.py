@@ -33,7 +33,7 @@ class HierarchicalPath(NamedTuple):
     """Training data of a two-level flow: the model maps (xt, t, vt, tau) to `at`.
 
     Attributes:
-      t: `[B]`, time of the data level, in [0, 1).
+      t: `[B]`, time of the data level, in [0, 1), float32 at least; all but the times have the dtype of x1.
       xt: `[B, ...]`, `(1 - t) x0 + t x1`.
       tau: `[B]`, time of the velocity level, in [0, 1).
       vt: `[B, ...]`, `(1 - tau) v0 + tau (x1 - x0)`.
@@ -87,15 +87,18 @@ def hierarchical_path(
     check_floating("x1", x1)
     check_number("place_weight", place_weight, 0)
     keys = jax.random.split(as_key(key), 4)
-    x0, v0 = (jax.random.normal(k, x1.shape, x1.dtype) for k in keys[:2])
-    t, tau = (jax.random.uniform(k, x1.shape[:1], weight_dtype(x1.dtype)) for k in keys[2:])
+    given, dtype = x1.dtype, weight_dtype(x1.dtype)
+    x1 = x1.astype(dtype)
+    x0, v0 = (jax.random.normal(k, x1.shape, dtype) for k in keys[:2])
+    t, tau = (jax.random.uniform(k, x1.shape[:1], dtype) for k in keys[2:])
     x0 = x0[grouped_sources(squared_euclidean_cost, x0, x1, data_group)]
     xt, v1 = _between(t, x0, x1), x1 - x0
-    scale = jnp.sqrt(jnp.asarray(place_weight, x1.dtype))
-    place = scale * jnp.concatenate([xt.reshape(x1.shape[0], -1), t[:, None].astype(x1.dtype)], axis=1)
+    scale = jnp.sqrt(jnp.asarray(place_weight, dtype))
+    place = scale * jnp.concatenate([xt.reshape(x1.shape[0], -1), t[:, None]], axis=1)
     conditioned0, conditioned1 = (jnp.concatenate([v.reshape(x1.shape[0], -1), place], axis=1) for v in (v0, v1))
     v0 = v0[grouped_sources(squared_euclidean_cost, conditioned0, conditioned1, velocity_group)]
-    return HierarchicalPath(t, xt, tau, _between(tau, v0, v1), v1 - v0, x0)
+    xt, vt, at, x0 = (x.astype(given) for x in (xt, _between(tau, v0, v1), v1 - v0, x0))
+    return HierarchicalPath(t, xt, tau, vt, at, x0)
 
 
 def hierarchical_velocities(
@@ -268,5 +271,5 @@ def velocity_pairs(v0: jax.Array, v1: jax.Array) -> jax.Array:
 
 
 def _between(t: jax.Array, start: jax.Array, end: jax.Array) -> jax.Array:
-    time = jnp.expand_dims(t.astype(start.dtype), range(1, start.ndim))
+    time = jnp.expand_dims(t, range(1, start.ndim))
     return (1 - time) * start + time * end

@@ -1,4 +1,4 @@
-"""Conditional flow matching on coupled batches: pairs to train on, and a path between the two ends of each pair.
+"""Conditional flow matching on coupled batches: pairs of a source and a target to train on.
 
 References:
   Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023
@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
+from minibatch_jax._checks import as_key, check_choice, check_shape
 from minibatch_jax.boundaries.sampled_pairs import MODES, sample_pairs
 from minibatch_jax.coupling._running import run_coupling
 from minibatch_jax.coupling.costs import squared_euclidean_cost
+from minibatch_jax.coupling.flows.conditions import condition_aware_cost
 from minibatch_jax.coupling.plans import Plan, independent_plan, report_of
 from minibatch_jax.devices import bound_axis, gather_rows, own_rows
 from minibatch_jax.weights import Weights, matrix_of, weight_dtype
@@ -47,20 +48,6 @@ class FlowPairs(NamedTuple):
     state: Any = optax.EmptyState()
 
 
-class ConditionalPath(NamedTuple):
-    """A time, a place on the path at that time, and the velocity at that place.
-
-    Attributes:
-      t: `[S]`, in [0, 1).
-      xt: `[S, ...]`, where the path is at t.
-      ut: `[S, ...]`, velocity, the regression target of a flow model.
-    """
-
-    t: jax.Array
-    xt: jax.Array
-    ut: jax.Array
-
-
 def flow_matching_pairs(
     key: jax.Array | int,
     x0: jax.Array,
@@ -69,6 +56,8 @@ def flow_matching_pairs(
     *,
     mode: str = "columns",
     cost_fn: Callable[[jax.Array, jax.Array], jax.Array] = squared_euclidean_cost,
+    conditions: jax.Array | None = None,
+    condition_fraction: float | jax.Array = 0.2,
     state: Any = None,
     axis_name: str | None = None,
 ) -> FlowPairs:
@@ -86,6 +75,12 @@ def flow_matching_pairs(
         replacement.
       mode: how to draw pairs from the plan, a mode of `sample_pairs`; `'columns'` keeps each target once and in order.
       cost_fn: cost `[B0, B1]` of the two batches, for a coupling that is a transformation.
+      conditions: what row i of both batches, which are then equally large, was drawn with: class labels `[B]`, or
+        vectors `[B, D]`, floating point. Noise and data of a pair then have the same label, or similar conditions by
+        `condition_aware_cost`, so that the noise of each condition stays what it was without a coupling. Use the
+        conditions of the targets, `conditions[pairs.target]`, in the model.
+      condition_fraction: fraction of the pairs that compete in `condition_aware_cost`, in (0, 1], may be traced; for
+        vectors.
       state: state of the coupling: the field `state` of the last result, and `coupling.init(weights)` of `[B0, B1]`
         weights at first. A coupling whose plans do not depend on earlier batches needs none.
       axis_name: axis of a `shard_map` or `pmap` over which both batches are sharded. Key, plan and state are then those
@@ -98,11 +93,13 @@ def flow_matching_pairs(
       TypeError: if the coupling is neither a plan nor a transformation, or a batch is not an array.
       ValueError: if the plan does not fit the batches, the mode is unknown, there is no coupling and the batches
         differ in size, the plans of the coupling depend on earlier batches (a moving average, potentials, a schedule)
-        and no state is given, a state is given to what is no transformation, or axes are bound but not `axis_name`.
+        and no state is given, a state or conditions are given to what is no transformation, the conditions are not
+        one for each row, or axes are bound but not `axis_name`.
 
     References:
       Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023
         (arXiv 2302.00482).
+      Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636), for `conditions`.
 
     Examples:
       >>> from minibatch_jax.coupling import couple_assignment
@@ -110,15 +107,24 @@ def flow_matching_pairs(
       >>> pairs = flow_matching_pairs(0, x0, x1, couple_assignment())
       >>> pairs.x0.tolist(), pairs.x1.tolist(), pairs.weights.tolist()
       ([[10.0], [0.0]], [[11.0], [1.0]], [0.5, 0.5])
+      >>> labels = jnp.array([0, 1])
+      >>> flow_matching_pairs(0, x0, x1, couple_assignment(), conditions=labels).x0.tolist()
+      [[0.0], [10.0]]
     """
     key = as_key(key)
     for name, batch in (("x0", x0), ("x1", x1)):
         if not isinstance(batch, jax.Array | np.ndarray):
             raise TypeError(f"{name} is a {type(batch).__name__}, wanted an array; coupling comes after x0 and x1.")
+    x0, x1 = jnp.asarray(x0), jnp.asarray(x1)
     axis = bound_axis(axis_name)
     if axis is not None:
-        x0, x1 = gather_rows(jnp.asarray(x0), axis), gather_rows(jnp.asarray(x1), axis)
-    pairs = _pairs(key, x0, x1, coupling, mode, cost_fn, state)
+        x0, x1 = gather_rows(x0, axis), gather_rows(x1, axis)
+        conditions = None if conditions is None else gather_rows(jnp.asarray(conditions), axis)
+    if conditions is None:
+        pairs = _pairs(key, x0, x1, coupling, mode, cost_fn, state)
+    else:
+        cost, weights = _conditional(x0, x1, coupling, cost_fn, conditions, condition_fraction)
+        pairs = _pairs(key, x0, x1, coupling, mode, lambda *batches: cost, state, weights)
     if axis is None:
         return pairs
     share = pairs.weights.shape[0] // jax.lax.axis_size(axis)
@@ -126,11 +132,32 @@ def flow_matching_pairs(
     return own._replace(state=pairs.state)
 
 
-def _pairs(key, x0, x1, coupling, mode, cost_fn, state) -> FlowPairs:
+def _conditional(x0, x1, coupling, cost_fn, conditions, fraction) -> tuple[jax.Array, jax.Array | None]:
+    """The cost of pairs that keep their conditions, and the weights of the pairs that may be used; None for all."""
+    if not isinstance(coupling, optax.GradientTransformation):
+        raise ValueError(
+            f"conditions are given for a coupling of type {type(coupling).__name__}, wanted a transformation."
+        )
+    conditions = jnp.asarray(conditions)
+    size = x1.shape[0]
+    if x0.shape[0] != size:
+        raise ValueError(f"conditions are given for x0 of {x0.shape[0]} and x1 of {size} items, wanted equally many.")
+    cost = cost_fn(x0, x1)
+    if jnp.issubdtype(conditions.dtype, jnp.integer):
+        check_shape("conditions", conditions, (size,))
+        alike = (conditions[:, None] == conditions[None]).astype(weight_dtype(cost.dtype))
+        return cost, alike / (size * jnp.sum(alike, axis=1, keepdims=True))
+    check_shape("conditions", conditions, (size, None))
+    apart = squared_euclidean_cost(conditions, conditions)
+    return condition_aware_cost(cost, apart, fraction=fraction), None
+
+
+def _pairs(key, x0, x1, coupling, mode, cost_fn, state, weights=None) -> FlowPairs:
     if isinstance(coupling, optax.GradientTransformation):
         cost = cost_fn(x0, x1)
-        uniform = independent_plan(*(jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape))
-        plan, state = run_coupling("coupling", coupling, uniform, cost, state)
+        if weights is None:
+            weights = independent_plan(*(jnp.full(size, 1 / size, weight_dtype(cost.dtype)) for size in cost.shape))
+        plan, state = run_coupling("coupling", coupling, weights, cost, state)
     elif state is not None:
         raise ValueError(f"state is given for a coupling of type {type(coupling).__name__}, wanted a transformation.")
     elif coupling is None:
@@ -144,52 +171,13 @@ def _pairs(key, x0, x1, coupling, mode, cost_fn, state) -> FlowPairs:
     return FlowPairs(x0[source], x1[target], weights, source, target, state)
 
 
-def conditional_path(
-    key: jax.Array | int,
-    x0: jax.Array,
-    x1: jax.Array,
-    sigma: float | jax.Array = 0.0,
-    t: jax.Array | None = None,
-) -> ConditionalPath:
-    """Draw a place on the straight path of each pair: `xt = (1 - t) x0 + t x1 + sigma z` and `ut = x1 - x0`.
-
-    Args:
-      key: typed PRNG key or int seed.
-      x0: `[S, ...]`, floating point.
-      x1: `[S, ...]`, with the shape of `x0`.
-      sigma: standard deviation of the noise around the path, at least 0, may be traced.
-      t: `[S]`, times; uniform in [0, 1) by default.
-
-    Returns:
-      `ConditionalPath(t, xt, ut)`.
-
-    Raises:
-      TypeError: if `x0` is not floating point or the key is a raw array.
-      ValueError: if the batches differ in shape or sigma is negative.
-
-    Examples:
-      >>> path = conditional_path(0, jnp.zeros((2, 3)), jnp.ones((2, 3)), t=jnp.array([0.0, 0.25]))
-      >>> path.xt[:, 0].tolist(), path.ut[:, 0].tolist()
-      ([0.0, 0.25], [1.0, 1.0])
-    """
-    check_floating("x0", x0)
-    check_shape("x1", x1, x0.shape)
-    check_number("sigma", sigma, 0)
-    t_key, noise_key = jax.random.split(as_key(key))
-    drawn = jax.random.uniform(t_key, x0.shape[:1], weight_dtype(x0.dtype)) if t is None else t
-    check_shape("t", drawn, x0.shape[:1])
-    time = jnp.expand_dims(drawn.astype(x0.dtype), range(1, x0.ndim))
-    noise = jnp.asarray(sigma, x0.dtype) * jax.random.normal(noise_key, x0.shape, x0.dtype)
-    return ConditionalPath(drawn, (1 - time) * x0 + time * x1 + noise, x1 - x0)
-
-
 def _one_to_one(x0: jax.Array, x1: jax.Array) -> FlowPairs:
     size = x1.shape[0]
     if x0.shape[0] != size:
         raise ValueError(f"coupling is None for x0 of {x0.shape[0]} and x1 of {size} items, wanted equally many.")
     index = jnp.arange(size, dtype=jnp.int32)
     weights = jnp.full(size, 1 / size, weight_dtype(x0.dtype))
-    return FlowPairs(jnp.asarray(x0), jnp.asarray(x1), weights, index, index)
+    return FlowPairs(x0, x1, weights, index, index)
 
 
 def _as_plan(coupling: object) -> Weights:

@@ -8,5 +8,6 @@ from . import manifolds as manifolds
 from . import margins as margins
 from . import mined_triplets as mined_triplets
 from . import ranking as ranking
+from . import regression as regression
 from . import soft_maxima as soft_maxima
 from . import triplets as triplets

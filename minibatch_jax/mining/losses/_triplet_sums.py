@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._loops import bind, while_loop
 from minibatch_jax.mining._columns import at_column, column_numbers, farthest, nearest, nearest_beyond
 from minibatch_jax.mining.choices import Triplets, triplet_choice
 
-MINING = ("all", "semihard", "nearest_semihard", "hard", "easy_positive")
+MINING = ("all", "violating", "easy", "semihard", "nearest_semihard", "hard", "easy_positive")
 
 Penalty = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Condition = Callable[[jax.Array, jax.Array], jax.Array]
@@ -33,14 +34,14 @@ class TripletSums(NamedTuple):
 
 def hinge(margin: jax.Array | float, smooth: bool = False) -> Penalty:
     """Return the penalty max(excess + margin, 0), or softplus(excess + margin), with its slope."""
+    return bind(_hinge, margin, smooth=smooth)
 
-    def penalty(excess):
-        excess = excess + margin
-        if smooth:
-            return jax.nn.softplus(excess), jax.nn.sigmoid(excess)
-        return jnp.maximum(excess, 0), (excess > 0).astype(excess.dtype)
 
-    return penalty
+def _hinge(margin, excess, *, smooth):
+    excess = excess + margin
+    if smooth:
+        return jax.nn.softplus(excess), jax.nn.sigmoid(excess)
+    return jnp.maximum(excess, 0), (excess > 0).astype(excess.dtype)
 
 
 def sum_triplets(
@@ -59,13 +60,13 @@ def sum_triplets(
       distances: `[A, M]`, floating point, finite.
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
-      penalty: elementwise function of the excesses d_ap - d_an, to their losses and slopes.
+      penalty: elementwise function of the excesses d_ap - d_an, to their losses and slopes, as `bind` returns it.
       mining: one of `MINING`, the choices of `triplet_loss`.
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
-      margin: width of the band of "semihard".
+      margin: width of the band of "semihard", and how far beyond the positive a negative is for "easy".
       condition: for "all" and "semihard": from the distance `[A]` and the column `[A]` of one positive of each anchor
-        to the negatives `[A, M]` that count with it, bool.
+        to the negatives `[A, M]` that count with it, bool, as `bind` returns it.
 
     Returns:
       The sums for each pair and each anchor.
@@ -74,34 +75,47 @@ def sum_triplets(
         kinds = ("hard", "hard") if mining == "hard" else ("easy", "semihard")
         triplets = triplet_choice(distances, positives, negatives, *kinds, fallback)
         return sum_selected(distances, triplets, penalty)
-    num_columns, columns = distances.shape[1], column_numbers(distances)
-    to_negative = jnp.where(negatives, distances, jnp.inf)
+    pairs = distances, positives, negatives, jnp.where(negatives, distances, jnp.inf)
+    step = bind(_add_positive, *pairs, margin, penalty, condition, mining=mining, fallback=fallback)
+    start = _next_positive(positives, jnp.full(distances.shape[0], -1, jnp.int32))
+    goes_on = bind(_has_column, num_columns=distances.shape[1])
+    return while_loop(goes_on, step, (start, _empty(distances)))[1]
 
-    def next_positive(column):
-        return jnp.min(jnp.where(positives & (columns > column[:, None]), columns, num_columns), axis=1)
 
-    def step(carry):
-        column, sums = carry
-        exists, column_or_last = column < num_columns, jnp.minimum(column, num_columns - 1)
-        reach = jnp.where(exists, at_column(distances, column_or_last), jnp.inf)
-        if mining == "nearest_semihard":
-            _, negative, found = nearest_beyond(distances, negatives, reach, fallback)
-            triplets = Triplets(column_or_last, negative, found & exists)
-            return next_positive(column), _add_single(sums, distances, triplets, penalty)
-        mined = negatives & exists[:, None]
-        if mining == "semihard":
-            mined &= (to_negative > reach[:, None]) & (to_negative < (reach + margin)[:, None])
-        if condition is not None:
-            mined &= condition(reach, column_or_last)
-        sums = _add_many(sums, reach, to_negative, column_or_last, mined, penalty)
-        if mining == "semihard" and fallback != "drop":
-            _, replacement, found = (farthest if fallback == "easiest" else nearest)(distances, negatives)
-            stuck = found & exists & ~jnp.any(negatives & (to_negative > reach[:, None]), axis=1)
-            sums = _add_single(sums, distances, Triplets(column_or_last, replacement, stuck), penalty)
-        return next_positive(column), sums
+def _has_column(carry, *, num_columns):
+    return jnp.any(carry[0] < num_columns)
 
-    start = next_positive(jnp.full(distances.shape[0], -1, jnp.int32))
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[0] < num_columns), step, (start, _empty(distances)))[1]
+
+def _next_positive(positives, column):
+    columns = column_numbers(positives)
+    return jnp.min(jnp.where(positives & (columns > column[:, None]), columns, positives.shape[1]), axis=1)
+
+
+def _add_positive(distances, positives, negatives, to_negative, margin, penalty, condition, carry, *, mining, fallback):
+    """Add the triplets of the positive in one column of each anchor, and go on to its next positive."""
+    column, sums = carry
+    num_columns = distances.shape[1]
+    exists, column_or_last = column < num_columns, jnp.minimum(column, num_columns - 1)
+    reach = jnp.where(exists, at_column(distances, column_or_last), jnp.inf)
+    if mining == "nearest_semihard":
+        _, negative, found = nearest_beyond(distances, negatives, reach, fallback)
+        triplets = Triplets(column_or_last, negative, found & exists)
+        return _next_positive(positives, column), _add_single(sums, distances, triplets, penalty)
+    mined = negatives & exists[:, None]
+    if mining == "semihard":
+        mined &= (to_negative > reach[:, None]) & (to_negative < (reach + margin)[:, None])
+    elif mining == "violating":
+        mined &= to_negative <= reach[:, None]
+    elif mining == "easy":
+        mined &= to_negative > (reach + margin)[:, None]
+    if condition is not None:
+        mined &= condition(reach, column_or_last)
+    sums = _add_many(sums, reach, to_negative, column_or_last, mined, penalty)
+    if mining == "semihard" and fallback != "drop":
+        _, replacement, found = (farthest if fallback == "easiest" else nearest)(distances, negatives)
+        stuck = found & exists & ~jnp.any(negatives & (to_negative > reach[:, None]), axis=1)
+        sums = _add_single(sums, distances, Triplets(column_or_last, replacement, stuck), penalty)
+    return _next_positive(positives, column), sums
 
 
 def sum_selected(distances: jax.Array, triplets: Triplets, penalty: Penalty) -> TripletSums:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
+from minibatch_jax._loops import bind, cond, map_rows
 from minibatch_jax.geometry import product
 from minibatch_jax.mining._pairs import check_one_set, finite_pairs, keeps_dtype
 from minibatch_jax.mining.losses._exponentials import log_sum_exp, softplus_where
@@ -166,17 +167,19 @@ def _log_product(x, x_mask, y, y_mask, wanted):
     (x_exp, x_top), (y_exp, y_top) = _shifted_exp(x, x_mask), _shifted_exp(y, y_mask)
     total = product(x_exp, y_exp.T)
     in_range = total > 1e-25
+    by_rows = bind(map_rows, bind(_log_product_of_row, y, y_mask), (x, x_mask))
+    by_product = bind(_log_in_range, total, in_range, x_top, y_top)
+    return jnp.where(wanted, cond(jnp.any(wanted & ~in_range), by_rows, by_product), 0)
 
-    def by_product():
-        return jnp.log(jnp.where(in_range, total, 1)) + x_top + y_top.T
 
-    @jax.checkpoint
-    def of_one(row):
-        values, mask = row
-        return log_sum_exp(values[None] + y, mask[None] & y_mask)
+@jax.checkpoint
+def _log_product_of_row(y, y_mask, row):
+    values, mask = row
+    return log_sum_exp(values[None] + y, mask[None] & y_mask)
 
-    exact = jax.lax.cond(jnp.any(wanted & ~in_range), lambda: jax.lax.map(of_one, (x, x_mask)), by_product)
-    return jnp.where(wanted, exact, 0)
+
+def _log_in_range(total, in_range, x_top, y_top):
+    return jnp.log(jnp.where(in_range, total, 1)) + x_top + y_top.T
 
 
 def _shifted_exp(values, mask):

@@ -19,6 +19,7 @@ from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtyp
 from minibatch_jax.mining.losses._exponentials import log1p_sum_exp
 from minibatch_jax.mining.losses.contrastive import info_nce_loss
 from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.weights import weight_dtype
 
 
 @keeps_dtype
@@ -89,7 +90,8 @@ def margin_softmax_loss(
 def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 0.1) -> jax.Array:
     """Return the similarity to each class, from the similarities to its centers (SoftTriple).
 
-    It is the mean over the centers of the class, weighed by the softmax of the similarities over the temperature. Pass
+    It is the mean over the centers of the class, weighed by the softmax of the similarities over the temperature. A
+    center whose similarity is not finite does not count. Pass
     the result to `margin_softmax_loss` with `cosine=0.01, scale=20` for the SoftTriple loss.
 
     Args:
@@ -97,7 +99,7 @@ def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 
       temperature: > 0; towards 0 the result is the maximum.
 
     Returns:
-      `[A, C]`, in the dtype of the similarities.
+      `[A, C]`, in the dtype of the similarities; NaN where no center counts.
 
     Raises:
       TypeError: if the similarities are not floating point or the temperature is not a number.
@@ -113,7 +115,11 @@ def soften_centers(similarities: jax.Array, *, temperature: float | jax.Array = 
     check_shape("similarities", similarities, (None, None, None))
     check_floating("similarities", similarities)
     check_positive(temperature=temperature)
-    return jnp.sum(jax.nn.softmax(similarities / temperature, axis=2) * similarities, axis=2)
+    finite = jnp.isfinite(similarities)
+    clean = jnp.where(finite, similarities, 0).astype(weight_dtype(similarities.dtype))
+    some = jnp.any(finite, axis=2)
+    shares = jax.nn.softmax(jnp.where(finite | ~some[..., None], clean / temperature, -jnp.inf), axis=2)
+    return jnp.where(some, jnp.sum(shares * clean, axis=2), jnp.nan)
 
 
 @keeps_dtype

@@ -9,9 +9,11 @@ Experiment: zero_shot_retrieval
 """
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
-from minibatch_jax._checks import check_number
+from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.losses._exponentials import log1p_sum_exp, log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
@@ -119,28 +121,33 @@ def info_nce_loss(
     negatives: jax.Array,
     *,
     temperature: float | jax.Array = 0.1,
+    targets: jax.Array | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
     """Return InfoNCE: minus the log of the softmax mass that an anchor gives to its positives.
 
     An anchor loses -log(sum_p exp(s_p / t) / (sum_p exp(s_p / t) + sum_n exp(s_n / t))), t the temperature. With
     several positives this is MIL-NCE; with minus squared distances and temperature 1 it is neighborhood component
-    analysis.
+    analysis. With `targets` q, an anchor loses the cross-entropy -sum_j q_j log softmax_j(s / t) over the pairs of
+    either mask: for graded labels, mixed examples, or the similarities of a teacher.
 
     Args:
       similarities: `[A, M]`, floating point; a pair whose similarity is not finite is ignored.
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
       temperature: > 0; differentiable.
+      targets: `[A, M]`, floating point, at least 0: what each pair of an anchor should get of the softmax. Rows sum to
+        1, or to 0 for an anchor that is left out; what lies on a pair in neither mask is ignored. Gradients stop here.
       reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
-        positive, defined at `reduce_losses`.
+        positive (with a target, where they are given), defined at `reduce_losses`.
 
     Returns:
       `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
 
     Raises:
       TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
-      ValueError: if shapes do not match, the temperature is not positive, or the reduction is unknown.
+      ValueError: if shapes do not match, the temperature is not positive, the reduction is unknown, or a row of
+        concrete targets sums neither to 1 nor to 0.
 
     References:
       van den Oord et al., Representation learning with contrastive predictive coding, 2018 (arXiv 1807.03748).
@@ -151,8 +158,15 @@ def info_nce_loss(
       >>> positives = jnp.array([[True, False, False]])
       >>> round(float(info_nce_loss(jnp.zeros((1, 3)), positives, ~positives)), 4)  # log(3)
       1.0986
+      >>> graded = jnp.array([[0.75, 0.25, 0.0]])
+      >>> round(float(info_nce_loss(jnp.zeros((1, 3)), positives, ~positives, targets=graded)), 4)
+      1.0986
     """
     logits, positives, negatives = _logits(similarities, positives, negatives, temperature)
+    if targets is not None:
+        targets = jnp.where(positives | negatives, _checked_targets(targets, logits), 0)
+        losses = jnp.sum(targets * (log_sum_exp(logits, positives | negatives)[:, None] - logits), axis=1)
+        return reduce_losses(losses, jnp.any(targets > 0, axis=1), reduction)
     others = negatives & ~positives
     contested = jnp.any(positives, axis=1) & jnp.any(others, axis=1)
     losses = softplus_where(contested, log_sum_exp(logits, others) - log_sum_exp(logits, positives))
@@ -316,3 +330,18 @@ def _logits(similarities, positives, negatives, temperature):
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_positive(temperature=temperature)
     return similarities / temperature, positives, negatives
+
+
+def _checked_targets(targets, logits):
+    """Return the targets in the dtype of the logits; raises where rows of concrete ones do not sum to 1 or 0."""
+    check_shape("targets", targets, logits.shape)
+    check_floating("targets", targets)
+    targets = jax.lax.stop_gradient(jnp.asarray(targets)).astype(logits.dtype)
+    if not isinstance(targets, jax.core.Tracer):
+        sums = np.sum(np.asarray(targets, np.float64), axis=1)
+        wrong = np.flatnonzero(~(np.isclose(sums, 1, atol=1e-2) | (sums == 0)))
+        if len(wrong):
+            raise ValueError(
+                f"targets has the sum {sums[wrong[0]]:.4g} in row {wrong[0]}, wanted 1, or 0 to leave it out."
+            )
+    return targets

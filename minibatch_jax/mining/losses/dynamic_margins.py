@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.mining._columns import FALLBACKS
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
@@ -18,8 +19,8 @@ class DynamicMargin(NamedTuple):
     """How hard the triplets so far were.
 
     Attributes:
-      histogram: `[num_bins + 1]`, fraction of the triplets at each of the nodes from -2 to 2 of d_ap - d_an; zeros
-        before the first batch.
+      histogram: `[num_bins + 1]`, fraction of the triplets at each of the nodes from -span to span of d_ap - d_an;
+        zeros before the first batch.
     """
 
     histogram: jax.Array
@@ -29,7 +30,7 @@ def init_dynamic_margin(num_bins: int = 10) -> DynamicMargin:
     """Return a margin that has seen no triplet; keep it in the training state.
 
     Args:
-      num_bins: static int, at least 1, bins of the histogram between -2 and 2.
+      num_bins: static int, at least 1, bins of the histogram.
 
     Returns:
       A `DynamicMargin` with a histogram of zeros `[num_bins + 1]`, float32.
@@ -58,6 +59,7 @@ def dynamic_margin_loss(
     mining: str = "all",
     fallback: str = "drop",
     decay: float | jax.Array = 0.99,
+    span: float = 2.0,
 ) -> tuple[jax.Array, DynamicMargin]:
     """Return the mean over the mined triplets of d_ap - d_an, weighed by how hard each triplet is among all so far.
 
@@ -66,17 +68,19 @@ def dynamic_margin_loss(
 
     Args:
       margin: a `DynamicMargin`, the histogram of the triplets before this batch.
-      distances: `[A, M]`, floating point, in [0, 2]: between vectors of length 1. A pair whose distance is not finite
-        is in no triplet.
+      distances: `[A, M]`, floating point, in [0, 2] for vectors of length 1, else choose `span`. A pair whose distance
+        is not finite is in no triplet.
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
-      mining: which triplets count; the paper takes "hard". "all"; "semihard", those with d_an > d_ap;
-        "nearest_semihard", for each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its
-        farthest positive and nearest negative; "easy_positive", for each anchor its nearest positive and the nearest
-        negative beyond it.
+      mining: which triplets count; the paper takes "hard". "all"; "violating", those with d_an <= d_ap; "semihard",
+        those with d_an > d_ap; "easy", none, as there is no margin; "nearest_semihard", for each positive pair the
+        nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and nearest negative;
+        "easy_positive", for each anchor its nearest positive and the nearest negative beyond it.
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
       decay: in [0, 1], share of the old histogram that is kept; the first batch replaces it whole.
+      span: positive, static: the histogram reaches from -span to span, and differences beyond count at its ends. 2 fits
+        vectors of length 1; keep it the same over a run.
 
     Returns:
       The loss `[]`, float32 (float64 if the distances are), and the `DynamicMargin` that has seen the batch; it is
@@ -98,31 +102,40 @@ def dynamic_margin_loss(
     check_choice("mining", mining, MINING)
     check_choice("fallback", fallback, FALLBACKS)
     check_number("decay", decay, 0, 1)
+    check_number("span", span, 0, open_low=True)
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
     nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
-
-    def place(excess):
-        return jnp.clip((excess + 2) * (num_bins / 4), 0, num_bins)
-
-    def total(penalty):
-        return sum_triplets(fixed, positives, negatives, penalty, mining, fallback, margin=jnp.inf)
-
-    def height(node):
-        return jnp.sum(total(lambda e: (jax.nn.relu(1 - jnp.abs(place(e) - node)), jnp.zeros_like(e))).loss)
-
-    heights = jax.lax.map(height, nodes)
+    choice = {"mining": mining, "fallback": fallback}
+    heights = map_rows(bind(_height, fixed, positives, negatives, num_bins=num_bins, span=span, **choice), nodes)
     histogram = _updated(margin.histogram, heights, decay)
-
-    def weighted(excess):
-        reached = place(excess)[None] >= nodes.reshape(-1, *(1,) * excess.ndim)
-        share = jnp.sum(jnp.where(reached, histogram.reshape(-1, *(1,) * excess.ndim), 0), axis=0)
-        return share * excess, share
-
-    sums = total(weighted)
+    sums = sum_triplets(
+        fixed, positives, negatives, bind(_weighted, histogram, nodes, span=span), **choice, margin=jnp.inf
+    )
     number = jnp.maximum(jnp.sum(sums.mined), 1)
     no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
     return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
+
+
+def _place(excess, num_bins, span):
+    return jnp.clip((excess + span) * (num_bins / (2 * span)), 0, num_bins)
+
+
+def _height(distances, positives, negatives, node, *, num_bins, span, mining, fallback):
+    """Return how many triplets have their excess at a node of the histogram; an excess between two nodes is shared."""
+    penalty = bind(_nearness, node, num_bins=num_bins, span=span)
+    return jnp.sum(sum_triplets(distances, positives, negatives, penalty, mining, fallback, margin=jnp.inf).loss)
+
+
+def _nearness(node, excess, *, num_bins, span):
+    return jax.nn.relu(1 - jnp.abs(_place(excess, num_bins, span) - node)), jnp.zeros_like(excess)
+
+
+def _weighted(histogram, nodes, excess, *, span):
+    """Return each excess times the part of the histogram that is not larger, and that part."""
+    reached = _place(excess, nodes.shape[0] - 1, span)[None] >= nodes.reshape(-1, *(1,) * excess.ndim)
+    share = jnp.sum(jnp.where(reached, histogram.reshape(-1, *(1,) * excess.ndim), 0), axis=0)
+    return share * excess, share
 
 
 def _updated(histogram, heights, decay):

@@ -78,7 +78,8 @@ def manifold_loss(
     Args:
       similarities: `[A + C, A + C]`, floating point, `cosine_similarity(jnp.concatenate([embeddings, proxies]))`.
       positives: `[A, C]` bool, the proxy of each anchor.
-      negatives: `[A, C]` bool, the other proxies; an anchor in neither mask takes no part in the walk.
+      negatives: `[A, C]` bool, the other proxies; an anchor in neither mask takes no part in the walk, and one without
+        a finite similarity no part in the loss.
       restart: in (0, 1], probability that the walk ends at each step.
       temperature: > 0; a step has weight exp([s]_+ / temperature).
       margin: by which the anchor should be nearer to its own proxy; differentiable.
@@ -113,6 +114,9 @@ def manifold_loss(
     check_floating("similarities", similarities)
     wide = similarities.astype(weight_dtype(similarities.dtype))
     among = jnp.where(used[:, None] & used[None, :], wide, jnp.nan)
+    linked = jnp.any(jnp.isfinite(among) & ~jnp.eye(number, dtype=bool), axis=1)
+    pairs = linked[:anchors, None] & linked[None, anchors:]
+    positives, negatives = positives & pairs, negatives & pairs
     walks = random_walk_similarity(among, restart=restart, temperature=temperature)
     near = _excess_loss(walks[:anchors, anchors:], positives, negatives, margin)
     alike = _excess_loss(cosine_similarity(walks[:anchors], walks[anchors:]), positives, negatives, margin)

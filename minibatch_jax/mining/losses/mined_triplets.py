@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
+from minibatch_jax._loops import bind, given, map_rows
 from minibatch_jax.mining._pairs import keeps_dtype
 from minibatch_jax.mining._references import references_of, rows_per_block
 from minibatch_jax.mining.choices import Triplets, triplet_choice
@@ -104,13 +105,10 @@ def mined_triplet_loss(
     rows = rows_per_block(block_size, embeddings.shape[0])
     vectors, others = (x.astype(weight_dtype(x.dtype)) for x in (embeddings, everyone.embeddings))
     queries, fixed = jax.lax.stop_gradient((vectors, others))
-
-    def choose(block):
-        queries, anchors = block
-        return triplet_choice(compare(queries, fixed), *everyone.masks(anchors), positive, negative, fallback)
-
     blocks = jax.tree.map(lambda v: v.reshape(-1, rows, *v.shape[1:]), (queries, everyone.anchors))
-    chosen = Triplets(*(x.reshape(-1) for x in jax.lax.map(choose, blocks)))
+    kinds = {"positive": positive, "negative": negative, "fallback": fallback}
+    choose = bind(given(_choose_triplets, compare), everyone._replace(embeddings=fixed), **kinds)
+    chosen = Triplets(*(x.reshape(-1) for x in map_rows(choose, blocks)))
     one_pair = jax.vmap(lambda anchor, other: compare(anchor[None], other[None])[0, 0])
     to_positive, to_negative = (
         jnp.where(chosen.valid, one_pair(vectors, others[column]), 0) for column in (chosen.positive, chosen.negative)
@@ -118,3 +116,8 @@ def mined_triplet_loss(
     excess = to_positive - to_negative + margin
     losses = jax.nn.softplus(excess) if smooth else jax.nn.relu(excess)
     return reduce_losses(losses, chosen.valid, reduction, axis_name)
+
+
+def _choose_triplets(compare, everyone, block, *, positive, negative, fallback):
+    queries, anchors = block
+    return triplet_choice(compare(queries, everyone.embeddings), *everyone.masks(anchors), positive, negative, fallback)

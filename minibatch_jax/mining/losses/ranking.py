@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.mining._pairs import check_pairs, check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
@@ -45,14 +46,14 @@ def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: floa
     check_positive(temperature=temperature)
     similarities = similarities.astype(weight_dtype(similarities.dtype))
     others = ~jnp.eye(similarities.shape[1], dtype=bool)
+    return map_rows(bind(_soft_ranks_of_row, others, temperature), (similarities, counted))
 
-    @jax.checkpoint
-    def ranks(row):
-        values, mask = row
-        ahead = jax.nn.sigmoid((values[None, :] - values[:, None]) / temperature)
-        return jnp.sum(jnp.where(others & mask[None, :], ahead, 0), axis=1)
 
-    return jax.lax.map(ranks, (similarities, counted))
+@jax.checkpoint
+def _soft_ranks_of_row(others, temperature, row):
+    values, mask = row
+    ahead = jax.nn.sigmoid((values[None, :] - values[:, None]) / temperature)
+    return jnp.sum(jnp.where(others & mask[None, :], ahead, 0), axis=1)
 
 
 @keeps_dtype
@@ -255,9 +256,9 @@ def histogram_loss(
 
 def _row_histograms(places, mask, num_bins):
     """Return the histogram of each row `[A, num_bins + 1]`: a masked place is shared by its two nearest nodes."""
+    return map_rows(bind(_heights, places, mask), jnp.arange(num_bins + 1, dtype=places.dtype)).T
 
-    @jax.checkpoint
-    def height(node):
-        return jnp.sum(jnp.where(mask, jax.nn.relu(1 - jnp.abs(places - node)), 0), axis=1)
 
-    return jax.lax.map(height, jnp.arange(num_bins + 1, dtype=places.dtype)).T
+@jax.checkpoint
+def _heights(places, mask, node):
+    return jnp.sum(jnp.where(mask, jax.nn.relu(1 - jnp.abs(places - node)), 0), axis=1)

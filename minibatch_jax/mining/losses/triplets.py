@@ -8,7 +8,8 @@ Libraries mean different things by "semi-hard". These arguments give what each o
 
   FaceNet, TensorFlow (contrib, addons), sentence-transformers: one negative for each positive pair, the nearest beyond
     the positive, else the farthest negative: `mining="nearest_semihard", fallback="easiest", reduction="mean"`
-  pytorch-metric-learning `TripletMarginMiner`: every negative inside the margin: `mining="semihard"`
+  pytorch-metric-learning `TripletMarginMiner`: every negative inside the margin: `mining="semihard"`; its "hard" is
+    `mining="violating"` here, its "easy" is `mining="easy"`
   pytorch-metric-learning `BatchEasyHardMiner`: one triplet for each anchor:
     `triplet_choice(..., positive="easy" or "hard", negative="semihard", fallback="drop")`
   tensorflow-similarity: `triplet_choice(..., positive="hard", negative="semihard", fallback="easiest")`
@@ -51,8 +52,9 @@ def triplet_loss(
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
       margin: finite; differentiable.
-      mining: which triplets count. "all"; "semihard", those with d_ap < d_an < d_ap + margin; "nearest_semihard", for
-        each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and
+      mining: which triplets count. "all"; "violating", those with d_an <= d_ap; "semihard", those with d_ap < d_an <
+        d_ap + margin; "easy", those with d_an > d_ap + margin, which lose something if `smooth`; "nearest_semihard",
+        for each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and
         nearest negative; "easy_positive", for each anchor its nearest positive and the nearest negative beyond it.
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
@@ -111,8 +113,9 @@ def triplet_pair_weights(
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
       margin: finite, or infinite if only the weights are used: then every mined triplet is active.
-      mining: which triplets count. "all"; "semihard", those with d_ap < d_an < d_ap + margin; "nearest_semihard", for
-        each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and
+      mining: which triplets count. "all"; "violating", those with d_an <= d_ap; "semihard", those with d_ap < d_an <
+        d_ap + margin; "easy", those with d_an > d_ap + margin, which lose something if `smooth`; "nearest_semihard",
+        for each positive pair the nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and
         nearest negative; "easy_positive", for each anchor its nearest positive and the nearest negative beyond it.
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.

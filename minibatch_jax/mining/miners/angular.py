@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_floating, check_number, check_shape
+from minibatch_jax._loops import bind
 from minibatch_jax.mining._pairs import check_one_set, finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import hinge, sum_triplets
 from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
@@ -67,13 +68,14 @@ def angular_triplet_weights(
     check_floating("reference_distances", others)
     squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # inf: not wide
     tangent = jnp.asarray(jnp.tan(angle) ** 2, distances.dtype)
-
-    def is_wide(reach, column):
-        sides = (reach**2)[:, None]
-        return sides > tangent * (2 * distances**2 + 2 * squared[column] - sides)  # (d_ap / 2)^2 > (tan d_nc)^2
-
+    is_wide = bind(_is_wide, distances, squared, tangent)
     sums = sum_triplets(distances, positives, negatives, hinge(margin), condition=is_wide)
     return jnp.where(views, jnp.nan, jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1))
+
+
+def _is_wide(distances, squared, tangent, reach, column):
+    sides = (reach**2)[:, None]
+    return sides > tangent * (2 * distances**2 + 2 * squared[column] - sides)  # (d_ap / 2)^2 > (tan d_nc)^2
 
 
 def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:

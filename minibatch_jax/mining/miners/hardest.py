@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_number
+from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import one_zero
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import mine_by_masks, mine_by_weights
@@ -243,14 +244,14 @@ def _check_ranks(name, ranks):
 def _largest(values, mask, wanted, axis=None):
     """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search."""
     keys = _sortable_bits(one_zero(jnp.where(mask, values, 0).astype(jnp.float32)))
-
-    def set_bit(i, threshold):
-        candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-        number = jnp.sum(mask & (keys >= candidate), axis=axis, keepdims=True, dtype=jnp.int32)
-        return jnp.where(number >= wanted, candidate, threshold)
-
     nothing = jnp.min(keys, axis=axis, keepdims=True) & jnp.uint32(0)
-    return mask & (keys >= jax.lax.fori_loop(0, 32, set_bit, nothing))
+    return mask & (keys >= fori_loop(0, 32, bind(_set_bit, keys, mask, wanted, axis=axis), nothing))
+
+
+def _set_bit(keys, mask, wanted, i, threshold, *, axis):
+    candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+    number = jnp.sum(mask & (keys >= candidate), axis=axis, keepdims=True, dtype=jnp.int32)
+    return jnp.where(number >= wanted, candidate, threshold)
 
 
 def _sortable_bits(values):

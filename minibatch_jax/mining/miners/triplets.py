@@ -9,13 +9,16 @@ Paper: 1503.03832
 Experiment: triplet_mining
 """
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_number
+from minibatch_jax._loops import bind
 from minibatch_jax.mining._columns import FALLBACKS, check_kinds
+from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.choices import triplet_choice
-from minibatch_jax.mining.losses._triplet_sums import hinge, sum_selected
+from minibatch_jax.mining.losses._triplet_sums import hinge, sum_selected, sum_triplets
 from minibatch_jax.mining.losses.triplets import triplet_pair_weights
 from minibatch_jax.mining.miners._lifts import mine_by_weights
 
@@ -100,6 +103,56 @@ def mine_semihard(
     return _mine("nearest_semihard" if nearest else "semihard", margin, fallback)
 
 
+def mine_violating() -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by all triplets with d_an <= d_ap. Weights `[A, M]`; signals `distances`, `labels`.
+
+    These are the "hard" triplets of pytorch-metric-learning.
+
+    Returns:
+      A transformation of weights `[A, M]` without a state. It multiplies the weight of each pair by its share of these
+      triplets.
+
+    Raises:
+      TypeError: in `update`, if a dtype is wrong.
+      ValueError: in `update`, if the shapes do not match.
+
+    Examples:
+      >>> tx = mine_violating()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.4], [0.5, 0.0, 0.9], [0.4, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    return _mine_all_of("violating", 0.0)
+
+
+def mine_easy(margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by all triplets with d_an > d_ap + margin. Weights `[A, M]`; signals `distances`, `labels`.
+
+    A triplet loss with a hinge loses nothing on them: use them with other losses, or to watch what is learned.
+
+    Args:
+      margin: float, how much farther than the positive the negative is.
+
+    Returns:
+      A transformation of weights `[A, M]` without a state. It multiplies the weight of each pair by its share of these
+      triplets.
+
+    Raises:
+      TypeError: if the margin is not a number, or, in `update`, a dtype is wrong.
+      ValueError: if the margin is NaN or, in `update`, the shapes do not match.
+
+    Examples:
+      >>> tx = mine_easy()
+      >>> weights, labels = jnp.ones((3, 3)), jnp.array([0, 0, 1])
+      >>> distances = jnp.array([[0.0, 0.5, 0.6], [0.5, 0.0, 0.9], [0.6, 0.9, 0.0]])
+      >>> tx.update(weights, tx.init(weights), distances=distances, labels=labels)[0].tolist()
+      [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    check_number("margin", margin)
+    return _mine_all_of("easy", margin)
+
+
 def mine_easy_hard(
     positive: str = "easy", negative: str = "semihard", *, margin: float = 0.2, fallback: str = "drop"
 ) -> optax.GradientTransformationExtraArgs:
@@ -138,6 +191,22 @@ def mine_easy_hard(
         return jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1)
 
     return mine_by_weights(factors)
+
+
+def _mine_all_of(mining: str, margin: float) -> optax.GradientTransformationExtraArgs:
+    """Weigh pairs by the mined triplets, whatever a hinge says of them."""
+
+    def factors(distances, positives, negatives):
+        distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+        limit = jnp.asarray(margin, distances.dtype)
+        sums = sum_triplets(distances, positives, negatives, bind(_one_each), mining, margin=limit)
+        return jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.mined), 1)
+
+    return mine_by_weights(factors)
+
+
+def _one_each(excess: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.ones_like(excess), jnp.ones_like(excess)
 
 
 def _mine(mining: str, margin: float, fallback: str) -> optax.GradientTransformationExtraArgs:

@@ -321,3 +321,118 @@ def test_epsilon_is_a_fraction_of_a_statistic_of_the_allowed_costs(sign):
             found = sinkhorn(sign * cost, epsilon=0.3, relative_to=name, where=allowed, max_iterations=50)
             absolute = sinkhorn(sign * cost, epsilon=0.3 * value, where=allowed, max_iterations=50)
             np.testing.assert_allclose(found.matrix, absolute.matrix, rtol=1e-4, atol=1e-6)
+
+
+def drifted(seed=0, n=64, share=0.01):
+    """Costs of two clouds, and of the same with one point in a hundred moved."""
+    rng = np.random.default_rng(seed)
+    x0, x1 = rng.normal(size=(n, 2)), rng.normal(size=(n, 2)) + 1
+    moved = x0.copy()
+    moved[: max(1, int(share * n))] += rng.normal(size=(max(1, int(share * n)), 2))
+    return f32(*(np.sum((x[:, None] - x1[None]) ** 2, axis=2) for x in (x0, moved)))
+
+
+def test_a_warm_start_gives_the_same_plan_in_fewer_iterations():
+    first, second = drifted()
+    options = {"epsilon": 0.1, "tolerance": 1e-4, "max_iterations": 5000}
+    step = jax.jit(lambda cost, init: sinkhorn(cost, init=init, **options))
+    cold = jax.jit(lambda cost: sinkhorn(cost, **options))
+    before, expected = cold(first), cold(second)
+    found = step(second, before)
+    np.testing.assert_allclose(found.matrix, expected.matrix, atol=1e-5)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-4)
+    print(f"iterations of a problem of which 1 % moved: cold {expected.iterations}, warm {found.iterations}")
+    assert int(found.iterations) < 0.6 * int(expected.iterations)
+    assert step(first, before).iterations == 5  # the optimum itself: one check
+    pair = (before.row_potentials, before.column_potentials)
+    np.testing.assert_array_equal(step(second, pair).matrix, found.matrix)
+
+
+def test_prices_that_are_not_finite_count_as_zero():
+    cost, _ = drifted()
+    prices = jnp.linspace(-1, 1, 64)
+    bad = jnp.arange(64) % 3 == 0
+    step = jax.jit(lambda g: sinkhorn(cost, epsilon=0.1, init=(g, g), max_iterations=50))
+    expected = step(jnp.where(bad, 0, prices))
+    for fill in (jnp.nan, jnp.inf, -jnp.inf):
+        jax.tree.map(np.testing.assert_array_equal, step(jnp.where(bad, fill, prices)), expected)
+
+
+@pytest.mark.parametrize("far", [1e3, -1e3, 1e6])
+def test_a_bad_start_is_forgotten(far):
+    cost, _ = drifted()
+    prices = far * jnp.asarray(np.random.default_rng(0).normal(size=64), jnp.float32)
+    options = {"epsilon": 0.5, "tolerance": 1e-4, "max_iterations": 20_000}
+    found = jax.jit(lambda g: sinkhorn(cost, init=(g, g), **options))(prices)
+    assert found.converged
+    np.testing.assert_allclose(found.matrix, jax.jit(lambda: sinkhorn(cost, **options))().matrix, atol=1e-5)
+
+
+def test_a_coupling_with_a_warm_start_keeps_its_prices():
+    costs = drifted()
+    weights = jnp.ones((64, 64)) / 64**2
+    tx, plain = (couple_sinkhorn(0.1, tolerance=1e-4, max_iterations=5000, warm_start=w) for w in (True, False))
+    state, other = tx.init(weights), plain.init(weights)
+    counts = []
+    for cost in costs:
+        plan, state = jax.jit(tx.update)(weights, state, cost=cost)
+        expected, other = jax.jit(plain.update)(weights, other, cost=cost)
+        np.testing.assert_allclose(plan, expected, atol=1e-5)
+        counts.append((int(state.report.iterations), int(other.iterations)))
+    assert counts[0][0] <= counts[0][1] + 5 and counts[1][0] < 0.6 * counts[1][1]
+
+
+def test_a_schedule_gives_the_plan_of_its_last_epsilon():
+    cost, _ = drifted(1)
+    fall = optax.exponential_decay(5.0, 1, 0.8, end_value=0.05)
+    options = {"tolerance": 1e-4, "max_iterations": 20_000}
+    found = jax.jit(lambda c: sinkhorn(c, epsilon=fall, **options))(cost)
+    expected = jax.jit(lambda c: sinkhorn(c, epsilon=0.05, **options))(cost)
+    assert found.converged and expected.converged
+    np.testing.assert_allclose(found.matrix, expected.matrix, atol=1e-4)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-3)
+    relative = jax.jit(lambda c: sinkhorn(100 * c, epsilon=fall, relative_to="mean", **options))(cost)
+    same = jax.jit(lambda c: sinkhorn(100 * c, epsilon=0.05, relative_to="mean", **options))(cost)
+    np.testing.assert_allclose(relative.matrix, same.matrix, atol=1e-4)
+
+
+def test_a_schedule_converges_at_a_tiny_epsilon():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x0, x1 = rng.uniform(0, 70, size=(2, 16, 2))
+        cost = jnp.asarray(np.sum((x0[:, None] - x1[None]) ** 2, axis=2))
+        assert 5e3 < cost.max() < 1e4
+        fall = optax.exponential_decay(1e4, 1, 0.9, end_value=1e-5)
+        plan = jax.jit(lambda c: sinkhorn(c, epsilon=fall, tolerance=1e-6, max_iterations=100_000))(cost)
+        cold = jax.jit(lambda c: sinkhorn(c, epsilon=1e-5, tolerance=1e-6, max_iterations=2000))(cost)
+        exact = coupling.assignment_plan(cost, jnp.ones((16, 16)) / 256)
+        np.testing.assert_allclose(plan.matrix, exact, atol=1e-5)
+    print(f"epsilon 1e-5 at costs up to 1e4: {plan.iterations} iterations by a schedule")
+    assert plan.converged and not cold.converged
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"epsilon": optax.linear_schedule(0.1, 10.1, 1000)},
+            ValueError,
+            r"epsilon rises from 0\.1 at iteration 0 to 0\.11",
+        ),
+        (
+            {"epsilon": optax.linear_schedule(1.0, 0.0, 2)},
+            ValueError,
+            "epsilon is 0 at iteration 2, wanted a schedule above 0",
+        ),
+        ({"epsilon": 0.1, "init": jnp.ones(3)}, TypeError, "init is ArrayImpl, wanted a pair"),
+        (
+            {"epsilon": 0.1, "init": (jnp.ones(3), jnp.ones(4))},
+            ValueError,
+            r"init \(column potentials\) has shape \[4\], wanted \[3\]",
+        ),
+        ({"epsilon": 0.1, "init": (jnp.ones(2), jnp.ones(3))}, ValueError, r"init \(row potentials\) has shape \[2\]"),
+    ],
+)
+def test_bad_starts_and_schedules_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        sinkhorn(jnp.ones((3, 3)), **options)

@@ -14,7 +14,7 @@ CENTERS = np.array(PEER["weights"]).T[:4]
 triplet = functools.partial(mining.triplet_loss, margin=0.3)
 
 
-@pytest.mark.parametrize("name", ["hard", "easy_positive", "all", "semihard"])
+@pytest.mark.parametrize("name", ["hard", "easy_positive", "all", "semihard", "violating"])
 def test_mined_triplet_loss_and_gradient(name):
     check(lambda x: triplet(euclidean(x), *masks(), mining=name), PEER["mined_triplet_margin"][name])
 
@@ -131,3 +131,28 @@ def test_pair_miners():
     allowed = mining.range_pair_masks(d, *pairs, negative_range=(0.4, 1.3))
     actual = mining.rank_pair_masks(d, *allowed, negative_ranks=(-1, None))
     np.testing.assert_array_equal(actual, PEER["pair_masks"]["all_easy_in_range"])
+
+
+def test_easy_triplets_lose_something_if_smooth():
+    check(lambda x: triplet(euclidean(x), *masks(), mining="easy", smooth=True, reduction="mean"), PEER["smooth_easy"])
+
+
+@pytest.mark.parametrize("name", ["violating", "easy"])
+def test_weights_of_a_miner_count_the_triplets_of_each_pair(name):
+    miner = {"violating": mining.mine_violating(), "easy": mining.mine_easy(0.3)}[name]
+    times = np.zeros((len(X), len(X)))
+    for a, p, n in PEER["triplets"][name]:
+        times[a, p] += 1
+        times[a, n] += 1
+    ones = jnp.ones(times.shape)
+    weights, _ = miner.update(ones, miner.init(ones), distances=euclidean(jnp.asarray(X)), labels=jnp.asarray(LABELS))
+    np.testing.assert_allclose(weights, times / len(PEER["triplets"][name]), rtol=1e-5)
+
+
+def test_a_dynamic_margin_of_another_span():
+    with jax.enable_x64(True):
+        margin = mining.losses.dynamic_margins.DynamicMargin(jnp.zeros(11, jnp.float64))
+    check(
+        lambda x: mining.dynamic_margin_loss(margin, euclidean(x), *masks(), span=3.0)[0],
+        PEER["wide_soft_margin"],
+    )

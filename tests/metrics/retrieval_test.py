@@ -69,17 +69,17 @@ def scores_by_sorting(x, labels, references, reference_labels, skip_self):
 def test_scores_equal_sorting(options):
     x, labels = data(5)
     actual = jax.jit(lambda x, y: metrics.retrieval_scores(x, y, **options))(x, labels)
-    np.testing.assert_allclose(actual, scores_by_sorting(x, labels, x, labels, True), rtol=1e-5)
+    np.testing.assert_allclose(actual[:2], scores_by_sorting(x, labels, x, labels, True), rtol=1e-5)
     (r, reference_labels) = data(6, 21)
     actual = metrics.retrieval_scores(*map(jnp.asarray, (x, labels, r, reference_labels)))
-    np.testing.assert_allclose(actual, scores_by_sorting(x, labels, r, reference_labels, False), rtol=1e-5)
+    np.testing.assert_allclose(actual[:2], scores_by_sorting(x, labels, r, reference_labels, False), rtol=1e-5)
 
 
 def test_scores_of_collapsed_and_broken_embeddings_are_zero():
     labels = jnp.arange(9) // 3
     for x in (jnp.ones((9, 2)), jnp.full((9, 2), jnp.nan)):
-        np.testing.assert_array_equal(metrics.retrieval_scores(x, labels), 0)
-    np.testing.assert_array_equal(metrics.retrieval_scores(jax.nn.one_hot(labels, 3), labels), 1)
+        np.testing.assert_array_equal(metrics.retrieval_scores(x, labels)[:2], 0)
+    np.testing.assert_array_equal(jnp.stack(metrics.retrieval_scores(jax.nn.one_hot(labels, 3), labels)[:4]), 1)
 
 
 def test_no_array_of_all_pairs_is_formed():
@@ -114,7 +114,7 @@ def test_half_precision_makes_no_ties(dtype):
     assert 0.1 < expected < 0.9
     np.testing.assert_allclose(metrics.recall_at_k(x, jnp.asarray(labels)), expected, rtol=1e-6)
     scores = metrics.retrieval_scores(x, jnp.asarray(labels))
-    np.testing.assert_allclose(scores, scores_by_sorting(exact, labels, exact, labels, True), rtol=1e-5)
+    np.testing.assert_allclose(scores[:2], scores_by_sorting(exact, labels, exact, labels, True), rtol=1e-5)
 
 
 def ranked_by_loops(x, references, positives, negatives):
@@ -159,8 +159,8 @@ def test_scores_of_masks_equal_loops_that_leave_out_what_is_ignored(against_itse
     np.testing.assert_allclose(recalls, [np.mean([right[:k].any() for right in found]) for k in (1, 2)], rtol=1e-6)
     tops = [right[: right.sum()] for right in found]
     precise = [np.mean([top[: j + 1].mean() * top[j] for j in range(len(top))]) for top in tops]
-    np.testing.assert_allclose(both, (np.mean([top.mean() for top in tops]), np.mean(precise)), rtol=1e-5)
-    assert all(0.05 < score < 0.95 for score in (*recalls, *both))
+    np.testing.assert_allclose(both[:2], (np.mean([top.mean() for top in tops]), np.mean(precise)), rtol=1e-5)
+    assert all(0.05 < score < 0.95 for score in (*recalls, *both[:2]))
 
 
 def test_a_reference_that_is_ignored_may_hold_anything():
@@ -186,4 +186,4 @@ def test_masks_of_collapsed_and_broken_embeddings_score_zero(fill):
     negatives = ~positives & (np.arange(12) % 3 > 0)
     masks = {"positives": jnp.asarray(positives), "negatives": jnp.asarray(negatives)}
     assert metrics.recall_at_k(jnp.full((12, 2), fill), **masks) == 0
-    np.testing.assert_array_equal(metrics.retrieval_scores(jnp.full((12, 2), fill), **masks), 0)
+    np.testing.assert_array_equal(metrics.retrieval_scores(jnp.full((12, 2), fill), **masks)[:2], 0)

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count
-from minibatch_jax.devices import axis_size
+from minibatch_jax._checks import check_choice, check_count
+from minibatch_jax._loops import bind, map_rows
+from minibatch_jax.devices import axis_size, bound_axis, gather_rows
 from minibatch_jax.geometry import product
 from minibatch_jax.mining._references import references_of
 from minibatch_jax.mining.reductions import reduce_losses
@@ -71,18 +72,18 @@ def nearest_positive_ranks(
         embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
     )
     embeddings, others = _precise(embeddings, everyone.embeddings)
-
-    def ranks(query):
-        vector, anchor = query
-        similarities = product(others, vector)
-        positive, negative = everyone.masks_of_one(anchor)
-        nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
-        ahead = negative & ~(similarities < nearest)
-        return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
-
     queries = (embeddings, everyone.anchors)
-    found = jax.lax.map(ranks, queries, batch_size=min(block_size, embeddings.shape[0]))
+    found = map_rows(bind(_rank, others, everyone), queries, block_size=min(block_size, embeddings.shape[0]))
     return jnp.minimum(found, others.shape[0]).astype(jnp.int32)
+
+
+def _rank(others, everyone, query):
+    vector, anchor = query
+    similarities = product(others, vector)
+    positive, negative = everyone.masks_of_one(anchor)
+    nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
+    ahead = negative & ~(similarities < nearest)
+    return jnp.sum(ahead) + jnp.where(jnp.any(positive), 0, others.shape[0])
 
 
 def recall_at_k(
@@ -100,7 +101,6 @@ def recall_at_k(
     """Return the fraction of queries with a positive among their k nearest references.
 
     Queries without any positive are left out.
-    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
@@ -145,15 +145,24 @@ def recall_at_k(
 
 
 class RetrievalScores(NamedTuple):
-    """Means over the queries that have a positive; R is the number of positives of a query.
+    """Means over the queries, or over the classes, that have a positive; R is the number of positives of a query.
 
     Fields:
       r_precision: `[]` float32 in [0, 1], fraction of positives among the R nearest references.
       map_at_r: `[]` float32 in [0, 1], mean over the R nearest of precision x relevance.
+      mean_average_precision: `[]` float32 in [0, 1], mean over the positives of the precision at the place of each; NaN
+        with `max_positives`, as it takes the places of all.
+      reciprocal_rank: `[]` float32 in (0, 1], 1 / place of the nearest positive.
+      recall: `[len(ks)]` float32 in [0, 1], for each k the fraction with a positive among the k nearest references.
+      left_out: `[]` int32, queries, or classes, without any positive, which no mean counts.
     """
 
     r_precision: jax.Array
     map_at_r: jax.Array
+    mean_average_precision: jax.Array
+    reciprocal_rank: jax.Array
+    recall: jax.Array
+    left_out: jax.Array
 
 
 def retrieval_scores(
@@ -164,16 +173,16 @@ def retrieval_scores(
     *,
     positives: jax.Array | None = None,
     negatives: jax.Array | None = None,
+    ks: tuple[int, ...] = (1,),
+    average: str = "query",
     max_positives: int | None = None,
     block_size: int = 1024,
     axis_name: str | None = None,
 ) -> RetrievalScores:
-    """Return R-precision and mAP@R, both from the R nearest references of a query with R positives.
+    """Return the scores of retrieval: R-precision, mAP@R, mAP, reciprocal rank, and recall at several k.
 
-    R-precision is the fraction of positives among the R nearest, mAP@R the mean of precision x relevance over the R
-    nearest. Queries without a positive are left out.
-
-    Wrap it in `jit` with the embeddings as arguments: outside of `jit` the loop over blocks compiles at every call.
+    R-precision is the fraction of positives among the R nearest references of a query with R positives, mAP@R the mean
+    of precision x relevance over the R nearest. Queries without a positive are left out and counted.
 
     Args:
       embeddings: `[N, D]`, floating point; similarity is the inner product, so normalize them for the cosine.
@@ -183,6 +192,9 @@ def retrieval_scores(
       positives: `[N, M]` bool, True where a reference is right for a query, in place of labels.
       negatives: `[N, M]` bool, True where it is wrong; given if and only if the positives are. A reference in neither
         mask is ignored, as if it was not there, and no reference may be in both.
+      ks: numbers of nearest references for the recall, each at most the number of references, static.
+      average: "query", or "class" for the mean over the classes of the mean over their queries, so that rare classes
+        count as much as frequent ones; this needs labels.
       max_positives: static bound on R, which saves sorting all references; a larger R counts as this. By default the
         number of references.
       block_size: queries compared at once; memory is O(block_size M).
@@ -191,11 +203,12 @@ def retrieval_scores(
         all references.
 
     Returns:
-      Both scores. A tie and NaN count against a positive.
+      `RetrievalScores`. A tie and NaN count against a positive.
 
     Raises:
       TypeError: if a dtype is wrong or a count not a static int.
-      ValueError: if shapes do not match, neither or both of labels and masks are given, or a count is out of range.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, a count is out of range, or
+        an average over classes is asked of masks.
 
     References:
       Musgrave et al., A metric learning reality check, 2020 (arXiv 2003.08505).
@@ -204,6 +217,8 @@ def retrieval_scores(
       >>> scores = retrieval_scores(jnp.array([[1.0], [0.8], [0.9], [0.7]]), jnp.array([0, 0, 1, 0]))
       >>> round(float(scores.r_precision), 4), round(float(scores.map_at_r), 4)
       (0.5, 0.4167)
+      >>> round(float(scores.mean_average_precision), 4), int(scores.left_out)
+      (0.75, 1)
 
       Several labels an example; references that share one with the query are right:
 
@@ -214,33 +229,72 @@ def retrieval_scores(
       (0.375, 0.3125)
     """
     check_count("block_size", block_size)
+    check_choice("average", average, ("query", "class"))
+    if average == "class" and labels is None:
+        raise ValueError("average is 'class' with masks, wanted labels, which say what a class is.")
     everyone = references_of(
         embeddings, labels, references, reference_labels, positives, negatives, axis_name=axis_name
     )
     embeddings, others = _precise(embeddings, everyone.embeddings)
+    for k in ks:
+        check_count("an entry of ks", k, others.shape[0], "the number of references")
     depth = others.shape[0] if max_positives is None else max_positives
     check_count("max_positives", depth, others.shape[0], "the number of references")
+    queries, block_size = (embeddings, everyone.anchors), min(block_size, embeddings.shape[0])
+    scores = map_rows(bind(_scores, others, everyone, depth=depth), queries, block_size=block_size)
+    precision, map_at_r, average_precision, ranks, counted = scores
+    rows = jnp.stack([precision, map_at_r, average_precision, 1 / (ranks + 1)], axis=1)
+    rows = jnp.concatenate([rows, *((ranks < k).astype(jnp.float32)[:, None] for k in ks)], axis=1)
+    axis = bound_axis(axis_name)
+    told = None if labels is None else jnp.asarray(labels)
+    if axis is not None:
+        rows, counted = gather_rows(rows, axis), gather_rows(counted, axis)
+        told = None if told is None else gather_rows(told, axis)
+    if told is None or average == "query":
+        shares, left_out = counted.astype(jnp.float32), jnp.sum(~counted, dtype=jnp.int32)
+    else:
+        shares, left_out = _shares_of_classes(told, counted)
+    means = jnp.sum(jnp.where(counted[:, None], shares[:, None] * rows, 0), axis=0) / jnp.maximum(jnp.sum(shares), 1e-9)
+    return RetrievalScores(*means[:4], means[4:], left_out)
+
+
+def _shares_of_classes(labels, counted):
+    """Return 1 / the number of counted queries of its class for each of these, and how many classes have none."""
+    order = jnp.argsort(labels)
+    ordered, told = labels[order], counted[order].astype(jnp.int32)
+    before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(told)])
+    first, last = (jnp.searchsorted(ordered, labels, side=side) for side in ("left", "right"))
+    number = before[last] - before[first]
+    empty = jnp.sum(jnp.where(number == 0, 1 / (last - first), 0))
+    return jnp.where(counted, 1 / jnp.maximum(number, 1), 0), jnp.round(empty).astype(jnp.int32)
+
+
+def _scores(others, everyone, query, *, depth):
+    vector, anchor = query
+    similarities = product(others, vector)
+    positive, negative = everyone.masks_of_one(anchor)
+    lowest = jnp.finfo(similarities.dtype).min / 2  # above -inf, where the references are that are ignored
+    similarities = jnp.where(positive | negative, similarities, -jnp.inf)
+    broken = jnp.where(positive, lowest, jnp.inf).astype(similarities.dtype)
+    similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
+    behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
+    values = jnp.where(positive, behind, similarities)
+    nearest = jnp.max(similarities, where=positive, initial=-jnp.inf)
+    rank = jnp.sum(negative & (similarities >= nearest)).astype(jnp.float32)
+    _, order = jax.lax.top_k(values, depth)
     places = jnp.arange(1, depth + 1, dtype=jnp.float32)
-
-    def scores(query):
-        vector, anchor = query
-        similarities = product(others, vector)
-        positive, negative = everyone.masks_of_one(anchor)
-        lowest = jnp.finfo(similarities.dtype).min / 2  # above -inf, where the references are that are ignored
-        similarities = jnp.where(positive | negative, similarities, -jnp.inf)
-        broken = jnp.where(positive, lowest, jnp.inf).astype(similarities.dtype)
-        similarities = jnp.where(jnp.isnan(similarities), broken, similarities)
-        behind = jnp.nextafter(similarities, jnp.full_like(similarities, -jnp.inf))
-        values = jnp.where(positive, behind, similarities)
-        _, order = jax.lax.top_k(values, depth)
-        total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
-        relevant = jnp.where(places <= total, positive[order].astype(jnp.float32), 0)
-        share = 1 / jnp.maximum(total, 1)
-        return jnp.sum(relevant) * share, jnp.sum(relevant * jnp.cumsum(relevant) / places) * share, total > 0
-
-    queries = (embeddings, everyone.anchors)
-    r_precision, map_at_r, counted = jax.lax.map(scores, queries, batch_size=min(block_size, embeddings.shape[0]))
-    return RetrievalScores(*(reduce_losses(x, counted, axis_name=axis_name) for x in (r_precision, map_at_r)))
+    total = jnp.minimum(jnp.sum(positive.astype(jnp.float32)), depth)
+    found = positive[order].astype(jnp.float32)
+    precise = found * jnp.cumsum(found) / places
+    share, among = 1 / jnp.maximum(total, 1), places <= total
+    whole = jnp.sum(precise) * share if depth == others.shape[0] else jnp.full((), jnp.nan)
+    return (
+        jnp.sum(jnp.where(among, found, 0)) * share,
+        jnp.sum(jnp.where(among, precise, 0)) * share,
+        whole,
+        rank,
+        total > 0,
+    )
 
 
 def _precise(*arrays: jax.Array) -> tuple[jax.Array, ...]:

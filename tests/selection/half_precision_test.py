@@ -1,0 +1,171 @@
+"""Every function and selection in half precision computes in float32: sums, counts, ranks and draws."""
+
+import importlib
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minibatch_jax import selection
+from minibatch_jax.selection import (
+    colm,
+    coresets,
+    crest,
+    dpp,
+    importance_sampling,
+    jest_embeddings,
+    list_decodable,
+    power_sampling,
+    selective_backprop,
+    thresholds,
+)
+from tests.half_precision import DTYPES, check_like_float32, check_transformation, grid, public_functions
+
+MANY = 300
+LOSSES, MASS = grid(0, MANY), grid(1, MANY, low=0.25)
+FEATURES, POINTS = grid(2, 24, 3, low=-2), grid(3, MANY, 3, low=-2)
+SQUARE = grid(4, 24, 24)
+KERNEL = SQUARE[:8, :8] @ SQUARE[:8, :8].T / 8 + np.eye(8)
+LOGITS, LABELS = grid(5, MANY, 4, low=-2), np.arange(MANY) % 4
+SAMPLES, TARGETS = grid(6, 8, 16, 2, low=-2), grid(7, 8, 16, low=-2)
+GROUPS = jnp.arange(MANY) % 3
+
+
+def model(c, steps=3):
+    found = selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[8])
+    for step in range(steps):
+        found = crest.update_quadratic_model(
+            found, c(MASS[8 * step : 8 * step + 8]), c(LOSSES[8 * step : 8 * step + 8])
+        )
+    return found
+
+
+def averages(found):
+    return found.gradient, found.curvature, found.loss
+
+
+def embeddings(c):
+    return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
+
+
+FUNCTIONS = {
+    "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
+    "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
+    "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
+    "best_of_list": lambda c: list_decodable.best_of_list(
+        list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool)), c(POINTS), c(LOSSES)
+    ),
+    "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
+    "curvature_of": lambda c: crest.curvature_of(model(c)),
+    "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
+    "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
+    "facility_location_from_features": lambda c: selection.facility_location_from_features(c(FEATURES), 4),
+    "facility_location_value": lambda c: coresets.facility_location_value(
+        c(grid(8, 20, MANY)), jnp.arange(20) < 5, item_weights=c(MASS)
+    ),
+    "feature_kernel": lambda c: dpp.feature_kernel(c(FEATURES), bandwidth=1.0),
+    "gradient_match": lambda c: selection.gradient_match(c(FEATURES), 3),
+    "gradient_norm_bound": lambda c: selection.gradient_norm_bound(c(LOGITS), jnp.asarray(LABELS)),
+    "hard_batch_mask": lambda c: selection.hard_batch_mask(c(LOSSES), 0.3),
+    "importance_counts": lambda c: selection.importance_counts(jax.random.key(0), c(MASS / 64), 1000),
+    "importance_probabilities": lambda c: importance_sampling.importance_probabilities(c(LOSSES), c(MASS), 0.1),
+    "jest_indices": lambda c: selection.jest_indices(0, c(SQUARE), 4, 2),
+    "jest_indices_from_embeddings": lambda c: selection.jest_indices_from_embeddings(
+        0, embeddings(c), embeddings(c), 4, 2
+    ),
+    "k_center": lambda c: selection.k_center(c(FEATURES), 4),
+    "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
+    "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
+    "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
+    "list_regressions": lambda c: selection.list_regressions(
+        0, c(SAMPLES), c(TARGETS), 0.5, num_starts=4, max_iterations=2
+    ),
+    "log_symmetric_sums": lambda c: dpp.log_symmetric_sums(c(LOSSES), 5),
+    "loss_ranks": lambda c: selective_backprop.loss_ranks(c(LOSSES), c(MASS)),
+    "medoid_weights": lambda c: selection.medoid_weights(
+        coresets.Medoids(jnp.arange(2), jnp.ones(2), jnp.arange(MANY) % 2), item_weights=c(MASS)
+    ),
+    "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
+    "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
+    "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
+    "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
+    "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
+    "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
+    "reselection_interval": lambda c: selection.reselection_interval(model(c), model(c, 2), 7.0),
+    "running_threshold": lambda c: thresholds.running_threshold(c(LOSSES)[0], c(MASS)[0], jnp.array(3000), "mean"),
+    "sift_indices": lambda c: selection.sift_indices(c(FEATURES), c(FEATURES[:3]), 4, stop=0.5),
+    "sigmoid_pair_losses": lambda c: jest_embeddings.sigmoid_pair_losses(embeddings(c)),
+    "similarity_matrix": lambda c: coresets.similarity_matrix(c(FEATURES)),
+    "soft_filter": lambda c: selection.soft_filter(c(MASS), c(LOSSES)),
+    "softmax_jest_indices": lambda c: selection.softmax_jest_indices(0, c(SQUARE), c(SQUARE.T), 4, 2),
+    "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
+    "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
+    "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
+    "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
+    "update_quadratic_model": lambda c: averages(model(c)),
+    "variance_reduction": lambda c: importance_sampling.variance_reduction(c(MASS / 64), c(LOSSES + 1)),
+    "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
+    "zeroth_order_scale": lambda c: selection.zeroth_order_scale(c(LOSSES), c(MASS), 0.3),
+}
+OF_INTEGERS = {"concept_balanced_indices", "concept_targets", "domain_budgets"}
+OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
+KEEP_DTYPE = {
+    "best_of_list",
+    "importance_probabilities",
+    "largest_features_by_domain",
+    "power_inclusion",
+    "running_threshold",
+    "weighted_mean_loss",
+}
+
+
+def cases_of_selections():
+    for path in sorted(Path(__file__).parent.glob("*_test.py")):
+        if "\nCASES = {" in path.read_text():
+            yield from importlib.import_module(f"tests.selection.{path.stem}").CASES.items()
+
+
+CASES = dict(cases_of_selections())
+
+
+def test_every_public_function_is_in_the_table():
+    assert set(public_functions("selection")) == set(FUNCTIONS) | OF_INTEGERS | OF_A_FUNCTION_OF_THE_CALLER
+
+
+@pytest.mark.parametrize("name,dtype", list(zip(FUNCTIONS, itertools.cycle(DTYPES))))
+def test_a_function_computes_in_float32(name, dtype):
+    check_like_float32(FUNCTIONS[name], dtype, name in KEEP_DTYPE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_selection_computes_in_float32(name):
+    check_transformation(CASES[name], jnp.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_rows_are_counted(dtype):
+    size = 4096
+    equal = jnp.full(size, 0.5, dtype)
+    inclusion = selection.power_inclusion(equal, 0.25, 1.0)
+    np.testing.assert_array_equal(inclusion.astype(jnp.float32), 0.25)
+    gradient = selection.calibrated_gradient(jnp.zeros(size, dtype).at[0].set(1.0))
+    np.testing.assert_allclose(gradient, np.append(1, np.full(size - 1, -1 / (size - 1))), rtol=1e-6)
+    counts = np.asarray(selection.importance_counts(jax.random.key(0), equal, 16 * size))
+    assert counts.sum() == 16 * size and counts.min() > 0 and abs(counts.std() - 4) < 0.3
+    sums = dpp.log_symmetric_sums(jnp.zeros(300, dtype), 1)[-1, 1]
+    np.testing.assert_allclose(sums, np.log(300), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_averages_of_a_thousand_steps_do_not_stick(dtype):
+    found = selection.quadratic_model(jnp.zeros(1, dtype), jnp.ones((), dtype))
+    step = jax.jit(lambda m: jax.lax.fori_loop(0, 1000, lambda _, m: crest.update_quadratic_model(m, *ones), m))
+    ones = jnp.ones(1, dtype), jnp.full(1, 2.0, dtype)
+    np.testing.assert_allclose(crest.curvature_of(step(found)), 2.0001, rtol=1e-4)
+    late = selection.adam_features(jnp.ones((1, 1), dtype), jnp.ones(1, dtype), jnp.ones(1, dtype), jnp.array(9))
+    np.testing.assert_allclose(late, (1 / (1 - 0.9**10)) / (1 - 0.999**10) ** -0.5, rtol=1e-4)
+    limit = thresholds.running_threshold(jnp.ones((), dtype), jnp.ones((), dtype), jnp.array(3), "mean")
+    assert limit.dtype == dtype and abs(float(limit) * (1 - 0.9**3) - 1) < 2**-8
