@@ -1,91 +1,86 @@
-"""Outside of `jit` a second call compiles nothing and keeps nothing.
+"""Outside of `jit` a second call compiles and keeps nothing: transformations, and functions that are of no noun below.
 
-The calls are the examples of the docstrings, all run again in one namespace, so that a new public function is covered
-as soon as it has an example. Functions and lambdas of an example are made once, as a user's are: JAX finds the
-programs of a function again by the function object.
+Selections, couplings and miners have a file each.
 """
 
-import ast
-import contextlib
-import doctest
 import gc
-import io
-import sys
+import weakref
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from minibatch_jax import value_and_grad
+from minibatch_jax._loops import bind, given, map_rows
+from minibatch_jax.scores import gradient_norms
+from minibatch_jax.selection import keep_topk
 from minibatch_jax.testing import draw
 from tests.conformance_test import CASES
-from tests.docstrings_test import FUNCTIONS
-
-NOT_CALLED = {
-    "minibatch_jax._extras.require": "it only imports",
-    "minibatch_jax.devices.across": "its example is about `jax.shard_map`, which compiles at every call without `jit`",
-    "minibatch_jax.devices.replicate": "it is about meshes",
-}
-compiled = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
-)
+from tests.eager import call_of, check_second_call, compiled, each_function
 
 
-class Once(ast.NodeTransformer):
-    """Make what an example defines at the first run only."""
-
-    def visit_Lambda(self, node):
-        name = f"_lambda_{node.lineno}_{node.col_offset}"
-        return ast.parse(f"{name} if '{name}' in globals() else ({name} := {ast.unparse(node)})", mode="eval").body
-
-    def visit_FunctionDef(self, node):
-        return ast.If(ast.parse(f"'{node.name}' not in globals()", mode="eval").body, [node], [])
-
-
-def calls(function):
-    """Return a function that runs the examples of a docstring."""
-    text = doctest.script_from_examples(function.__doc__ or "")
-    code = compile(ast.fix_missing_locations(Once().visit(ast.parse(text))), function.__name__, "exec")
-    names = {"jax": jax, "jnp": jax.numpy, **vars(sys.modules[function.__module__])}
-
-    def run():
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(code, names)
-
-    return run
-
-
-def live_bytes():
-    return sum(array.nbytes for array in jax.live_arrays())
-
-
-def check_again(run):
-    """Run once, and three times more: these compile nothing, and the last keeps no array beside those it replaces."""
-    run()
-    compiled.clear()
-    run()
-    assert len(compiled) == 0, f"the second call compiles {len(compiled)} programs"
-    run()
-    before = live_bytes()
-    run()
-    if live_bytes() > before:
-        gc.collect()
-    assert live_bytes() <= before
-
-
-@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - NOT_CALLED.keys()))
-def test_the_second_call_of_a_function_compiles_nothing(name):
-    assert FUNCTIONS[name].__name__ in doctest.script_from_examples(FUNCTIONS[name].__doc__ or "")
-    check_again(calls(FUNCTIONS[name]))
+@each_function(None)
+def test_the_second_call_of_a_function_compiles_nothing(function):
+    check_second_call(call_of(function))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_second_update_of_a_transformation_compiles_nothing(case):
     weights, signals = draw(case)
 
-    def run():
+    def call():
         tx = case.make()
         state = tx.init(weights)
         for _ in range(2):
             _, state = tx.update(weights, state, **signals)
 
-    check_again(run)
+    check_second_call(call)
+
+
+def squares(w, x):
+    return (w - x) ** 2
+
+
+@pytest.mark.parametrize("options", [{"micro_batches": 2}, {"micro_batches": 2, "gather": 4}, {"score_fn": squares}])
+def test_the_second_step_in_blocks_compiles_nothing(options):
+    tx = keep_topk(4)
+    step = value_and_grad(squares, tx, **options)
+    check_second_call(lambda: step(1.0, jnp.arange(8.0), tx.init(jnp.ones(8))))
+
+
+def weighted(loss, factor, x):
+    return factor * loss(x)
+
+
+def test_programs_live_as_long_as_the_function_of_the_user():
+    def sine(x):
+        return jnp.sin(x)
+
+    alive = weakref.ref(sine)
+    for _ in range(2):
+        compiled.clear()
+        map_rows(bind(given(weighted, sine), jnp.float32(2)), jnp.arange(3.0))
+    assert not compiled
+    del sine
+    gc.collect()
+    assert alive() is None
+
+
+def test_loops_take_functions_without_a_hash():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, w, x):
+            return (w - x) ** 2
+
+    assert gradient_norms(Loss(), jnp.float32(1), jnp.array([1.0, 3.0])).tolist() == [0.0, 4.0]
+
+
+def total(rows):
+    return map_rows(bind(given(weighted, jnp.sin), jnp.ones(3)), rows, block_size=2).sum()
+
+
+def test_a_loop_in_blocks_maps_the_rows_that_are_left_and_has_a_gradient():
+    rows = jnp.arange(15.0).reshape(5, 3)
+    assert jnp.allclose(total(rows), jnp.sin(rows).sum(), rtol=1e-5)
+    assert jnp.allclose(jax.jit(jax.grad(total))(rows), jnp.cos(rows), rtol=1e-5)

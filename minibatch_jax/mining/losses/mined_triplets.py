@@ -120,4 +120,6 @@ def mined_triplet_loss(
 
 def _choose_triplets(compare, everyone, block, *, positive, negative, fallback):
     queries, anchors = block
-    return triplet_choice(compare(queries, everyone.embeddings), *everyone.masks(anchors), positive, negative, fallback)
+    positives, negatives = everyone.masks(anchors)
+    distances = compare(queries, everyone.embeddings)
+    return triplet_choice(distances, positives, negatives, positive, negative, fallback)
