@@ -58,7 +58,9 @@ def partial_sinkhorn(
     It is the plan P of the given mass, with `P 1 <= a` and `P^T 1 <= b`, that minimizes `sum(P * cost) - epsilon *
     entropy(P)`.
 
-    The plan is a constant for the backward pass. A feasible plan need not be the optimum, so `error` is not the mass
+    The gradient stops: all results are constants, in the cost, the limits, `fraction` and epsilon. For a loss with this
+    plan take `sum(plan.matrix * cost)`, whose gradient in the cost is the plan: that of the minimum above (envelope
+    theorem), but its second derivative is not. A feasible plan need not be the optimum, so `error` is not the mass
     beyond the limits but the mass that the last iteration still moved, as a fraction of the mass of the plan.
 
     Args:
@@ -100,7 +102,8 @@ def partial_sinkhorn(
     rows, columns = masses(cost, a, b)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
     least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
-    return _alternate(problem, jnp.asarray(fraction, least.dtype) * least, tolerance, max_iterations)
+    mass = lax.stop_gradient(jnp.asarray(fraction, least.dtype)) * least
+    return _alternate(problem, mass, tolerance, max_iterations)
 
 
 def couple_partial_sinkhorn(

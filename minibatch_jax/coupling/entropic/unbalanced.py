@@ -50,8 +50,10 @@ def unbalanced_sinkhorn(
     """Return the plan P that minimizes cost, blur and the price of departing from the marginals a and b.
 
     It minimizes `sum(P * cost) + epsilon * KL(P | reference) + rho * KL(P 1 | a) + rho * KL(P^T 1 | b)`. With the
-    product reference and costs >= 0 the mass of P is at most that of a and b. The
-    gradient stops: P and the potentials are constants.
+    product reference and costs >= 0 the mass of P is at most that of a and b. The gradient stops: all results are
+    constants, in the cost, the marginals, epsilon and rho. For a loss with this plan take `sum(plan.matrix * cost)`,
+    whose gradient in the cost is the plan: that of the minimum above (envelope theorem), but its second derivative is
+    not.
 
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost is forbidden.
@@ -95,7 +97,8 @@ def unbalanced_sinkhorn(
     check_entropic(epsilon, relative_to, tolerance, max_iterations)
     rows, columns = masses(cost, a, b)
     problem = make_problem(cost.astype(rows.dtype), rows, columns, epsilon, relative_to, where)
-    return _alternate(problem, jnp.asarray(rho, rows.dtype), reference, tolerance, max_iterations)
+    price = lax.stop_gradient(jnp.asarray(rho, rows.dtype))
+    return _alternate(problem, price, reference, tolerance, max_iterations)
 
 
 def couple_unbalanced(
