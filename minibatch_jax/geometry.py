@@ -102,8 +102,9 @@ def squared_distances(
     Args:
       x: `[A, D]`, floating point.
       y: `[M, D]`, of the same dtype.
-      floor: what is at most this fraction of the two squared lengths, counted from the origin, is 0 with gradient 0.
-        Four times the rounding error of the dtype removes what rounding leaves of the distance of equal rows.
+      floor: what is at most this fraction of the two squared lengths, counted from the origin, is 0 with all
+        derivatives 0. Four times the rounding error of the dtype removes what rounding leaves of the distance of equal
+        rows. With floor 0, equal rows have the second derivatives of all others.
       origin: `[D]`, a point near the rows, `center(x, y)` by default.
 
     Returns:
@@ -122,7 +123,9 @@ def squared_distances(
     x, y = x - origin[None], y - origin[None]
     lengths = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
     squared = lengths - 2 * product(x, y.T)
-    squared = jnp.where(squared <= floor * lengths, 0, squared)
+    squared = squared - jax.lax.stop_gradient(jnp.minimum(squared, 0))  # equal rows keep their second derivative
+    if not (isinstance(floor, float) and floor == 0):
+        squared = jnp.where(squared <= floor * lengths, 0, squared)
     return jnp.where(x_finite[:, None] & y_finite[None, :], squared, jnp.nan)
 
 

@@ -131,6 +131,24 @@ def test_a_missing_signal_is_named_at_the_call():
         tx.update(jnp.ones(4), tx.init(jnp.ones(4)), loss=LOSSES)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_weights_in_half_precision_are_computed_with_in_float32(dtype):
+    """4097 ones are 4096 in float16, and a state of half precision forgets small steps."""
+
+    def update(weights, state, params=None, **extra_args):
+        total = jnp.sum(weights)
+        return weights * total, state + total
+
+    tx = weight_transformation(lambda weights: jnp.zeros((), weights.dtype), update)
+    weights = jnp.ones(4097, dtype)
+    kept, state = tx.update(weights, tx.init(weights))
+    assert kept.dtype == dtype and state.dtype == jnp.float32 and float(state) == 4097
+    np.testing.assert_array_equal(kept.astype(jnp.float32), jnp.float32(4097).astype(dtype).astype(jnp.float32))
+    large = jnp.full(4097, 100, dtype)  # 100 * 409,700 is beyond float16
+    kept = tx.update(large, tx.init(large))[0].astype(jnp.float32)
+    np.testing.assert_allclose(kept, min(100 * 409_700, float(jnp.finfo(dtype).max)), rtol=2**-8)
+
+
 @pytest.mark.parametrize("change", [lambda w: w[:2], lambda w: w.astype(jnp.bfloat16), lambda w: w[:, None]])
 def test_changed_weights_are_refused(change):
     tx = stateless(lambda weights, state, params=None, **extra_args: (change(weights), state))

@@ -31,15 +31,18 @@ from minibatch_jax.weights import matrix_of, weight_dtype
 class HierarchicalPlan(NamedTuple):
     """Plans of all pairs of mini-batches and the weights of the pairs.
 
-    Everything but `value` is constant for the backward pass. To train in two passes, compute the costs without
-    gradients first, and then only the pairs that `sample_pairs(0, outer, mode="permutation")` lists: k of them if the
-    outer coupling is exact.
+    Everything but `value` is constant for the backward pass, and the gradient of `value` in the cost is `plans`. With
+    exact couplings it is the gradient of the optimum (envelope theorem). Entropic plans change with the cost, which
+    this gradient leaves out. A second derivative raises NotImplementedError: with exact couplings, pass
+    `jax.lax.stop_gradient(cost)` and take `jnp.sum(found.plans * cost)` for `value`. To train in two passes, compute
+    the costs without gradients first, and then only the pairs that `sample_pairs(0, outer, mode="permutation")` lists:
+    k of them if the outer coupling is exact.
 
     Attributes:
       plans: `[k0, k1, m0, m1]`, inner plan of each pair times the weight of the pair.
       outer: `[k0, k1]`, weight of each pair, with sum 1.
       costs: `[k0, k1]`, what the inner plan of each pair costs.
-      value: `[]`, `sum(plans * cost)`, differentiable in the cost.
+      value: `[]`, `sum(plans * cost)`, differentiable once in the cost.
       outer_state: state of the outer coupling after this call, empty if it has none.
       inner_state: what the inner coupling reports, with the axes `[k0, k1]` in front, empty if it has no state.
     """
@@ -75,6 +78,7 @@ def hierarchical_plan(
       `HierarchicalPlan(plans, outer, costs, value, outer_state, inner_state)`.
 
     Raises:
+      NotImplementedError: if the cost is differentiated twice.
       TypeError: if the cost is not floating point.
       ValueError: if the cost is not of rank 4, the weights do not match, or plans depend on earlier batches: those of
         the inner coupling, or those of the outer one when no state is given.
@@ -102,7 +106,7 @@ def hierarchical_plan(
     costs = jnp.sum(plans * _priced(plans, fixed), axis=(2, 3))
     pair_weights, outer_state = run_coupling("outer", outer, pairs, costs, outer_state)
     plans = pair_weights[:, :, None, None] * plans
-    value = jnp.sum(plans * _priced(plans, cost))
+    value = _value(plans, _priced(plans, cost))
     return HierarchicalPlan(plans, pair_weights, costs, value, outer_state, inner_state)
 
 
@@ -135,6 +139,31 @@ def scatter_plans(
     columns = jnp.broadcast_to(target_indices[None, :, None, :], plans.shape)
     dtype = weight_dtype(plans.dtype)
     return jnp.zeros(shape, dtype).at[rows, columns].add(plans.astype(dtype))
+
+
+@jax.custom_jvp
+def _value(plans: jax.Array, cost: jax.Array) -> jax.Array:
+    return jnp.sum(plans * cost)
+
+
+@_value.defjvp
+def _value_tangent(primals, tangents):
+    plans, cost = primals
+    return _value(plans, cost), jnp.sum(_plans_once(plans, cost) * tangents[1])
+
+
+@jax.custom_jvp
+def _plans_once(plans: jax.Array, cost: jax.Array) -> jax.Array:
+    return plans
+
+
+@_plans_once.defjvp
+def _no_second_derivative(primals, tangents):
+    raise NotImplementedError(
+        "The value of hierarchical_plan is differentiated twice, wanted once: its plans are constants. With exact "
+        "couplings pass jax.lax.stop_gradient(cost) and take jnp.sum(found.plans * cost), whose second derivative is "
+        "right; for entropic plans add up sinkhorn(...).value."
+    )
 
 
 def _priced(plans: jax.Array, cost: jax.Array) -> jax.Array:

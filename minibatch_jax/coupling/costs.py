@@ -79,7 +79,8 @@ def cosine_cost(x0: jax.Array, x1: jax.Array) -> jax.Array:
       >>> cosine_cost(jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
       [[0.0, 1.0]]
     """
-    return jnp.clip(1 - cosines(*_flat(x0, x1)), 0, 2)
+    cost = 1 - cosines(*_flat(x0, x1))
+    return cost - jax.lax.stop_gradient(cost - jnp.clip(cost, 0, 2))  # beyond [0, 2] by rounding only
 
 
 def _flat(x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -67,10 +67,10 @@ def pairs_1d(x0: jax.Array, x1: jax.Array, a: jax.Array | None = None, b: jax.Ar
 def wasserstein_1d(
     x0: jax.Array, x1: jax.Array, a: jax.Array | None = None, b: jax.Array | None = None, *, p: float = 2.0
 ) -> jax.Array:
-    """Return `W_p^p` of two weighted samples on a line; differentiable in the places and in the masses.
+    """Return `W_p^p` of two weighted samples on a line; differentiable in the places and the masses.
 
-    It is the mean of `|x0 - x1|^p` over the pairs of `pairs_1d`. Where levels of both samples meet, as with equal
-    masses, the derivative in the masses is one-sided.
+    It is the mean of `|x0 - x1|^p` over the pairs of `pairs_1d`. The derivatives, of every order, are right wherever no
+    two places and no two cumulated masses are equal: small steps do not change the pairs there.
 
     Args:
       x0: `[B0]`, floating point, places of the sources.

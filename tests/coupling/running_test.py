@@ -4,12 +4,13 @@ import numpy as np
 import optax
 import pytest
 
-from minibatch_jax import record
+from minibatch_jax import coupling, record
 from minibatch_jax.coupling import (
     couple_assignment,
     couple_by_kernel,
     couple_partial,
     couple_partial_sinkhorn,
+    couple_quantized,
     couple_semidiscrete,
     couple_sinkhorn,
     couple_transport,
@@ -18,6 +19,7 @@ from minibatch_jax.coupling import (
     hierarchical_plan,
 )
 from minibatch_jax.coupling.costs import squared_euclidean_cost
+from minibatch_jax.coupling.plans import SolverReport
 from minibatch_jax.selection import keep_random
 
 FRACTION = optax.linear_schedule(0.25, 1.0, 3)
@@ -105,9 +107,9 @@ def test_the_outer_state_of_a_hierarchical_plan_goes_on():
 
 
 def test_only_a_transformation_has_a_state():
-    for coupling in (None, jnp.ones((4, 4)) / 16):
+    for plan in (None, jnp.ones((4, 4)) / 16):
         with pytest.raises(ValueError, match="state is given for a coupling of type"):
-            flow_matching_pairs(0, *batch(0), coupling, state=optax.EmptyState())
+            flow_matching_pairs(0, *batch(0), plan, state=optax.EmptyState())
 
 
 SOLVING = {
@@ -128,8 +130,49 @@ def test_a_solver_that_did_not_finish_says_so_in_the_state(name):
 
 def test_mass_that_cannot_be_shipped_is_in_the_state():
     weights = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    for tx, error in ((couple_transport(), 0), (couple_partial(1.0), 1 / 3)):
+    of_pairs = (couple_partial(1.0), couple_assignment(), couple_quantized(8))
+    for tx, error in ((couple_transport(), 0), *((tx, 1 / 3) for tx in of_pairs)):
         assert not tx.init(weights).converged
         _, report = tx.update(weights, tx.init(weights), cost=jnp.ones((3, 3)))
         np.testing.assert_allclose(report.error, error, rtol=1e-6)
         assert bool(report.converged) == (error == 0)
+
+
+WITHOUT_A_SOLVER = {"couple_by_kernel", "couple_independent", "couple_nearest"}
+LEARNED_OVER_BATCHES = {"couple_semidiscrete"}
+REPORTING = {
+    "couple_assignment": couple_assignment(),
+    "couple_partial": couple_partial(0.5),
+    "couple_partial_sinkhorn": couple_partial_sinkhorn(0.5, 0.5),
+    "couple_quantized": couple_quantized(8),
+    "couple_sinkhorn": couple_sinkhorn(0.5),
+    "couple_transport": couple_transport(),
+    "couple_unbalanced": couple_unbalanced(0.5, 1.0),
+}
+
+
+def test_every_coupling_with_a_solver_reports():
+    names = {name for name in vars(coupling) if name.startswith("couple_")}
+    assert names == set(REPORTING) | WITHOUT_A_SOLVER | LEARNED_OVER_BATCHES
+
+
+@pytest.mark.parametrize("name", REPORTING)
+def test_a_report_is_no_memory(name):
+    tx = REPORTING[name]
+    pairs = flow_matching_pairs(0, *batch(0), tx, mode="joint")
+    assert isinstance(pairs.state, SolverReport) and bool(pairs.state.converged)
+    cost = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 2, 3, 3)), jnp.float32)
+    found = hierarchical_plan(cost, tx, tx)
+    assert np.all(found.inner_state.converged) and found.inner_state.converged.shape == (2, 2)
+    assert bool(found.outer_state.converged)
+
+
+@pytest.mark.parametrize("name", REPORTING)
+def test_the_dtype_of_a_report_is_that_of_the_weights_whatever_the_cost(name):
+    tx = REPORTING[name]
+    with jax.enable_x64(True):
+        for dtype, cost_dtype in ((jnp.float32, jnp.float64), (jnp.float64, jnp.float32), (jnp.bfloat16, jnp.float64)):
+            weights = jnp.full((3, 3), 1 / 8, dtype)
+            plan, report = tx.update(weights, tx.init(weights), cost=jnp.asarray(np.eye(3), cost_dtype))
+            assert plan.dtype == dtype
+            assert report.error.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)

@@ -99,6 +99,32 @@ def test_facility_location_in_parts_costs_little():
     assert min(shares) > 0.7 and np.mean(shares) > 0.8, shares
 
 
+@pytest.mark.parametrize("rows_per_part", [64, 512])
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean"])
+def test_a_far_row_blurs_no_medoid(metric, rows_per_part):
+    """All clusters have a medoid, and so has the far row."""
+    groups = np.arange(N) % (K - 1)
+    rng = np.random.default_rng(3)
+    x = np.float32(5 * rng.normal(size=(K - 1, D))[groups] + 0.1 * rng.normal(size=(N, D)))
+    x[7] = 1e5
+    chosen = select(x, "facility_location", metric=metric, rows_per_part=rows_per_part)
+    assert 7 in chosen.indices and set(groups[chosen.indices[chosen.indices != 7]]) == set(range(K - 1))
+    assert chosen.cost < 1 and chosen.dropped == 0
+
+
+@each_method
+def test_a_row_that_cannot_be_measured_is_dropped(method):
+    x = clusters()
+    expected = select(x, method)
+    x[5] = 1e21
+    chosen = select(x, method)
+    if method == "sift":  # it compares directions
+        assert chosen.dropped == 1
+    else:
+        assert_same(chosen, expected)
+        assert chosen.dropped == 2
+
+
 @each_method
 def test_a_file_in_half_precision_gives_what_its_array_gives(method, tmp_path):
     x = clusters().astype(np.float16)

@@ -44,6 +44,8 @@ def gibbs_weights(
 ) -> jax.Array:
     """Return the weights times `exp(-cost / epsilon)`, rescaled to the mass of the weights.
 
+    The gradient stops at the cost and at epsilon.
+
     Args:
       cost: floating point, of the shape of the weights: `[B]` for pairs (i, i), `[B0, B1]` for all pairs. The paper
         takes the Euclidean distance, not its square.

@@ -71,7 +71,8 @@ def partial_sinkhorn(
         if it is less.
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
-        Pairs of a row or column of mass 0 do not count; in OTT they do.
+        OTT calls it `relative_epsilon`, has no maximum, and counts the pairs of a row or column of mass 0, which do not
+        count here.
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
       max_iterations: at most this many; a traced number is rounded up to a multiple of 5. Under `vmap` all problems run

@@ -61,7 +61,7 @@ def sharded_sinkhorn(
       `Potentials(row, column, value, error, iterations, converged)`. `row` `[b0]` belongs to this device; all else is
       equal on all devices. The column sums of the plan are exact, `error` is the L1 distance of all row sums to 1/B0
       before the last update of f, and `converged` takes 1e-3 as the tolerance. `value` is the optimum of `sum(P * cost)
-      + epsilon * KL(P | uniform)`.
+      + epsilon * KL(P | uniform)`; potentials and value are differentiable, through all iterations.
 
     Raises:
       TypeError: if `x0` is not floating point.

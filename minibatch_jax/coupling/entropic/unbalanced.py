@@ -76,7 +76,8 @@ def unbalanced_sinkhorn(
         `'uniform'` for 1 (as OTT).
       relative_to: None if epsilon is absolute; `'mean'`, `'std'` or `'max'` if epsilon is a fraction of the mean or
         maximum absolute cost, or of the standard deviation of the cost, over allowed pairs (of 1, if that is 0).
-        Pairs of a row or column of mass 0 do not count; in OTT they do.
+        OTT calls it `relative_epsilon`, has no maximum, and counts the pairs of a row or column of mass 0, which do not
+        count here.
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
       tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`.
       max_iterations: at most this many; may be traced. Under `vmap` all problems run until the slowest has stopped.

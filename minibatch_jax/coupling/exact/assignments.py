@@ -25,9 +25,11 @@ from jax import lax
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax._vector import first_minima, put, vector_min
+from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling._sinkhorn_loop import over_relax
 from minibatch_jax.coupling.exact._paths import augment, nearest
+from minibatch_jax.coupling.plans import SolverReport, init_report
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 _ITERATIONS = 20
@@ -110,13 +112,7 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       >>> assignment_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
       [[0.0, 0.5], [0.5, 0.0]]
     """
-    cost = fixed_cost(cost)
-    check_shape("weights", weights, cost.shape)
-    kept = kept_weights(weights.astype(weight_dtype(weights.dtype)), cost, is_price)
-    columns = assignment(cost, where=kept > 0).columns
-    paired = columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
-    mass = jnp.sum(kept)
-    return jnp.where(paired, mass / jnp.maximum(jnp.sum(columns >= 0), 1).astype(mass.dtype), 0)
+    return _plan(cost, weights)[0]
 
 
 def couple_assignment() -> optax.GradientTransformationExtraArgs:
@@ -128,7 +124,10 @@ def couple_assignment() -> optax.GradientTransformationExtraArgs:
     out.
 
     Returns:
-      A transformation without state; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights.
+      A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
+      `SolverReport` as state. With S the smaller count of rows and of columns that have an allowed pair, its `error` is
+      the fraction of S pairs that forbidden pairs do not permit, `iterations` counts the pairs, and `converged` is True
+      if there are S.
 
     Raises:
       TypeError: on update, if the cost is not floating point.
@@ -145,9 +144,25 @@ def couple_assignment() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        return assignment_plan(cost, weights), state
+        return _plan(cost, weights)
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(init_report, update)
+
+
+def _plan(cost: jax.Array, weights: jax.Array) -> tuple[jax.Array, SolverReport]:
+    """Return the plan of the cheapest pairing on the allowed pairs, and how the solver came out."""
+    cost = fixed_cost(cost)
+    check_shape("weights", weights, cost.shape)
+    kept = kept_weights(weights.astype(weight_dtype(weights.dtype)), cost, is_price)
+    allowed = kept > 0
+    found = assignment(cost, where=allowed)
+    paired = found.columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
+    mass, count = jnp.sum(kept), jnp.sum(found.columns >= 0, dtype=jnp.int32)
+    wanted = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis), dtype=jnp.int32) for axis in (0, 1)))
+    error = (wanted - count).astype(mass.dtype) / jnp.maximum(wanted, 1).astype(mass.dtype)
+    converged = has_converged(error, 0, found.row_potentials, found.column_potentials)
+    plan = jnp.where(paired, mass / jnp.maximum(count, 1).astype(mass.dtype), 0)
+    return plan, SolverReport(lax.stop_gradient(error), count, converged)
 
 
 class _Matching(NamedTuple):

@@ -96,7 +96,8 @@ def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Arra
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. `matrix` has `fraction`
       times the mass of the weights on allowed pairs, and less if forbidden pairs allow fewer than `fraction * S`
       pairs: `error` is the fraction that is missing. `value` is differentiable in the cost, the weights and
-      `fraction`. `iterations` counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
+      `fraction`, and so is `matrix` in the last two; both are piecewise linear, so that second derivatives in one of
+      them are 0. `iterations` counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
 
     Raises:
       TypeError: if the cost is not floating point.
@@ -164,7 +165,7 @@ def couple_partial(fraction: float | jax.Array) -> optax.GradientTransformationE
     check_number("fraction", fraction, 0, 1, open_low=True)
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        plan = partial_plan(cost, fraction, weights)
+        plan = partial_plan(fixed_cost(cost).astype(weights.dtype), fraction, weights)
         return plan.matrix, report_of(plan)
 
     return weight_transformation(init_report, update)

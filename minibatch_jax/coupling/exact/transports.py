@@ -22,7 +22,7 @@ import optax
 from jax import lax
 
 from minibatch_jax._vector import first_min, put
-from minibatch_jax.coupling._certificates import first_order, has_converged
+from minibatch_jax.coupling._certificates import has_converged, linear_value
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, make_problem, marginals_of, masses
 from minibatch_jax.coupling._sinkhorn_loop import log_where, scale_to_marginals
 from minibatch_jax.coupling.plans import Plan, init_report, report_of
@@ -55,9 +55,11 @@ def transport(
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The rows of `matrix` sum
       to a and its columns to b, up to rounding. The row potentials u and column potentials v prove that it is the
       cheapest: `u_i + v_j <= cost_ij` on allowed pairs, equal where the plan has mass. `value` has a gradient: the plan
-      for the cost and u, v for the marginals, up to a constant (envelope theorem). `error` is the fraction of the
-      larger mass that was not shipped, exactly 0 if that is no more than rounding; `converged` wants 0. `iterations`
-      counts the paths along which mass was shipped.
+      for the cost and u, v for the marginals, up to a constant (envelope theorem). It is piecewise linear in the cost
+      and in the marginals, so its second derivatives in one of them are 0; those in both are how the plan changes with
+      the marginals, NaN where it has fewer than B0 + B1 - 1 pairs (as with uniform ones). `error` is the fraction
+      of the larger mass that was not shipped, exactly 0 if that is no more than rounding; `converged` wants 0.
+      `iterations` counts the paths along which mass was shipped.
 
     Raises:
       TypeError: if the cost or a marginal is not floating point, or `where` not bool.
@@ -75,8 +77,9 @@ def transport(
     a, b = masses(cost, a, b, equal=True)
     flow = _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
     matrix = flow.shipped.T
-    value = jnp.sum(matrix * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
-    value += first_order(flow.u, a) + first_order(flow.v, b)
+    live = jnp.where(matrix > 0, live.astype(cost.dtype), 0)
+    value = jnp.sum(matrix * lax.stop_gradient(live))
+    value = linear_value(value, live, a, b, matrix, flow.u, flow.v)
     error = lax.stop_gradient(_unshipped(matrix, a, b))
     return Plan(matrix, flow.u, flow.v, value, error, flow.paths, has_converged(error, 0, flow.u, flow.v))
 

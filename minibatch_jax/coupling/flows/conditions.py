@@ -27,7 +27,7 @@ def condition_aware_cost(
 
     The diagonal holds the items that were drawn together. A pair competes if it costs at most as much as the diagonal
     pair of its row; w is chosen so that the fraction `fraction` of all pairs competes. Small ratios keep partners
-    close in their conditions, large ratios ignore the conditions.
+    close in their conditions, large ratios ignore the conditions. The gradient takes w as a constant.
 
     Args:
       cost: `[B, B]`, floating point, such as `squared_euclidean_cost(x0, x1)`.
@@ -59,6 +59,8 @@ def condition_weight(
     cost: jax.Array, condition_cost: jax.Array, *, fraction: float | jax.Array, max_iterations: int = 50
 ) -> jax.Array:
     """Return the w of `condition_aware_cost`, by doubling it until few enough pairs compete and then bisecting.
+
+    It is a constant for the backward pass.
 
     The diagonal holds the items that were drawn together. A pair competes if `cost + w * condition_cost` is at most
     that of the diagonal pair of its row.
@@ -93,7 +95,7 @@ def condition_weight(
     check_count("max_iterations", max_iterations)
     dtype = weight_dtype(cost.dtype)
     cost, condition_cost = lax.stop_gradient(cost).astype(dtype), lax.stop_gradient(condition_cost).astype(dtype)
-    enough = bind(_few_compete, cost, condition_cost, jnp.asarray(fraction, dtype))
+    enough = bind(_few_compete, cost, condition_cost, lax.stop_gradient(jnp.asarray(fraction, dtype)))
     mean = jnp.mean(condition_cost)
     unit = jnp.mean(jnp.abs(cost)) / jnp.where(mean > 0, mean, 1)
     unit = jnp.where(unit > 0, unit, 1)

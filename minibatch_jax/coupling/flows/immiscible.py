@@ -24,7 +24,7 @@ from minibatch_jax._checks import as_key, check_count, check_floating, check_sha
 from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax.coupling._problem import allowed_pairs, is_price, marginals_of
 from minibatch_jax.coupling.costs import euclidean_cost
-from minibatch_jax.coupling.exact.assignments import assignment, assignment_plan
+from minibatch_jax.coupling.exact.assignments import assignment, couple_assignment
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 _MAX_BITS = 12
@@ -153,7 +153,7 @@ def couple_quantized(bits: int) -> optax.GradientTransformationExtraArgs:
       bits: 1 to 12, static.
 
     Returns:
-      A transformation over `[B0, B1]` weights without state.
+      A transformation over `[B0, B1]` weights, with a `SolverReport` as state, as that of `couple_assignment`.
 
     Raises:
       TypeError: if `bits` is not a static int or, in `update`, the cost is not floating point.
@@ -170,11 +170,13 @@ def couple_quantized(bits: int) -> optax.GradientTransformationExtraArgs:
     """
     check_count("bits", bits, _MAX_BITS, "more levels lose exactness in float32")
 
+    assigned = couple_assignment()
+
     def update(weights, state, params=None, *, cost, **extra_args):
         check_shape("cost", cost, weights.shape)
-        return assignment_plan(quantize_cost(cost, bits, where=weights > 0), weights), state
+        return assigned.update(weights, state, cost=quantize_cost(cost, bits, where=weights > 0))
 
-    return weight_transformation(lambda weights: optax.EmptyState(), update)
+    return weight_transformation(assigned.init, update)
 
 
 def couple_nearest() -> optax.GradientTransformationExtraArgs:
