@@ -14,7 +14,7 @@ from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._rounds import run
-from minibatch_jax.pool._rows import NpyFile, Rows
+from minibatch_jax.pool._rows import NpyFile, Rows, rows_of_array
 from minibatch_jax.pool._sift import sift_job
 from minibatch_jax.processes import check_same_arguments
 
@@ -145,7 +145,7 @@ def select_from_pool(
 
 
 def _rows(pool: Any, block_size: int) -> Rows:
-    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else pool
+    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else rows_of_array(pool)
     dtype = np.dtype(getattr(opened, "dtype", object))
     if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
         raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
