@@ -13,7 +13,7 @@ from minibatch_jax._checks import check_choice, check_count, check_number, check
 from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
-from minibatch_jax.pool._rounds import run
+from minibatch_jax.pool._rounds import kept_from_others, run
 from minibatch_jax.pool._rows import NpyFile, Rows, rows_of_array
 from minibatch_jax.pool._sift import sift_job
 from minibatch_jax.processes import check_same_arguments
@@ -85,7 +85,8 @@ def select_from_pool(
       state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
         same call continues from the last saved round, with the same result; a finished call returns at once. If that
         round is damaged, it continues from the one before, with a `RuntimeWarning`. A digest of all rows tells whether
-        the pool is the same, which takes one more pass over the file. None saves nothing.
+        the pool is the same, which takes one more pass over the file. A lock keeps other jobs out of the folder, except
+        on Windows and where the file system has no `flock`. None saves nothing.
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
@@ -96,6 +97,7 @@ def select_from_pool(
       ValueError: if a shape or number does not fit, a name is unknown, the file is in Fortran order, damaged or changed
         while it is read, no row is finite, `state_folder` holds another call or no round that is intact, or processes
         make other calls.
+      RuntimeError: if another job uses `state_folder`; it names the process and the machine.
       OSError: if the pool cannot be read, or `state_folder` not be written, as when the disk is full.
       ImportError: if `progress` without `rich`.
 
@@ -138,10 +140,12 @@ def select_from_pool(
         job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), PoolSelection)
     check_same_arguments(**call, state_folder_given=state_folder is not None)
     check_same_arguments(pool=rows.ends())
-    if state_folder is not None:
-        call |= {"digest of the pool": rows.digest()}
-    with _bar(method, progress) as show:
-        return run(job, None if state_folder is None else Path(state_folder), call, show)
+    folder = None if state_folder is None else Path(state_folder)
+    with kept_from_others(folder):
+        if folder is not None:
+            call |= {"digest of the pool": rows.digest()}
+        with _bar(method, progress) as show:
+            return run(job, folder, call, show)
 
 
 def _rows(pool: Any, block_size: int) -> Rows:

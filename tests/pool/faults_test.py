@@ -1,6 +1,7 @@
 """Every file of a choice from a pool under truncation, flipped bits, a full disk and a kill at each operation."""
 
 import errno
+import fcntl
 import itertools
 import os
 import resource
@@ -59,7 +60,7 @@ def test_a_damaged_newest_round_costs_a_round(method, tmp_path):
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
     last, told = newest(tmp_path), 0
     for name, content in damages(kept[last]):
-        for path in tmp_path.iterdir():
+        for path in tmp_path.glob("*.npz"):
             path.unlink()
         for path, old in kept.items():
             path.write_bytes(content if path == last else old)
@@ -74,11 +75,11 @@ def test_a_damaged_newest_round_costs_a_round(method, tmp_path):
 
 def test_a_state_without_an_intact_round_is_named(tmp_path):
     stop_after(2, clusters(), "k_center", tmp_path)
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"no round that is intact: .*round000001.npz is damaged .*Delete the folder"):
         select(clusters(), "k_center", state_folder=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
 @each_method
@@ -120,7 +121,7 @@ def test_a_full_disk_in_the_midst_of_a_real_write(tmp_path):
             select(x, "sift", state_folder=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.partial"))
     assert_same(select(x, "sift", state_folder=tmp_path), expected)
 
 
@@ -315,6 +316,48 @@ def test_a_state_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"state_folder .*/file' is a file, wanted a folder"):
         select(clusters(), "sift", state_folder=tmp_path / "file")
+
+
+@each_method
+def test_two_jobs_do_not_share_a_folder(method, tmp_path, monkeypatch):
+    x, save, refused = clusters(), _rounds._save, 0
+
+    def save_while_another_job_comes(*args):
+        nonlocal refused
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(
+            RuntimeError,
+            match=rf"state_folder '{tmp_path}' is in use by another job, process {os.getpid()} on .*: wait until",
+        ):
+            select(x, method, state_folder=tmp_path)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        refused += 1
+        save(*args)
+
+    monkeypatch.setattr(_rounds, "_save", save_while_another_job_comes)
+    assert_same(select(x, method, state_folder=tmp_path), select(x, method))
+    assert refused > 1
+    assert_same(select(x, method, state_folder=tmp_path), select(x, method))  # the lock is free again
+
+
+def test_where_nothing_can_be_written_or_locked(tmp_path, monkeypatch):
+    expected = select(clusters(), "k_center", state_folder=tmp_path)
+
+    def error(number):
+        def raise_it(*args):
+            raise OSError(number, os.strerror(number))
+
+        return raise_it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", error(errno.EROFS))
+        assert_same(select(clusters(), "k_center", state_folder=tmp_path), expected)
+        patch.setattr(os, "open", error(errno.ENOSPC))
+        with pytest.raises(OSError, match=r"state_folder .* cannot be made .*No space left .*wanted a folder to write"):
+            select(clusters(), "k_center", state_folder=tmp_path)
+    monkeypatch.setattr(fcntl, "flock", error(errno.ENOLCK))
+    with pytest.warns(RuntimeWarning, match=r"state_folder .* cannot be locked .*see to it that no other job uses it"):
+        assert_same(select(clusters(), "k_center", state_folder=tmp_path), expected)
 
 
 @pytest.mark.parametrize("method", CALLS)

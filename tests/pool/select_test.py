@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -155,7 +156,7 @@ def test_a_stopped_call_goes_on_to_the_same_result(method, rounds, tmp_path, mon
     assert_same(resumed, select(x, method))
     assert_same(select(x, method, state_folder=tmp_path), resumed)
     assert saves.count == total > rounds, "a finished call makes no further round"
-    assert len(list(tmp_path.iterdir())) <= 2
+    assert len(list(tmp_path.glob("*.npz"))) <= 2
 
 
 def test_a_killed_process_goes_on(tmp_path):
@@ -174,6 +175,8 @@ def test_a_killed_process_goes_on(tmp_path):
     while victim.poll() is None and not list(tmp_path.glob("s/*round000003.npz")):
         time.sleep(0.02)
     assert victim.poll() is None
+    with pytest.raises(RuntimeError, match=f"in use by another job, process {victim.pid} on {socket.gethostname()}"):
+        select(tmp_path / "pool.npy", "k_center", state_folder=tmp_path / "s")
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
     assert not (tmp_path / "out.npy").exists()

@@ -291,7 +291,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     out = tmp_path / "out"
 
     def start_another():
-        with pytest.raises(RuntimeError, match="Another process is running"):
+        with pytest.raises(RuntimeError, match=rf"out .*out' is in use by another job, process {os.getpid()} on "):
             tiny.main(Config(str(out)))
         raise Stop
 
