@@ -1,6 +1,7 @@
 """Choose k rows of a pool on disk in one call, by facility location, k-center or SIFT, with a progress bar."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ class PoolSelection(NamedTuple):
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
         location), the largest distance (k-center), or the variance left at the queries (SIFT).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
+      dropped_queries: number of queries of SIFT that do not count, because they are not finite in float32; else 0.
     """
 
     indices: np.ndarray
@@ -41,6 +43,7 @@ class PoolSelection(NamedTuple):
     values: np.ndarray
     cost: float
     dropped: int
+    dropped_queries: int
 
 
 def select_from_pool(
@@ -77,7 +80,8 @@ def select_from_pool(
       method: "facility_location", "k_center" or "sift".
       metric: "sqeuclidean", "euclidean" or "cosine"; for k-center the first two choose the same rows, and SIFT always
         takes the cosine.
-      queries: `[Q, D]`, floating point, for SIFT only; rows that are not finite do not count.
+      queries: `[Q, D]`, floating point, for SIFT only. Rows that are not finite in float32 do not count;
+        `dropped_queries` of the result tells how many.
       noise: variance of an observation, positive, for SIFT only.
       rows_per_part: rows of a part, at least 2 k, for facility location only.
       seed: seed of the shuffle into parts, at least 0, for facility location only.
@@ -90,7 +94,7 @@ def select_from_pool(
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
-      `PoolSelection(indices, weights, values, cost)`.
+      `PoolSelection(indices, weights, values, cost, dropped, dropped_queries)`.
 
     Raises:
       TypeError: if the pool or the queries are not floating point or a count is not an int.
@@ -123,13 +127,15 @@ def select_from_pool(
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
     call |= {"dtype": str(rows.dtype), "block_size": rows.block_size}
+    make = functools.partial(PoolSelection, dropped_queries=0)
     if method == "sift":
-        targets = _queries(queries, rows.width)
+        targets, dropped_queries = _queries(queries, rows.width)
+        make = functools.partial(PoolSelection, dropped_queries=dropped_queries)
         call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
-        job = sift_job(rows, k, targets, float(noise), PoolSelection)
+        job = sift_job(rows, k, targets, float(noise), make)
     elif method == "k_center":
         call |= {"unit": metric == "cosine"}
-        job = centers_job(rows, k, metric == "cosine", PoolSelection)
+        job = centers_job(rows, k, metric == "cosine", make)
     else:
         check_count("rows_per_part", rows_per_part)
         if 2 * k > rows_per_part:
@@ -137,7 +143,7 @@ def select_from_pool(
                 f"rows_per_part is {rows_per_part}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
             )
         call |= {"metric": metric, "rows_per_part": int(rows_per_part), "seed": int(seed)}
-        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), PoolSelection)
+        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), make)
     check_same_arguments(**call, state_folder_given=state_folder is not None)
     check_same_arguments(pool=rows.ends())
     folder = None if state_folder is None else Path(state_folder)
@@ -158,17 +164,20 @@ def _rows(pool: Any, block_size: int) -> Rows:
     return Rows(opened, int(block_size), name)
 
 
-def _queries(queries: Any, width: int) -> np.ndarray:
+def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
+    """Return the queries that are finite in float32, and how many are not."""
     if queries is None:
         raise ValueError("queries is None, wanted [Q, D] for the method 'sift'.")
     check_shape("queries", queries, (None, width))
     queries = np.asarray(queries)
     if not np.issubdtype(queries.dtype, np.floating):
         raise TypeError(f"queries has dtype {queries.dtype}, wanted a floating-point dtype.")
-    queries = queries.astype(np.float32)
-    if not np.isfinite(queries).all(1).any():
+    with np.errstate(over="ignore"):
+        queries = queries.astype(np.float32)
+    finite = queries[np.isfinite(queries).all(1)]
+    if not len(finite):
         raise ValueError(f"queries has no row of {len(queries)} that is finite in float32, wanted one or more.")
-    return queries
+    return finite, len(queries) - len(finite)
 
 
 @contextlib.contextmanager

@@ -368,3 +368,24 @@ def test_rows_that_do_not_count_are_reported(method, value):
     with np.errstate(over="ignore"):
         chosen = select(x, method)
     assert chosen.dropped == 5 and not {5, 9, 40, 41, 170} & set(chosen.indices.tolist())
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_queries_that_do_not_count_are_reported(value):
+    rng, queries = np.random.default_rng(0), np.asarray(CALLS["sift"]["queries"], np.float64)
+    for dropped in (1, 3):
+        places = np.sort(rng.integers(len(queries) + 1, size=dropped))
+        given = np.insert(queries, places, rng.normal(size=(dropped, D)), axis=0)
+        given[places + np.arange(dropped), rng.integers(D, size=dropped)] = value
+        chosen = select(clusters(), "sift", queries=given)
+        assert chosen.dropped_queries == dropped
+        assert_same(chosen._replace(dropped_queries=0), select(clusters(), "sift"))
+    with pytest.raises(ValueError, match="queries has no row of 2 that is finite in float32, wanted one or more"):
+        select(clusters(), "sift", queries=np.full((2, D), value))
+
+
+@each_method
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_a_pool_without_a_finite_row_is_refused(method, value, tmp_path):
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=rf"pool .* has no row of {N} that is finite in"):
+        select(np.full((N, D), value), method, state_folder=tmp_path)
