@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments._data_folder import root
-from experiments._terminal import leave, print_all_characters, until_ctrl_c
+from experiments._terminal import end_on_ctrl_c, leave, print_all_characters
 
 HERE = Path(__file__).parent
 ROOMS = ("selection", "coupling", "mining", "modules")
@@ -65,11 +65,7 @@ def run_speed(cases: list[str]) -> None:
 
 
 def main(args: list[str]) -> int:
-    """Dispatch; returns the exit code, 130 on Ctrl-C."""
-    return until_ctrl_c(lambda: _dispatch(args), "Interrupted. The same command goes on from what it has saved.")
-
-
-def _dispatch(args: list[str]) -> int:
+    """Dispatch; returns the exit code."""
     print_all_characters()
     for name, value in COMPILATION_CACHE.items():
         os.environ.setdefault(name, value)
@@ -88,4 +84,5 @@ def _dispatch(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_on_ctrl_c("Interrupted. The same command goes on from what it has saved.")
     leave(main(sys.argv[1:]))

@@ -1,9 +1,7 @@
 """What a terminal does to a run: characters that it cannot show, and Ctrl-C."""
 
-import _thread
 import contextlib
 import io
-import logging
 import os
 import signal
 import sys
@@ -11,8 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-SECONDS_TO_END = 3.0
-SHOW_CURSOR = "\x1b[?25h"
+SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
 
 
 def print_all_characters() -> None:
@@ -22,34 +19,42 @@ def print_all_characters() -> None:
             stream.reconfigure(errors="replace")
 
 
-def until_ctrl_c(action: Callable[[], int], message: str) -> int:
-    """The exit code of the action, or 130 after one line on stderr if Ctrl-C ended it, whatever error that became.
+def end_on_ctrl_c(message: str) -> None:
+    """Let Ctrl-C end the process at once from now on, with one line on stderr and exit code 130.
 
-    If the action does not end within `SECONDS_TO_END`, because it is in compiled code or some library has caught the
-    interrupt, the process ends there; what is on disk is whole at any time.
+    Nothing is raised. An exception would meet compiled code and imports that it began, which turn it into another
+    error, print it, forget it, or crash; and a compilation would first end. Use it where a kill does no harm.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as in the background of a shell
+    if not _ends_it():
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)  # written to at once, whatever the main thread does
+    threading.Thread(target=_end_on_byte, args=(read, message), daemon=True).start()
+
+
+def until_ctrl_c(action: Callable[[], int], message: str) -> int:
+    """The exit code of the action, or 130 after one line on stderr if KeyboardInterrupt ended it."""
+    if not _ends_it():
         return action()
-    pressed = threading.Event()
-    with _handled(pressed):
-        try:
-            with _ends_in_time(message):
-                return action()
-        except BaseException as error:  # a compiled module that is being imported makes an ImportError of it
-            if not isinstance(error, KeyboardInterrupt) and not (pressed.is_set() and isinstance(error, Exception)):
-                raise
-            print(message, file=sys.stderr)
-            return 130
+    pressed = []
 
+    def press(number: int, frame: Any) -> None:
+        if not pressed:  # once: what follows is cleaning up
+            pressed.append(number)
+            raise KeyboardInterrupt
 
-def leave(code: int) -> NoReturn:
-    """End the process with this exit code, and without what Ctrl-C could interrupt once more."""
+    signal.signal(signal.SIGINT, press)
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # nobody reads it, or the disk is full
-        code = code or 1
-    os._exit(code)
+        return action()
+    except BaseException as error:  # a compiled module that is being imported makes an ImportError of it
+        if not isinstance(error, KeyboardInterrupt) and not (pressed and isinstance(error, Exception)):
+            raise
+        print(message, file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -69,65 +74,27 @@ def ctrl_c_later() -> Iterator[None]:
             handler(*pressed[0])
 
 
-@contextlib.contextmanager
-def _handled(pressed: threading.Event) -> Iterator[None]:
-    """Raise KeyboardInterrupt once on Ctrl-C, again if nobody could catch it, and keep quiet about what follows."""
-
-    def press(number: int, frame: Any) -> None:
-        if not pressed.is_set():
-            pressed.set()
-            logging.disable()
-            raise KeyboardInterrupt
-
-    def printed(kind: type[BaseException], *error: Any) -> None:  # by compiled code that then raises another
-        if not (pressed.is_set() and issubclass(kind, KeyboardInterrupt)):
-            hooks[0](kind, *error)
-
-    def unraisable(arguments: Any) -> None:  # in a destructor, or a callback of compiled code
-        if pressed.is_set() and issubclass(arguments.exc_type, KeyboardInterrupt):
-            pressed.clear()
-            threading.Timer(0.01, _thread.interrupt_main).start()
-        elif not pressed.is_set():
-            hooks[1](arguments)
-
-    def in_thread(arguments: Any) -> None:
-        if not pressed.is_set():
-            hooks[2](arguments)
-
-    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
-    level = logging.root.manager.disable
-    sys.excepthook, sys.unraisablehook, threading.excepthook = printed, unraisable, in_thread
-    signal.signal(signal.SIGINT, press)
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, without waiting for anything that Ctrl-C could interrupt."""
     try:
-        yield
-    finally:
-        sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
-        logging.disable(level)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads it, or the disk is full
+        code = code or 1
+    os._exit(code)
 
 
-@contextlib.contextmanager
-def _ends_in_time(message: str) -> Iterator[None]:
-    """End the process some seconds after Ctrl-C unless the block ends before."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    ended = threading.Event()
+def _ends_it() -> bool:
+    """Whether Ctrl-C is not ignored, as it is in the background of a shell."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    def watch() -> None:
-        while number := os.read(read, 1):
-            if number[0] == signal.SIGINT and not ended.wait(SECONDS_TO_END):
-                cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
-                os.write(2, f"{cursor}{message}\n".encode())
-                os._exit(130)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)  # at once, whatever the main thread does
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        ended.set()
-        os.close(write)
-        watcher.join()
-        os.close(read)
+def _end_on_byte(read: int, message: str) -> None:
+    while os.read(read, 1)[0] != signal.SIGINT:
+        pass
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flushing.start()
+    flushing.join(0.5)  # the main thread may be writing, and nobody reading
+    before = f"{SHOW_CURSOR}\n" if sys.stdout.isatty() else ""
+    os.write(2, f"{before}{message}\n".encode())
+    os._exit(130)

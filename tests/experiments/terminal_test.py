@@ -16,8 +16,7 @@ ROOT = Path(__file__).parents[2]
 MESSAGE = "Interrupted. The same command goes on from what it has saved.\n"
 RUN = """
 import atexit, concurrent.futures, hashlib, logging, os, sys, threading, time
-from experiments import _terminal
-_terminal.SECONDS_TO_END = 0.5
+from experiments._terminal import end_on_ctrl_c, leave
 
 def begin():
     os.write(1, b"begun")
@@ -26,7 +25,8 @@ def action():
     {}
 
 atexit.register(time.sleep, 60)
-_terminal.leave(_terminal.until_ctrl_c(action, {!r}))
+end_on_ctrl_c({!r})
+leave(action())
 """
 MOMENTS = {
     "python": "begin(); time.sleep(60)",
@@ -76,6 +76,7 @@ def run_experiment(name, flags):
     tiny.main(tiny.Config(sys.argv[1], steps=1_200_000))
 
 dispatcher.run_experiment = run_experiment
+dispatcher.end_on_ctrl_c("Interrupted. The same command goes on from what it has saved.")
 dispatcher.leave(dispatcher.main(["quickstart"]))
 """
 
@@ -124,16 +125,51 @@ def test_one_line_at_many_moments_of_a_real_run(tmp_path):
         check_real_runs(tmp_path, sorted(random.uniform(0, 9) for _ in range(3)))
 
 
-def test_what_it_changes_is_put_back():
-    def state():
-        return signal.getsignal(signal.SIGINT), sys.excepthook, sys.unraisablehook, os.listdir("/proc/self/fd")
+@pytest.mark.parametrize("arguments", [["quickstart"], ["quickstart", "--seeds", "1"], ["speed", "jest"]])
+def test_one_line_by_the_command_itself(arguments):
+    """At random moments: the first that can be is when Python has begun to run the module."""
+    code = "import runpy, sys; print('begun', end='', flush=True); runpy.run_module('experiments', run_name='__main__')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert os.read(process.stdout.fileno(), 5) == b"begun"
+        while not is_handled(process.pid):
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.7))
+        process.send_signal(signal.SIGINT)
+        assert_one_line(process, arguments)
 
-    before = state()
-    assert _terminal.until_ctrl_c(lambda: 3, "") == 3
+
+def is_handled(pid):
+    """Whether the process waits for bytes of its handler: it has a second thread."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+
+
+@pytest.mark.parametrize("comes_out_as", [KeyboardInterrupt, ImportError])
+def test_an_action_is_cleaned_up_and_says_one_line(capsys, comes_out_as):
+    def action():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+            raise comes_out_as from None
+        return 0
+
+    handler = signal.getsignal(signal.SIGINT)
+    assert _terminal.until_ctrl_c(action, "Interrupted.") == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_other_errors_and_exit_codes_pass():
+    def broken():
+        raise ImportError("no such module")
+
+    with pytest.raises(ImportError, match="no such module"):
+        _terminal.until_ctrl_c(broken, "")
     with pytest.raises(SystemExit):
         _terminal.until_ctrl_c(lambda: sys.exit(2), "")
-    assert _terminal.until_ctrl_c(lambda: signal.raise_signal(signal.SIGINT) or 0, "") == 130
-    assert state() == before
+    assert _terminal.until_ctrl_c(lambda: 3, "") == 3
 
 
 def test_ctrl_c_is_put_off_until_the_end_of_a_block():
