@@ -42,19 +42,21 @@ def test_a_missing_archive_says_what_to_run(monkeypatch, tmp_path):
         source("mnist", "train")
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
-def test_a_damaged_archive_is_not_used_and_not_removed(monkeypatch, tmp_path, damage):
-    content = tgz(mnist_files())
+def test_a_damaged_archive_is_not_used_and_not_removed(monkeypatch, tmp_path):
+    content, rng = tgz(mnist_files()), np.random.default_rng(0)
     path = pin(monkeypatch, tmp_path, "mnist", content)
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    bad = {"flipped": flipped, "truncated": content[:-9], "empty": b""}[damage]
-    path.write_bytes(bad)
-    both = f"{hashlib.sha256(bad).hexdigest()}, wanted {hashlib.sha256(content).hexdigest()}"
-    for use in (lambda: source("mnist", "train"), lambda: _archives.fetch(CATALOG["mnist"].archive)):
-        with pytest.raises(ValueError, match=rf"\({len(bad)} bytes\) has sha256 {both}.*not used.*[Dd]elete it"):
-            use()
-    assert path.read_bytes() == bad and not (tmp_path / "prepared").exists()
+    for place in [0, 1, len(content) - 1, *rng.integers(len(content), size=20).tolist()]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        for bad in (bytes(flipped), content[:place]):
+            path.write_bytes(bad)
+            both = f"{hashlib.sha256(bad).hexdigest()}, wanted {hashlib.sha256(content).hexdigest()}"
+            for use in (lambda: source("mnist", "train"), lambda: _archives.fetch(CATALOG["mnist"].archive)):
+                with pytest.raises(
+                    ValueError, match=rf"\({len(bad)} bytes\) has sha256 {both}.*not used.*[Dd]elete it"
+                ):
+                    use()
+            assert path.read_bytes() == bad and not (tmp_path / "prepared").exists()
 
 
 @pytest.mark.parametrize("pack, suffix", [(tgz, ".tgz"), (wheel, ".whl"), (deb, ".deb")])
@@ -352,23 +354,33 @@ def test_other_errors_while_preparing_pass_unchanged(monkeypatch, tmp_path):
 
 
 def test_what_a_killed_run_left_is_not_used(tmp_path):
-    half = tmp_path / "packaged_digits" / "incomplete.ABC123_1.0.0"
+    half = tmp_path / "packaged_digits" / "preparing_abc" / "packaged_digits" / "1.0.0"
     half.mkdir(parents=True)
     (half / "packaged_digits-train.array_record-00000-of-00001").write_bytes(b"half")
     assert len(source("digits", "train", tmp_path)) == 1438
-    assert not half.exists()
+    assert [path.name for path in (tmp_path / "packaged_digits").iterdir()] == ["1.0.0"]
 
 
-@pytest.mark.parametrize("keep", [None, 0, 70_000, -5])
-def test_damaged_prepared_files_are_named(tmp_path, keep):
-    arrays("digits", "train", tmp_path)
-    (file,) = tmp_path.rglob("*-test.array_record*")
-    content = file.read_bytes()
-    file.unlink()
-    if keep is not None:
-        file.write_bytes(content[:keep])
-    with pytest.raises(ValueError, match=r"packaged_digits/1.0.0 is damaged \(split 'test'.*Delete that folder"):
-        source("digits", "train", tmp_path)
+def test_prepared_files_that_are_damaged_anywhere_are_named(tmp_path):
+    """Cut, flipped, emptied and lost files, the descriptions and the sums among them."""
+    source("digits", "train", tmp_path)
+    folder, rng = tmp_path / "packaged_digits" / "1.0.0", np.random.default_rng(0)
+    files = sorted(folder.iterdir())
+    assert len(files) == 5
+    for number in range(60):
+        path = files[number % len(files)]
+        content = path.read_bytes()
+        damaged, place = bytearray(content), int(rng.integers(len(content)))
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes([damaged, damaged, content[:place], bytes(len(content))][number // len(files) % 4])
+        if number >= 55:
+            path.unlink()
+        with pytest.raises(ValueError, match=rf"{folder} is damaged \(.*\)\. Delete that folder; the next run pre"):
+            source("digits", "train", tmp_path)
+        path.write_bytes(content)
+    assert len(source("digits", "train", tmp_path)) == 1438
+    shutil.rmtree(folder)
+    assert len(source("digits", "train", tmp_path)) == 1438
 
 
 def test_another_process_that_prepares_first_is_no_error(monkeypatch, tmp_path):
