@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments._data_folder import root
-from experiments._terminal import print_all_characters, until_ctrl_c
+from experiments._terminal import end_on_ctrl_c, leave, print_all_characters
 
 HERE = Path(__file__).parent
 ROOMS = ("selection", "coupling", "mining", "modules")
@@ -65,7 +65,7 @@ def run_speed(cases: list[str]) -> None:
 
 
 def main(args: list[str]) -> int:
-    """Dispatch; returns the exit code, 130 on Ctrl-C."""
+    """Dispatch; returns the exit code."""
     print_all_characters()
     for name, value in COMPILATION_CACHE.items():
         os.environ.setdefault(name, value)
@@ -79,13 +79,10 @@ def main(args: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)
         return 2
-
-    def run() -> int:
-        run_speed(rest) if name == "speed" else run_experiment(name, rest)
-        return 0
-
-    return until_ctrl_c(run, "Interrupted. The same command goes on from what it has saved.")
+    run_speed(rest) if name == "speed" else run_experiment(name, rest)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_on_ctrl_c("Interrupted. The same command goes on from what it has saved.")
+    leave(main(sys.argv[1:]))

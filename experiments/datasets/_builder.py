@@ -1,9 +1,12 @@
 """One tensorflow-datasets builder for every data set of the catalog; features are read off the columns."""
 
 import contextlib
+import hashlib
 import io
+import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from experiments.datasets._catalog import CATALOG
 from experiments.datasets._images import Columns, Splits
 
 VERSION = "1.0.0"
+SUMS = "sha256.json"
 
 
 class PackagedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
@@ -66,18 +70,21 @@ def prepared(name: str, data_dir: str | Path | None) -> Any:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with alone(folder.parent) as is_alone:
-                for left in folder.parent.glob("incomplete.*") if is_alone else ():  # of a process that was killed
+                for left in folder.parent.glob("preparing_*") if is_alone else ():  # of a process that was killed
                     shutil.rmtree(left, ignore_errors=True)
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    PackagedBuilder(f"packaged_{name}", splits, description, data_dir).download_and_prepare()
+                with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing_") as making:
+                    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                        PackagedBuilder(f"packaged_{name}", splits, description, Path(making)).download_and_prepare()
+                    made = folder_of(name, making)
+                    (made / SUMS).write_text(json.dumps(_sums(made), indent=2), encoding="utf-8")
+                    made.rename(folder)
         except Exception as error:
             remove_if_empty(folder.parent)
             raise_if_disk_full(error, f"preparing data set {name!r} in {data_dir}", 2 * _bytes(splits))
             if not folder.is_dir():  # else another process prepared it meanwhile
                 raise
-    builder = tfds.builder_from_directory(folder)
-    _check_readable(builder)
-    return builder
+    _check_sums(folder)
+    return tfds.builder_from_directory(folder)
 
 
 def folder_of(name: str, data_dir: str | Path | None) -> Path:
@@ -85,15 +92,27 @@ def folder_of(name: str, data_dir: str | Path | None) -> Path:
     return (root() / "prepared" if data_dir is None else Path(data_dir)) / f"packaged_{name}" / VERSION
 
 
-def _check_readable(builder: Any) -> None:
-    for split in builder.info.splits:
-        try:
-            _ = builder.as_data_source(split)[0]
-        except (RuntimeError, FileNotFoundError) as error:
-            raise ValueError(
-                f"The prepared data set in {builder.data_dir} is damaged (split {split!r}: {error}). "
-                "Delete that folder; the next run prepares it again."
-            ) from error
+def _sums(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of prepared data, by name."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != SUMS:
+            with path.open("rb") as file:
+                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _check_sums(folder: Path) -> None:
+    try:
+        wanted, found = json.loads((folder / SUMS).read_text(encoding="utf-8")), _sums(folder)
+        wrong = [name for name in wanted if found.get(name) != wanted[name]]
+    except (OSError, ValueError, TypeError) as error:
+        wrong = [f"{SUMS} or another file cannot be read: {error}"]
+    if wrong:
+        raise ValueError(
+            f"The prepared data set in {folder} is damaged ({', '.join(wrong)}). Delete that folder; the next run "
+            "prepares it again."
+        )
 
 
 def _feature(name: str, columns: list[Any]) -> tfds.features.FeatureConnector:

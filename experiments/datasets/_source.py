@@ -10,7 +10,6 @@ import numpy as np
 
 from experiments._data_folder import root
 from experiments.datasets._catalog import CATALOG
-from minibatch_jax._checks import check_count, check_whole
 
 MOST_EXAMPLES = 2**31 - 1
 
@@ -145,6 +144,8 @@ def batches(source_or_length: Any, batch_size: int, seed: int, epochs: int | Non
       ((2,), 4)
     """
     import grain
+
+    from minibatch_jax._checks import check_count, check_whole
 
     is_length = isinstance(source_or_length, int | np.integer)
     if not is_length and not hasattr(source_or_length, "__len__"):

@@ -1,5 +1,6 @@
 """Checkpoints of one run: saved in the background by Orbax, verified by a checksum, restored from the last good one."""
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ class Checkpoints:
 
     def save(self, step: int, arrays: Any, values: dict[str, Any]) -> None:
         """Copy the arrays and write them in the background; raises OSError if this or the last write failed."""
-        values = {"values": values, "checksum": _checksum(arrays)}
+        values = {"values": values, "checksum": _checksum(arrays, values)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), values=ocp.args.JsonSave(values))
         try:
             self._manager.save(step, args=args, force=True)
@@ -90,8 +91,11 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template), values=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         arrays, saved = restored["state"], restored["values"]
-        if _checksum(arrays) != saved["checksum"]:
-            raise ValueError("the arrays do not match their checksum")
+        wanted, came = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (template, arrays))
+        if wanted != came:
+            raise ValueError(f"the arrays are {came}, wanted {wanted}")
+        if _checksum(arrays, saved["values"]) != saved["checksum"]:
+            raise ValueError("the arrays and values do not match their checksum")
         return Restored(step, arrays, saved["values"])
 
     def _write_failed(self, error: Exception) -> OSError:
@@ -103,8 +107,8 @@ class Checkpoints:
         )
 
 
-def _checksum(tree: Any) -> int:
-    total = 0
+def _checksum(tree: Any, values: Any) -> int:
+    total = zlib.crc32(json.dumps(values, sort_keys=True).encode())
     for leaf in jax.tree.leaves(tree):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         total = zlib.crc32(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes(), total)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments._terminal import print_all_characters
 from experiments.engine.reports import Record, Records, Summary, markdown, plot, print_table, table, write_text
+from minibatch_jax._locks import locked_folder
 
 NOT_IN_FILE = ("seeds", "out", "arms")
 
@@ -21,11 +21,9 @@ def open_folder(config: Any) -> Iterator[Records]:
     """The records in `config.out`, locked against other processes; refuses a folder with runs of another config."""
     print_all_characters()
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ValueError(f"seeds is {config.seeds}, wanted one or more different integers.")
-    with (out / "lock").open("w") as lock:
-        _lock(lock, out)
+    with locked_folder(f"out {str(out)!r}", out):
         _check_same_config(config, out / "config.json")
         yield Records(out / "records.jsonl")
 
@@ -86,10 +84,3 @@ def _saved_config(path: Path) -> dict[str, Any]:
             "and it is written again; if not, choose another --out."
         ) from error
     return old
-
-
-def _lock(file: Any, out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(f"Another process is running in {out}: wait for it or choose another --out.") from error

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ Summary = Callable[[list[Record]], dict[str, float]]
 class Records:
     """The evaluations of an experiment, in a file with one JSON object per line.
 
-    A last line torn by a kill is dropped when the file is opened.
+    The last entry of a line is the CRC-32 of the others. A last line torn by a kill is dropped when the file is opened.
     """
 
     def __init__(self, path: Path):
@@ -43,7 +44,7 @@ class Records:
 
     def extend(self, records: list[Record]) -> None:
         """Write several records at once: after a kill, all or none are there."""
-        lines = b"".join(json.dumps(r, allow_nan=False).encode() + b"\n" for r in records)
+        lines = b"".join(_line(record).encode() for record in records)
         try:
             with self._path.open("ab", buffering=0) as file:
                 written = file.write(lines)
@@ -68,18 +69,29 @@ class Records:
                 os.fsync(file.fileno())
 
     def _rewrite(self) -> None:
-        write_text(self._path, "".join(json.dumps(r) + "\n" for r in self.all))
+        write_text(self._path, "".join(map(_line, self.all)))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record | {"crc32": _crc32(record)}, allow_nan=False) + "\n"
+
+
+def _crc32(record: Record) -> int:
+    return zlib.crc32(json.dumps(record).encode())
 
 
 def _record(value: Any) -> Record:
-    """The value, if it is a record."""
+    """The record, if the value of a line is one."""
     if not isinstance(value, dict):
         raise ValueError(f"it is {value!r:.60}, wanted an object")
     absent = [name for name in FIELDS if name not in value]
     wrong = [name for name in FIELDS if name in value and not FIELDS[name](value[name])]
     if absent or wrong:
         raise ValueError(f"it lacks {absent} and has wrong {wrong}, wanted {list(FIELDS)}")
-    return value
+    record = {name: entry for name, entry in value.items() if name != "crc32"}
+    if value["crc32"] != _crc32(record):
+        raise ValueError("its crc32 is another, so something in it was changed")
+    return record
 
 
 def _is_number(value: Any) -> bool:
@@ -92,6 +104,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "step": _is_number,
     "metrics": lambda value: isinstance(value, dict) and all(v is None or _is_number(v) for v in value.values()),
     "seconds": _is_number,
+    "crc32": _is_number,
 }
 
 
@@ -191,7 +204,11 @@ def plot(records: list[Record], out: Path, xlabel: str = "step") -> list[Path]:
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         paths.append(out / f"{metric}.png")
-        figure.savefig(paths[-1], dpi=150)
+        try:
+            figure.savefig(paths[-1], dpi=150)
+        except OSError as error:
+            paths[-1].unlink(missing_ok=True)
+            raise _write_failed(paths[-1], error) from error
     return paths
 
 

@@ -1,5 +1,6 @@
 """Rounds whose state is saved on disk: a job that was killed continues after the last saved round, in all processes."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -7,12 +8,14 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from minibatch_jax._locks import locked_folder
 
 State = dict[str, np.ndarray]
 
@@ -31,6 +34,27 @@ class Job(NamedTuple):
     step: Callable[[State], State]
     progress: Callable[[State], float]
     result: Callable[[State], Any]
+
+
+@contextlib.contextmanager
+def kept_from_others(folder: Path | None) -> Iterator[None]:
+    """Make the folder and keep other jobs out of it. The processes of one job share it; if one fails, all raise."""
+    if folder is None:
+        yield
+        return
+    name, failure = f"state_folder {str(folder)!r}", None
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked_folder(name, folder, f"process{jax.process_index()}.lock"))
+        except (OSError, ValueError, RuntimeError) as error:
+            failure = error
+        everyone = gather({"failed": np.array(failure is not None)})
+        failed = [process for process, made in enumerate(everyone) if made["failed"]]
+        if failure is not None:
+            raise failure
+        if failed:
+            raise RuntimeError(f"{name} cannot be used on process {failed[0]}, see its error; it can on this one.")
+        yield
 
 
 def run(job: Job, folder: Path | None, call: dict[str, Any], show: Callable[[float], None]) -> Any:
@@ -93,13 +117,6 @@ def _save(folder: Path, number: int, state: State, call: dict[str, Any]) -> None
 
 def _load(folder: Path, call: dict[str, Any]) -> tuple[int, State | None]:
     """Return the newest round that is intact on all processes, and its state; 0 and None if nothing was saved."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"state_folder {str(folder)!r} is a file, wanted a folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        wanted = "wanted a folder to write in, on a disk with free space"
-        raise OSError(error.errno, f"state_folder {str(folder)!r} cannot be made ({error}); {wanted}.") from error
     own = re.compile(rf"process{jax.process_index()}-round(\d+)\.(npz|partial)")
     found = {path: match for path in folder.iterdir() if (match := own.fullmatch(path.name))}
     for path in found:

@@ -1,7 +1,9 @@
 """The rows of a pool on disk: chunks of one shape, and which of them this process reads."""
 
+import contextlib
 import hashlib
 import io
+import mmap
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,30 +85,15 @@ class Rows:
         return self.own.start * self.block_size
 
 
-class NpyFile:
-    """Rows of a `.npy` file `[N, D]`. They are read, not mapped: mapped pages count as memory of this process."""
+class FileRows:
+    """Rows `[N, D]` that lie one after the other in a file. They are read, not mapped.
 
-    def __init__(self, path: str | Path):
-        self._path = Path(path)
-        try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            self.shape, self.dtype, self._offset = mapped.shape, mapped.dtype, mapped.offset
-        except OSError:
-            raise
-        except Exception as error:  # numpy has another one for each way in which a file is damaged
-            raise ValueError(
-                f"pool {str(path)!r} cannot be read ({type(error).__name__}): it is cut short, damaged or no .npy "
-                "file. Write it again with np.save."
-            ) from None
-        if not mapped.flags.c_contiguous:
-            raise ValueError(f"pool {str(path)!r} is in Fortran order, wanted rows one after the other (C order).")
+    Mapped pages count as memory of this process, and to touch one that a shorter file no longer has kills the process.
+    """
+
+    def __init__(self, path: str | Path, shape: tuple[int, ...], dtype: np.dtype, offset: int):
+        self._path, self.shape, self.dtype, self._offset = Path(path), shape, dtype, offset
         self._written = self._stat()
-        wanted = self._offset + mapped.nbytes
-        if self._written[0] != wanted:
-            raise ValueError(
-                f"pool {str(path)!r} has {self._written[0]} bytes, but by its header {self.dtype} of shape "
-                f"{list(self.shape)} and {wanted} bytes: damaged. Write it again with np.save."
-            )
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         width = self.shape[1]
@@ -118,12 +105,19 @@ class NpyFile:
         else:
             found = np.empty((len(rows), width), self.dtype)
             parts = zip(rows.tolist(), found)
-        with self._path.open("rb", buffering=0) as file:
-            for row, into in parts:
-                file.seek(self._offset + row * length)
-                self._fill(file, into.reshape(-1).view(np.uint8))
-        if self._stat() != self._written:
-            self._changed()
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                for row, into in parts:
+                    file.seek(self._offset + row * length)
+                    self._fill(file, into.reshape(-1).view(np.uint8))
+            now = self._stat()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"pool {str(self._path)!r} can no longer be read ({error.strerror}). Make the call again when it can.",
+            ) from error
+        if now != self._written:
+            _raise_changed(self._path, self._written[0], now[0])
         return found
 
     def _fill(self, file: io.FileIO, into: np.ndarray) -> None:
@@ -132,18 +126,93 @@ class NpyFile:
         while done < len(into):
             count = file.readinto(into[done:].data)
             if not count:
-                self._changed()
+                _raise_changed(self._path, self._written[0], self._stat()[0])
             done += count
 
-    def _stat(self) -> tuple[int, int]:
+    def _stat(self) -> tuple[int, int, int]:
         found = self._path.stat()
-        return found.st_size, found.st_mtime_ns
+        return found.st_size, found.st_mtime_ns, found.st_ino
 
-    def _changed(self) -> NoReturn:
-        raise ValueError(
-            f"pool {str(self._path)!r} was written to while its rows were read: it had {self._written[0]} bytes, now "
-            f"{self._stat()[0]}. Make the call again on a file that stays as it is."
-        )
+
+class NpyFile(FileRows):
+    """Rows of a `.npy` file `[N, D]`."""
+
+    def __init__(self, path: str | Path):
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            super().__init__(path, mapped.shape, mapped.dtype, mapped.offset)
+        except OSError:
+            raise
+        except Exception as error:  # numpy has another one for each way in which a file is damaged
+            raise ValueError(
+                f"pool {str(path)!r} cannot be read ({type(error).__name__}): it is cut short, damaged or no .npy "
+                "file. Write it again with np.save."
+            ) from None
+        if not mapped.flags.c_contiguous:
+            raise ValueError(f"pool {str(path)!r} is in Fortran order, wanted rows one after the other (C order).")
+        size, wanted = self._written[0], self._offset + mapped.nbytes
+        if size != wanted:
+            raise ValueError(
+                f"pool {str(path)!r} has {size} bytes, but by its header {self.dtype} of shape "
+                f"{list(self.shape)} and {wanted} bytes: damaged. Write it again with np.save."
+            )
+
+
+class MappedRows:
+    """Rows of a memory map that are no stretch of a file of that name; the file's size is looked at for each block."""
+
+    def __init__(self, pool: np.ndarray, mapped: np.memmap):
+        self._pool, self._mapped = pool, mapped
+        self.shape, self.dtype = pool.shape, pool.dtype
+        self._size = self._size_now()
+        wanted = mapped.offset + mapped.nbytes
+        if self._size < wanted:
+            raise ValueError(
+                f"pool {str(mapped.filename)!r} has {self._size} bytes, but its memory map was made of {wanted}: it "
+                "was cut short. Write it again and map it again."
+            )
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        self._check()
+        found = np.array(self._pool[rows])  # a copy: nobody touches the pages later
+        self._check()
+        return found
+
+    def _check(self) -> None:
+        if (now := self._size_now()) != self._size:
+            _raise_changed(self._mapped.filename, self._size, now)
+
+    def _size_now(self) -> int:
+        return self._mapped.base.size()  # pyright: ignore
+
+
+def rows_of_array(pool: Any) -> Any:
+    """Return the rows of a memory map as those of its file where that can be, and any other array as it is."""
+    mapped = pool
+    while isinstance(mapped, np.ndarray) and isinstance(mapped.base, np.ndarray):
+        mapped = mapped.base
+    if not (isinstance(mapped, np.memmap) and isinstance(mapped.base, mmap.mmap)):
+        return pool
+    looked_at = MappedRows(pool, mapped)
+    in_a_row = pool.flags.c_contiguous and pool.ndim == 2 and pool.size > 0
+    if not in_a_row or mapped.filename is None or mapped.mode == "c":  # a copy that may have been written to
+        return looked_at
+    if mapped.mode != "r":
+        mapped.flush()  # else the time of the last change may come later
+    offset = mapped.offset + pool.ctypes.data - mapped.ctypes.data
+    with contextlib.suppress(OSError, ValueError):  # the name is gone, or is that of another file
+        read = FileRows(mapped.filename, pool.shape, pool.dtype, offset)
+        ends = np.array([0, len(pool) - 1])
+        if read[ends].tobytes() == looked_at[ends].tobytes():
+            return read
+    return looked_at
+
+
+def _raise_changed(path: Any, before: int, now: int) -> NoReturn:
+    raise ValueError(
+        f"pool {str(path)!r} was written to while its rows were read: it had {before} bytes, now {now}. Make the call "
+        "again on a file that stays as it is."
+    )
 
 
 def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:

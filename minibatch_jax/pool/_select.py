@@ -1,6 +1,7 @@
 """Choose k rows of a pool on disk in one call, by facility location, k-center or SIFT, with a progress bar."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ from minibatch_jax._checks import check_choice, check_count, check_number, check
 from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
-from minibatch_jax.pool._rounds import run
-from minibatch_jax.pool._rows import NpyFile, Rows
+from minibatch_jax.pool._rounds import kept_from_others, run
+from minibatch_jax.pool._rows import NpyFile, Rows, rows_of_array
 from minibatch_jax.pool._sift import sift_job
 from minibatch_jax.processes import check_same_arguments
 
@@ -34,6 +35,7 @@ class PoolSelection(NamedTuple):
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
         location), the largest distance (k-center), or the variance left at the queries (SIFT).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
+      dropped_queries: number of queries of SIFT that do not count, because they are not finite in float32; else 0.
     """
 
     indices: np.ndarray
@@ -41,6 +43,7 @@ class PoolSelection(NamedTuple):
     values: np.ndarray
     cost: float
     dropped: int
+    dropped_queries: int
 
 
 def select_from_pool(
@@ -77,7 +80,8 @@ def select_from_pool(
       method: "facility_location", "k_center" or "sift".
       metric: "sqeuclidean", "euclidean" or "cosine"; for k-center the first two choose the same rows, and SIFT always
         takes the cosine.
-      queries: `[Q, D]`, floating point, for SIFT only; rows that are not finite do not count.
+      queries: `[Q, D]`, floating point, for SIFT only. Rows that are not finite in float32 do not count;
+        `dropped_queries` of the result tells how many.
       noise: variance of an observation, positive, for SIFT only.
       rows_per_part: rows of a part, at least 2 k, for facility location only.
       seed: seed of the shuffle into parts, at least 0, for facility location only.
@@ -85,17 +89,19 @@ def select_from_pool(
       state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
         same call continues from the last saved round, with the same result; a finished call returns at once. If that
         round is damaged, it continues from the one before, with a `RuntimeWarning`. A digest of all rows tells whether
-        the pool is the same, which takes one more pass over the file. None saves nothing.
+        the pool is the same, which takes one more pass over the file. A lock keeps other jobs out of the folder, except
+        on Windows and where the file system has no `flock`. None saves nothing.
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
-      `PoolSelection(indices, weights, values, cost)`.
+      `PoolSelection(indices, weights, values, cost, dropped, dropped_queries)`.
 
     Raises:
       TypeError: if the pool or the queries are not floating point or a count is not an int.
       ValueError: if a shape or number does not fit, a name is unknown, the file is in Fortran order, damaged or changed
         while it is read, no row is finite, `state_folder` holds another call or no round that is intact, or processes
         make other calls.
+      RuntimeError: if another job uses `state_folder`; it names the process and the machine.
       OSError: if the pool cannot be read, or `state_folder` not be written, as when the disk is full.
       ImportError: if `progress` without `rich`.
 
@@ -121,13 +127,15 @@ def select_from_pool(
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
     call |= {"dtype": str(rows.dtype), "block_size": rows.block_size}
+    make = functools.partial(PoolSelection, dropped_queries=0)
     if method == "sift":
-        targets = _queries(queries, rows.width)
+        targets, dropped_queries = _queries(queries, rows.width)
+        make = functools.partial(PoolSelection, dropped_queries=dropped_queries)
         call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
-        job = sift_job(rows, k, targets, float(noise), PoolSelection)
+        job = sift_job(rows, k, targets, float(noise), make)
     elif method == "k_center":
         call |= {"unit": metric == "cosine"}
-        job = centers_job(rows, k, metric == "cosine", PoolSelection)
+        job = centers_job(rows, k, metric == "cosine", make)
     else:
         check_count("rows_per_part", rows_per_part)
         if 2 * k > rows_per_part:
@@ -135,17 +143,19 @@ def select_from_pool(
                 f"rows_per_part is {rows_per_part}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
             )
         call |= {"metric": metric, "rows_per_part": int(rows_per_part), "seed": int(seed)}
-        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), PoolSelection)
+        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), make)
     check_same_arguments(**call, state_folder_given=state_folder is not None)
     check_same_arguments(pool=rows.ends())
-    if state_folder is not None:
-        call |= {"digest of the pool": rows.digest()}
-    with _bar(method, progress) as show:
-        return run(job, None if state_folder is None else Path(state_folder), call, show)
+    folder = None if state_folder is None else Path(state_folder)
+    with kept_from_others(folder):
+        if folder is not None:
+            call |= {"digest of the pool": rows.digest()}
+        with _bar(method, progress) as show:
+            return run(job, folder, call, show)
 
 
 def _rows(pool: Any, block_size: int) -> Rows:
-    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else pool
+    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else rows_of_array(pool)
     dtype = np.dtype(getattr(opened, "dtype", object))
     if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
         raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
@@ -154,17 +164,20 @@ def _rows(pool: Any, block_size: int) -> Rows:
     return Rows(opened, int(block_size), name)
 
 
-def _queries(queries: Any, width: int) -> np.ndarray:
+def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
+    """Return the queries that are finite in float32, and how many are not."""
     if queries is None:
         raise ValueError("queries is None, wanted [Q, D] for the method 'sift'.")
     check_shape("queries", queries, (None, width))
     queries = np.asarray(queries)
     if not np.issubdtype(queries.dtype, np.floating):
         raise TypeError(f"queries has dtype {queries.dtype}, wanted a floating-point dtype.")
-    queries = queries.astype(np.float32)
-    if not np.isfinite(queries).all(1).any():
+    with np.errstate(over="ignore"):
+        queries = queries.astype(np.float32)
+    finite = queries[np.isfinite(queries).all(1)]
+    if not len(finite):
         raise ValueError(f"queries has no row of {len(queries)} that is finite in float32, wanted one or more.")
-    return queries
+    return finite, len(queries) - len(finite)
 
 
 @contextlib.contextmanager

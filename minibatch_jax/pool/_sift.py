@@ -17,9 +17,8 @@ from minibatch_jax.pool._rows import Rows, usable
 
 def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -> Job:
     """Make the job. Its state: variance of each own row and its covariance with the queries, the choices, the next."""
-    finite = np.isfinite(queries).all(1)
-    norms = np.sqrt(np.sum(queries[finite].astype(np.float64) ** 2, 1, keepdims=True))
-    targets = queries[finite] / np.where(norms > 0, norms, 1)
+    norms = np.sqrt(np.sum(queries.astype(np.float64) ** 2, 1, keepdims=True))
+    targets = queries / np.where(norms > 0, norms, 1)
 
     def result(state):
         left, indices = state["left"].astype(np.float32), state["indices"]

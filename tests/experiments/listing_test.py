@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,30 +91,6 @@ def test_all_speed_cases_run_if_none_is_named(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", lambda name: modules[name.replace("case_", "")])
     dispatcher.run_speed([])
     assert ran == ["a", "b"]
-
-
-@pytest.mark.parametrize("comes_out_as", [KeyboardInterrupt, ImportError])
-def test_ctrl_c_says_one_line(monkeypatch, capsys, comes_out_as):
-    def interrupted(name, flags):
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise comes_out_as from None
-
-    monkeypatch.setattr(dispatcher, "run_experiment", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
-    assert dispatcher.main(["quickstart"]) == 130
-    assert capsys.readouterr().err.splitlines() == ["Interrupted. The same command goes on from what it has saved."]
-    assert signal.getsignal(signal.SIGINT) == handler
-
-
-def test_other_errors_keep_their_traceback(monkeypatch):
-    def broken(name, flags):
-        raise ImportError("no such module")
-
-    monkeypatch.setattr(dispatcher, "run_experiment", broken)
-    with pytest.raises(ImportError, match="no such module"):
-        dispatcher.main(["quickstart"])
 
 
 def test_nothing_is_compiled_into_the_working_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -181,7 +182,7 @@ def test_a_stopped_call_goes_on_to_the_same_result(method, rounds, tmp_path, mon
     assert_same(resumed, select(x, method))
     assert_same(select(x, method, state_folder=tmp_path), resumed)
     assert saves.count == total > rounds, "a finished call makes no further round"
-    assert len(list(tmp_path.iterdir())) <= 2
+    assert len(list(tmp_path.glob("*.npz"))) <= 2
 
 
 def test_a_killed_process_goes_on(tmp_path):
@@ -200,6 +201,8 @@ def test_a_killed_process_goes_on(tmp_path):
     while victim.poll() is None and not list(tmp_path.glob("s/*round000003.npz")):
         time.sleep(0.02)
     assert victim.poll() is None
+    with pytest.raises(RuntimeError, match=f"in use by another job, process {victim.pid} on {socket.gethostname()}"):
+        select(tmp_path / "pool.npy", "k_center", state_folder=tmp_path / "s")
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
     assert not (tmp_path / "out.npy").exists()
@@ -221,11 +224,12 @@ def test_state_of_another_call_is_refused(tmp_path):
 
 
 def test_queries_and_counts_of_any_kind_can_be_resumed(tmp_path):
-    """Queries that are not finite do not count, and a count may be a numpy integer."""
+    """Queries that are not finite do not count but are reported, and a count may be a numpy integer."""
     queries = np.append(CALLS["sift"]["queries"], np.full((1, D), np.nan, np.float32), 0)
     options = {"method": "sift", "queries": queries, "progress": False, "state_folder": tmp_path}
     first = select_from_pool(clusters(), np.int64(K), block_size=np.int64(64), **options)
-    assert_same(first, select(clusters(), "sift"))
+    assert first.dropped_queries == 1
+    assert_same(first._replace(dropped_queries=0), select(clusters(), "sift"))
     assert_same(select_from_pool(clusters(), K, block_size=64, **options), first)
     with pytest.raises(ValueError, match=r"state_folder .* = {'queries'"):
         select_from_pool(clusters(), K, block_size=64, **options | {"queries": queries + 1})

@@ -1,5 +1,6 @@
 """One of two processes: `python -m tests.pool.worker PORT PROCESS FOLDER ROUNDS`; stops after some rounds if told."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
+from minibatch_jax._locks import locked_folder
 from minibatch_jax.pool import _centers, _rounds, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
@@ -78,6 +81,15 @@ def refuse_other_calls(folder: Path, process: int) -> None:
     else:
         raise AssertionError("full")
     os.replace = rename
+    with locked_folder("it", folder / "used", "process1.lock") if process else contextlib.nullcontext():
+        process_allgather(np.zeros(1))
+        try:
+            select_from_pool(pool, 9, state_folder=folder / "used", **same)
+        except RuntimeError as error:
+            wanted = "is in use by another job, process" if process else "cannot be used on process 1"
+            assert wanted in str(error), error
+        else:
+            raise AssertionError("used")
 
 
 def main(port: str, process: int, folder: Path, rounds: int) -> None:

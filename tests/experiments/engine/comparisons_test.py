@@ -1,14 +1,18 @@
 """`compare`: what it calls, what it keeps, what it refuses."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.engine import compare
+from experiments.engine import compare, folders
+from experiments.engine.reports import Records
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,72 @@ def test_a_damaged_config_is_named(tmp_path, content):
         compare(Config(str(out)), arms)
     (out / "config.json").unlink()
     assert len(compare(Config(str(out)), arms)) == 2
+
+
+def test_a_config_that_is_damaged_anywhere_is_the_same_or_named(tmp_path):
+    arms, out = {"one": counted([], 1.0)}, tmp_path / "run"
+    compare(Config(str(out)), arms)
+    path, rng = out / "config.json", np.random.default_rng(0)
+    content, records = path.read_bytes(), (out / "records.jsonl").read_bytes()
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        for damaged in (bytes(flipped), content[:place]):
+            path.write_bytes(damaged)
+            try:
+                folders._check_same_config(Config(str(out)), path)
+            except ValueError as error:
+                assert str(out) in str(error) and "choose another --out" in str(error)
+            else:
+                assert json.loads(damaged) == {"size": 3}
+            assert path.read_bytes() == damaged
+    assert (out / "records.jsonl").read_bytes() == records
+
+
+class Killed(BaseException):
+    """Passes every `except Exception`, as nothing of a killed process runs."""
+
+
+OPERATIONS = {
+    "make the folder": (Path, "mkdir"),
+    "lock": (os, "open"),
+    "open": (Path, "open"),
+    "sync": (os, "fsync"),
+    "rename": (Path, "replace"),
+}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=["full", "kill"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_full_disk_or_a_kill_at_each_operation_loses_nothing(tmp_path, monkeypatch, operation, error):
+    where, name = OPERATIONS[operation]
+    real, expected = (
+        getattr(where, name),
+        compare(Config(str(tmp_path / "whole")), {"one": lambda seed: {"value": seed}}),
+    )
+    for at in range(1, 4):
+        out, calls, count = tmp_path / f"run {at}", [], 0
+
+        def stop(*args, at=at, **options):
+            nonlocal count
+            count += operation != "open" or (*args[1:], options.get("mode"))[0] not in ("r", "rb")  # of what is written
+            if count == at:
+                raise error
+            return real(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, stop)
+            try:
+                compare(Config(str(out)), {"one": counted(calls, 1.0)})
+            except type(error) as raised:
+                if isinstance(raised, OSError):
+                    assert str(out) in str(raised) and "free space" in str(raised)
+        kept = len(Records(out / "records.jsonl").all)
+        calls.clear()
+        again = compare(Config(str(out)), {"one": counted(calls, 1.0)})
+        assert len(calls) == 2 - kept
+        assert [r | {"seconds": 0} for r in again] == [r | {"seconds": 0} for r in expected]
+        assert not list(out.glob("*.new"))
 
 
 ASCII = """

@@ -3,7 +3,10 @@
 import io
 import json
 import math
+import re
+import resource
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -95,6 +98,19 @@ def test_plots_have_one_file_per_metric_and_a_band(tmp_path):
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
 
 
+def test_a_full_disk_leaves_no_half_of_a_plot(tmp_path):
+    """The limit on the size of a file makes the write itself fail, as a full disk does."""
+    records = [record("a", s, t, accuracy=0.1 * s + t) for s in (0, 1) for t in (1, 2)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"Could not write .*accuracy\.png .*free space"):
+            plot(records, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
 def test_records_survive_a_torn_line(tmp_path):
     path = tmp_path / "records.jsonl"
     records = Records(path)
@@ -110,6 +126,11 @@ def test_records_survive_a_torn_line(tmp_path):
     assert path.read_bytes() == whole
 
 
+def line(record):
+    """The line of a record, with its CRC-32."""
+    return json.dumps(record | {"crc32": zlib.crc32(json.dumps(record).encode())}).encode()
+
+
 GOOD = record("a", 0, 1, x=1.0)
 FOREIGN = {
     "cut": b'{"arm": "a"',
@@ -118,20 +139,22 @@ FOREIGN = {
     "list": b"[1, 2]",
     "number": b"3",
     "other object": b'{"loss": 0.5}',
-    "other seed": json.dumps(GOOD | {"seed": "0"}).encode(),
-    "other step": json.dumps(GOOD | {"step": None}).encode(),
-    "other metrics": json.dumps(GOOD | {"metrics": {"x": "1"}}).encode(),
-    "list of metrics": json.dumps(GOOD | {"metrics": [1.0]}).encode(),
+    "other seed": line(GOOD | {"seed": "0"}),
+    "other step": line(GOOD | {"step": None}),
+    "other metrics": line(GOOD | {"metrics": {"x": "1"}}),
+    "list of metrics": line(GOOD | {"metrics": [1.0]}),
     "no UTF-8": b"\xff\xfe",
+    "no crc32": json.dumps(GOOD).encode(),
+    "other value": line(GOOD).replace(b"1.0}", b"3.0}"),
 }
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-@pytest.mark.parametrize("line", FOREIGN.values(), ids=FOREIGN)
-def test_a_foreign_line_is_named_and_stays(tmp_path, line, place):
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_line_is_named_and_stays(tmp_path, foreign, place):
     path = tmp_path / "records.jsonl"
-    lines = [json.dumps(record("a", 0, step, x=1.0)).encode() for step in (1, 2)]
-    lines.insert(place, line)
+    lines = [line(record("a", 0, step, x=1.0)) for step in (1, 2)]
+    lines.insert(place, foreign)
     path.write_bytes(content := b"\n".join(lines) + b"\n")
     with pytest.raises(
         ValueError, match=rf"records\.jsonl, line {place + 1}, is not a JSON record: .*Delete that line"
@@ -140,21 +163,26 @@ def test_a_foreign_line_is_named_and_stays(tmp_path, line, place):
     assert path.read_bytes() == content
 
 
-def test_flipped_bits_give_records_or_a_named_line(tmp_path):
+def test_damage_gives_the_records_or_a_named_line(tmp_path):
+    """Flipped bits, and cuts: a last line that is torn is dropped, and nothing else is another than it was."""
     path = tmp_path / "records.jsonl"
-    content = b"".join(json.dumps(record("a", 0, step, x=0.5)).encode() + b"\n" for step in (1, 2, 3))
-    rng = np.random.default_rng(0)
-    for place in rng.integers(len(content), size=200).tolist():
+    Records(path).extend(made := [record("a", 0, step, x=0.1 * step, y=None) for step in (1, 2, 3)])
+    content, rng, named = path.read_bytes(), np.random.default_rng(0), 0
+    for place in rng.integers(len(content), size=400).tolist():
         flipped = bytearray(content)
         flipped[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(flipped)
         try:
-            found = Records(path)
+            found = Records(path).all
         except ValueError as error:
-            assert "records.jsonl, line" in str(error)
+            assert re.search(r"records\.jsonl, line [123], .*\. Delete that line", str(error))
+            assert path.read_bytes() == flipped
+            named += 1
         else:
-            found.of("a", 0)
-            table([r for r in found.all if r["metrics"]])
+            assert found in (made, made[:2]), flipped
+        path.write_bytes(content[:place])
+        assert Records(path).all == made[: content[:place].count(b"\n")]
+    assert named > 350
 
 
 def test_drop_forgets_only_later_records_of_the_run(tmp_path):

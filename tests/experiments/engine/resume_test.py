@@ -47,10 +47,10 @@ def final(out: Path) -> dict[str, list[np.ndarray]]:
 
 
 def records(out: Path) -> list[dict]:
-    """The lines of records.jsonl without the wall-clock seconds; none before the first evaluation."""
+    """The lines of records.jsonl but for what depends on the clock; none before the first evaluation."""
     path = out / "records.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "crc32")} for line in lines]
 
 
 def assert_same(out: Path, reference: Path, runs: int = 2) -> None:
@@ -173,13 +173,49 @@ def test_no_readable_checkpoint_is_an_error_and_deletes_nothing(tmp_path):
 
 def test_values_that_were_changed_fail_the_checksum(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
-    monkeypatch.setattr(_checkpoint, "_checksum", lambda tree: 0)
+    monkeypatch.setattr(_checkpoint, "_checksum", lambda *of: 0)
     checkpoints.save(1, {"x": jnp.arange(3.0)}, {})
     checkpoints.wait()
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="do not match their checksum"):
         checkpoints.restore(jax.eval_shape(lambda: {"x": jnp.zeros(3)}))
     checkpoints.close()
+
+
+def test_damage_anywhere_in_the_newest_checkpoint_gives_it_or_the_one_before(tmp_path, capsys):
+    """Cut, flipped, emptied and lost files, among them those with the place of the iterator."""
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    arrays = {"x": jnp.arange(12.0).reshape(3, 4), "key": jax.random.key(3), "step": jnp.int32(3)}
+    values = {step: {"iterator": {"next_index": 10 + step}, "seconds": 1.5} for step in (1, 2)}
+    checkpoints = Checkpoints(whole)
+    for step in (1, 2):
+        checkpoints.save(step, arrays, values[step])
+    checkpoints.wait()
+    checkpoints.close()
+    files = sorted(path.relative_to(whole) for path in (whole / "2").rglob("*") if path.is_file())
+    place_of_iterator = next(path for path in files if b"next_index" in (whole / path).read_bytes())
+    rng, found = np.random.default_rng(0), []
+    for name in [place_of_iterator] * 8 + [files[i] for i in rng.integers(len(files), size=24)]:
+        shutil.rmtree(damaged, ignore_errors=True)
+        path, content = shutil.copytree(whole, damaged) / name, bytearray((whole / name).read_bytes())
+        kind = rng.choice(["flipped", "flipped", "cut", "zeros", "gone"])
+        place = rng.integers(max(len(content), 1))
+        if kind == "flipped" and content:
+            at = content.find(b"12") if name == place_of_iterator and len(found) < 2 else place
+            content[at] ^= 1 << int(rng.integers(3))
+        path.write_bytes({"cut": content[:place], "zeros": bytes(len(content))}.get(kind, content))
+        if kind == "gone":
+            path.unlink()
+        checkpoints = Checkpoints(damaged)
+        restored = checkpoints.restore(jax.eval_shape(lambda: arrays))
+        checkpoints.close()
+        assert restored.values == values[restored.step], (name, kind, place)
+        for given, came in zip(jax.tree.leaves(arrays), jax.tree.leaves(restored.arrays)):
+            assert given.dtype == came.dtype and bool(jnp.all(given == came)), (name, kind, place)
+        told = f"checkpoint of step 2 in {damaged} is unreadable; going on from step 1" in capsys.readouterr().out
+        assert told == (restored.step == 1)
+        found.append(restored.step)
+    assert set(found) == {1, 2}
 
 
 def test_two_checkpoints_are_kept_and_saving_is_cheap(tmp_path):
@@ -291,7 +327,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     out = tmp_path / "out"
 
     def start_another():
-        with pytest.raises(RuntimeError, match="Another process is running"):
+        with pytest.raises(RuntimeError, match=rf"out .*out' is in use by another job, process {os.getpid()} on "):
             tiny.main(Config(str(out)))
         raise Stop
 
