@@ -8,7 +8,6 @@ Experiment: speed mining_table, zero_shot_retrieval
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_shape
 from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
 from minibatch_jax.mining.losses._exponentials import log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
@@ -40,11 +39,11 @@ def lifted_structure_loss(
         defined at `reduce_losses`.
 
     Returns:
-      `[]`; `[B]` for "anchors"; `[B, B]` for "none", in the dtype of the distances.
+      `[]`; `[A]` for "anchors"; `[A, M]` for "none", in the dtype of the distances.
 
     Raises:
       TypeError: if the distances are not floating point or the masks not bool.
-      ValueError: if shapes do not match or are not square, or the reduction is unknown.
+      ValueError: if shapes do not match or the reduction is unknown.
 
     References:
       Song et al., Deep metric learning via lifted structured feature embedding, 2016 (arXiv 1511.06452).
@@ -56,14 +55,16 @@ def lifted_structure_loss(
       1.4334
     """
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
-    check_shape("distances", distances, (None, distances.shape[0]))
-    views = jnp.any(jnp.diagonal(positives | negatives))  # no item is in a pair with itself
-    of_references = jnp.where(views, negatives.T, negatives)
+    of_references, from_references = negatives.T, distances.T
+    if distances.shape[0] == distances.shape[1]:
+        views = jnp.any(jnp.diagonal(positives | negatives))  # no item is in a pair with itself
+        of_references = jnp.where(views, of_references, negatives)
+        from_references = jnp.where(views, from_references, distances)
     has_rest, has_reference_rest = jnp.any(negatives, axis=1), jnp.any(of_references, axis=1)
     contested = positives & (has_rest[:, None] | has_reference_rest[None, :])
     lowest = jnp.finfo(distances.dtype).min / 4
     rest = jnp.where(has_rest, log_sum_exp(margin - distances, negatives), lowest)[:, None]
-    reference_rest = log_sum_exp(margin - jnp.where(views, distances.T, distances), of_references)
+    reference_rest = log_sum_exp(margin - from_references, of_references)
     reference_rest = jnp.where(has_reference_rest, reference_rest, lowest)[None, :]
     highest = jnp.maximum(rest, reference_rest)
     gap = jnp.where(contested, jnp.minimum(rest, reference_rest) - highest, 0)

@@ -49,6 +49,14 @@ def test_lifted_structure_of_two_views_is_that_of_both_in_one_matrix(seed):
     np.testing.assert_allclose(actual, mining.lifted_structure_loss(both, *in_one), rtol=1e-5)
 
 
+def test_lifted_structure_of_other_references_takes_the_column_of_the_reference():
+    rng = np.random.default_rng(5)
+    d, kind = rng.uniform(0.1, 2, (6, 9)).astype(np.float32), rng.integers(0, 3, (6, 9))
+    masks = kind == 0, kind == 1
+    actual = jax.jit(mining.lifted_structure_loss)(jnp.asarray(d), *map(jnp.asarray, masks))
+    np.testing.assert_allclose(actual, lifted_structure_of_pairs(d, *masks), rtol=1e-5)
+
+
 def test_lifted_structure_of_one_set_takes_the_rows_of_both_ends():
     d, p, n = (np.array(x) for x in pairs(2))
     expected = []
