@@ -262,7 +262,7 @@ def _flat(x0, x1, dtype):
 
 
 def _pair_masses(flat0, flat1, a, b, places):
-    pairs = pairs_1d(*places, a, b)
+    pairs = pairs_1d(places[0], places[1], a, b)
     return pairs, jnp.sum(pairs.weights * jnp.sum((flat0[pairs.source] - flat1[pairs.target]) ** 2, axis=1))
 
 

@@ -255,7 +255,7 @@ def retrieval_scores(
     else:
         shares, left_out = _shares_of_classes(told, counted)
     means = jnp.sum(jnp.where(counted[:, None], shares[:, None] * rows, 0), axis=0) / jnp.maximum(jnp.sum(shares), 1e-9)
-    return RetrievalScores(*means[:4], means[4:], left_out)
+    return RetrievalScores(means[0], means[1], means[2], means[3], means[4:], left_out)
 
 
 def _shares_of_classes(labels, counted):

@@ -106,12 +106,10 @@ def dynamic_margin_loss(
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
     nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
-    choice = {"mining": mining, "fallback": fallback}
-    heights = map_rows(bind(_height, fixed, positives, negatives, num_bins=num_bins, span=span, **choice), nodes)
-    histogram = _updated(margin.histogram, heights, decay)
-    sums = sum_triplets(
-        fixed, positives, negatives, bind(_weighted, histogram, nodes, span=span), **choice, margin=jnp.inf
-    )
+    pairs = fixed, positives, negatives
+    height = bind(_height, *pairs, num_bins=num_bins, span=span, mining=mining, fallback=fallback)
+    histogram = _updated(margin.histogram, map_rows(height, nodes), decay)
+    sums = sum_triplets(*pairs, bind(_weighted, histogram, nodes, span=span), mining, fallback, margin=jnp.inf)
     number = jnp.maximum(jnp.sum(sums.mined), 1)
     no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
     return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
