@@ -33,7 +33,7 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
 @pytest.mark.parametrize(
     "loss, compare",
     [
-        (mining.angular_loss, mining.cosine_similarity),
+        pytest.param(mining.angular_loss, mining.cosine_similarity, marks=pytest.mark.slow),
         (mining.orthogonal_pair_loss, mining.cosine_similarity),
         pytest.param(mining.orthogonal_projection_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],

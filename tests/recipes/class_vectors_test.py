@@ -44,8 +44,8 @@ def proxy_anchor(similarities, positives, negatives):
     "loss",
     [
         functools.partial(mining.margin_softmax_loss, angle=0.3, scale=16.0),
-        functools.partial(mining.margin_softmax_loss, cosine=0.2, scale=16.0),
-        functools.partial(mining.margin_softmax_loss, multiple=2, scale=16.0),
+        pytest.param(functools.partial(mining.margin_softmax_loss, cosine=0.2, scale=16.0), marks=pytest.mark.slow),
+        pytest.param(functools.partial(mining.margin_softmax_loss, multiple=2, scale=16.0), marks=pytest.mark.slow),
         proxy_anchor,
     ],
     ids=["ArcFace", "CosFace", "SphereFace", "proxy_anchor"],

@@ -33,12 +33,12 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
 @pytest.mark.parametrize(
     "loss, compare",
     [
-        (mining.contrastive_loss, mining.euclidean_distances),
-        (mining.multi_similarity_loss, mining.cosine_similarity),
+        pytest.param(mining.contrastive_loss, mining.euclidean_distances, marks=pytest.mark.slow),
+        pytest.param(mining.multi_similarity_loss, mining.cosine_similarity, marks=pytest.mark.slow),
         pytest.param(mining.info_nce_loss, mining.cosine_similarity, marks=pytest.mark.slow),
         pytest.param(mining.ntxent_loss, mining.cosine_similarity, marks=pytest.mark.slow),
-        pytest.param(mining.supcon_loss, mining.cosine_similarity, marks=pytest.mark.slow),
-        pytest.param(mining.hard_negative_loss, mining.cosine_similarity, marks=pytest.mark.slow),
+        (mining.supcon_loss, mining.cosine_similarity),
+        (mining.hard_negative_loss, mining.cosine_similarity),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -29,7 +29,7 @@ def recipe(embed, params, optimizer, data, key):
         return (optax.apply_updates(params, updates), opt_state, place), None
 
     start = params, optimizer.init(params), sampler.init(key)
-    return jax.lax.scan(step, start, length=75)[0][0]
+    return jax.lax.scan(step, start, length=100)[0][0]
 
 
 def test_the_embedding_is_learned():

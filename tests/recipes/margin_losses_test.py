@@ -34,7 +34,7 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     "loss, compare",
     [
         (mining.margin_loss, mining.euclidean_distances),
-        (mining.binomial_deviance_loss, mining.cosine_similarity),
+        pytest.param(mining.binomial_deviance_loss, mining.cosine_similarity, marks=pytest.mark.slow),
         pytest.param(mining.ranked_list_loss, mining.euclidean_distances, marks=pytest.mark.slow),
         pytest.param(mining.threshold_consistent_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],

@@ -33,9 +33,9 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
 @pytest.mark.parametrize(
     "loss, compare",
     [
-        (mining.smooth_ap_loss, mining.cosine_similarity),
-        (mining.pnp_loss, mining.cosine_similarity),
-        pytest.param(mining.fast_ap_loss, mining.squared_euclidean_distances, marks=pytest.mark.slow),
+        pytest.param(mining.smooth_ap_loss, mining.cosine_similarity, marks=pytest.mark.slow),
+        pytest.param(mining.pnp_loss, mining.cosine_similarity, marks=pytest.mark.slow),
+        (mining.fast_ap_loss, mining.squared_euclidean_distances),
         pytest.param(mining.histogram_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -34,7 +34,7 @@ def recipe(embed, loss, compare, params, optimizer, data, key):
     "loss, compare",
     [
         (mining.circle_loss, mining.cosine_similarity),
-        (mining.lifted_structure_loss, mining.euclidean_distances),
+        pytest.param(mining.lifted_structure_loss, mining.euclidean_distances, marks=pytest.mark.slow),
         pytest.param(mining.generalized_lifted_structure_loss, mining.euclidean_distances, marks=pytest.mark.slow),
         pytest.param(mining.tuplet_margin_loss, mining.cosine_similarity, marks=pytest.mark.slow),
     ],
