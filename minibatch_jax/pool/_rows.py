@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minibatch_jax._checks import check_shape
 from minibatch_jax.geometry import finite_rows, measurable_rows, unit_rows
 from minibatch_jax.pool._rounds import gather
 
@@ -222,3 +223,14 @@ def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
         rows, finite = finite_rows(rows)
         return unit_rows(rows), finite
     return measurable_rows(rows)
+
+
+def open_rows(pool: Any, block_size: int) -> Rows:
+    """Check a file or an array of rows and open it."""
+    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else rows_of_array(pool)
+    dtype = np.dtype(getattr(opened, "dtype", object))
+    if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
+        raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
+    check_shape("pool", opened, (None, None))
+    name = repr(str(pool)) if isinstance(pool, str | Path) else f"of shape {list(opened.shape)}"
+    return Rows(opened, int(block_size), name)

@@ -15,7 +15,7 @@ from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._rounds import kept_from_others, run
-from minibatch_jax.pool._rows import NpyFile, Rows, rows_of_array
+from minibatch_jax.pool._rows import open_rows
 from minibatch_jax.pool._sift import sift_job
 from minibatch_jax.processes import check_same_arguments
 
@@ -122,7 +122,7 @@ def select_from_pool(
     check_count("block_size", block_size)
     check_whole("seed", seed)
     check_number("noise", noise, 0, open_low=True)
-    rows = _rows(pool, block_size)
+    rows = open_rows(pool, block_size)
     check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
@@ -152,16 +152,6 @@ def select_from_pool(
             call |= {"digest of the pool": rows.digest()}
         with _bar(method, progress) as show:
             return run(job, folder, call, show)
-
-
-def _rows(pool: Any, block_size: int) -> Rows:
-    opened: Any = NpyFile(pool) if isinstance(pool, str | Path) else rows_of_array(pool)
-    dtype = np.dtype(getattr(opened, "dtype", object))
-    if not np.issubdtype(dtype, np.floating) or not dtype.isnative:
-        raise TypeError(f"pool has dtype {dtype}, wanted a floating-point dtype in the byte order of this machine.")
-    check_shape("pool", opened, (None, None))
-    name = repr(str(pool)) if isinstance(pool, str | Path) else f"of shape {list(opened.shape)}"
-    return Rows(opened, int(block_size), name)
 
 
 def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:

@@ -20,6 +20,7 @@ from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
 from . import sift as sift
+from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
 from .assigned_rows import assign_rows as assign_rows
@@ -67,6 +68,7 @@ from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
 from .selective_backprop import keep_by_loss_rank as keep_by_loss_rank
 from .sift import sift_indices as sift_indices
+from .swaps import refine as refine
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
 from .thresholds import running_threshold as running_threshold

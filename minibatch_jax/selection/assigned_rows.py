@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_shape
 from minibatch_jax.geometry import center, measurable_rows, squared_distances, unit_rows
 from minibatch_jax.selection._similarities import usable_features
-from minibatch_jax.selection.centers import CENTER_METRICS
+
+METRICS = ("euclidean", "cosine")
 
 
 class RowAssignment(NamedTuple):
@@ -37,7 +38,7 @@ def assign_rows(
     """Return the nearest center of each row; ties go to the lowest index.
 
     Count the rows of each center with `jnp.bincount(indices, length=k)` over those that are not -1.
-    O(N k D) time, O(block_size k + N D) memory.
+    For rows in a file, use `pool.assign_rows`. O(N k D) time, O(block_size k + N D) memory.
 
     Args:
       features: `[N, D]`, floating point.
@@ -59,7 +60,7 @@ def assign_rows(
       >>> found.indices.tolist(), found.distances.tolist()
       ([0, 1, -1, 0], [1.0, 0.0, nan, 4.0])
     """
-    check_choice("metric", metric, CENTER_METRICS)
+    check_choice("metric", metric, METRICS)
     check_count("block_size", block_size)
     check_floating("centers", centers)
     rows, exists = usable_features(features, where, metric=metric)

@@ -25,7 +25,7 @@ from minibatch_jax.geometry import unit_rows
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.weights import weight_transformation
 
-CENTER_METRICS = ("euclidean", "cosine")
+CENTER_METRICS = ("euclidean", "cosine", "l1", "linf")
 
 
 class Centers(NamedTuple):
@@ -63,7 +63,8 @@ def k_center(
       features: `[N, D]`, floating point; a row that is not finite, or whose squared norm overflows (except for
         "cosine"), is never chosen and need not be covered.
       k: how many to choose, 1 <= k <= N, static.
-      metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
+      metric: "euclidean", "cosine" for the Euclidean distance between rows scaled to unit length, "l1" for the sum of
+        the absolute differences, or "linf" for the largest one.
       where: `[N]` bool, which rows exist; all by default.
       chosen: `[N]` bool, items chosen earlier, such as labeled ones, which are not chosen again; none by default.
 
@@ -86,19 +87,19 @@ def k_center(
     points, exists = _points(features, metric, where)
     size = points.shape[0]
     check_count("k", k, size, "the number of rows")
-    allowed, first = exists, -_distances_to_mean(points, exists)
+    allowed, first = exists, -_distances_to_mean(points, exists, metric)
     nearest = jnp.full(size, jnp.inf, points.dtype)
     if chosen is not None:
         check_shape("chosen", chosen, (size,))
         check_bool("chosen", chosen)
         before = chosen & exists
         allowed &= ~before
-        nearest = _distances_to_any(points, before)
+        nearest = _distances_to_any(points, before, metric)
         first = jnp.where(jnp.any(before), nearest, first)
     nobody = jnp.full(size, -1, jnp.int32)
     nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), nobody, nearest[0])
     state = nothing, nearest, jnp.full(size, jnp.inf, points.dtype), allowed
-    centers, nearest, _, _ = fori_loop(0, k, bind(_take_farthest, points, first), state)
+    centers, nearest, _, _ = fori_loop(0, k, bind(_take_farthest, points, first, metric=metric), state)
     owners = jnp.where(exists, centers.owners, -1)
     return centers._replace(owners=owners, radius=jnp.max(jnp.where(exists, nearest, 0)))
 
@@ -113,7 +114,8 @@ def keep_centers(
 
     Args:
       k: how many to keep, 1 <= k <= B, static.
-      metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
+      metric: "euclidean", "cosine" for the Euclidean distance between rows scaled to unit length, "l1" for the sum of
+        the absolute differences, or "linf" for the largest one.
       weighting: what a kept example weighs: "represented", the weights of all that it stands for, which keeps the mass
         of the batch, or "own", as it came.
 
@@ -151,11 +153,11 @@ def keep_centers(
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def _take_farthest(points, first, t, state):
+def _take_farthest(points, first, t, state, *, metric):
     centers, nearest, nearest_new, allowed = state
     score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
     valid = score > -jnp.inf
-    distances = jnp.where(valid, _distances_to(points, points[j]), jnp.inf)
+    distances = jnp.where(valid, _distances_to(points, points[j], metric), jnp.inf)
     closer = distances < nearest_new
     centers = Centers(
         centers.indices.at[t].set(jnp.where(valid, j, points.shape[0])),
@@ -166,8 +168,12 @@ def _take_farthest(points, first, t, state):
     return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
 
 
-def _distances_to(points: jax.Array, center: jax.Array) -> jax.Array:
-    """Return the Euclidean distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
+def _distances_to(points: jax.Array, center: jax.Array, metric: str) -> jax.Array:
+    """Return the distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
+    if metric == "l1":
+        return jnp.sum(jnp.abs(points - center[None]), 1)
+    if metric == "linf":
+        return jnp.max(jnp.abs(points - center[None]), 1)
     return jnp.sqrt(jnp.sum((points - center[None]) ** 2, 1))
 
 
@@ -177,20 +183,20 @@ def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[
     return unit_rows(points) if metric == "cosine" else points, exists
 
 
-def _distances_to_mean(points: jax.Array, exists: jax.Array) -> jax.Array:
+def _distances_to_mean(points: jax.Array, exists: jax.Array, metric: str) -> jax.Array:
     count = jnp.maximum(jnp.sum(exists, dtype=points.dtype), 1)
-    return _distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count)
+    return _distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count, metric)
 
 
-def _distances_to_any(points: jax.Array, chosen: jax.Array) -> jax.Array:
+def _distances_to_any(points: jax.Array, chosen: jax.Array, metric: str) -> jax.Array:
     """Return the distance of each row to the nearest chosen row, infinite if no row is chosen.
 
     The chosen rows are visited one at a time, in O(N) memory.
     """
     order = jnp.argsort(~chosen, stable=True)
     nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
-    return fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), bind(_visit, points, order), nowhere)
+    return fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), bind(_visit, points, order, metric=metric), nowhere)
 
 
-def _visit(points, order, i, nearest):
-    return jnp.minimum(nearest, _distances_to(points, points[order[i]]))
+def _visit(points, order, i, nearest, *, metric):
+    return jnp.minimum(nearest, _distances_to(points, points[order[i]], metric))

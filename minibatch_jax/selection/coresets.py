@@ -88,7 +88,7 @@ def facility_location_value(
       >>> [float(facility_location_value(similarities, jnp.array(a))) for a in ([True, False], [True, True])]
       [3.0, 5.0]
     """
-    similarities, item_weights = _dense(similarities, item_weights)
+    similarities, item_weights = dense_problem(similarities, item_weights)
     check_shape("chosen", chosen, similarities.shape[:1])
     return jnp.sum(item_weights * jnp.max(jnp.where(chosen[:, None], similarities, 0), 0))
 
@@ -134,7 +134,7 @@ def facility_location(
       [2, 0]
     """
     check_choice("method", method, METHODS)
-    similarities, item_weights = _dense(similarities, item_weights)
+    similarities, item_weights = dense_problem(similarities, item_weights)
     size, items = similarities.shape
     check_count("k", k, size, "the number of candidates")
     allowed = jnp.ones(size, bool)
@@ -308,7 +308,8 @@ def keep_medoids(
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
-def _dense(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def dense_problem(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Check similarities and weights of items; return them, with 0 for what is negative, not finite or of no weight."""
     check_shape("similarities", similarities, (None, None))
     check_floating("similarities", similarities)
     similarities = similarities.astype(weight_dtype(similarities.dtype))

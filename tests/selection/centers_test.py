@@ -115,7 +115,23 @@ def test_bad_input_is_named():
     x = jnp.ones((4, 2))
     with pytest.raises(ValueError, match="k is 5, wanted at most 4"):
         selection.k_center(x, 5)
-    with pytest.raises(ValueError, match="metric is 'l1', wanted one of 'euclidean', 'cosine'"):
-        selection.keep_centers(2, metric="l1")
+    with pytest.raises(ValueError, match="metric is 'l3', wanted one of 'euclidean', 'cosine'"):
+        selection.keep_centers(2, metric="l3")
     with pytest.raises(TypeError, match="chosen has dtype int32, wanted bool"):
         selection.k_center(x, 1, chosen=jnp.zeros(4, int))
+
+
+@pytest.mark.parametrize("metric", ["l1", "linf"])
+def test_other_metrics_against_farthest_first_by_hand(metric):
+    compare = {"l1": lambda d: np.abs(d).sum(-1), "linf": lambda d: np.abs(d).max(-1)}[metric]
+    for seed in range(4):
+        x = clusters(seed)
+        order, nearest = [int(np.argmin(compare(x - x.mean(0))))], None
+        for _ in range(K - 1):
+            nearest = compare(x[:, None].astype(np.float64) - x[None, order]).min(1)
+            order.append(int(np.argmax(nearest)))
+        apart = compare(x[:, None].astype(np.float64) - x[None, order])
+        found = choose(jnp.asarray(x), K, metric=metric)
+        assert found.indices.tolist() == order
+        np.testing.assert_array_equal(found.owners, apart.argmin(1))
+        np.testing.assert_allclose(found.radius, apart.min(1).max(), rtol=1e-5)

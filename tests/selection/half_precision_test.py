@@ -60,6 +60,8 @@ FUNCTIONS = {
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "curvature_of": lambda c: crest.curvature_of(model(c)),
+    "curvature_norm": lambda c: crest.curvature_norm(model(c)),
+    "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
     "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
     "facility_location_from_features": lambda c: selection.facility_location_from_features(c(FEATURES), 4),
@@ -69,9 +71,9 @@ FUNCTIONS = {
     "feature_kernel": lambda c: dpp.feature_kernel(c(FEATURES), bandwidth=1.0),
     "gradient_match": lambda c: selection.gradient_match(c(FEATURES), 3),
     "gradient_norm_bound": lambda c: selection.gradient_norm_bound(c(LOGITS), jnp.asarray(LABELS)),
-    "hard_batch_mask": lambda c: selection.hard_batch_mask(c(LOSSES), 0.3),
     "importance_counts": lambda c: selection.importance_counts(jax.random.key(0), c(MASS / 64), 1000),
     "importance_probabilities": lambda c: importance_sampling.importance_probabilities(c(LOSSES), c(MASS), 0.1),
+    "interval_of": lambda c: crest.interval_of(c(MASS)[0], c(MASS)[1], 7.0),
     "jest_indices": lambda c: selection.jest_indices(0, c(SQUARE), 4, 2),
     "jest_indices_from_embeddings": lambda c: selection.jest_indices_from_embeddings(
         0, embeddings(c), embeddings(c), 4, 2
@@ -94,6 +96,7 @@ FUNCTIONS = {
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
+    "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
     "reselection_interval": lambda c: selection.reselection_interval(model(c), model(c, 2), 7.0),
     "running_threshold": lambda c: thresholds.running_threshold(c(LOSSES)[0], c(MASS)[0], jnp.array(3000), "mean"),
     "sift_indices": lambda c: selection.sift_indices(c(FEATURES), c(FEATURES[:3]), 4, stop=0.5),
@@ -108,7 +111,6 @@ FUNCTIONS = {
     "update_quadratic_model": lambda c: averages(model(c)),
     "variance_reduction": lambda c: importance_sampling.variance_reduction(c(MASS / 64), c(LOSSES + 1)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
-    "zeroth_order_scale": lambda c: selection.zeroth_order_scale(c(LOSSES), c(MASS), 0.3),
 }
 OF_INTEGERS = {"concept_balanced_indices", "concept_targets", "domain_budgets"}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
