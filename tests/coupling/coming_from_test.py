@@ -28,5 +28,16 @@ def test_every_function_named_in_the_right_column_exists(page):
     ours = set(dir(coupling)) | set(dir(coupling.costs)) | set(dir(minibatch_jax))
     for _, cell in rows[1:]:
         called = set(re.findall(r"`(\w+)(?=[`(])", cell))
-        arguments = {"epsilon", "rho", "converged", "tolerance", "max_iterations", "neural", "x0", "reg_ot_cost"}
+        arguments = {
+            "epsilon",
+            "rho",
+            "converged",
+            "tolerance",
+            "max_iterations",
+            "neural",
+            "x0",
+            "reg_ot_cost",
+            "Plan",
+        }
+        arguments |= {"domain_adaptation", "color_transfer"}  # experiments
         assert called - arguments <= ours, called - arguments - ours
