@@ -51,7 +51,7 @@ def init_proxies(num_classes: int, dimension: int) -> Proxies:
     """
     check_count("num_classes", num_classes)
     check_count("dimension", dimension)
-    return Proxies(jnp.zeros((num_classes, dimension)), jnp.zeros(num_classes, bool))
+    return Proxies(jnp.zeros((num_classes, dimension), jnp.float32), jnp.zeros(num_classes, bool))
 
 
 def update_proxies(
