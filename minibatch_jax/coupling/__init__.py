@@ -53,4 +53,5 @@ from .semidiscrete import semidiscrete_plan as semidiscrete_plan
 from .sliced_plans import pairs_1d as pairs_1d
 from .sliced_plans import sliced_permutations as sliced_permutations
 from .sliced_plans import sliced_plan as sliced_plan
+from .sliced_plans import sliced_wasserstein as sliced_wasserstein
 from .sliced_plans import wasserstein_1d as wasserstein_1d

@@ -4,6 +4,7 @@ import base64
 import collections
 import concurrent.futures
 import functools
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -158,7 +159,11 @@ class SampledIterator(grain.DatasetIterator):
 
     @property
     def sampler_state(self) -> Any:
-        """State of the sampler after the last draw and the last update."""
+        """State of the sampler after the last draw and the last update.
+
+        To change it, as to give `by_proxies` other classes, make a new `sampled_dataset` with the changed state.
+        Batches that were drawn ahead are then dropped: read these first, or use `read_ahead=0`.
+        """
         return self._state
 
     def __next__(self) -> DrawnBatch:
@@ -219,8 +224,9 @@ class SampledIterator(grain.DatasetIterator):
     def close(self) -> None:
         """Stop the threads that read."""
         super().close()
-        if getattr(self, "_threads", None) is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        threads, self._threads = getattr(self, "_threads", None), None
+        if threads is not None and not sys.is_finalizing():  # then Python has stopped them, and modules are gone
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def __str__(self) -> str:
         """Return the name under which grain shows this step."""

@@ -1,7 +1,7 @@
 """Which center is nearest to each row of a pool on disk, in one pass over the file."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,8 +62,8 @@ def assign_rows(
     check_choice("metric", metric, METRICS)
     check_count("block_size", block_size)
     rows = open_rows(pool, block_size)
-    check_shape("centers", centers, (None, rows.width))
-    points = np.asarray(centers)
+    points: Any = np.asarray(centers)
+    check_shape("centers", points, (None, rows.width))
     if not np.issubdtype(points.dtype, np.floating):
         raise TypeError(f"centers has dtype {points.dtype}, wanted a floating-point dtype.")
     points = points.astype(np.float32)

@@ -18,7 +18,15 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import (
+    as_key,
+    check_choice,
+    check_count,
+    check_floating,
+    check_integer,
+    check_number,
+    check_shape,
+)
 from minibatch_jax.boundaries.chosen_rows import heaviest_rows
 from minibatch_jax.compose import weights_of
 from minibatch_jax.mining.class_batches import ClassIndex
@@ -157,7 +165,7 @@ def random_coreset(
     sizes = examples.sizes[:, None]
     num_classes = sizes.shape[0]
     each = subset_size // num_classes
-    place = jax.random.randint(key, (num_classes, each), 0, jnp.maximum(sizes, 1))
+    place = jax.random.randint(key, (num_classes, each), 0, jnp.maximum(sizes, 1), jnp.int32)
     subset = jnp.where(sizes > 0, examples.order[examples.starts[:, None] + place], -1).reshape(-1)
     losses, features = _losses_and_features(items_fn, params, data, subset)
     usable = jnp.isfinite(losses) & jnp.all(jnp.isfinite(features), axis=1)
@@ -204,8 +212,14 @@ def crest(
     as the others. Rows whose loss or features are not finite are never chosen; slots without a medoid are padding.
     Before the first selection `sample` draws any rows of the data set, with replacement and equal weights.
 
-    Published settings: 128 rows of a random hundredth of the data, and one epoch of warm-up. For data without classes
-    let all labels be 0.
+    Published settings: 128 rows of a random hundredth of the data, and one epoch of warm-up; round both numbers up to
+    multiples of C, and take more than a hundredth of small data. For data without classes let all labels be 0.
+
+    A check passes `coresets_per_step` subsets forward, and `interval` says how many steps lie between checks. On small
+    networks it often stays at 1 or 2, and the checks then cost more than the training: raise `multiplier`. The first
+    call compiles for about as long as a training step with second derivatives, tens of seconds on a busy CPU. The
+    method saves steps on clean labels. It is no help against wrong ones, whose rows are never learned and so fill the
+    coresets.
 
     Args:
       items_fn: `items_fn(params, batch) -> (losses [n], {"features": [n, D]})`, what `value_and_grad` takes with
@@ -227,9 +241,9 @@ def crest(
         `selection.coresets.similarity_matrix`.
 
     Returns:
-      A sampler; `init(key, labels=labels, params=params)` with `[N]` int labels and a tree of floating-point
-      parameters; `update(state, rows, params=params, data=data)` with the new parameters and the data set, a tree of
-      arrays `[N, ...]`.
+      A sampler, whose `CrestState` says what happened; `init(key, labels=labels, params=params)` with `[N]` int labels
+      and a tree of floating-point parameters, those that train; `update(state, rows, params=params, data=data)` with
+      the new parameters and the data set, a tree of arrays `[N, ...]`.
 
     Raises:
       TypeError: if a size is not a static int, or a setting no number; in `init`, if labels are not integers or
@@ -279,12 +293,18 @@ def crest(
     )
 
     def init(key: jax.Array | int, *, labels: jax.Array, params: Any) -> CrestState:
-        index = index_every_class(labels, num_classes)
-        if not isinstance(index.sizes, jax.core.Tracer) and np.sum(np.asarray(index.sizes)) < labels.shape[0]:
+        labels = jnp.asarray(labels)
+        check_integer("labels", labels)
+        if not isinstance(labels, jax.core.Tracer):
             outside = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
-            raise ValueError(f"labels holds {outside[0]}, wanted labels in [0, {num_classes}).")
+            if outside.size:
+                raise ValueError(f"labels holds {outside.flat[0]}, wanted labels in [0, {num_classes}).")
+        index = index_every_class(labels, num_classes)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            check_floating(f"params{jax.tree_util.keystr(path)}", leaf)
+            name = f"params{jax.tree_util.keystr(path)}"
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(f"{name} is a {type(leaf).__name__}, wanted arrays only: take those that train.")
+            check_floating(name, leaf)
         check_count("batch_size", batch_size, labels.shape[0], "the number of labels")
         check_count("subset_size", subset_size, labels.shape[0], "the number of labels")
 
@@ -292,7 +312,7 @@ def crest(
             return jnp.zeros((), jnp.int32)
 
         return CrestState(
-            rng_key=as_key(key),
+            rng_key=jax.random.split(as_key(key), 1)[0],  # a key of its own, so that the state may be donated
             examples=index,
             learned=LearnedState(jnp.zeros(labels.shape, jnp.int32)),
             coresets=Rows(
@@ -313,7 +333,7 @@ def crest(
         order, _, sizes = state.examples
         at_hand = state.filled > 0
         choices = jnp.where(at_hand, state.filled, jnp.sum(sizes, dtype=jnp.int32))
-        drawn = jax.random.randint(draw_key, (batch_size,), 0, choices)
+        drawn = jax.random.randint(draw_key, (batch_size,), 0, choices, jnp.int32)
         uniform = jnp.full(batch_size, 1 / batch_size, jnp.float32)
         rows = jax.lax.cond(
             at_hand, lambda: jax.tree.map(lambda x: x[drawn[0]], state.coresets), lambda: Rows(order[drawn], uniform)
@@ -394,9 +414,9 @@ def crest(
 def _losses_and_features(items_fn: Items, params: Any, data: Any, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return losses `[n]` float32, NaN where the index is -1, and features `[n, D]` of rows of the data."""
     exists = indices >= 0
-    found = items_fn(params, jax.tree.map(lambda x: x[jnp.where(exists, indices, 0)], data))
+    found = items_fn(params, jax.tree.map(lambda x: jnp.asarray(x)[jnp.where(exists, indices, 0)], data))
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict) and "features" in found[1]):
-        raise TypeError("items_fn returned something else, wanted (losses [n], {'features': [n, D]}).")
+        raise TypeError(f"items_fn returned a {type(found).__name__}, wanted (losses [n], {{'features': [n, D]}}).")
     losses, features = found[0], found[1]["features"]
     check_shape("losses of items_fn", losses, indices.shape)
     check_floating("losses of items_fn", losses)
@@ -412,9 +432,14 @@ def _sum_of_finite(losses: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _check_params(params: Any, wanted: Any) -> None:
     """Raise ValueError unless the parameters have the structure and the shapes of those wanted."""
-    found, known = jax.tree.structure(params), jax.tree.structure(wanted)
-    if found != known:
-        raise ValueError(f"params is {found}, wanted {known}, that of init.")
+    if jax.tree.structure(params) != jax.tree.structure(wanted):
+        names = [
+            [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(t)] for t in (params, wanted)
+        ]
+        extra, missing = sorted({*names[0]} - {*names[1]}), sorted({*names[1]} - {*names[0]})
+        kinds = f"a {type(params).__name__} in place of a {type(wanted).__name__}"
+        told = f"params{extra[0]} more" if extra else f"params{missing[0]} less" if missing else kinds
+        raise ValueError(f"params has {told} than in init, wanted the same tree.")
     for (path, leaf), old in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(wanted)):
         check_shape(f"params{jax.tree_util.keystr(path)}", leaf, old.shape)
 

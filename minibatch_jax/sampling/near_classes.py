@@ -17,6 +17,7 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape, mask_or_all
 from minibatch_jax._vector import class_numbers
+from minibatch_jax.devices import replicate
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
 from minibatch_jax.mining.proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
 from minibatch_jax.sampling._sampler import Rows, Sampler, random_order, rows_of
@@ -81,7 +82,8 @@ def by_proxies(
     Returns:
       A sampler of P K rows; `init(key, labels=labels, classes=None)` with `[N]` int labels and a `[C]` bool mask of the
       classes to draw, all by default, and `update(state, rows, embeddings=embeddings)` with `[P K, D]` embeddings of
-      those rows. If traced labels give fewer than P classes examples, the batch is filled up with padding.
+      those rows. If traced labels give fewer than P classes examples, the batch is filled up with padding. The state's
+      field `given` `[C]` may be changed in training, to P classes or more; it counts from the next epoch on.
 
     Raises:
       TypeError: if a size is not a static int; in `init` and `update`, if labels are not integers, classes not bool or
@@ -119,7 +121,9 @@ def by_proxies(
         present = jnp.sum(given, dtype=jnp.int32)
         drawn = jnp.where(present < classes_per_batch, present, present // classes_per_batch * classes_per_batch)
         order = random_order(order_key, given)[: num_batches * classes_per_batch]
-        partition = jnp.where(jnp.arange(len(order)) < drawn, order, -1).reshape(num_batches, classes_per_batch)
+        partition = jnp.where(jnp.arange(len(order), dtype=jnp.int32) < drawn, order, -1).reshape(
+            num_batches, classes_per_batch
+        )
         proxies = init_proxies(num_classes, dimension)
         numbers = [jnp.zeros((), jnp.int32) for _ in range(3)]
         known = class_numbers(jnp.asarray(labels), num_classes)
@@ -149,6 +153,7 @@ def by_proxies(
     def update(state: ByProxiesState, rows: Rows, *, embeddings: jax.Array, **signals: object) -> ByProxiesState:
         check_shape("embeddings", embeddings, (rows.indices.shape[0], dimension))
         check_floating("embeddings", embeddings)
+        embeddings = replicate(embeddings)
         number = state.labels.shape[0]
         known = (rows.indices >= 0) & (rows.indices < number)
         labels = jnp.where(known, state.labels[jnp.where(known, rows.indices, 0)], num_classes)

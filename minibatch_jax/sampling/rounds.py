@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape, check_whole
 from minibatch_jax._vector import one_zero
+from minibatch_jax.devices import replicate
 from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
 
 
@@ -156,6 +157,7 @@ def hard_batches(
         check_shape("losses", losses, rows.indices.shape)
         check_floating("losses", losses)
         check_shape("rows.indices", rows.indices, (batch_size,))
+        losses = replicate(losses)
         batch = jnp.argmax(state.partition[:, 0] == rows.indices[0]).astype(jnp.int32)
         known = jnp.all(state.partition[batch] == rows.indices)
         counts = rows.weights > 0

@@ -10,6 +10,7 @@ References:
   (arXiv 2407.19580).
 """
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -76,8 +77,8 @@ def zeroth_order_features(
       params: pytree of arrays: a dict, variables of flax linen, a module of equinox, a state or a module of flax nnx.
       batch: pytree of arrays `[B, ...]`.
       parameter: which array of the parameters is moved: its path, such as "blocks/3/value/lora_b", or a part of its
-        path between slashes that no other array has, such as "3/value/lora_b"; or what `value_and_grad` takes as `wrt`,
-        a tree of bools that is a prefix of `params`, or a function of a path.
+        path between slashes that no other array has, such as "3/value/lora_b" (paths of flax nnx end in "/value", which
+        may be left out so); or a tree of bools that is a prefix of `params`, or a function of a path. No filter of nnx.
       step: how far to go along a probe, whose entries are standard normal; positive. The parameter plus a step is
         rounded to its dtype, so take a larger step for bfloat16.
       num_probes: number of probes whose estimates are averaged, at least 1, static.
@@ -86,8 +87,8 @@ def zeroth_order_features(
       `[B, D]`, one row for each example, D the size of the parameter; float32 (float64 if the losses are).
 
     Raises:
-      TypeError: if the losses are not floating point, `num_probes` is not a static int or a mask holds other than
-        bools.
+      TypeError: if the losses are not floating point, `num_probes` is not a static int, a mask holds other than bools
+        or the parameter is a filter of nnx.
       ValueError: if not exactly one floating-point array is named, the losses are not `[B]`, the step is not positive
         or `num_probes` is below 1.
 
@@ -111,7 +112,11 @@ def zeroth_order_features(
         def losses(sign):
             moved = (value.astype(dtype) + sign * step * probe).astype(value.dtype)
             found = losses_fn(replaced(moved), batch)
-            check_shape("losses", found, (None,))
+            if jnp.ndim(found) != 1:
+                shape = list(jnp.shape(found))
+                raise ValueError(
+                    f"losses has shape {shape}, wanted [B], one for each example: average over its tokens."
+                )
             return found
 
         slopes = zeroth_order_scale(losses(1), losses(-1), step)
@@ -130,13 +135,21 @@ def _one_parameter(params: Any, parameter: Any) -> tuple[jax.Array, Callable[[ja
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
     leaves = [leaf for _, leaf in paths]
     by_path = isinstance(parameter, str)
+    if parameter is None or parameter is ... or isinstance(parameter, type):
+        raise TypeError(f"parameter is {parameter!r}, wanted a path, a tree of bools or a function of a path.")
     named = _named(parameter, names) if by_path else chosen_leaves(params, parameter, names, "parameter")
     candidates = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
     found = [i for i in candidates if named[i]]
     if len(found) != 1:
-        what = repr(parameter) if by_path else "a mask"
-        of = f"names {[names[i] for i in found]}" if found else "names no floating-point array"
-        raise ValueError(f"parameter is {what}, which {of}, wanted exactly one of {[names[i] for i in candidates]}.")
+        what = repr(parameter) if by_path else "a function" if callable(parameter) else "a mask"
+        known = [names[i] for i in candidates]
+        if found:
+            raise ValueError(
+                f"parameter is {what}, which names {[names[i] for i in found]}, wanted exactly one of these."
+            )
+        near = difflib.get_close_matches(parameter, known, 3, 0.4) if by_path else []
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"parameter is {what}, which names no floating-point array{hint}, wanted one of {known}.")
     place = found[0]
 
     def replaced(value):

@@ -174,13 +174,13 @@ def keep_by_colm(
     As published, the features are gradients of one parameter, as `scores.zeroth_order_features` estimates them. Then
     say their size `num_features`: the update that Adam would make from each example is compared, on the
     `num_coordinates` coordinates that are largest for its source. Adam's moments follow the medoids that were kept.
+    Before its first update, Adam's updates would be signs, which tie: then the gradients themselves are compared.
     Without `num_features`, examples are compared by their features as they are.
 
     List the small sources in `keep_domains`: their proportional share could round down to 0. If their examples alone
     are more than k, the first k of them are kept. The other sources share the remaining places in proportion to their
     size. Examples with a feature that is not finite, or with a squared norm that overflows (except for "cosine"), are
-    dropped. With k at half of the batch the gain over plain
-    medoids is small; at an eighth it is clear.
+    dropped. With k at half of the batch the gain over plain medoids is small; at an eighth it is clear.
 
     Args:
       k: how many to keep, 1 <= k <= B, static; fewer are kept if fewer exist.
@@ -188,8 +188,8 @@ def keep_by_colm(
       keep_domains: domains that are kept whole, static.
       num_features: D, static, for features that are gradients; by default they are compared as they are.
       moments: whose moments turn gradients into updates of Adam: "own" for those of the medoids kept so far, in the
-        state, "given" for those of the signal `moments`, a tuple (mean, variance, count) such as those of this
-        parameter in the state of the optimizer.
+        state, "given" for those of the signal `moments`, a tuple (mean, variance, count) of this parameter in the state
+        of the optimizer, in the shape of the parameter or flat.
       num_coordinates: number of coordinates to compare, those of each source by `largest_features_by_domain`, static;
         all by default (2560 as published).
       b1: decay of Adam's first moment, in [0, 1).
@@ -250,7 +250,8 @@ def keep_by_colm(
         if before is not None:
             features = features.astype(before.mean.dtype)
             exists &= jnp.isfinite(features**2).all(1)
-            compared = adam_features(features, *before, b1=b1, b2=b2, eps=eps)
+            first = before.updates == 0  # then Adam's updates are signs, which tie
+            compared = jnp.where(first, features, adam_features(features, *before, b1=b1, b2=b2, eps=eps))
         compared, exists = usable_features(compared, exists, metric=metric)
         if num_coordinates is not None:
             compared = largest_features_by_domain(compared, domains, num_domains, num_coordinates)

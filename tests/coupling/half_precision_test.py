@@ -92,6 +92,7 @@ FUNCTIONS = {
     "wasserstein_1d": lambda c: coupling.wasserstein_1d(c(PLACES), c(PLACES[::-1] + 1), c(MASS), p=3.0),
 }
 REPORTS = {"init_report", "report_of"}
+BY_A_MODEL_OF_THE_CALLER = {"hierarchical_trajectories", "hierarchical_velocities"}
 KEEP_DTYPE = {
     "bridge_path",
     "conditional_path",
@@ -115,7 +116,7 @@ CASES = dict(cases_of_couplings())
 
 
 def test_every_public_function_is_in_the_table():
-    assert set(public_functions("coupling")) == set(FUNCTIONS) | REPORTS
+    assert set(public_functions("coupling")) == set(FUNCTIONS) | REPORTS | BY_A_MODEL_OF_THE_CALLER
 
 
 @pytest.mark.parametrize("name,dtype", list(zip(FUNCTIONS, itertools.cycle(DTYPES))))
@@ -144,6 +145,15 @@ def test_noise_in_half_precision_is_gaussian(dtype):
         drawn = np.asarray(noise, np.float64)
         assert abs(drawn.std() - 1) < 0.01 and np.abs(drawn).max() > 3.5
         assert len(np.unique(drawn)) > 700
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_small_steps_of_a_flow_add_up(dtype):
+    """A step of 1 / 1000 of the way is less than half precision can add."""
+    x0 = jnp.zeros((4096, 1), dtype)
+    places = coupling.hierarchical_trajectories(0, lambda x, t, v, tau: 3 - v * 0, x0, outer_steps=1, inner_steps=1000)
+    drawn = np.asarray(places[-1], np.float64) - 3
+    assert places.dtype == dtype and abs(drawn.mean()) < 0.06 and abs(drawn.std() - 1) < 0.05
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -45,9 +45,11 @@ CASES = {
     "shuffled": SamplerCase(lambda: sampling.shuffled(N, 16), N),
     "by_class": SamplerCase(lambda: sampling.by_class(6, 4, 2), N, labels),
     "weighted": SamplerCase(lambda: sampling.weighted(16, decay=0.5), N, weights, losses, any_order=True),
-    "hard_batches": SamplerCase(lambda: sampling.hard_batches(N, 16, shuffle=True), N, signals=losses, any_order=True),
+    "hard_batches": SamplerCase(
+        lambda: sampling.hard_batches(N, 16, shuffle=True), N, signals=losses, any_order=True, tolerance=1e-6
+    ),
     "crest": SamplerCase(
-        lambda: sampling.crest(scores, batch_size=6, num_classes=6, subset_size=12, max_coresets=6),
+        lambda: sampling.crest(scores, batch_size=24, num_classes=6, subset_size=24, max_coresets=6),
         N,
         lambda rng: labels(rng) | {"params": np.ones(2, np.float32)},
         lambda rng, rows: {"params": np.array([0.5, 2], np.float32), "data": POINTS},

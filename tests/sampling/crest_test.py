@@ -394,14 +394,14 @@ def update(params=PARAMS, data=None, items_fn=items):
         (lambda: small().init(0, labels=jnp.array([0, 1, 0, 1])), TypeError, "params"),
         (lambda: small().update(None, None, data=jnp.ones(4)), TypeError, "params"),
         (lambda: small().update(None, None, params=PARAMS), TypeError, "data"),
-        (lambda: update(params={"v": jnp.ones(2)}), ValueError, r"params is PyTreeDef\(\{'v'.*wanted PyTreeDef\(\{'w'"),
+        (lambda: update(params={"v": jnp.ones(2)}), ValueError, r"params has params\['v'\] more than in init"),
         (lambda: update(params={"w": jnp.ones(3)}), ValueError, r"params\['w'\] has shape \[3\], wanted \[2\]"),
         (
             lambda: update(data={"x": jnp.ones(3)}),
             ValueError,
             r"data\['x'\] has shape \[3\], wanted 4 rows, one for each label",
         ),
-        (lambda: update(items_fn=lambda p, b: b), TypeError, "items_fn returned something else, wanted"),
+        (lambda: update(items_fn=lambda p, b: b), TypeError, "items_fn returned a .*, wanted"),
         (
             lambda: update(items_fn=lambda p, b: (jnp.sum(b), {"features": b[:, None]})),
             ValueError,

@@ -109,9 +109,11 @@ def test_the_lora_matrix_of_nnx_is_found():
     ("parameter", "message"),
     [
         ("kernel", r"parameter is 'kernel', which names \['blocks/0/value/kernel', 'blocks/1/value/kernel'\], wanted"),
-        ("lora", r"parameter is 'lora', which names no floating-point array, wanted exactly one of \['blocks/0/v"),
+        ("lora", r"parameter is 'lora', which names no floating-point array.* wanted one of \['blocks/0/v"),
         ("steps", "parameter is 'steps', which names no floating-point array"),
         (True, "parameter is a mask, which names .*, wanted exactly one of"),
+        ("blocks/1/valu/lora_b", r"did you mean 'blocks/1/value/lora_b'\?"),
+        (lambda path: False, "parameter is a function, which names no floating-point array"),
         ({"blocks": True}, "parameter has the structure .*, wanted a function of a path"),
     ],
 )
@@ -137,3 +139,9 @@ def test_a_parameter_in_low_precision_is_moved_in_its_own_dtype(params):
     found = zeroth_order_features(0, losses, low, X, parameter="lora_b", step=0.1)
     wanted = zeroth_order_features(0, lora_losses, params, X, parameter="lora_b", step=0.1)
     np.testing.assert_allclose(found, wanted, atol=0.1)
+
+
+@pytest.mark.parametrize("parameter", [nnx.LoRAParam, None, ...])
+def test_filters_of_nnx_are_refused(params, parameter):
+    with pytest.raises(TypeError, match="wanted a path, a tree of bools or a function of a path"):
+        zeroth_order_features(0, lora_losses, params, X, parameter=parameter)

@@ -123,7 +123,7 @@ def hierarchical_velocities(
       num_steps: number of evaluations of the model, at least 1, static.
 
     Returns:
-      `[B, ...]`, velocities.
+      `[B, ...]`, velocities, in the dtype of the places; half precision is drawn and added up in float32.
 
     Raises:
       TypeError: if the places are not floating point or the number of steps is not a static int.
@@ -141,11 +141,14 @@ def hierarchical_velocities(
     check_shape("t", t, xt.shape[:1])
     check_count("num_steps", num_steps)
 
-    def accelerate(v, tau):
-        return v + acceleration_fn(xt, t, v, jnp.full(xt.shape[:1], tau)) / num_steps, None
+    dtype = weight_dtype(xt.dtype)
 
-    noise = jax.random.normal(as_key(key), xt.shape, xt.dtype)
-    return lax.scan(accelerate, noise, jnp.arange(num_steps, dtype=xt.dtype) / num_steps)[0]
+    def accelerate(v, tau):
+        acceleration = acceleration_fn(xt, t, v.astype(xt.dtype), jnp.full(xt.shape[:1], tau))
+        return v + acceleration.astype(dtype) / num_steps, None
+
+    noise = jax.random.normal(as_key(key), xt.shape, dtype)
+    return lax.scan(accelerate, noise, jnp.arange(num_steps, dtype=dtype) / num_steps)[0].astype(xt.dtype)
 
 
 def hierarchical_trajectories(
@@ -173,7 +176,8 @@ def hierarchical_trajectories(
         `outer_steps * inner_steps` times. With 1 there is no second level: each velocity is v0 + acceleration(v0).
 
     Returns:
-      `[outer_steps + 1, B, ...]`, places at the times 0, 1 / outer_steps, ..., 1; the last are the samples.
+      `[outer_steps + 1, B, ...]`, places at the times 0, 1 / outer_steps, ..., 1, in the dtype of the noise; the last
+      are the samples.
 
     Raises:
       TypeError: if the noise is not floating point or a number of steps is not a static int.
@@ -194,11 +198,13 @@ def hierarchical_trajectories(
     def move(carry, t):
         key, x = carry
         key, velocity_key = jax.random.split(key)
-        times = jnp.full(x.shape[:1], t)
-        x = x + hierarchical_velocities(velocity_key, acceleration_fn, x, times, num_steps=inner_steps) / outer_steps
-        return (key, x), x
+        here, times = x.astype(x0.dtype), jnp.full(x.shape[:1], t)
+        velocities = hierarchical_velocities(velocity_key, acceleration_fn, here, times, num_steps=inner_steps)
+        x = x + velocities.astype(dtype) / outer_steps
+        return (key, x), x.astype(x0.dtype)
 
-    _, places = lax.scan(move, (as_key(key), x0), jnp.arange(outer_steps, dtype=x0.dtype) / outer_steps)
+    dtype = weight_dtype(x0.dtype)
+    _, places = lax.scan(move, (as_key(key), x0.astype(dtype)), jnp.arange(outer_steps, dtype=dtype) / outer_steps)
     return jnp.concatenate([x0[None], places])
 
 
