@@ -52,8 +52,8 @@ class Assignment(NamedTuple):
     column_potentials: jax.Array
 
 
-def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
-    """Return the cheapest one-to-one pairing of rows with columns.
+def assignment(cost: jax.Array, *, where: jax.Array | None = None, maximize: bool = False) -> Assignment:
+    """Return the cheapest one-to-one pairing of rows with columns, or the dearest.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
     row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. The result is a constant for the
@@ -62,13 +62,14 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
       where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
+      maximize: whether to find the dearest pairing in place of the cheapest, static; as many rows are paired.
 
     Returns:
       `Assignment(columns, rows, row_potentials, column_potentials)`; for a square cost without forbidden pairs
-      `columns` is a permutation.
+      `columns` is a permutation. With `maximize` the potentials have `u_i + v_j >= cost_ij`.
 
     Raises:
-      TypeError: if the cost is not floating point, or `where` not bool.
+      TypeError: if the cost is not floating point, `where` not bool, or `maximize` not a Python bool.
       ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
 
     References:
@@ -78,16 +79,18 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
       [1, 0, 2]
     """
+    if not isinstance(maximize, bool):
+        raise TypeError(f"maximize is {maximize!r}, wanted a Python bool.")
     cost = fixed_cost(cost)
     allowed = allowed_pairs(cost, where, is_price)
-    if cost.shape[0] <= cost.shape[1]:
-        return _assign(cost, allowed)
-    found = _assign(cost.T, allowed.T)
-    return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
+    if maximize:
+        found = _solve(-cost, allowed)
+        return found._replace(row_potentials=-found.row_potentials, column_potentials=-found.column_potentials)
+    return _solve(cost, allowed)
 
 
-def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
-    """Return the cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+def assignment_plan(cost: jax.Array, weights: jax.Array, *, maximize: bool = False) -> jax.Array:
+    """Return the cheapest one-to-one plan on the allowed pairs, or the dearest, all its pairs of equal weight.
 
     Rows (or columns) that can be paired get the same mass each, whatever their weights. If equally many rows and
     columns are not zero, this is an optimal transport plan of uniform marginals. If not, the dearer items of the more
@@ -96,6 +99,7 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
     Args:
       cost: `[B0, B1]`, floating point.
       weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
+      maximize: whether to find the dearest plan in place of the cheapest, static.
 
     Returns:
       `[B0, B1]`, float32 (float64 if the weights are), with the mass of the weights on allowed pairs, at most one entry
@@ -112,16 +116,19 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       >>> assignment_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
       [[0.0, 0.5], [0.5, 0.0]]
     """
-    return _plan(cost, weights)[0]
+    return _plan(cost, weights, maximize)[0]
 
 
-def couple_assignment() -> optax.GradientTransformationExtraArgs:
+def couple_assignment(*, maximize: bool = False) -> optax.GradientTransformationExtraArgs:
     """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
 
     A pair of weight 0 or of non-finite cost is forbidden, and rows or columns without an allowed pair are left out, so
     a class mask or a selection may come before. The other values of the incoming weights only give the total mass: for
     unequal marginals take `couple_transport`. In batches of unequal size the dearer items of the larger one are left
     out.
+
+    Args:
+      maximize: whether to take the dearest pairs in place of the cheapest, static: for a signal that is a similarity.
 
     Returns:
       A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
@@ -144,18 +151,18 @@ def couple_assignment() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        return _plan(cost, weights)
+        return _plan(cost, weights, maximize)
 
     return weight_transformation(init_report, update)
 
 
-def _plan(cost: jax.Array, weights: jax.Array) -> tuple[jax.Array, SolverReport]:
+def _plan(cost: jax.Array, weights: jax.Array, maximize: bool) -> tuple[jax.Array, SolverReport]:
     """Return the plan of the cheapest pairing on the allowed pairs, and how the solver came out."""
     cost = fixed_cost(cost)
     check_shape("weights", weights, cost.shape)
     kept = kept_weights(weights.astype(weight_dtype(weights.dtype)), cost, is_price)
     allowed = kept > 0
-    found = assignment(cost, where=allowed)
+    found = assignment(cost, where=allowed, maximize=maximize)
     paired = found.columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     mass, count = jnp.sum(kept), jnp.sum(found.columns >= 0, dtype=jnp.int32)
     wanted = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis), dtype=jnp.int32) for axis in (0, 1)))
@@ -163,6 +170,14 @@ def _plan(cost: jax.Array, weights: jax.Array) -> tuple[jax.Array, SolverReport]
     converged = has_converged(error, 0, found.row_potentials, found.column_potentials)
     plan = jnp.where(paired, mass / jnp.maximum(count, 1).astype(mass.dtype), 0)
     return plan, SolverReport(lax.stop_gradient(error), count, converged)
+
+
+def _solve(cost: jax.Array, allowed: jax.Array) -> Assignment:
+    """Turn the problem so that it has at most as many rows as columns, and the result back."""
+    if cost.shape[0] <= cost.shape[1]:
+        return _assign(cost, allowed)
+    found = _assign(cost.T, allowed.T)
+    return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
 
 
 class _Matching(NamedTuple):

@@ -22,6 +22,7 @@ from minibatch_jax.coupling import (
     couple_assignment,
     independent_plan,
     partial_assignments,
+    partial_plan,
     partial_sinkhorn,
     sinkhorn,
     transport,
@@ -83,6 +84,27 @@ def test_cost_is_that_of_scipy_and_potentials_prove_it(shape):
         loose = found.column_potentials if shape[0] < shape[1] else found.row_potentials
         free = np.asarray(found.rows if shape[0] < shape[1] else found.columns) < 0
         np.testing.assert_array_equal(np.asarray(loose)[free], 0)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (12, 20), (20, 12)])
+@pytest.mark.parametrize("forbidden", [0.0, 0.5])
+def test_the_dearest_pairing_is_that_of_scipy(shape, forbidden):
+    dearest = jax.jit(lambda cost, where: assignment(cost, where=where, maximize=True))
+    for seed in range(2):
+        cost, where = clouds(seed, *shape) - 3, np.random.default_rng(seed).random(shape) >= forbidden
+        rows, columns = linear_sum_assignment(np.where(where, cost, -FORBIDDEN), maximize=True)
+        kept = where[rows, columns]
+        found = dearest(cost, where)
+        value, count = total(cost, found.columns)
+        assert count == kept.sum()
+        np.testing.assert_allclose(value, cost[rows, columns][kept].sum(), rtol=1e-5, atol=1e-5)
+        slack = np.asarray(found.row_potentials)[:, None] + np.asarray(found.column_potentials)[None, :] - cost
+        assert slack[where].min() >= -1e-4
+        weights = jnp.asarray(where / shape[0], jnp.float32)
+        plan = assignment_plan(cost, weights, maximize=True)
+        np.testing.assert_array_equal(np.argmax(plan, 1)[np.max(plan, 1) > 0], found.columns[found.columns >= 0])
+        tx = couple_assignment(maximize=True)
+        np.testing.assert_array_equal(tx.update(weights, tx.init(weights), cost=jnp.asarray(cost))[0], plan)
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (12, 20), (20, 12)])
@@ -302,6 +324,33 @@ def test_a_selection_and_a_class_mask_come_before():
 def test_bad_input_raises(cost, where, error, message):
     with pytest.raises(error, match=message):
         assignment(cost, where=where)
+
+
+@pytest.mark.parametrize("bad", [1, None, jnp.bool_(True)])
+def test_maximize_is_a_python_bool(bad):
+    with pytest.raises(TypeError, match="maximize is .*, wanted a Python bool"):
+        assignment(jnp.ones((2, 2)), maximize=bad)
+
+
+EMPTY = {
+    "assignment": assignment,
+    "assignment_plan": lambda cost: assignment_plan(cost, cost),
+    "partial_assignments": partial_assignments,
+    "partial_plan": lambda cost: partial_plan(cost, 0.5, cost),
+    "transport": transport,
+    "sinkhorn": partial(sinkhorn, epsilon=0.1),
+    "partial_sinkhorn": partial(partial_sinkhorn, fraction=0.5, epsilon=0.1),
+    "unbalanced_sinkhorn": partial(unbalanced_sinkhorn, epsilon=0.1, rho=1.0),
+    "differentiable_plan": lambda cost: coupling.differentiable_plan(cost, cost, 0.1),
+    "condition_aware_cost": lambda cost: coupling.condition_aware_cost(cost, cost, fraction=0.5),
+}
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_cost_raises_by_name(name, shape):
+    with pytest.raises(ValueError, match=rf"cost has shape \[{shape[0]}, {shape[1]}\], wanted"):
+        EMPTY[name](jnp.ones(shape))
 
 
 def test_cost_of_another_shape_raises():
