@@ -23,14 +23,23 @@ from jax import lax
 
 from minibatch_jax._vector import first_min, put
 from minibatch_jax.coupling._certificates import has_converged, linear_value
-from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, make_problem, marginals_of, masses
+from minibatch_jax.coupling._problem import (
+    allowed_pairs,
+    column_prices,
+    fixed_cost,
+    is_price,
+    make_problem,
+    marginals_of,
+    masses,
+)
 from minibatch_jax.coupling._sinkhorn_loop import log_where, scale_to_marginals
-from minibatch_jax.coupling.plans import Plan, init_report, report_of
+from minibatch_jax.coupling.plans import Plan, Potentials, WarmStart, init_report, init_warm_start, report_of
 from minibatch_jax.weights import weight_transformation
 
 _PATHS_PER_LINE = 50
 _EPSILON = 0.01
 _ITERATIONS = 100
+_FARTHEST = 16  # potentials that are given may be this many times the largest cost: more would cost precision
 
 
 def transport(
@@ -163,9 +172,7 @@ class _Run(NamedTuple):
     search: _Search
 
 
-def _solve(
-    cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array, prices: jax.Array | None
-) -> _Flow:
+def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array, prices: jax.Array | None) -> _Flow:
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     low = jnp.where(jnp.isfinite(low), low, 0)
     cost = jnp.where(allowed, cost - low, jnp.inf)
@@ -183,13 +190,7 @@ def _unshipped(matrix: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _empty(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array | None) -> _Flow:
     """Start with nothing shipped and with nearly optimal potentials, made feasible."""
-    if prices is None:
-        v = _blurred(cost, a, b, _no_prices(cost))
-    else:
-        v = _tightened(cost, b, prices)
-        low = _no_prices(cost)
-        better = _proven(cost, a, b, v) > _proven(cost, a, b, low)
-        v = lax.cond(better, _given, _blurred, cost, a, b, v)
+    v = _blurred(cost, a, b, None) if prices is None else _tightened(cost, a, b, prices)
     u = _row_prices(cost, v)
     zero = 0 * (u[0] + v[0])
     supply, demand = (jnp.where(mass > 0, mass, 0) + zero for mass in (a, b))
@@ -197,8 +198,39 @@ def _empty(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array | None
     return _Flow(shipped, supply, demand, u, v, zero.astype(jnp.int32))
 
 
-def _no_prices(cost: jax.Array) -> jax.Array:
-    return 0 * cost[0]
+def _blurred(cost: jax.Array, a: jax.Array, b: jax.Array, _: jax.Array | None) -> jax.Array:
+    """Column potentials of a Sinkhorn plan, made feasible."""
+    problem = make_problem(cost, a, b, _EPSILON, "mean", None)
+    start = scale_to_marginals(problem, None, _ITERATIONS)
+    v = start.g + problem.epsilon * log_where(start.scaling.v, problem.b)
+    return _column_prices(cost, jnp.min(jnp.where(problem.b > 0, problem.cost - v[None, :], jnp.inf), axis=1))
+
+
+def _tightened(cost: jax.Array, a: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
+    """Make given column potentials feasible and as high as they can be; start afresh if they are poor or far off."""
+    v = v - jnp.max(v, initial=-jnp.inf, where=b > 0)
+    v = _column_prices(cost, jnp.min(jnp.where(b > 0, cost - v[None, :], jnp.inf), axis=1))
+    u, least = _row_prices(cost, v), _column_prices(cost, jnp.zeros_like(cost[:, 0]))
+    proven = jnp.sum(a * u) + jnp.sum(b * v)
+    plain = jnp.sum(a * _row_prices(cost, least)) + jnp.sum(b * least)
+    reach = jnp.max(cost, initial=0, where=cost < jnp.inf)
+    near = jnp.maximum(jnp.max(jnp.abs(u)), jnp.max(jnp.abs(v))) <= _FARTHEST * reach
+    return lax.cond(near & (proven > plain), _unchanged, _blurred, cost, a, b, v)
+
+
+def _unchanged(cost: jax.Array, a: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
+    return v
+
+
+def _row_prices(cost: jax.Array, v: jax.Array) -> jax.Array:
+    u = jnp.min(cost - v[None, :], axis=1)
+    return jnp.where(jnp.isfinite(u), u, 0)
+
+
+def _column_prices(cost: jax.Array, u: jax.Array) -> jax.Array:
+    u = jnp.where(jnp.isfinite(u), u, 0)
+    v = jnp.min(cost - u[:, None], axis=0)
+    return jnp.where(jnp.isfinite(v), v, 0)
 
 
 def _is_short(r: _Run) -> jax.Array:
