@@ -352,6 +352,20 @@ def test_vmap_gives_what_a_loop_gives():
     np.testing.assert_array_equal(batched.columns[-1], -1)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (8, 5)])
+def test_starts_under_vmap_and_on_shards(shape):
+    costs, prices = np.stack([clouds(seed, *shape) for seed in range(8)]), clouds(9, 8, shape[1])
+    run = lambda cost, v: assignment(cost, init=(jnp.zeros(shape[0]), v)).columns  # noqa: E731
+    expected = np.stack([solve(cost).columns for cost in costs])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(run))(costs, prices), expected)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    for of_prices, v in ((P("data"), prices), (P(), prices[:1])):
+        shards = jax.shard_map(
+            lambda c, v: run(c[0], v[0])[None], mesh=mesh, in_specs=(P("data"), of_prices), out_specs=P("data")
+        )
+        np.testing.assert_array_equal(jax.jit(shards)(costs, v), expected)
+
+
 def test_runs_on_each_shard_by_itself():
     costs = np.stack([clouds(seed, 6, 6) for seed in range(8)])
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -464,7 +478,10 @@ def test_cost_of_another_shape_raises():
         (partial(sinkhorn, epsilon=0.1), 5),
         (partial(sinkhorn, epsilon=0.1, tolerance=None), 6),
         (transport, 7),
+        (lambda cost: assignment(cost, init=(cost[:, 0], cost[0])), 11),
+        (lambda cost: transport(cost, init=(cost[:, 0], cost[0])), 12),
         (partial_assignments, 8),
+        (lambda cost: partial_plan(cost, 0.5, a=cost[0]), 13),
         (partial(partial_sinkhorn, fraction=0.5, epsilon=0.1), 9),
         (partial(unbalanced_sinkhorn, epsilon=0.1, rho=1.0), 10),
     ],
