@@ -79,6 +79,18 @@ class SolverReport(NamedTuple):
     converged: jax.Array
 
 
+class WarmStart(NamedTuple):
+    """State of a coupling that starts each solve from the prices of the last one.
+
+    Attributes:
+      column_potentials: `[B1]`, of the last plan; 0 before the first.
+      report: how the last solve came out.
+    """
+
+    column_potentials: jax.Array
+    report: SolverReport
+
+
 def init_report(weights: jax.Array) -> SolverReport:
     """Return the report before the first batch: nothing has converged.
 
@@ -95,6 +107,22 @@ def init_report(weights: jax.Array) -> SolverReport:
     """
     infinite = jnp.full((), jnp.inf, weight_dtype(weights.dtype))
     return SolverReport(infinite, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+
+def init_warm_start(weights: jax.Array) -> WarmStart:
+    """Return the state before the first batch: no prices, nothing has converged.
+
+    Args:
+      weights: `[B0, B1]`, as the coupling gets them.
+
+    Returns:
+      Prices of 0, and a report of infinite error.
+
+    Examples:
+      >>> init_warm_start(jnp.ones((2, 3))).column_potentials.tolist()
+      [0.0, 0.0, 0.0]
+    """
+    return WarmStart(jnp.zeros(weights.shape[1], weight_dtype(weights.dtype)), init_report(weights))
 
 
 def report_of(plan: Plan) -> SolverReport:

@@ -91,7 +91,7 @@ FUNCTIONS = {
     "velocity_pairs": lambda c: coupling.velocity_pairs(c(POINTS[None]), c(OTHERS[None])),
     "wasserstein_1d": lambda c: coupling.wasserstein_1d(c(PLACES), c(PLACES[::-1] + 1), c(MASS), p=3.0),
 }
-REPORTS = {"init_report", "report_of"}
+REPORTS = {"init_report", "init_warm_start", "report_of"}
 BY_A_MODEL_OF_THE_CALLER = {"hierarchical_trajectories", "hierarchical_velocities"}
 KEEP_DTYPE = {
     "bridge_path",

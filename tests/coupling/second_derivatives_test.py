@@ -51,6 +51,7 @@ VALUES = {
     "normalized_entropy": lambda t: plans.normalized_entropy(jnp.exp(-cost(t))),
     "partial_plan": lambda t: coupling.partial_plan(cost(t), 0.5, jnp.asarray(WEIGHTS)).value,
     "partial_plan_of_weights": lambda t: coupling.partial_plan(cost(t), 0.45 + 0.1 * t, WEIGHTS * (1 + t)).value,
+    "partial_plan_of_masses": lambda t: coupling.partial_plan(cost(t), 0.45 + 0.1 * t, a=A + t * TO_A, b=1.5 * B).value,
     "round_to_marginals": lambda t: jnp.sum(plans.round_to_marginals(jnp.exp(-cost(t)), A, B) ** 2),
     "semidiscrete_plan": lambda t: jnp.sum(
         coupling.semidiscrete_plan(cost(t), t * jnp.arange(6.0), jnp.asarray(B), epsilon=1.0) ** 2

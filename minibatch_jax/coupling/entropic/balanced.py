@@ -14,8 +14,6 @@ Paper: 1306.0895
 Experiment: ot_flow_matching, speed sinkhorn
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,8 +31,8 @@ from minibatch_jax.coupling._problem import (
 )
 from minibatch_jax.coupling._sinkhorn_loop import Scaled, anneal, log_where, scale_to_marginals
 from minibatch_jax.coupling.entropic._implicit import optimal_value
-from minibatch_jax.coupling.plans import Plan, Potentials, SolverReport, init_report, report_of
-from minibatch_jax.weights import weight_dtype, weight_transformation
+from minibatch_jax.coupling.plans import Plan, Potentials, WarmStart, init_report, init_warm_start, report_of
+from minibatch_jax.weights import weight_transformation
 
 TOLERANCE = 1e-3
 
@@ -110,18 +108,6 @@ def sinkhorn(
     return _result(problem, scaled, live, tolerance)
 
 
-class WarmStart(NamedTuple):
-    """State of a coupling that starts each solve from the prices of the last one.
-
-    Attributes:
-      column_potentials: `[B1]`, of the last plan; 0 before the first.
-      report: how the last solve came out.
-    """
-
-    column_potentials: jax.Array
-    report: SolverReport
-
-
 def couple_sinkhorn(
     epsilon: float | jax.Array | optax.Schedule,
     *,
@@ -169,12 +155,6 @@ def couple_sinkhorn(
     """
     check_entropic(epsilon, relative_to, tolerance, max_iterations, schedules=True)
 
-    def init(weights):
-        report = init_report(weights)
-        if not warm_start:
-            return report
-        return WarmStart(jnp.zeros(weights.shape[1], weight_dtype(weights.dtype)), report)
-
     def update(weights, state, params=None, *, cost, **extra_args):
         allowed, a, b = marginals_of(weights, cost)
         plan = sinkhorn(
@@ -191,7 +171,7 @@ def couple_sinkhorn(
         report = report_of(plan)
         return plan.matrix, WarmStart(plan.column_potentials, report) if warm_start else report
 
-    return weight_transformation(init, update)
+    return weight_transformation(init_warm_start if warm_start else init_report, update)
 
 
 def _result(

@@ -97,7 +97,7 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float 
       `[B0, B1]`, equal to `plan`, float32 (float64 if the plan is).
 
     Raises:
-      ValueError: if the plan does not have the shape of the cost.
+      ValueError: if the cost is not a matrix or is empty, or the plan does not have its shape.
 
     References:
       Eisenberger et al., A unified framework for implicit Sinkhorn differentiation, 2022 (arXiv 2205.06688).
@@ -108,6 +108,7 @@ def differentiable_plan(cost: jax.Array, plan: jax.Array | Plan, epsilon: float 
       >>> [[round(x, 3) for x in row] for row in jax.grad(match)(jnp.zeros((2, 2))).tolist()]
       [[-0.062, 0.062], [0.062, -0.062]]
     """
+    check_shape("cost", cost, (None, None))
     plan = matrix_of(plan)
     check_shape("plan", plan, cost.shape)
     plan = plan.astype(weight_dtype(plan.dtype))

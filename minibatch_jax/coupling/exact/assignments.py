@@ -7,6 +7,9 @@ best. At last one Dijkstra search pairs each row that is still free. All searche
 scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at worst. The steps are sequential, a few
 hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU.
 
+A warm start takes given column potentials in place of those of the Sinkhorn iterations. They are raised as far as they
+stay feasible, which also bounds them by the costs however far off they were, and dropped if the column minima prove more.
+
 References:
   Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
   Crouse, On implementing 2D rectangular assignment algorithms, 2016.
@@ -26,10 +29,10 @@ from jax import lax
 from minibatch_jax._checks import check_shape
 from minibatch_jax._vector import first_minima, put, vector_min
 from minibatch_jax.coupling._certificates import has_converged
-from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
+from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling._sinkhorn_loop import over_relax
 from minibatch_jax.coupling.exact._paths import augment, nearest
-from minibatch_jax.coupling.plans import SolverReport, init_report
+from minibatch_jax.coupling.plans import Plan, Potentials, SolverReport, WarmStart, init_report, init_warm_start
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 _ITERATIONS = 20
@@ -52,8 +55,14 @@ class Assignment(NamedTuple):
     column_potentials: jax.Array
 
 
-def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment:
-    """Return the cheapest one-to-one pairing of rows with columns.
+def assignment(
+    cost: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    maximize: bool = False,
+    init: tuple[jax.Array, jax.Array] | Assignment | Plan | Potentials | None = None,
+) -> Assignment:
+    """Return the cheapest one-to-one pairing of rows with columns, or the dearest.
 
     As many rows are paired as the allowed pairs permit, and of these pairings the cheapest is found. With B0 < B1 every
     row gets a column, with B0 > B1 every column a row, as long as pairs are allowed. The result is a constant for the
@@ -62,14 +71,18 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
     Args:
       cost: `[B0, B1]`, floating point; a pair of non-finite cost (or beyond 1e19 in float32) is forbidden.
       where: `[B0, B1]` bool, which pairs are allowed; all by default. A row or column with none is left out.
+      maximize: whether to find the dearest pairing in place of the cheapest, static; as many rows are paired.
+      init: where to start: row and column potentials, as a pair `([B0], [B1])` or in the result of a similar problem.
+        The solver reads those of the columns; entries that are not finite count as 0. A start near the result saves
+        steps, any other changes only their number. A rectangular cost is then padded to a square one.
 
     Returns:
       `Assignment(columns, rows, row_potentials, column_potentials)`; for a square cost without forbidden pairs
-      `columns` is a permutation.
+      `columns` is a permutation. With `maximize` the potentials have `u_i + v_j >= cost_ij`.
 
     Raises:
-      TypeError: if the cost is not floating point, or `where` not bool.
-      ValueError: if the cost is not a matrix, is empty, or `where` has another shape.
+      TypeError: if the cost is not floating point, `where` not bool, or `maximize` not a Python bool.
+      ValueError: if the cost is not a matrix, is empty, or `where` or `init` has another shape.
 
     References:
       Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
@@ -78,16 +91,19 @@ def assignment(cost: jax.Array, *, where: jax.Array | None = None) -> Assignment
       >>> assignment(jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).columns.tolist()
       [1, 0, 2]
     """
+    if not isinstance(maximize, bool):
+        raise TypeError(f"maximize is {maximize!r}, wanted a Python bool.")
     cost = fixed_cost(cost)
     allowed = allowed_pairs(cost, where, is_price)
-    if cost.shape[0] <= cost.shape[1]:
-        return _assign(cost, allowed)
-    found = _assign(cost.T, allowed.T)
-    return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
+    prices = column_prices(init, cost)
+    if maximize:
+        found = _solve(-cost, allowed, None if prices is None else -prices)
+        return found._replace(row_potentials=-found.row_potentials, column_potentials=-found.column_potentials)
+    return _solve(cost, allowed, prices)
 
 
-def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
-    """Return the cheapest one-to-one plan on the allowed pairs, all its pairs of equal weight.
+def assignment_plan(cost: jax.Array, weights: jax.Array, *, maximize: bool = False) -> jax.Array:
+    """Return the cheapest one-to-one plan on the allowed pairs, or the dearest, all its pairs of equal weight.
 
     Rows (or columns) that can be paired get the same mass each, whatever their weights. If equally many rows and
     columns are not zero, this is an optimal transport plan of uniform marginals. If not, the dearer items of the more
@@ -96,6 +112,7 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
     Args:
       cost: `[B0, B1]`, floating point.
       weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
+      maximize: whether to find the dearest plan in place of the cheapest, static.
 
     Returns:
       `[B0, B1]`, float32 (float64 if the weights are), with the mass of the weights on allowed pairs, at most one entry
@@ -112,10 +129,10 @@ def assignment_plan(cost: jax.Array, weights: jax.Array) -> jax.Array:
       >>> assignment_plan(jnp.array([[4.0, 1.0], [2.0, 0.0]]), jnp.ones((2, 2)) / 4).tolist()
       [[0.0, 0.5], [0.5, 0.0]]
     """
-    return _plan(cost, weights)[0]
+    return _plan(cost, weights, maximize, None)[0]
 
 
-def couple_assignment() -> optax.GradientTransformationExtraArgs:
+def couple_assignment(*, maximize: bool = False, warm_start: bool = False) -> optax.GradientTransformationExtraArgs:
     """Move all weight onto the cheapest one-to-one pairs, each of the same weight. Signal: `cost` [B0, B1].
 
     A pair of weight 0 or of non-finite cost is forbidden, and rows or columns without an allowed pair are left out, so
@@ -123,11 +140,16 @@ def couple_assignment() -> optax.GradientTransformationExtraArgs:
     unequal marginals take `couple_transport`. In batches of unequal size the dearer items of the larger one are left
     out.
 
+    Args:
+      maximize: whether to take the dearest pairs in place of the cheapest, static: for a signal that is a similarity.
+      warm_start: whether each batch starts from the column potentials of the last one, static. It saves steps where
+        column j stays the same item or moves little, not where batches are drawn anew.
+
     Returns:
       A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
       `SolverReport` as state. With S the smaller count of rows and of columns that have an allowed pair, its `error` is
       the fraction of S pairs that forbidden pairs do not permit, `iterations` counts the pairs, and `converged` is True
-      if there are S.
+      if there are S. With `warm_start` the state is a `WarmStart`.
 
     Raises:
       TypeError: on update, if the cost is not floating point.
@@ -144,25 +166,41 @@ def couple_assignment() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, cost, **extra_args):
-        return _plan(cost, weights)
+        plan, prices, report = _plan(cost, weights, maximize, state.column_potentials if warm_start else None)
+        return plan, WarmStart(prices, report) if warm_start else report
 
-    return weight_transformation(init_report, update)
+    return weight_transformation(init_warm_start if warm_start else init_report, update)
 
 
-def _plan(cost: jax.Array, weights: jax.Array) -> tuple[jax.Array, SolverReport]:
-    """Return the plan of the cheapest pairing on the allowed pairs, and how the solver came out."""
+def _plan(
+    cost: jax.Array, weights: jax.Array, maximize: bool, prices: jax.Array | None
+) -> tuple[jax.Array, jax.Array, SolverReport]:
+    """Return the plan of the cheapest pairing on the allowed pairs, its column prices and how the solver came out."""
     cost = fixed_cost(cost)
     check_shape("weights", weights, cost.shape)
     kept = kept_weights(weights.astype(weight_dtype(weights.dtype)), cost, is_price)
     allowed = kept > 0
-    found = assignment(cost, where=allowed)
+    init = None if prices is None else (jnp.zeros(cost.shape[0], cost.dtype), prices)
+    found = assignment(cost, where=allowed, maximize=maximize, init=init)
     paired = found.columns[:, None] == lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     mass, count = jnp.sum(kept), jnp.sum(found.columns >= 0, dtype=jnp.int32)
     wanted = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis), dtype=jnp.int32) for axis in (0, 1)))
     error = (wanted - count).astype(mass.dtype) / jnp.maximum(wanted, 1).astype(mass.dtype)
     converged = has_converged(error, 0, found.row_potentials, found.column_potentials)
     plan = jnp.where(paired, mass / jnp.maximum(count, 1).astype(mass.dtype), 0)
-    return plan, SolverReport(lax.stop_gradient(error), count, converged)
+    return plan, found.column_potentials, SolverReport(lax.stop_gradient(error), count, converged)
+
+
+def _solve(cost: jax.Array, allowed: jax.Array, prices: jax.Array | None) -> Assignment:
+    """Turn the problem so that it has at most as many rows as columns, and the result back."""
+    if cost.shape[0] <= cost.shape[1]:
+        return _assign(cost, allowed) if prices is None else _assign_from(cost, allowed, prices)
+    if prices is None:
+        found = _assign(cost.T, allowed.T)
+    else:
+        low = jnp.min(jnp.where(allowed, cost - prices[None, :], jnp.inf), axis=1)
+        found = _assign_from(cost.T, allowed.T, jnp.where(jnp.isfinite(low), low, 0))
+    return Assignment(found.rows, found.columns, found.column_potentials, found.row_potentials)
 
 
 class _Matching(NamedTuple):
@@ -203,7 +241,31 @@ class _Search(NamedTuple):
     matching: _Matching
 
 
-def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
+def _assign_from(cost: jax.Array, allowed: jax.Array, v: jax.Array) -> Assignment:
+    """Solve with at most as many rows as columns, from column potentials.
+
+    These prove nothing about a column that stays free unless its price is the highest. So idle rows, to which all
+    columns cost the same, make the problem square: all columns get paired. A row without an allowed pair is idle too.
+    """
+    n, m = cost.shape
+    idle = jnp.pad(~jnp.any(allowed, axis=1), (0, m - n), constant_values=True)
+    least = jnp.min(cost, initial=jnp.inf, where=allowed)
+    least = jnp.where(jnp.isfinite(least), least, 0)
+    square = jnp.where(idle[:, None], least, jnp.pad(cost, ((0, m - n), (0, 0))))
+    highest = jnp.sort(v)[jnp.minimum(m - jnp.sum(idle, dtype=jnp.int32), m - 1)]
+    v = jnp.minimum(v - highest, 0)
+    found = _assign(square, jnp.pad(allowed, ((0, m - n), (0, 0))) | idle[:, None], v, idle)
+    columns = jnp.where(idle, -1, found.columns)
+    rows = jnp.where((found.rows < 0) | idle[found.rows], -1, found.rows)
+    top = jnp.max(found.column_potentials)
+    u = jnp.where(idle, 0, found.row_potentials + top)
+    v = jnp.where(rows < 0, 0, found.column_potentials - top)
+    return Assignment(columns[:n], rows, u[:n], v)
+
+
+def _assign(
+    cost: jax.Array, allowed: jax.Array, prices: jax.Array | None = None, idle: jax.Array | None = None
+) -> Assignment:
     """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
     n, m = cost.shape
     active = jnp.any(allowed, axis=1)
@@ -214,9 +276,14 @@ def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
     forbidden = jnp.where(reach > 0, (n + 1) * reach, 1) - (low - least)
     reduced = jnp.where(allowed, cost - low[:, None], forbidden[:, None])
     potentials = _no_potentials(reduced, allowed)
-    if n == m:
+    if prices is not None:
+        potentials = _tightened(reduced, allowed, prices)
+    elif n == m:
         potentials = lax.cond(jnp.all(active), _potentials, _no_potentials, reduced, allowed)
-    columns, _, v = _search(reduced, active, _bid(reduced, active, _start(reduced, active, potentials)))
+    matching = _start(reduced, active, potentials)
+    if idle is not None:
+        matching = _fill(matching, idle)
+    columns, _, v = _search(reduced, active, _bid(reduced, active, matching))
     index = lax.iota(jnp.int32, n)
     u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
     columns = jnp.where((columns >= 0) & active & allowed[index, columns], columns, -1)
@@ -226,6 +293,27 @@ def _assign(cost: jax.Array, allowed: jax.Array) -> Assignment:
 
 def _no_potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
     return 0 * reduced[0]
+
+
+def _tightened(reduced: jax.Array, allowed: jax.Array, v: jax.Array) -> jax.Array:
+    """Raise potentials of at most 0, of which one is 0, as far as they stay feasible; start afresh if they are poor.
+
+    However far off they were, the result is then no larger than the costs.
+    """
+    u = jnp.min(reduced - v[None, :], axis=1)
+    v = jnp.maximum(jnp.min(reduced - u[:, None], axis=0), v)
+    lowest = jnp.min(reduced, axis=0)
+    slack = jnp.min(reduced - lowest[None, :], axis=1)
+    poor = ~(jnp.sum(u) + jnp.sum(v) > jnp.sum(slack) + jnp.sum(lowest))
+    return lax.cond(poor, _afresh, _unchanged, reduced, allowed, v)
+
+
+def _afresh(reduced: jax.Array, allowed: jax.Array, v: jax.Array) -> jax.Array:
+    return _potentials(reduced, allowed)
+
+
+def _unchanged(reduced: jax.Array, allowed: jax.Array, v: jax.Array) -> jax.Array:
+    return v
 
 
 class _Factors(NamedTuple):
@@ -261,6 +349,19 @@ def _start(reduced: jax.Array, active: jax.Array, v: jax.Array) -> _Matching:
     first = jnp.full(m, n, jnp.int32).at[jnp.where(active, wanted, m)].min(index, mode="drop")
     won = active & (first[wanted] == index)
     return _Matching(jnp.where(won, wanted, -1), jnp.where(first < n, first, -1), v)
+
+
+def _fill(matching: _Matching, idle: jax.Array) -> _Matching:
+    """Let idle rows take the free columns of the highest price, which are their best ones, in one step."""
+    columns, rows, v = matching
+    size = v.shape[0]
+    index = lax.iota(jnp.int32, size)
+    free = (rows < 0) & (v == jnp.max(v))
+    waiting = idle & (columns < 0)
+    place, turn = (jnp.cumsum(x.astype(jnp.int32)) - 1 for x in (free, waiting))
+    by_place = jnp.full(size, size, jnp.int32).at[jnp.where(free, place, size)].set(index, mode="drop")
+    taken = jnp.where(waiting, by_place[turn], size)
+    return _Matching(jnp.where(taken < size, taken, columns), rows.at[taken].set(index, mode="drop"), v)
 
 
 def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:

@@ -4,6 +4,7 @@ Two mini-batches differ by chance even where the data do not. Moving only a part
 this difference forces. The pairing grows by one pair at a time, along a shortest augmenting path that may start at any
 free row, and each pairing on the way is the cheapest of its size. The search state is a forest of shortest-path trees.
 A new pair invalidates one tree; the rest is reused. A fraction between two sizes is a mixture of the two pairings.
+Unequal masses are transported exactly, with a further row and column for what is not moved.
 
 References:
   Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
@@ -23,8 +24,9 @@ from jax import lax
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax._vector import first_min, first_minima, put
 from minibatch_jax.coupling._certificates import has_converged
-from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights
+from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights, masses
 from minibatch_jax.coupling.exact._paths import augment, nearest
+from minibatch_jax.coupling.exact.transports import transport
 from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
@@ -78,61 +80,71 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
     return PartialAssignments(columns, costs, largest)
 
 
-def partial_plan(cost: jax.Array, fraction: float | jax.Array, weights: jax.Array) -> Plan:
+def partial_plan(
+    cost: jax.Array,
+    fraction: float | jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
+) -> Plan:
     """Return the cheapest plan that moves a fraction of the mass: `P 1 <= a`, `P^T 1 <= b`.
 
     It minimizes `sum(P * cost)`.
 
-    The limits a and b are uniform. With S the smaller count of rows and of columns that have an allowed pair, a pair
-    weighs 1/S of the mass; if `fraction * S` is not whole, the cheapest pairings of the two neighboring sizes are
-    mixed.
+    With weights the limits a and b are uniform. With S the smaller count of rows and of columns that have an allowed
+    pair, a pair weighs 1/S of the mass; if `fraction * S` is not whole, the cheapest pairings of the two neighboring
+    sizes are mixed. This is the fast way, of at most S searches.
+
+    With a or b the limits are these masses, and the plan is that of `transport` with one more row and column, which
+    take what stays: a search for each of about B0 + B1 paths.
 
     Args:
-      cost: `[B0, B1]`, floating point, of any sign.
-      fraction: fraction of the mass that is moved, in (0, 1], may be traced; 1 is `assignment_plan`.
-      weights: `[B0, B1]`, at least 0; a pair of weight 0 or of non-finite cost is forbidden.
+      cost: `[B0, B1]`, floating point, of any sign; a pair of non-finite cost is forbidden.
+      fraction: fraction of the mass that is moved, in (0, 1], may be traced; 1 is `assignment_plan` for weights. With a
+        or b it is a fraction of `min(sum(a), sum(b))`.
+      weights: `[B0, B1]`, at least 0; a pair of weight 0 is forbidden. All equal, of sum 1, by default.
+      a: `[B0]`, most mass of each row, at least 0; uniform with sum 1 by default if b is given.
+      b: `[B1]`, most mass of each column, at least 0; uniform with sum 1 by default if a is given. The sums may differ,
+        and a row or column without an allowed pair has no mass.
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. `matrix` has `fraction`
-      times the mass of the weights on allowed pairs, and less if forbidden pairs allow fewer than `fraction * S`
-      pairs: `error` is the fraction that is missing. `value` is differentiable in the cost, the weights and
-      `fraction`, and so is `matrix` in the last two; both are piecewise linear, so that second derivatives in one of
-      them are 0. `iterations` counts the pairs of the larger pairing. The potentials are NaN: this solver keeps none.
+      times the mass, and less if forbidden pairs do not permit it: `error` is the fraction that is missing. `value` is
+      differentiable in the cost, the weights or masses, and `fraction`. It is piecewise linear in each of them, so that
+      second derivatives in one of them are 0.
+
+      With weights `matrix` is differentiable in the weights and `fraction`, `iterations` counts the pairs of the larger
+      pairing, and the potentials are NaN: this solver keeps none.
+
+      With a or b `matrix` is constant for the backward pass and `iterations` counts paths. The potentials u and v are
+      at most 0, and 0 where mass stays: with the highest `u_i + v_j - cost_ij` called t, they prove that the plan is
+      the cheapest, because all its pairs have it. Where a and b have the same mass, both share its slope. Second
+      derivatives in the cost and a mass are those of `transport`, NaN where the plan has too few pairs.
 
     Raises:
-      TypeError: if the cost is not floating point.
-      ValueError: if shapes do not match or the mass is not in (0, 1].
+      TypeError: if the cost or a mass is not floating point.
+      ValueError: if shapes do not match, the fraction is not in (0, 1], weights come with masses, or concrete masses
+        are negative or not finite.
 
     References:
       Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645).
+      Chapel et al., Partial optimal transport with applications on positive-unlabeled learning, 2020
+        (arXiv 2002.08276).
 
     Examples:
       >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, jnp.full((2, 2), 0.25)).matrix.tolist()
       [[0.5, 0.0], [0.0, 0.0]]
+      >>> a, b = jnp.array([0.25, 0.75]), jnp.array([0.5, 0.5])
+      >>> partial_plan(jnp.array([[1.0, 9.0], [2.0, 4.0]]), 0.5, a=a, b=b).matrix.tolist()
+      [[0.25, 0.0], [0.25, 0.0]]
     """
-    live, cost = cost, fixed_cost(cost)
     check_number("fraction", fraction, 0, 1, open_low=True)
-    check_shape("weights", weights, cost.shape)
-    weights = weights.astype(weight_dtype(weights.dtype))
-    kept = kept_weights(weights, cost, is_price)
-    allowed = kept > 0
-    count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(cost.dtype)
-    target = jnp.asarray(fraction, cost.dtype) * count
-    whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
-    share = jnp.maximum(target - whole, 0)
-    few, many = whole.astype(jnp.int32), (whole + jnp.ceil(share)).astype(jnp.int32)
-    history, largest = _grow(cost, allowed, many)
-    found = [jnp.minimum(size, largest) for size in (few, many)]
-    column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
-    low, high = ((history[size][:, None] == column).astype(weights.dtype) for size in found)
-    each = jnp.sum(kept) / jnp.maximum(count, 1).astype(weights.dtype)
-    part = share.astype(weights.dtype)
-    matrix = each * ((1 - part) * low + part * high)
-    value = jnp.sum(matrix.astype(cost.dtype) * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
-    missing = (1 - share) * (few - found[0]).astype(cost.dtype) + share * (many - found[1]).astype(cost.dtype)
-    error = lax.stop_gradient(missing / jnp.where(target > 0, target, 1))
-    u, v = (jnp.full(size, jnp.nan, cost.dtype) for size in cost.shape)
-    return Plan(matrix, u, v, value, error, largest, has_converged(error, 0))
+    if a is None and b is None:
+        return _of_equal_masses(cost, fraction, weights)
+    if weights is not None:
+        raise ValueError(f"weights has shape {list(jnp.shape(weights))}, wanted None where a or b is given.")
+    return _of_masses(cost, fraction, *masses(cost, a, b))
 
 
 def couple_partial(fraction: float | jax.Array) -> optax.GradientTransformationExtraArgs:
@@ -169,6 +181,53 @@ def couple_partial(fraction: float | jax.Array) -> optax.GradientTransformationE
         return plan.matrix, report_of(plan)
 
     return weight_transformation(init_report, update)
+
+
+def _of_equal_masses(cost: jax.Array, fraction: float | jax.Array, weights: jax.Array | None) -> Plan:
+    """Mix the cheapest pairings of two neighboring sizes."""
+    live, cost = cost, fixed_cost(cost)
+    if weights is None:
+        weights = jnp.full(cost.shape, 1 / cost.size, cost.dtype)
+    check_shape("weights", weights, cost.shape)
+    weights = weights.astype(weight_dtype(weights.dtype))
+    kept = kept_weights(weights, cost, is_price)
+    allowed = kept > 0
+    count = jnp.minimum(*(jnp.sum(jnp.any(allowed, axis=axis)) for axis in (0, 1))).astype(cost.dtype)
+    target = jnp.asarray(fraction, cost.dtype) * count
+    whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
+    share = jnp.maximum(target - whole, 0)
+    few, many = whole.astype(jnp.int32), (whole + jnp.ceil(share)).astype(jnp.int32)
+    history, largest = _grow(cost, allowed, many)
+    found = [jnp.minimum(size, largest) for size in (few, many)]
+    column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
+    low, high = ((history[size][:, None] == column).astype(weights.dtype) for size in found)
+    each = jnp.sum(kept) / jnp.maximum(count, 1).astype(weights.dtype)
+    part = share.astype(weights.dtype)
+    matrix = each * ((1 - part) * low + part * high)
+    value = jnp.sum(matrix.astype(cost.dtype) * jnp.where(matrix > 0, live.astype(cost.dtype), 0))
+    missing = (1 - share) * (few - found[0]).astype(cost.dtype) + share * (many - found[1]).astype(cost.dtype)
+    error = lax.stop_gradient(missing / jnp.where(target > 0, target, 1))
+    u, v = (jnp.full(size, jnp.nan, cost.dtype) for size in cost.shape)
+    return Plan(matrix, u, v, value, error, largest, has_converged(error, 0))
+
+
+def _of_masses(cost: jax.Array, fraction: float | jax.Array, a: jax.Array, b: jax.Array) -> Plan:
+    """Transport with a last row and column at cost 0, which take what is not moved."""
+    allowed = is_price(fixed_cost(cost))
+    a, b = (jnp.where(jnp.any(allowed, axis=axis), mass, 0) for axis, mass in ((1, a), (0, b)))
+    mass_a, mass_b = jnp.sum(a), jnp.sum(b)
+    moved = jnp.asarray(fraction, a.dtype) * jnp.minimum(mass_a, mass_b)
+    rest_a, rest_b = (jnp.maximum(mass - moved, 0) for mass in (mass_a, mass_b))
+    padded = jnp.pad(cost.astype(a.dtype), ((0, 1), (0, 1)))
+    where = jnp.pad(allowed, ((0, 1), (0, 1)), constant_values=True).at[-1, -1].set(False)
+    full = transport(padded, jnp.append(a, rest_b), jnp.append(b, rest_a), where=where)
+    matrix, asked = full.matrix[:-1, :-1], lax.stop_gradient(moved)
+    missing = (asked - jnp.sum(matrix)) / jnp.where(asked > 0, asked, 1)
+    rounding = 4 * sum(cost.shape) * jnp.finfo(a.dtype).eps * jnp.maximum(mass_a, mass_b)
+    error = jnp.where(missing * asked <= lax.stop_gradient(rounding), 0, missing)
+    u, v = full.row_potentials, full.column_potentials
+    u, v = jnp.where(a > 0, u[:-1] + v[-1], 0), jnp.where(b > 0, v[:-1] + u[-1], 0)
+    return Plan(matrix, u, v, full.value, error, full.iterations, has_converged(error, 0, u, v))
 
 
 class _Forest(NamedTuple):

@@ -23,14 +23,23 @@ from jax import lax
 
 from minibatch_jax._vector import first_min, put
 from minibatch_jax.coupling._certificates import has_converged, linear_value
-from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, make_problem, marginals_of, masses
+from minibatch_jax.coupling._problem import (
+    allowed_pairs,
+    column_prices,
+    fixed_cost,
+    is_price,
+    make_problem,
+    marginals_of,
+    masses,
+)
 from minibatch_jax.coupling._sinkhorn_loop import log_where, scale_to_marginals
-from minibatch_jax.coupling.plans import Plan, init_report, report_of
+from minibatch_jax.coupling.plans import Plan, Potentials, WarmStart, init_report, init_warm_start, report_of
 from minibatch_jax.weights import weight_transformation
 
 _PATHS_PER_LINE = 50
 _EPSILON = 0.01
 _ITERATIONS = 100
+_FARTHEST = 16  # potentials that are given may be this many times the largest cost: more would cost precision
 
 
 def transport(
@@ -39,6 +48,7 @@ def transport(
     b: jax.Array | None = None,
     *,
     where: jax.Array | None = None,
+    init: tuple[jax.Array, jax.Array] | Plan | Potentials | None = None,
 ) -> Plan:
     """Return the plan with marginals a, b that minimizes `sum(plan * cost)`: `ot.emd` inside jit.
 
@@ -50,6 +60,9 @@ def transport(
       a: `[B0]`, mass of each row, at least 0; uniform with sum 1 by default.
       b: `[B1]`, mass of each column, at least 0; uniform with sum 1 by default.
       where: `[B0, B1]` bool, which pairs are allowed; all by default.
+      init: where to start: row and column potentials, as a pair `([B0], [B1])` or in the result of a similar problem.
+        The solver reads those of the columns; entries that are not finite count as 0. Potentials near the result take
+        the place of the Sinkhorn iterations of a start without them, and shorten the searches.
 
     Returns:
       `Plan(matrix, row_potentials, column_potentials, value, error, iterations, converged)`. The rows of `matrix` sum
@@ -75,7 +88,7 @@ def transport(
     live, cost = cost, fixed_cost(cost)
     allowed = allowed_pairs(cost, where, is_price)
     a, b = masses(cost, a, b, equal=True)
-    flow = _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed)
+    flow = _solve(cost, lax.stop_gradient(a), lax.stop_gradient(b), allowed, column_prices(init, cost))
     matrix = flow.shipped.T
     live = jnp.where(matrix > 0, live.astype(cost.dtype), 0)
     value = jnp.sum(matrix * lax.stop_gradient(live))
@@ -84,15 +97,20 @@ def transport(
     return Plan(matrix, flow.u, flow.v, value, error, flow.paths, has_converged(error, 0, flow.u, flow.v))
 
 
-def couple_transport() -> optax.GradientTransformationExtraArgs:
+def couple_transport(*, warm_start: bool = False) -> optax.GradientTransformationExtraArgs:
     """Move the weights onto the cheapest plan that keeps the mass of every row and column. Signal: `cost` [B0, B1].
 
     The row and column sums of the incoming weights are the marginals, whatever they are: `couple_assignment` is for
     equal masses only. A pair of weight 0 or of non-finite cost is forbidden and its weight is lost.
 
+    Args:
+      warm_start: whether each batch starts from the column potentials of the last one, static. It saves steps where
+        column j stays the same item or moves little, not where batches are drawn anew.
+
     Returns:
       A transformation; its update takes the signal `cost` `[B0, B1]` and returns the plan as weights and a
-      `SolverReport` as state: whether the solver of this batch converged, and its error.
+      `SolverReport` as state: whether the solver of this batch converged, and its error. With `warm_start` the state is
+      a `WarmStart`.
 
     Raises:
       TypeError: on update, if the cost is not floating point.
@@ -111,10 +129,11 @@ def couple_transport() -> optax.GradientTransformationExtraArgs:
     def update(weights, state, params=None, *, cost, **extra_args):
         cost = fixed_cost(cost).astype(weights.dtype)
         allowed, a, b = marginals_of(weights, cost, is_price)
-        plan = transport(cost, a, b, where=allowed)
-        return plan.matrix, report_of(plan)
+        plan = transport(cost, a, b, where=allowed, init=(a, state.column_potentials) if warm_start else None)
+        report = report_of(plan)
+        return plan.matrix, WarmStart(plan.column_potentials, report) if warm_start else report
 
-    return weight_transformation(init_report, update)
+    return weight_transformation(init_warm_start if warm_start else init_report, update)
 
 
 class _Flow(NamedTuple):
@@ -153,11 +172,11 @@ class _Run(NamedTuple):
     search: _Search
 
 
-def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array) -> _Flow:
+def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array, prices: jax.Array | None) -> _Flow:
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     low = jnp.where(jnp.isfinite(low), low, 0)
     cost = jnp.where(allowed, cost - low, jnp.inf)
-    flow = _empty(cost, a, b)
+    flow = _empty(cost, a, b, prices)
     flow = lax.while_loop(_is_short, _step, _Run(cost, flow, _begin(flow.supply, flow.v))).flow
     return flow._replace(u=flow.u + low)
 
@@ -169,21 +188,49 @@ def _unshipped(matrix: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(missing <= 4 * sum(matrix.shape) * jnp.finfo(matrix.dtype).eps, 0, missing)
 
 
-def _empty(cost: jax.Array, a: jax.Array, b: jax.Array) -> _Flow:
-    """Start with nothing shipped and with nearly optimal potentials: those of a Sinkhorn plan, made feasible."""
-    problem = make_problem(cost, a, b, _EPSILON, "mean", None)
-    start = scale_to_marginals(problem, None, _ITERATIONS)
-    v = start.g + problem.epsilon * log_where(start.scaling.v, problem.b)
-    u = jnp.min(jnp.where(problem.b > 0, problem.cost - v[None, :], jnp.inf), axis=1)
-    u = jnp.where(jnp.isfinite(u), u, 0)
-    v = jnp.min(cost - u[:, None], axis=0)
-    v = jnp.where(jnp.isfinite(v), v, 0)
-    u = jnp.min(cost - v[None, :], axis=1)
-    u = jnp.where(jnp.isfinite(u), u, 0)
+def _empty(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array | None) -> _Flow:
+    """Start with nothing shipped and with nearly optimal potentials, made feasible."""
+    v = _blurred(cost, a, b, None) if prices is None else _tightened(cost, a, b, prices)
+    u = _row_prices(cost, v)
     zero = 0 * (u[0] + v[0])
     supply, demand = (jnp.where(mass > 0, mass, 0) + zero for mass in (a, b))
     shipped = jnp.zeros(cost.shape[::-1], cost.dtype) + zero
     return _Flow(shipped, supply, demand, u, v, zero.astype(jnp.int32))
+
+
+def _blurred(cost: jax.Array, a: jax.Array, b: jax.Array, _: jax.Array | None) -> jax.Array:
+    """Column potentials of a Sinkhorn plan, made feasible."""
+    problem = make_problem(cost, a, b, _EPSILON, "mean", None)
+    start = scale_to_marginals(problem, None, _ITERATIONS)
+    v = start.g + problem.epsilon * log_where(start.scaling.v, problem.b)
+    return _column_prices(cost, jnp.min(jnp.where(problem.b > 0, problem.cost - v[None, :], jnp.inf), axis=1))
+
+
+def _tightened(cost: jax.Array, a: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
+    """Make given column potentials feasible and as high as they can be; start afresh if they are poor or far off."""
+    v = v - jnp.max(v, initial=-jnp.inf, where=b > 0)
+    v = _column_prices(cost, jnp.min(jnp.where(b > 0, cost - v[None, :], jnp.inf), axis=1))
+    u, least = _row_prices(cost, v), _column_prices(cost, jnp.zeros_like(cost[:, 0]))
+    proven = jnp.sum(a * u) + jnp.sum(b * v)
+    plain = jnp.sum(a * _row_prices(cost, least)) + jnp.sum(b * least)
+    reach = jnp.max(cost, initial=0, where=cost < jnp.inf)
+    near = jnp.maximum(jnp.max(jnp.abs(u)), jnp.max(jnp.abs(v))) <= _FARTHEST * reach
+    return lax.cond(near & (proven > plain), _unchanged, _blurred, cost, a, b, v)
+
+
+def _unchanged(cost: jax.Array, a: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
+    return v
+
+
+def _row_prices(cost: jax.Array, v: jax.Array) -> jax.Array:
+    u = jnp.min(cost - v[None, :], axis=1)
+    return jnp.where(jnp.isfinite(u), u, 0)
+
+
+def _column_prices(cost: jax.Array, u: jax.Array) -> jax.Array:
+    u = jnp.where(jnp.isfinite(u), u, 0)
+    v = jnp.min(cost - u[:, None], axis=0)
+    return jnp.where(jnp.isfinite(v), v, 0)
 
 
 def _is_short(r: _Run) -> jax.Array:

@@ -22,6 +22,7 @@ from minibatch_jax.coupling import (
     couple_assignment,
     independent_plan,
     partial_assignments,
+    partial_plan,
     partial_sinkhorn,
     sinkhorn,
     transport,
@@ -86,6 +87,27 @@ def test_cost_is_that_of_scipy_and_potentials_prove_it(shape):
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (12, 20), (20, 12)])
+@pytest.mark.parametrize("forbidden", [0.0, 0.5])
+def test_the_dearest_pairing_is_that_of_scipy(shape, forbidden):
+    dearest = jax.jit(lambda cost, where: assignment(cost, where=where, maximize=True))
+    for seed in range(2):
+        cost, where = clouds(seed, *shape) - 3, np.random.default_rng(seed).random(shape) >= forbidden
+        rows, columns = linear_sum_assignment(np.where(where, cost, -FORBIDDEN), maximize=True)
+        kept = where[rows, columns]
+        found = dearest(cost, where)
+        value, count = total(cost, found.columns)
+        assert count == kept.sum()
+        np.testing.assert_allclose(value, cost[rows, columns][kept].sum(), rtol=1e-5, atol=1e-5)
+        slack = np.asarray(found.row_potentials)[:, None] + np.asarray(found.column_potentials)[None, :] - cost
+        assert slack[where].min() >= -1e-4
+        weights = jnp.asarray(where / shape[0], jnp.float32)
+        plan = assignment_plan(cost, weights, maximize=True)
+        np.testing.assert_array_equal(np.argmax(plan, 1)[np.max(plan, 1) > 0], found.columns[found.columns >= 0])
+        tx = couple_assignment(maximize=True)
+        np.testing.assert_array_equal(tx.update(weights, tx.init(weights), cost=jnp.asarray(cost))[0], plan)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (12, 20), (20, 12)])
 @pytest.mark.parametrize("levels", [1, 2, 4, 1000])
 def test_integer_costs_with_ties(shape, levels):
     for seed in range(4):
@@ -93,16 +115,22 @@ def test_integer_costs_with_ties(shape, levels):
         assert_optimal(cost, solve(cost))
 
 
+def search_from(cost, active, matching):
+    """Pair the rows that are free; also the number of steps."""
+    root = assignments._next_free(matching.columns, active, jnp.int32(-1))
+    start = jnp.int32(0), assignments._begin(root, 0 * matching.rows, cost, active, matching)
+    count, found = lax.while_loop(
+        lambda t: assignments._is_searching(t[1]), lambda t: (t[0] + 1, assignments._scan(t[1])), start
+    )
+    return count, found.matching
+
+
 @jax.jit
 def count_scans(cost, potentials):
     """Steps of the search from these column potentials."""
     active = jnp.full(len(cost), True)
     matching = assignments._bid(cost, active, assignments._start(cost, active, potentials))
-    root = assignments._next_free(matching.columns, active, jnp.int32(-1))
-    start = jnp.int32(0), assignments._begin(root, 0 * matching.rows, cost, active, matching)
-    return lax.while_loop(
-        lambda t: assignments._is_searching(t[1]), lambda t: (t[0] + 1, assignments._scan(t[1])), start
-    )[0]
+    return search_from(cost, active, matching)[0]
 
 
 potentials_of_all = jax.jit(lambda cost: assignments._potentials(cost, jnp.full(cost.shape, True)))
@@ -139,6 +167,98 @@ def test_costs_of_very_unequal_sizes(cost):
     found = solve(cost.astype(np.float32))
     value, best = total(cost, found.columns)[0], total(cost, linear_sum_assignment(cost)[1])[0]
     np.testing.assert_allclose(value, best, rtol=1e-5)
+
+
+def drifted(seed, n, m):
+    """Costs of points in the plane, and those after 1 % of the rows have moved."""
+    rng = np.random.default_rng(seed)
+    x0, x1 = rng.normal(size=(n, 2)), rng.normal(size=(m, 2))
+    moved = x0.copy()
+    moved[rng.choice(n, max(1, n // 100), replace=False)] += 0.5
+    return [np.sum((x[:, None] - x1[None]) ** 2, -1).astype(np.float32) for x in (x0, moved)]
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (64, 80), (80, 64)])
+def test_a_warm_start_gives_the_same_pairs_in_fewer_steps(shape, monkeypatch):
+    counts = []
+
+    def counted(cost, active, matching):
+        count, found = search_from(cost, active, matching)
+        counts.append((jnp.sum(active & (matching.columns < 0)), count))
+        return found
+
+    monkeypatch.setattr(assignments, "_search", counted)
+
+    @jax.jit
+    def run(cost, init):
+        counts.clear()
+        return assignment(cost, init=init), counts[0]
+
+    cold, warm = np.zeros(2, int), np.zeros(2, int)
+    for seed in range(3):
+        first, second = drifted(seed, *shape)
+        expected, steps = run(second, None)
+        cold += steps
+        before = run(first, None)[0]
+        found, steps = run(second, before)
+        warm += steps
+        assert_optimal(second, found)
+        assert_complementary_slackness(second, found)
+        np.testing.assert_allclose(*(total(second, x.columns)[0] for x in (found, expected)), rtol=1e-6)
+    print(f"paths and steps of three problems {shape} of which 1 % moved: cold {cold}, warm {warm}")
+    assert warm[1] < 0.7 * cold[1] and warm[0] < cold[0] + 10
+
+
+start_from = jax.jit(lambda cost, where, init: assignment(cost, where=where, init=init))
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (7, 12), (12, 7)])
+@pytest.mark.parametrize("forbidden", [0.0, 0.6])
+def test_any_start_gives_the_cheapest_of_the_largest_pairings(shape, forbidden):
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        cost, where = clouds(seed, *shape) - 1, rng.random(shape) >= forbidden
+        rows, columns = linear_sum_assignment(np.where(where, cost, FORBIDDEN))
+        kept = where[rows, columns]
+        u, v = (rng.normal(size=size).astype(np.float32) for size in shape)
+        holes = np.where(rng.random(shape[1]) < 0.5, np.nan, v).astype(np.float32)
+        for prices in (v, 1e6 * v, 1e6 * np.abs(v), 1e6 + v, 3e38 * np.sign(v), holes, np.full_like(v, np.nan)):
+            found = start_from(cost, where, (u, prices))
+            value, count = total(cost, found.columns)
+            assert count == kept.sum()
+            np.testing.assert_allclose(value, cost[rows, columns][kept].sum(), rtol=1e-5, atol=1e-5)
+            assert_complementary_slackness(np.where(where, cost, np.inf), found)
+            free = found.rows < 0 if shape[0] < shape[1] else found.columns < 0
+            loose = found.column_potentials if shape[0] < shape[1] else found.row_potentials
+            assert shape[0] == shape[1] or not np.any(loose[free])
+        filled = start_from(cost, where, (u, np.nan_to_num(holes)))
+        jax.tree.map(np.testing.assert_array_equal, start_from(cost, where, (u, holes)), filled)
+
+
+def test_a_start_of_another_shape_raises():
+    cost, prices = jnp.ones((2, 3)), jnp.ones(3)
+    for solver in (assignment, transport):
+        with pytest.raises(ValueError, match=r"init \(column potentials\) has shape \[2\], wanted \[3\]"):
+            solver(cost, init=(jnp.ones(2), jnp.ones(2)))
+        with pytest.raises(TypeError, match="init is ArrayImpl, wanted a pair"):
+            solver(cost, init=prices)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("shape", [(12, 12), (9, 14), (14, 9)])
+def test_a_coupling_with_a_warm_start_keeps_its_prices(shape, maximize):
+    weights = jnp.ones(shape) / 100
+    tx, plain = (couple_assignment(maximize=maximize, warm_start=warm) for warm in (True, False))
+    state = tx.init(weights)
+    assert not np.any(state.column_potentials) and np.isinf(state.report.error)
+    update = jax.jit(lambda state, cost: tx.update(weights, state, cost=cost))
+    for seed in range(3):
+        for cost in drifted(seed, *shape):
+            plan, state = update(state, jnp.asarray(cost))
+            expected, report = plain.update(weights, plain.init(weights), cost=jnp.asarray(cost))
+            np.testing.assert_allclose(plan, expected, rtol=1e-6)
+            assert int(state.report.iterations) == int(report.iterations) and bool(state.report.converged)
+    assert np.any(state.column_potentials)
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (9, 14), (14, 9)])
@@ -232,6 +352,20 @@ def test_vmap_gives_what_a_loop_gives():
     np.testing.assert_array_equal(batched.columns[-1], -1)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (8, 5)])
+def test_starts_under_vmap_and_on_shards(shape):
+    costs, prices = np.stack([clouds(seed, *shape) for seed in range(8)]), clouds(9, 8, shape[1])
+    run = lambda cost, v: assignment(cost, init=(jnp.zeros(shape[0]), v)).columns  # noqa: E731
+    expected = np.stack([solve(cost).columns for cost in costs])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(run))(costs, prices), expected)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    for of_prices, v in ((P("data"), prices), (P(), prices[:1])):
+        shards = jax.shard_map(
+            lambda c, v: run(c[0], v[0])[None], mesh=mesh, in_specs=(P("data"), of_prices), out_specs=P("data")
+        )
+        np.testing.assert_array_equal(jax.jit(shards)(costs, v), expected)
+
+
 def test_runs_on_each_shard_by_itself():
     costs = np.stack([clouds(seed, 6, 6) for seed in range(8)])
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -304,6 +438,33 @@ def test_bad_input_raises(cost, where, error, message):
         assignment(cost, where=where)
 
 
+@pytest.mark.parametrize("bad", [1, None, jnp.bool_(True)])
+def test_maximize_is_a_python_bool(bad):
+    with pytest.raises(TypeError, match="maximize is .*, wanted a Python bool"):
+        assignment(jnp.ones((2, 2)), maximize=bad)
+
+
+EMPTY = {
+    "assignment": assignment,
+    "assignment_plan": lambda cost: assignment_plan(cost, cost),
+    "partial_assignments": partial_assignments,
+    "partial_plan": lambda cost: partial_plan(cost, 0.5, cost),
+    "transport": transport,
+    "sinkhorn": partial(sinkhorn, epsilon=0.1),
+    "partial_sinkhorn": partial(partial_sinkhorn, fraction=0.5, epsilon=0.1),
+    "unbalanced_sinkhorn": partial(unbalanced_sinkhorn, epsilon=0.1, rho=1.0),
+    "differentiable_plan": lambda cost: coupling.differentiable_plan(cost, cost, 0.1),
+    "condition_aware_cost": lambda cost: coupling.condition_aware_cost(cost, cost, fraction=0.5),
+}
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_cost_raises_by_name(name, shape):
+    with pytest.raises(ValueError, match=rf"cost has shape \[{shape[0]}, {shape[1]}\], wanted"):
+        EMPTY[name](jnp.ones(shape))
+
+
 def test_cost_of_another_shape_raises():
     tx = couple_assignment()
     with pytest.raises(ValueError, match="weights has shape"):
@@ -317,7 +478,10 @@ def test_cost_of_another_shape_raises():
         (partial(sinkhorn, epsilon=0.1), 5),
         (partial(sinkhorn, epsilon=0.1, tolerance=None), 6),
         (transport, 7),
+        (lambda cost: assignment(cost, init=(cost[:, 0], cost[0])), 11),
+        (lambda cost: transport(cost, init=(cost[:, 0], cost[0])), 12),
         (partial_assignments, 8),
+        (lambda cost: partial_plan(cost, 0.5, a=cost[0]), 13),
         (partial(partial_sinkhorn, fraction=0.5, epsilon=0.1), 9),
         (partial(unbalanced_sinkhorn, epsilon=0.1, rho=1.0), 10),
     ],

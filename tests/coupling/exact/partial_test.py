@@ -95,6 +95,83 @@ def test_plan_is_the_optimum_of_the_linear_program():
         np.testing.assert_allclose(np.sum(plan * cost), best, rtol=1e-5)
 
 
+of_masses = jax.jit(lambda cost, fraction, a, b: partial_plan(cost, fraction, a=a, b=b))
+
+
+def unequal(seed, n, m):
+    """A cost of any sign, and masses of different sums, some of them 0."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(0.2, 1, n), rng.uniform(0.2, 1, m)
+    a[1] = b[2] = 0
+    return np.float32(clouds(seed, n, m) - 2), np.float32(a / a.sum()), np.float32(1.7 * b / b.sum())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("fraction", [0.05, 0.4, 0.9, 1.0])
+def test_unequal_masses_against_pot_and_transport_with_dummies(fraction, turned):
+    for seed in range(2):
+        cost, a, b = unequal(seed, 6, 8)
+        cost, a, b = (cost.T, b, a) if turned else (cost, a, b)
+        wide = cost.astype(np.float64), a.astype(np.float64), b.astype(np.float64)
+        moved = fraction * min(wide[1].sum(), wide[2].sum())
+        found = of_masses(cost, fraction, a, b)
+        plan = np.asarray(found.matrix, np.float64)
+        expected = ot.partial.partial_wasserstein(wide[1], wide[2], wide[0] - wide[0].min(), m=moved)
+        best = np.sum(expected * wide[0])
+        np.testing.assert_allclose([np.sum(plan * cost), found.value], best, rtol=1e-5)
+        padded = np.zeros((cost.shape[0] + 1, cost.shape[1] + 1))
+        padded[:-1, :-1], padded[-1, -1] = wide[0], 1e4
+        rests = np.append(wide[1], wide[2].sum() - moved), np.append(wide[2], wide[1].sum() - moved)
+        np.testing.assert_allclose(found.value, ot.emd2(*rests, padded), rtol=1e-5)
+        np.testing.assert_allclose(plan.sum(), moved, rtol=1e-6, atol=3e-7)
+        assert np.all(plan.sum(1) <= a + 1e-6) and np.all(plan.sum(0) <= b + 1e-6)
+        assert float(found.error) == 0 and bool(found.converged)
+        u, v = np.asarray(found.row_potentials), np.asarray(found.column_potentials)
+        assert max(u.max(), v.max()) <= 1e-6
+        assert np.all(np.abs(u[plan.sum(1) < a - 1e-6]) < 1e-5) and np.all(np.abs(v[plan.sum(0) < b - 1e-6]) < 1e-5)
+        rise = (u[:, None] + v - cost)[np.ix_(a > 0, b > 0)]
+        np.testing.assert_allclose(rise[plan[np.ix_(a > 0, b > 0)] > 0], rise.max(), atol=1e-5)
+
+
+def test_uniform_masses_give_the_plan_of_the_weights():
+    cost, uniform = clouds(6, 9, 9) - 1, jnp.ones(9) / 9
+    for fraction in (0.3, 4 / 9, 1.0):
+        expected, found = partial_plan(cost, fraction), partial_plan(cost, fraction, a=uniform)
+        np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+        np.testing.assert_allclose(found.matrix, expected.matrix, atol=1e-6)
+
+
+def test_forbidden_pairs_leave_mass_that_is_the_error():
+    cost = np.ones((3, 3), np.float32)
+    cost[0, 1:] = cost[1, 1:] = np.nan
+    third = np.full(3, 1 / 3, np.float32)
+    found = of_masses(cost, 1.0, third, third)
+    np.testing.assert_allclose([found.error, np.sum(found.matrix)], [1 / 3, 2 / 3], rtol=1e-5)
+    assert not bool(found.converged)
+    part = of_masses(cost, 0.6, third, third)
+    assert float(part.error) == 0 and bool(part.converged)
+    np.testing.assert_allclose(np.sum(part.matrix), 0.6, rtol=1e-6)
+    cost[2] = np.inf
+    np.testing.assert_allclose(np.sum(of_masses(cost, 0.5, third, third).matrix), 1 / 6, rtol=1e-6)
+    nothing = of_masses(cost, 0.5, np.zeros(3, np.float32), third)
+    assert float(nothing.value) == 0 and bool(nothing.converged)
+
+
+def test_the_value_of_unequal_masses_has_a_gradient_in_all_arguments():
+    with jax.enable_x64(True):
+        cost, a, b = (np.float64(x) for x in unequal(3, 6, 8))
+        a, b = a + 0.03, b + 0.03
+        value = jax.jit(lambda *x: partial_plan(x[0], x[1], a=x[2], b=x[3]).value)
+        slopes = jax.jit(jax.grad(value, (0, 1, 2, 3)))(cost, 0.6, a, b)
+        np.testing.assert_allclose(slopes[0], partial_plan(cost, 0.6, a=a, b=b).matrix, atol=1e-12)
+        rng = np.random.default_rng(0)
+        point = cost, 0.6, a, b
+        for at, x in enumerate(point):
+            step = 1e-6 * rng.normal(size=np.shape(x))
+            up, down = ((*point[:at], x + s * step, *point[at + 1 :]) for s in (1, -1))
+            np.testing.assert_allclose(value(*up) - value(*down), 2 * np.sum(slopes[at] * step), rtol=1e-5)
+
+
 def test_all_mass_is_the_exact_plan_and_the_value_has_its_kinks_at_whole_pairs():
     cost, weights = clouds(6, 9, 9), jnp.ones((9, 9)) / 81
     np.testing.assert_array_equal(plan_of(cost, 1.0, weights), jax.jit(assignment_plan)(cost, weights))
@@ -222,6 +299,9 @@ def test_bad_mass_raises(mass):
         couple_partial(mass)
     with pytest.raises(ValueError, match=f"fraction is {mass}"):
         couple_partial_sinkhorn(mass, 0.1)
+    for masses in ({}, {"a": jnp.ones(2)}):
+        with pytest.raises(ValueError, match=f"fraction is {mass}"):
+            partial_plan(jnp.ones((2, 2)), mass, **masses)
 
 
 def test_bad_input_raises():
@@ -233,6 +313,12 @@ def test_bad_input_raises():
         partial_sinkhorn(jnp.ones((2, 2)), 0.5, epsilon=-1)
     with pytest.raises(ValueError, match=r"weights has shape \[2, 3\]"):
         partial_plan(jnp.ones((2, 2)), 0.5, jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"weights has shape \[2, 2\], wanted None where a or b is given"):
+        partial_plan(jnp.ones((2, 2)), 0.5, jnp.ones((2, 2)), a=jnp.ones(2))
+    with pytest.raises(ValueError, match=r"b has shape \[2\], wanted \[3\]"):
+        partial_plan(jnp.ones((2, 3)), 0.5, b=jnp.ones(2))
+    with pytest.raises(ValueError, match="a has a negative or non-finite mass"):
+        partial_plan(jnp.ones((2, 2)), 0.5, a=jnp.array([1.0, -1.0]))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
