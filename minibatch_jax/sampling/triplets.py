@@ -95,7 +95,7 @@ def _given(triplets: jax.Array, count: int) -> jax.Array:
     check_shape("triplets", triplets, (count, 3))
     check_integer("triplets", triplets)
     if not isinstance(triplets, jax.core.Tracer) and np.any(np.asarray(triplets) < 0):
-        raise ValueError(f"triplets have the row {np.min(triplets)}, wanted at least 0.")
+        raise ValueError(f"triplets have the row {np.min(np.asarray(triplets))}, wanted at least 0.")
     return jnp.array(triplets, jnp.int32)  # a copy: a step may donate the state
 
 
@@ -109,7 +109,7 @@ def _drawn(key: jax.Array, labels: jax.Array, count: int) -> jax.Array:
     numbers = jnp.zeros(len(labels), jnp.int32).at[order].set(jnp.cumsum(begins, dtype=jnp.int32) - 1)
     index = index_classes(numbers, len(labels))  # the k classes are 0, ..., k - 1
     num_classes, num_pairs = (jnp.sum(index.sizes >= size, dtype=jnp.int32) for size in (1, 2))
-    if not isinstance(labels, jax.core.Tracer) and (num_classes < 2 or num_pairs < 1):
+    if not isinstance(num_pairs, jax.core.Tracer) and (num_classes < 2 or num_pairs < 1):
         raise ValueError(
             f"labels have {num_classes} classes, {num_pairs} with two examples, wanted at least 2 classes, 1 with two."
         )

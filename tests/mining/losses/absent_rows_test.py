@@ -82,7 +82,7 @@ def blockwise(x, labels, vectors):
 
 
 def to_proxies(x, labels, vectors):
-    proxies = mining.update_proxies(mining.proxies.init_proxies(CLASSES, WIDTH), x, labels)
+    proxies = mining.proxies.update_proxies(mining.proxies.init_proxies(CLASSES, WIDTH), x, labels)
     return jnp.sum(proxies.embeddings * vectors)
 
 
@@ -165,5 +165,5 @@ def test_rows_that_are_not_finite_are_in_no_pair_and_take_no_slot_of_a_memory():
 
 def test_rows_that_are_not_finite_teach_no_proxy():
     rows = jnp.array([[2.0, 0.0], [jnp.nan, 5.0], [jnp.inf, 0.0]])
-    proxies = mining.update_proxies(mining.proxies.init_proxies(3, 2), rows, jnp.array([0, 0, 1]))
+    proxies = mining.proxies.update_proxies(mining.proxies.init_proxies(3, 2), rows, jnp.array([0, 0, 1]))
     assert proxies.embeddings.tolist() == [[1, 0], [0, 0], [0, 0]] and proxies.seen.tolist() == [True, False, False]
