@@ -22,7 +22,7 @@ from minibatch_jax._checks import (
     check_whole,
     mask_or_all,
 )
-from minibatch_jax.devices import bound_axis
+from minibatch_jax.devices import bound_axis, replicate
 from minibatch_jax.mining._references import labels_or_masks
 
 
@@ -93,8 +93,8 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array, *, where:
     """Store a batch, or some of its rows, over the oldest entries; gradients stop here.
 
     Embeddings that are not finite, such as padding of NaN, are not stored. Rows that are not stored take no slot: those
-    that are stored follow one another. With several devices store the gathered batch, in the same order everywhere: the
-    memories stay equal.
+    that are stored follow one another. Under `shard_map` store the gathered batch, in the same order everywhere: the
+    memories stay equal. Under `jit` the batch may be sharded.
 
     Args:
       memory: of K embeddings `[K, D]`.
@@ -126,8 +126,10 @@ def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array, *, where:
         check_integer("labels", labels)
     if where is None:
         check_count("the number of embeddings", number, size, "the size of the memory")
-    rows = jax.lax.stop_gradient(embeddings).astype(memory.embeddings.dtype)
-    wanted = mask_or_all("where", where, (number,)) & jnp.all(jnp.isfinite(rows), axis=1)
+    wanted = mask_or_all("where", where, (number,))
+    embeddings, labels, wanted = replicate((jax.lax.stop_gradient(embeddings), labels, wanted))
+    rows = embeddings.astype(memory.embeddings.dtype)
+    wanted &= jnp.all(jnp.isfinite(rows), axis=1)
     ranks = jnp.cumsum(wanted, dtype=jnp.int32)  # 1 for the first row that is stored
     slots = (memory.num_stored % size + ranks - 1) % size
     slots = jnp.where(wanted & (ranks > ranks[-1] - size), slots, size)  # the others fall out of the range
@@ -220,7 +222,7 @@ def memory_pairs(
     check_whole("warm_up", warm_up)
     if not isinstance(warm_up, jax.Array) and warm_up > _limit(size):
         raise ValueError(f"warm_up is {warm_up}, wanted at most {_limit(size)} (the memory counts no further).")
-    number, first_row, batch = embeddings.shape[0], 0, embeddings
+    number, first_row, batch = embeddings.shape[0], 0, replicate(embeddings)
     if bound_axis(axis_name):
         first_row = jax.lax.axis_index(axis_name) * number
         batch = jax.lax.all_gather(batch, axis_name, tiled=True)
@@ -251,6 +253,6 @@ def _masks_of_classes(
             "given: pass positives and negatives."
         )
     labels = labels.astype(jnp.int32)
-    batch = jax.lax.all_gather(labels, axis_name, tiled=True) if bound_axis(axis_name) else labels
+    batch = jax.lax.all_gather(labels, axis_name, tiled=True) if bound_axis(axis_name) else replicate(labels)
     same = labels[:, None] == jnp.concatenate([batch, memory.labels])[None, :]
     return same, ~same

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minibatch_jax import mining
@@ -87,6 +87,24 @@ def test_memory_and_pairs_are_those_of_a_deque(size, warm_up, axis_name):
         np.testing.assert_array_equal(after.embeddings[order], np.reshape([e for e, _ in queue], (-1, 2)))
         assert after.labels[order].tolist() == [label for _, label in queue]
     assert stored > 2 * size and ((True, True) in seen) == (warm_up < 1000)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_batch_may_be_sharded_under_jit(axis_type):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    first, second, third = zip(*(a[:3] for a in draw(1)))
+
+    @jax.jit
+    def step(memory, x, y, where):
+        memory = mining.remember(memory, x, y, where=where)
+        return memory, mining.memory_pairs(memory, x, y)
+
+    found = expected = mining.init_memory(11, 2), None
+    for batch in (first, second, third):
+        expected = step(expected[0], *batch)
+        found = step(found[0], *jax.device_put(batch, NamedSharding(mesh, P("data"))))
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(expected))
+    assert expected[0].num_stored > 4 and np.any(expected[1].positives)
 
 
 def test_the_loss_of_keys_in_a_memory_is_that_of_the_peer():
