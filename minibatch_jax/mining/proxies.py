@@ -51,7 +51,7 @@ def init_proxies(num_classes: int, dimension: int) -> Proxies:
     """
     check_count("num_classes", num_classes)
     check_count("dimension", dimension)
-    return Proxies(jnp.zeros((num_classes, dimension)), jnp.zeros(num_classes, bool))
+    return Proxies(jnp.zeros((num_classes, dimension), jnp.float32), jnp.zeros(num_classes, bool))
 
 
 def update_proxies(
@@ -140,9 +140,9 @@ def partition_by_proxies(
     check_number("temperature", temperature, 0)
     where = mask_or_all("where", where, (num_classes,))
     seed_key, unseen_key, draw_key = jax.random.split(key, 3)
-    priority = jax.random.uniform(seed_key, (num_classes,))
-    filler = jax.random.uniform(unseen_key, (num_classes,)) - 3  # below every cosine
     index = normalize_embeddings(proxies.embeddings.astype(weight_dtype(proxies.embeddings.dtype)))
+    priority = jax.random.uniform(seed_key, (num_classes,), index.dtype)
+    filler = jax.random.uniform(unseen_key, (num_classes,), index.dtype) - 3  # below every cosine
     noisy = isinstance(temperature, jax.Array) or temperature > 0
     num_batches = jnp.maximum(jnp.sum(where, dtype=jnp.int32) // classes_per_batch, 1)
     batches = jnp.arange(num_classes // classes_per_batch, dtype=jnp.int32)
@@ -157,7 +157,7 @@ def _batch_around(index, seen, priority, filler, temperature, num_batches, remai
     _, first = jax.lax.top_k(jnp.where(remaining, priority, -1), 1)
     cosines = index @ index[first[0]]
     if noisy:
-        noise = temperature * jax.random.gumbel(key, seen.shape)
+        noise = temperature * jax.random.gumbel(key, seen.shape, index.dtype)
         cosines = jnp.where(jnp.isinf(temperature), filler, cosines + jnp.where(temperature > 0, noise, 0))
     scores = jnp.where(seen & seen[first[0]], cosines, filler)
     scores = jnp.where(remaining, scores, -jnp.inf).at[first[0]].set(jnp.inf)

@@ -17,6 +17,7 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape, mask_or_all
 from minibatch_jax._vector import class_numbers
+from minibatch_jax.devices import replicate
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
 from minibatch_jax.mining.proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
 from minibatch_jax.sampling._sampler import Rows, Sampler, random_order, rows_of
@@ -119,7 +120,9 @@ def by_proxies(
         present = jnp.sum(given, dtype=jnp.int32)
         drawn = jnp.where(present < classes_per_batch, present, present // classes_per_batch * classes_per_batch)
         order = random_order(order_key, given)[: num_batches * classes_per_batch]
-        partition = jnp.where(jnp.arange(len(order)) < drawn, order, -1).reshape(num_batches, classes_per_batch)
+        partition = jnp.where(jnp.arange(len(order), dtype=jnp.int32) < drawn, order, -1).reshape(
+            num_batches, classes_per_batch
+        )
         proxies = init_proxies(num_classes, dimension)
         numbers = [jnp.zeros((), jnp.int32) for _ in range(3)]
         known = class_numbers(jnp.asarray(labels), num_classes)
@@ -149,6 +152,7 @@ def by_proxies(
     def update(state: ByProxiesState, rows: Rows, *, embeddings: jax.Array, **signals: object) -> ByProxiesState:
         check_shape("embeddings", embeddings, (rows.indices.shape[0], dimension))
         check_floating("embeddings", embeddings)
+        embeddings = replicate(embeddings)
         number = state.labels.shape[0]
         known = (rows.indices >= 0) & (rows.indices < number)
         labels = jnp.where(known, state.labels[jnp.where(known, rows.indices, 0)], num_classes)
