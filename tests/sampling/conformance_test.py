@@ -21,6 +21,11 @@ def labels(rng):
     return {"labels": rng.permutation(np.arange(N) % 6).astype(np.int32)}
 
 
+def hierarchy(rng):
+    own = labels(rng)["labels"]
+    return {"labels": own, "groups": own // 2}
+
+
 def weights(rng):
     return {"weights": rng.gamma(2.0, size=N).astype(np.float32)}
 
@@ -44,6 +49,10 @@ def scores(params, batch):
 CASES = {
     "shuffled": SamplerCase(lambda: sampling.shuffled(N, 16), N),
     "by_class": SamplerCase(lambda: sampling.by_class(6, 4, 2), N, labels),
+    "by_hierarchy": SamplerCase(
+        lambda: sampling.by_hierarchy(6, 3, groups_per_batch=2, classes_per_group=2, per_class=2), N, hierarchy
+    ),
+    "fixed_triplets": SamplerCase(lambda: sampling.fixed_triplets(20, 8), N, labels),
     "weighted": SamplerCase(lambda: sampling.weighted(16, decay=0.5), N, weights, losses, any_order=True),
     "hard_batches": SamplerCase(
         lambda: sampling.hard_batches(N, 16, shuffle=True), N, signals=losses, any_order=True, tolerance=1e-6

@@ -73,7 +73,7 @@ def dynamic_margin_loss(
       positives: `[A, M]` bool, the pairs to pull together.
       negatives: `[A, M]` bool, the pairs to push apart.
       mining: which triplets count; the paper takes "hard". "all"; "violating", those with d_an <= d_ap; "semihard",
-        those with d_an > d_ap; "easy", none, as there is no margin; "nearest_semihard", for each positive pair the
+        those with d_an > d_ap; "easy", none, since there is no margin; "nearest_semihard", for each positive pair the
         nearest negative with d_an > d_ap; "hard", for each anchor its farthest positive and nearest negative;
         "easy_positive", for each anchor its nearest positive and the nearest negative beyond it.
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther

@@ -82,7 +82,7 @@ def blockwise(x, labels, vectors):
 
 
 def to_proxies(x, labels, vectors):
-    proxies = mining.update_proxies(mining.proxies.init_proxies(CLASSES, WIDTH), x, labels)
+    proxies = mining.proxies.update_proxies(mining.proxies.init_proxies(CLASSES, WIDTH), x, labels)
     return jnp.sum(proxies.embeddings * vectors)
 
 
@@ -152,12 +152,12 @@ def test_a_center_that_is_not_finite_is_left_out(fill):
     np.testing.assert_allclose(jnp.delete(slopes, 1, axis=2)[1:], expected_slopes[1:], rtol=1e-5)
 
 
-def test_rows_of_a_memory_that_are_not_finite_are_in_no_pair():
+def test_rows_that_are_not_finite_are_in_no_pair_and_take_no_slot_of_a_memory():
     rows = jnp.array([[1.0, 0.0], [jnp.nan, 0.0], [0.0, 1.0]])
     memory = mining.remember(mining.init_memory(4, 2), rows, jnp.array([0, 0, 1]))
     pairs = mining.memory_pairs(memory, rows, jnp.array([0, 0, 1]))
-    usable = np.array([True, False, True] * 2 + [False])
-    assert np.all(np.isfinite(pairs.references)) and np.all(np.asarray(pairs.references)[[1, 4]] == 0)
+    usable = np.array([True, False, True, True, True, False, False])
+    np.testing.assert_array_equal(pairs.references, [[1, 0], [0, 0], [0, 1], [1, 0], [0, 1], [0, 0], [0, 0]])
     pair = np.asarray(pairs.positives | pairs.negatives)
     np.testing.assert_array_equal(pair[0], usable & (np.arange(7) != 0))
     assert not pair[1].any()
@@ -165,5 +165,5 @@ def test_rows_of_a_memory_that_are_not_finite_are_in_no_pair():
 
 def test_rows_that_are_not_finite_teach_no_proxy():
     rows = jnp.array([[2.0, 0.0], [jnp.nan, 5.0], [jnp.inf, 0.0]])
-    proxies = mining.update_proxies(mining.proxies.init_proxies(3, 2), rows, jnp.array([0, 0, 1]))
+    proxies = mining.proxies.update_proxies(mining.proxies.init_proxies(3, 2), rows, jnp.array([0, 0, 1]))
     assert proxies.embeddings.tolist() == [[1, 0], [0, 0], [0, 0]] and proxies.seen.tolist() == [True, False, False]
