@@ -11,6 +11,8 @@ References:
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._loops import bind, fori_loop, while_loop
+
 ROUNDS = 12
 """Pairs of rounds. With 8, a chi-square test of 100,000 orders of five sees a difference; from 10 on, none does."""
 
@@ -32,19 +34,25 @@ def permuted(key: jax.Array, places: jax.Array, size: jax.Array | int) -> jax.Ar
     wide = jnp.uint32(1) << ((bits + 1) // 2)
     narrow = (size + wide - 1) // wide
 
-    def add_rounds(i, pair):
-        low, high = pair
-        low = (low + _mixed(high, keys[i, 0])) & (wide - 1)
-        return low, (high + _mixed(low, keys[i, 1])) % narrow
-
-    def walk(carry):
-        number, outside = carry
-        low, high = jax.lax.fori_loop(0, ROUNDS, add_rounds, (number % wide, number // wide))
-        number = jnp.where(outside, high * wide + low, number)
-        return number, number >= size
-
     start = places.astype(jnp.uint32), jnp.ones(places.shape, bool)
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), walk, start)[0].astype(jnp.int32)
+    return while_loop(_any_outside, bind(_walk, keys, wide, narrow, size), start)[0].astype(jnp.int32)
+
+
+def _any_outside(carry):
+    return jnp.any(carry[1])
+
+
+def _walk(keys, wide, narrow, size, carry):
+    number, outside = carry
+    low, high = fori_loop(0, ROUNDS, bind(_add_rounds, keys, wide, narrow), (number % wide, number // wide))
+    number = jnp.where(outside, high * wide + low, number)
+    return number, number >= size
+
+
+def _add_rounds(keys, wide, narrow, i, pair):
+    low, high = pair
+    low = (low + _mixed(high, keys[i, 0])) & (wide - 1)
+    return low, (high + _mixed(low, keys[i, 1])) % narrow
 
 
 def _mixed(number: jax.Array, keys: jax.Array) -> jax.Array:

@@ -89,7 +89,7 @@ def by_hierarchy(
     Examples:
       >>> sampler = by_hierarchy(6, 3, groups_per_batch=2, classes_per_group=2, per_class=1)
       >>> labels, groups = jnp.arange(6), jnp.array([0, 0, 1, 1, 2, 2])
-      >>> state, seen, sample = sampler.init(0, labels=labels, groups=groups), [], jax.jit(sampler.sample)
+      >>> state, seen, sample = sampler.init(0, labels=labels, groups=groups), [], sampler.sample
       >>> for _ in range(3):
       ...   rows, state = sample(state)
       ...   seen.append(sorted(groups[rows.indices].tolist()))

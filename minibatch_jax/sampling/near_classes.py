@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape, mask_or_all
+from minibatch_jax._loops import bind, cond
 from minibatch_jax._vector import class_numbers
 from minibatch_jax.devices import replicate
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
@@ -96,7 +97,7 @@ def by_proxies(
       >>> labels = jnp.array([0, 1, 2, 3])
       >>> embeddings = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])  # 0 is near 2 and 1 near 3
       >>> sampler = by_proxies(4, 2, 1, 2)
-      >>> state, pairs, sample = sampler.init(0, labels=labels), [], jax.jit(sampler.sample)
+      >>> state, pairs, sample = sampler.init(0, labels=labels), [], sampler.sample
       >>> for _ in range(4):
       ...   rows, state = sample(state)
       ...   state = sampler.update(state, rows, embeddings=embeddings[rows.indices])
@@ -131,13 +132,9 @@ def by_proxies(
 
     def sample(state: ByProxiesState) -> tuple[Rows, ByProxiesState]:
         next_key, draw_key, order_key = jax.random.split(state.rng_key, 3)
-        partition = jax.lax.cond(
-            (state.position == 0) & (state.epoch > 0),
-            lambda: partition_by_proxies(
-                order_key, state.proxies, classes_per_batch, where=state.given, temperature=temperature
-            ),
-            lambda: state.partition,
-        )
+        fixed = None if isinstance(temperature, jax.Array) else float(temperature)
+        renew = bind(_renewed, jnp.asarray(temperature), number=classes_per_batch, fixed=fixed)
+        partition = cond((state.position == 0) & (state.epoch > 0), renew, _as_before, order_key, state)
         classes = partition[state.position]
         drawn = examples_of(draw_key, state.examples, jnp.maximum(classes, 0), per_class)
         rows = rows_of(jnp.where(classes[:, None] >= 0, drawn, -1).reshape(-1))
@@ -163,6 +160,18 @@ def by_proxies(
         return state._replace(proxies=proxies, ignored=ignored)
 
     return Sampler(init, sample, update)
+
+
+def _renewed(
+    temperature: jax.Array, key: jax.Array, state: ByProxiesState, *, number: int, fixed: float | None
+) -> jax.Array:
+    """Return a new partition at a temperature that is fixed, or else traced."""
+    temperature_now = temperature if fixed is None else fixed
+    return partition_by_proxies(key, state.proxies, number, where=state.given, temperature=temperature_now)
+
+
+def _as_before(key: jax.Array, state: ByProxiesState) -> jax.Array:
+    return state.partition
 
 
 def _check_classes(given: jax.Array, sizes: jax.Array, at_least: int) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape, check_whole
+from minibatch_jax._loops import bind, cond
 from minibatch_jax._vector import one_zero
 from minibatch_jax.devices import replicate
 from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
@@ -136,17 +137,10 @@ def hard_batches(
         numbers = [jnp.int32(number) for number in (num_batches, 0, 0, 0)]
         return HardBatchesState(partition, losses, batches, *numbers)
 
-    def plan(state: HardBatchesState) -> tuple[jax.Array, jax.Array]:
-        hard = hard_batch_mask(state.last_losses, fraction)
-        every = jnp.asarray(full_round_every, jnp.int32)
-        full = ~jnp.any(hard) | ((every > 0) & (state.round % jnp.maximum(every, 1) == 0))
-        chosen = hard | full
-        visits = jnp.nonzero(chosen, size=num_batches, fill_value=0)[0].astype(jnp.int32)
-        return visits, jnp.sum(chosen, dtype=jnp.int32)
-
     def sample(state: HardBatchesState) -> tuple[Rows, HardBatchesState]:
         begins = (state.position == 0) & (state.round > 0)
-        visits, planned = jax.lax.cond(begins, plan, lambda s: (s.visits, s.planned), state)
+        plan = bind(_plan, jnp.asarray(fraction, jnp.float32), jnp.asarray(full_round_every, jnp.int32))
+        visits, planned = cond(begins, plan, _as_planned, state)
         rows = rows_of(state.partition[visits[state.position]])
         done = state.position + 1 >= planned
         position = jnp.where(done, 0, state.position + 1)
@@ -168,3 +162,16 @@ def hard_batches(
         return state._replace(last_losses=last_losses, ignored=state.ignored + (~usable).astype(jnp.int32))
 
     return Sampler(init, sample, update)
+
+
+def _plan(fraction: jax.Array, every: jax.Array, state: HardBatchesState) -> tuple[jax.Array, jax.Array]:
+    """Return the batches of the next round, in order, and how many there are."""
+    hard = hard_batch_mask(state.last_losses, fraction)
+    full = ~jnp.any(hard) | ((every > 0) & (state.round % jnp.maximum(every, 1) == 0))
+    chosen = hard | full
+    visits = jnp.nonzero(chosen, size=chosen.shape[0], fill_value=0)[0].astype(jnp.int32)
+    return visits, jnp.sum(chosen, dtype=jnp.int32)
+
+
+def _as_planned(state: HardBatchesState) -> tuple[jax.Array, jax.Array]:
+    return state.visits, state.planned

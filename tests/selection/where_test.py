@@ -11,6 +11,7 @@ from minibatch_jax import selection
 KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
 PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
 CALLS = {
+    "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
@@ -18,6 +19,7 @@ CALLS = {
     "dpp_map_indices": lambda **where: selection.dpp_map_indices(EYE, 2, **where),
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
+    "gradient_match": lambda **where: selection.gradient_match(EYE, 2, **where),
     "jest_indices": lambda **where: selection.jest_indices(KEY, EYE, 2, 1, **where),
     "jest_indices_from_embeddings": lambda **where: selection.jest_indices_from_embeddings(
         KEY, PAIRS, PAIRS, 2, 1, **where
@@ -27,6 +29,7 @@ CALLS = {
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
+    "refine": lambda **where: selection.refine(EYE, jnp.arange(2), **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),

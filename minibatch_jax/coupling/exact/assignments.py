@@ -8,7 +8,8 @@ scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at wor
 hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU.
 
 A warm start takes given column potentials in place of those of the Sinkhorn iterations. They are raised as far as they
-stay feasible, which also bounds them by the costs however far off they were, and dropped if the column minima prove more.
+stay feasible, which also bounds them by the costs however far off they were, and dropped if the column minima prove
+more.
 
 References:
   Jonker and Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
