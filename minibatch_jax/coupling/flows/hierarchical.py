@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, given, scan
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.exact.assignments import assignment
 from minibatch_jax.weights import weight_dtype
@@ -140,15 +141,15 @@ def hierarchical_velocities(
     check_floating("xt", xt)
     check_shape("t", t, xt.shape[:1])
     check_count("num_steps", num_steps)
-
     dtype = weight_dtype(xt.dtype)
-
-    def accelerate(v, tau):
-        acceleration = acceleration_fn(xt, t, v.astype(xt.dtype), jnp.full(xt.shape[:1], tau))
-        return v + acceleration.astype(dtype) / num_steps, None
-
     noise = jax.random.normal(as_key(key), xt.shape, dtype)
-    return lax.scan(accelerate, noise, jnp.arange(num_steps, dtype=dtype) / num_steps)[0].astype(xt.dtype)
+    step = bind(given(_accelerate, acceleration_fn), xt, t, num_steps=num_steps)
+    return scan(step, noise, jnp.arange(num_steps, dtype=dtype) / num_steps)[0].astype(xt.dtype)
+
+
+def _accelerate(acceleration_fn, xt, t, v, tau, *, num_steps):
+    acceleration = acceleration_fn(xt, t, v.astype(xt.dtype), jnp.full(xt.shape[:1], tau))
+    return v + acceleration.astype(v.dtype) / num_steps, None
 
 
 def hierarchical_trajectories(
@@ -195,17 +196,20 @@ def hierarchical_trajectories(
     check_count("outer_steps", outer_steps)
     check_count("inner_steps", inner_steps)
 
-    def move(carry, t):
-        key, x = carry
-        key, velocity_key = jax.random.split(key)
-        here, times = x.astype(x0.dtype), jnp.full(x.shape[:1], t)
-        velocities = hierarchical_velocities(velocity_key, acceleration_fn, here, times, num_steps=inner_steps)
-        x = x + velocities.astype(dtype) / outer_steps
-        return (key, x), x.astype(x0.dtype)
-
     dtype = weight_dtype(x0.dtype)
-    _, places = lax.scan(move, (as_key(key), x0.astype(dtype)), jnp.arange(outer_steps, dtype=dtype) / outer_steps)
+    step = bind(given(_move, acceleration_fn), x0, outer_steps=outer_steps, inner_steps=inner_steps)
+    start = as_key(key), x0.astype(dtype)
+    _, places = scan(step, start, jnp.arange(outer_steps, dtype=dtype) / outer_steps)
     return jnp.concatenate([x0[None], places])
+
+
+def _move(acceleration_fn, x0, carry, t, *, outer_steps, inner_steps):
+    key, x = carry
+    key, velocity_key = jax.random.split(key)
+    here, times = x.astype(x0.dtype), jnp.full(x.shape[:1], t)
+    velocities = hierarchical_velocities(velocity_key, acceleration_fn, here, times, num_steps=inner_steps)
+    x = x + velocities.astype(x.dtype) / outer_steps
+    return (key, x), x.astype(x0.dtype)
 
 
 def grouped_sources(
