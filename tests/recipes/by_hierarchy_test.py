@@ -31,8 +31,8 @@ def recipe(embed, params, optimizer, data, key):
         updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state, place), rows.indices
 
-    start = params, optimizer.init(params), sampler.init(key, labels=data["y"], groups=data["group"])
-    return jax.lax.scan(step, start, length=150)
+    place = sampler.init(key, labels=data["y"], groups=data["group"])
+    return jax.lax.scan(step, (params, optimizer.init(params), place), length=150)
 
 
 def test_every_pair_of_groups_comes_once_in_three_batches_and_the_embedding_is_learned():

@@ -14,7 +14,8 @@ from tests.recipes import digits
 
 def recipe(embed, params, optimizer, images, triplets, key):
     sampler = sampling.fixed_triplets(len(triplets), 50)
-    columns = jnp.arange(150)[None] - 3 * jnp.arange(50)[:, None]  # of anchor, positive and negative: 0, 1, 2
+    # 0, 1, 2 at the anchor, positive and negative of each triplet
+    columns = jnp.arange(150)[None] - 3 * jnp.arange(50)[:, None]
 
     def objective(params, x):
         z = embed(params, x)

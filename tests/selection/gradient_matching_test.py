@@ -10,7 +10,7 @@ from minibatch_jax.selection import gradient_match, keep_by_gradient_match
 from tests.case import ROWS, Case
 
 CASES = {
-    "gradient_match": Case(
+    "keep_by_gradient_match": Case(
         lambda: keep_by_gradient_match(5, regularization=0.1),
         lambda rng: {"features": rng.normal(size=(ROWS, 4)).astype(np.float32)},
         lowers_mass=None,

@@ -9,9 +9,11 @@ from tests.mining import draws
 
 CASES = {
     "mine_all": draws.case(mining.mine_all),
+    "mine_easy": draws.case(mining.mine_easy),
     "mine_easy_hard": draws.case(mining.mine_easy_hard),
     "mine_hard": draws.case(mining.mine_hard),
     "mine_semihard": draws.case(mining.mine_semihard),
+    "mine_violating": draws.case(mining.mine_violating),
 }
 
 
