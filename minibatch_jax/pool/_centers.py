@@ -110,6 +110,7 @@ def _nearer(chunk, nearest, owners, centers, count, offset, *, unit):
     squares = jnp.where((numbers < count)[None], squares, jnp.inf)
     least = jnp.min(squares, 1)
     which = jnp.min(jnp.where(squares == least[:, None], numbers[None], centers.shape[0] - 1), 1)
+    least = jnp.where(jnp.isfinite(least), jnp.sum((points - centers[which]) ** 2, 1), least)  # no cancellation
     closer = finite & (least < nearest)
     return jnp.where(closer, least, nearest), jnp.where(closer, which + offset, owners)
 

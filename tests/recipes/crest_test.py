@@ -47,7 +47,7 @@ def test_coresets_stand_for_what_is_not_learned_and_the_digits_are_learned():
         losses = np.asarray(digits.losses(state.model.params, data))
         slopes = jax.nn.softmax(digits.logits(state.model.params, data["x"])) - jax.nn.one_hot(data["y"], 10)
         slopes, learned = np.asarray(slopes), np.asarray(state.learned.streaks >= 5)
-        assert 0.2 < learned.mean() < 1 and losses[learned].mean() < 0.2 * losses[~learned].mean()
+        assert 0.05 < learned.mean() < 1 and losses[learned].mean() < 0.2 * losses[~learned].mean()
         filled = int(state.filled)
         chosen, weights = np.asarray(state.coresets.indices)[:filled], np.asarray(state.coresets.weights)[:filled]
         assert losses[chosen][weights > 0].mean() > 1.5 * losses.mean()

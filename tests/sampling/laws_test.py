@@ -129,7 +129,7 @@ BROKEN = [
     ("vmap", "vmap", plain(sample=called_back)),
     (
         "donation",
-        "deleted or donated",
+        "deleted",
         plain(init=lambda key, *, scores: init(key, scores=scores)._replace(scores=scores)),
     ),
     (
