@@ -147,7 +147,7 @@ def recall_at_k(
 class RetrievalScores(NamedTuple):
     """Means over the queries, or over the classes, that have a positive; R is the number of positives of a query.
 
-    Fields:
+    Attributes:
       r_precision: `[]` float32 in [0, 1], fraction of positives among the R nearest references.
       map_at_r: `[]` float32 in [0, 1], mean over the R nearest of precision x relevance.
       mean_average_precision: `[]` float32 in [0, 1], mean over the positives of the precision at the place of each; NaN

@@ -29,7 +29,7 @@ from minibatch_jax.mining._references import labels_or_masks
 class Memory(NamedTuple):
     """The last K embeddings and their labels.
 
-    Fields:
+    Attributes:
       embeddings: `[K, D]`, zero where nothing is stored yet.
       labels: `[K]` int32, or `[K, ...]` for labels of another shape; -1 where nothing is stored yet.
       num_stored: `[]` int32, how many embeddings were stored so far, those that later ones replaced included; at about
