@@ -107,7 +107,13 @@ def by_class(num_classes: int, classes_per_batch: int, per_class: int) -> Sample
 def index_every_class(labels: jax.Array, num_classes: int) -> ClassIndex:
     """Sort a data set by class. Raise ValueError if the labels are known and a class has no example."""
     index = index_classes(labels, num_classes)
-    if not isinstance(index.sizes, jax.core.Tracer) and np.any(np.asarray(index.sizes) == 0):
-        empty = np.flatnonzero(np.asarray(index.sizes) == 0)
-        raise ValueError(f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least.")
+    if not isinstance(index.sizes, jax.core.Tracer):
+        check_no_class_empty(np.asarray(index.sizes) == 0)
     return index
+
+
+def check_no_class_empty(empty: np.ndarray) -> None:
+    """Raise ValueError if one of the `[C]` classes that are to be drawn is empty."""
+    if empty.any():
+        classes = np.flatnonzero(empty)[:10].tolist()
+        raise ValueError(f"labels have no example of the classes {classes}, wanted one of each at least.")

@@ -22,6 +22,7 @@ from minibatch_jax.devices import replicate
 from minibatch_jax.mining.class_batches import ClassIndex, examples_of, index_classes
 from minibatch_jax.mining.proxies import Proxies, init_proxies, partition_by_proxies, update_proxies
 from minibatch_jax.sampling._sampler import Rows, Sampler, random_order, rows_of
+from minibatch_jax.sampling.classes import check_no_class_empty
 
 
 class ByProxiesState(NamedTuple):
@@ -181,6 +182,4 @@ def _check_classes(given: jax.Array, sizes: jax.Array, at_least: int) -> None:
     chosen = np.asarray(given)
     if chosen.sum() < at_least:
         raise ValueError(f"classes has {chosen.sum()} True, wanted at least {at_least} (classes_per_batch).")
-    empty = np.flatnonzero(chosen & (np.asarray(sizes) == 0))
-    if len(empty):
-        raise ValueError(f"labels have no example of the classes {empty[:10].tolist()}, wanted one of each at least.")
+    check_no_class_empty(chosen & (np.asarray(sizes) == 0))

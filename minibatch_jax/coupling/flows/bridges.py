@@ -17,7 +17,7 @@ from minibatch_jax._checks import as_key, check_floating, check_number, check_sh
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
 from minibatch_jax.coupling.flows.matching import FlowPairs, flow_matching_pairs
-from minibatch_jax.coupling.flows.paths import NoisyPath
+from minibatch_jax.coupling.flows.paths import NoisyPath, times_of_pairs
 from minibatch_jax.weights import weight_dtype
 
 
@@ -103,9 +103,7 @@ def bridge_path(
     t_key, noise_key = jax.random.split(as_key(key))
     given = jnp.promote_types(x0.dtype, x1.dtype)
     dtype = weight_dtype(given)
-    drawn = jax.random.uniform(t_key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
-    check_shape("t", drawn, x0.shape[:1])
-    drawn = jnp.clip(drawn, 1e-4, 1 - 1e-4)
+    drawn = jnp.clip(times_of_pairs(t_key, x0, t, dtype), 1e-4, 1 - 1e-4)
     time = jnp.expand_dims(drawn, range(1, x0.ndim))
     noise = jax.random.normal(noise_key, x0.shape, dtype)
     away = jnp.asarray(sigma, dtype) * jnp.sqrt(time * (1 - time)) * noise

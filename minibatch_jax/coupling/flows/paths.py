@@ -113,8 +113,7 @@ def conditional_path(
     t_key, noise_key = jax.random.split(as_key(key))
     given = jnp.promote_types(x0.dtype, x1.dtype)
     dtype = weight_dtype(given)
-    drawn = jax.random.uniform(t_key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
-    check_shape("t", drawn, x0.shape[:1])
+    drawn = times_of_pairs(t_key, x0, t, dtype)
     sigma = jnp.asarray(sigma, dtype)
     (start, end), (start_slope, end_slope) = _ends(path, jnp.expand_dims(drawn, range(1, x0.ndim)), sigma)
     source, target = x0.astype(dtype), x1.astype(dtype)
@@ -166,6 +165,13 @@ def score_weight(t: jax.Array, sigma: float | jax.Array, *, path: str = "straigh
     else:
         deviation = jnp.full_like(t, sigma)
     return 2 * deviation / sigma**2
+
+
+def times_of_pairs(key: jax.Array, x0: jax.Array, t: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    """Return the times, one for each pair, uniform in [0, 1) if none are given. Raise unless they are `[S]`."""
+    times = jax.random.uniform(key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
+    check_shape("t", times, x0.shape[:1])
+    return times
 
 
 def _ends(path: str, t: jax.Array, sigma: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
