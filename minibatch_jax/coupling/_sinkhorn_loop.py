@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from minibatch_jax._loops import given, while_loop
 from minibatch_jax.coupling._problem import Problem
 from minibatch_jax.geometry import product
 
@@ -101,24 +102,21 @@ def anneal(
     """
     count = jnp.asarray(max_iterations, jnp.int32)
     run = _Annealing(problem, unit, count, prices, jnp.zeros_like(problem.epsilon, jnp.int32))
-    goes_on, step = _annealing_by(schedule)
-    final = lax.while_loop(goes_on, step, run)
+    final = while_loop(given(_is_annealing, schedule), given(_annealing_step, schedule), run)
     return final.prices, final.iterations
 
 
-@functools.lru_cache(64)
-def _annealing_by(schedule: Callable[[Any], Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    def epsilon_of(r):
-        return jnp.asarray(schedule(r.iterations), r.unit.dtype) * r.unit
+def _epsilon_now(schedule: Callable[[Any], Any], r: _Annealing) -> jax.Array:
+    return jnp.asarray(schedule(r.iterations), r.unit.dtype) * r.unit
 
-    def goes_on(r):
-        return (r.iterations < r.max_iterations) & (epsilon_of(r) > r.problem.epsilon)
 
-    def step(r):
-        _, g = _log_step(r.problem._replace(epsilon=epsilon_of(r)), r.prices)
-        return r._replace(prices=g, iterations=r.iterations + 1)
+def _is_annealing(schedule: Callable[[Any], Any], r: _Annealing) -> jax.Array:
+    return (r.iterations < r.max_iterations) & (_epsilon_now(schedule, r) > r.problem.epsilon)
 
-    return goes_on, step
+
+def _annealing_step(schedule: Callable[[Any], Any], r: _Annealing) -> _Annealing:
+    _, g = _log_step(r.problem._replace(epsilon=_epsilon_now(schedule, r)), r.prices)
+    return r._replace(prices=g, iterations=r.iterations + 1)
 
 
 def _is_unfinished(s: _Run) -> jax.Array:
