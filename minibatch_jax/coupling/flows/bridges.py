@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from minibatch_jax._checks import as_key, check_floating, check_number, check_shape
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
+from minibatch_jax.coupling.flows._times import times_of_pairs
 from minibatch_jax.coupling.flows.matching import FlowPairs, flow_matching_pairs
-from minibatch_jax.coupling.flows.paths import NoisyPath, times_of_pairs
+from minibatch_jax.coupling.flows.paths import NoisyPath
 from minibatch_jax.weights import weight_dtype
 
 

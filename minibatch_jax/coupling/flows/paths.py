@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_number, check_shape
+from minibatch_jax.coupling.flows._times import times_of_pairs
 from minibatch_jax.weights import weight_dtype
 
 PATHS = ("straight", "variance_preserving", "target", "cosine")
@@ -165,13 +166,6 @@ def score_weight(t: jax.Array, sigma: float | jax.Array, *, path: str = "straigh
     else:
         deviation = jnp.full_like(t, sigma)
     return 2 * deviation / sigma**2
-
-
-def times_of_pairs(key: jax.Array, x0: jax.Array, t: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    """Return the times, one for each pair, uniform in [0, 1) if none are given. Raise unless they are `[S]`."""
-    times = jax.random.uniform(key, x0.shape[:1], dtype) if t is None else jnp.asarray(t, dtype)
-    check_shape("t", times, x0.shape[:1])
-    return times
 
 
 def _ends(path: str, t: jax.Array, sigma: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
