@@ -11,6 +11,7 @@ Experiment: concept_batches
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
