@@ -53,9 +53,13 @@ def run_experiment(name: str, flags: list[str]) -> None:
     """Parse the flags into the experiment's `Config` and run it."""
     import tyro
 
+    from experiments.engine.results import gathered
+
     module = importlib.import_module(module_of(name))
     description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")
-    module.main(tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description))
+    config = tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description)
+    with gathered(name, config):
+        module.main(config)
 
 
 def run_speed(cases: list[str]) -> None:
