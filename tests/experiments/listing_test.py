@@ -42,6 +42,7 @@ def test_docstring_has_the_required_parts(name):
         assert re.search(rf"^{part}: *\S|^{part}:\n", doc, re.MULTILINE), f"no '{part}:' in {name}"
     assert f"python -m experiments {name}" in doc
     assert re.search(r"^Minutes: \d", doc, re.MULTILINE)
+    assert re.search(r"^Verdict: (reproduced$|(partly|not reproduced): \S)", doc, re.MULTILINE)
     assert re.search(r"arXiv|doi|\d{4}", doc.split("Reference:")[1])
 
 
