@@ -76,4 +76,5 @@ def main(config: Config):
         "all samples": arm(normalize()),
         "Adaptive-k": arm(optax.chain(keep_by_adaptive_k(warmup_steps=config.warmup_steps), normalize())),
     }
-    return run(config, arms, data, evaluate, steps_per_call=20)
+    better = {"test_accuracy": "higher"}
+    return run(config, arms, data, evaluate, steps_per_call=20, baseline="all samples", better=better)

@@ -123,7 +123,15 @@ def main(config: Config):
         for places in config.places
         for name in METHODS
     }
-    return compare(config, arms, xlabel="epoch")
+    better = {"recall_at_1": "higher", "informative_pairs": "higher"}
+    return compare(config, arms, xlabel="epoch", baseline=baselines(config), better=better)
+
+
+def baselines(config: Config) -> dict[str, str]:
+    """Arm -> uniform batches of as many places, with the proxy head where the arm has one."""
+    plain = dict.fromkeys(METHODS, "uniform, proxy head") | {"uniform, proxy head": "uniform"}
+    pairs = ((name, plain[name], places) for places in config.places for name in METHODS if name != "uniform")
+    return {f"{name}, {places} places": f"{base}, {places} places" for name, base, places in pairs}
 
 
 def one_run(

@@ -122,7 +122,8 @@ def main(config: Config):
         "oracle": (keep_clean(),),
     }
     arms = {name: arm(name, *selection) for name, selection in selections.items()}
-    return run(config, arms, data, evaluate, steps_per_call=20)
+    better = {"test_accuracy": "higher"}
+    return run(config, arms, data, evaluate, steps_per_call=20, baseline="all samples", better=better)
 
 
 def keep_clean() -> optax.GradientTransformationExtraArgs:
