@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments._terminal import print_all_characters
 from experiments.engine.reports import Record, Records, Summary, markdown, plot, print_table, table, write_text
-from experiments.engine.results import Baseline, Better, add_table
+from experiments.engine.results import Baseline, Better, add_table, only_arm
 from minibatch_jax._locks import locked_folder
 
 NOT_IN_FILE = ("seeds", "out", "arms")
@@ -31,7 +31,8 @@ def open_folder(config: Any) -> Iterator[Records]:
 
 def chosen_arms(config: Any, arms: Mapping[str, Any]) -> dict[str, Any]:
     """The arms that `config.arms` names, all if the config has no such field or it is empty."""
-    names = getattr(config, "arms", ()) or tuple(arms)
+    only = only_arm()
+    names = (only,) if only is not None else getattr(config, "arms", ()) or tuple(arms)
     unknown = [name for name in names if name not in arms]
     if unknown:
         raise ValueError(f"arms has {unknown}, wanted some of {list(arms)}.")

@@ -17,7 +17,7 @@ import dataclasses
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,11 +38,16 @@ Better = Mapping[str, Literal["higher", "lower"]] | None
 
 
 class Result(NamedTuple):
-    """The tables that the calls of one experiment have given so far."""
+    """The tables that the calls of one experiment have given so far; with `only`, of that arm alone."""
 
     name: str
     config: Any
     tables: dict[str, dict[str, Any]]
+    only: str | None = None
+
+
+class FirstTableMade(Exception):
+    """Ends an experiment of which only the first table is wanted."""
 
 
 _current: contextvars.ContextVar[Result | None] = contextvars.ContextVar("result", default=None)
@@ -69,6 +74,25 @@ def gathered(name: str, config: Any) -> Iterator[None]:
         print(f"Written to {RESULTS / name}.json, as the configuration is the default one.")
 
 
+def first_table(arm: str, main: Callable[[], Any]) -> dict[str, Any]:
+    """Run an experiment with one arm until its first call is done, and return the table of that."""
+    result = Result("", None, {}, arm)
+    token = _current.set(result)
+    try:
+        main()
+    except FirstTableMade:
+        pass
+    finally:
+        _current.reset(token)
+    return result.tables["first"]
+
+
+def only_arm() -> str | None:
+    """The arm that alone is to be run, if there is one."""
+    result = _current.get()
+    return result and result.only
+
+
 def add_table(
     config: Any, records: list[Record], summary: Summary, baseline: Baseline = None, better: Better = None
 ) -> None:
@@ -76,9 +100,12 @@ def add_table(
     out, result = Path(config.out), _current.get()
     if result is None:
         result = Result(type(config).__module__.rpartition(".")[2], config, {})
+    table = table_of(records, summary, baseline, better)
+    if result.only is not None:
+        result.tables["first"] = table
+        raise FirstTableMade
     whole = Path(result.config.out)
     key = out.relative_to(whole).as_posix() if out.is_relative_to(whole) else out.name
-    table = table_of(records, summary, baseline, better)
     result.tables["" if key == "." else key] = {"config": _changed(config, result.config), **table}
     write_text(
         out / "result.json",

@@ -1,4 +1,4 @@
-"""The JSON result: what is in it, where it is written, and that a killed run gives the same."""
+"""The JSON result: what is in it, where it is written, and what the check of it allows."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from experiments.engine import compare, results
+from experiments.engine.checks import check, within
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,35 @@ def test_nothing_is_kept_of_a_run_that_breaks_off(tmp_path, written):
         main(config)
         raise KeyboardInterrupt
     assert not written.exists()
+
+
+@pytest.mark.parametrize("drift, agrees", [(0.0, True), (0.5, True), (9.0, False)])
+def test_the_check_runs_the_smallest_arm_once_and_fails_where_it_has_moved(tmp_path, written, capsys, drift, agrees):
+    config = Config(out=str(tmp_path / "run"))
+    with results.gathered("moved", config):
+        main(config)
+    stored = read(written / "moved.json")
+    stored["tables"][""]["arms"]["uniform"]["seconds"] = 7.0
+    (written / "moved.json").write_text(json.dumps(stored))
+    calls = []
+
+    def later(config):
+        calls.append(config.seeds)
+        arms = {**ARMS, "method": lambda seed: {**ARMS["method"](seed), "error": 0.5 + drift, "cpu_seconds": 3.0}}
+        compare(config, arms, baseline="uniform")
+        raise AssertionError("what comes after the first table is not run")
+
+    assert check("moved", Config, later) == agrees
+    assert calls == [(0,)]
+    assert ("error: 9.5 now, 1.5 ± 0.661438 stored: DIFFERS" in capsys.readouterr().out) != agrees
+
+
+def test_what_a_check_allows():
+    three = {"mean": 1.0, "error": 0.1, "finite": 3}
+    assert within(1.51, three, 3) and not within(1.53, three, 3)  # 3 * 0.1 * sqrt(3) = 0.52
+    for error in (0.0, None):
+        assert within(1.009, three | {"error": error}, 3) and not within(1.011, three | {"error": error}, 3)
+    assert within(1.0009, three | {"error": 1e-9}, 3)
+    assert not within(None, three, 3) and within(None, three, 4)
+    none = {"mean": None, "error": None, "finite": 0}
+    assert within(None, none, 3) and not within(1.0, none, 3)
