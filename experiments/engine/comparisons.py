@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.engine.folders import chosen_arms, line, open_folder, progress_bar, report
 from experiments.engine.reports import Record, Records, Summary, last_record
-from experiments.engine.results import Baseline, Better, check_baseline
+from experiments.engine.results import Baseline, Better, check_claim
 
 Metrics = Mapping[str, Any]
 Curve = Mapping[int | float, Metrics]
@@ -43,7 +43,7 @@ def compare(
     Returns:
       The records of these arms and seeds: dicts with arm, seed, step (x, or 0), metrics and seconds.
     """
-    check_baseline(baseline, arms)
+    check_claim(baseline, better, arms)
     with open_folder(config) as records:
         chosen = chosen_arms(config, arms)
         with progress_bar("calls") as progress:

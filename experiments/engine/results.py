@@ -19,7 +19,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -34,7 +34,7 @@ DIGITS = 6
 PACKAGES = (minibatch_jax, jax, np, optax, flax)
 
 Baseline = str | Mapping[str, str] | None
-Better = Mapping[str, Literal["higher", "lower"]] | None
+Better = Mapping[str, str] | None
 
 
 class Result(NamedTuple):
@@ -142,12 +142,14 @@ def baselines(baseline: Baseline, arms: list[str]) -> dict[str, str]:
     return {arm: base for arm, base in given.items() if base in arms and arm in arms and arm != base}
 
 
-def check_baseline(baseline: Baseline, arms: Mapping[str, Any]) -> None:
-    """Raise ValueError for a name that is no arm."""
+def check_claim(baseline: Baseline, better: Better, arms: Mapping[str, Any]) -> None:
+    """Raise ValueError for a baseline that is no arm, and for a direction that is none."""
     named = [baseline] if isinstance(baseline, str) else [*(baseline or {}), *(baseline or {}).values()]
     unknown = [name for name in named if name not in arms]
     if unknown:
         raise ValueError(f"baseline has {unknown}, wanted some of {list(arms)}.")
+    if not set((better or {}).values()) <= {"higher", "lower"}:
+        raise ValueError(f"better is {dict(better or {})}, wanted 'higher' or 'lower' for each metric.")
 
 
 def figures(values: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -164,7 +166,7 @@ def as_text(result: Result) -> str:
     """The result as JSON, with a line for each figure."""
     seconds = sum(arm["seconds"] for table in result.tables.values() for arm in table["arms"].values())
     versions = {"python": platform.python_version(), **{package.__name__: package.__version__ for package in PACKAGES}}
-    head = {"name": result.name, "minutes": round(seconds / 60, 1), "versions": versions}
+    head = {"name": result.name, "minutes": max(round(seconds / 60, 1), 0.1), "versions": versions}
     value = {**head, "config": _fields(result.config), "tables": result.tables}
     return _json(value, "") + "\n"
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from experiments.engine.folders import chosen_arms, line, open_folder, progress_bar, report
 from experiments.engine.loops import Arm, Batches, Data, Evaluate, Loop, State
 from experiments.engine.reports import Record, Summary, last_record
-from experiments.engine.results import Baseline, Better, check_baseline
+from experiments.engine.results import Baseline, Better, check_claim
 
 
 class Config(Protocol):
@@ -75,7 +75,7 @@ def run(
       The records of these arms and seeds: dicts with arm, seed, step, metrics and seconds (of this run so far).
     """
     _check_steps(config, steps_per_call)
-    check_baseline(baseline, arms)
+    check_claim(baseline, better, arms)
     if batches is None:
         from experiments.datasets import batches
     with open_folder(config) as records:

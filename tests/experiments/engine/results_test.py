@@ -66,6 +66,8 @@ def test_arms_may_have_different_baselines_and_an_unknown_one_is_refused(tmp_pat
     assert read(tmp_path / "part" / "result.json")["tables"][""]["differences"] == {}
     with pytest.raises(ValueError, match=r"baseline has \['e'\], wanted some of \['a', 'b', 'c', 'd'\]."):
         compare(Config(out=str(tmp_path / "wrong")), arms, baseline={"b": "e"})
+    with pytest.raises(ValueError, match="wanted 'higher' or 'lower' for each metric"):
+        compare(Config(out=str(tmp_path / "wrong")), arms, better={"x": "up"})
 
 
 def test_a_default_run_is_kept_and_another_is_not(tmp_path, written):
