@@ -219,7 +219,7 @@ def result_table(title: str, table: dict[str, Any]) -> list[str]:
     for metric in shown:
         better = table["better"].get(metric)
         head += [metric.replace("_", " ") + (f" ({better} is better)" if better else "")]
-        head += [f"less {bases[0]}" if len(bases) == 1 else "less the baseline"] if bases else []
+        head += [f"difference to {bases[0] if len(bases) == 1 else 'the baseline'}"] if bases else []
     head += ["baseline"] if len(bases) > 1 else []
     rows = [head, ["---"] * len(head)]
     for arm, values in arms.items():

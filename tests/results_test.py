@@ -17,6 +17,7 @@ STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
+    "active_fine_tuning",
     "batch_former",
     "color_transfer",
     "concept_batches",
@@ -30,11 +31,15 @@ NOT_RUN = {
     "mixture_coreset",
     "ot_flow_matching",
     "partial_transport",
+    "place_mining",
     "power_sampling",
     "reducible_loss",
     "single_sample_batches",
     "small_batch_self_supervision",
+    "transport_data_selection",
+    "triplet_mining",
     "two_view_correlation",
+    "zero_shot_retrieval",
 }
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
