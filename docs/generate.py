@@ -49,9 +49,10 @@ RESULTS_HEAD = """\
 # Results
 
 Each experiment tests a claim of a paper in small: on data and networks that a CPU trains in minutes, over at least
-three seeds, against a baseline that knows nothing, and says whether the claim held. A number is the mean over seeds ±
-its standard error; a difference is paired by seed. Where an arm did not give a number with every seed, the number of
-seeds that did is in parentheses. The docstring of an experiment says the rest: data, tuning, cost, what else was seen.
+three seeds, against a baseline that knows nothing, and says whether the claim held. Minutes are those of one core of a
+busy machine. A number is the mean over seeds ± its standard error; a difference is paired by seed. Where an arm did
+not give a number with every seed, the number of seeds that did is in parentheses. The docstring of an experiment says
+the rest: data, tuning, cost, what else was seen.
 
 `python -m experiments NAME` runs one again and writes `experiments/results/NAME.json`, from which
 `python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
@@ -225,21 +226,29 @@ def result_table(title: str, table: dict[str, Any]) -> list[str]:
     for arm, values in arms.items():
         less, row = differences.get(arm, {"baseline": "", "metrics": {}}), [arm]
         for metric in shown:
-            row.append(number(values["metrics"].get(metric), len(table["seeds"])))
-            row += [number(less["metrics"].get(metric), len(table["seeds"]), "+")] if bases else []
+            own = values["metrics"].get(metric)
+            row.append(number(own, len(table["seeds"])))
+            row += [number(less["metrics"].get(metric), len(table["seeds"]), own)] if bases else []
         rows.append([*row, less["baseline"]] if len(bases) > 1 else row)
     return ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
 
 
-def number(figure: dict[str, Any] | None, seeds: int, sign: str = "") -> str:
-    """Return mean ± standard error as text, rounded as in the tables of the experiments."""
+def number(figure: dict[str, Any] | None, seeds: int, difference_of: dict[str, Any] | None = None) -> str:
+    """Return mean ± standard error as text, a difference with a sign and as many digits as what it is a difference of."""
     if figure is None or figure["mean"] is None:
         return "" if figure is None else "none"
-    size = figure["error"] or abs(figure["mean"]) / 100 or 1.0
-    digits = min(max(1 - math.floor(math.log10(size)), 0), 3 if abs(figure["mean"]) > 0.01 else 5)
-    error = "" if figure["error"] is None else f" ± {figure['error']:.{digits}f}"
+    places, sign = digits(figure), ""
+    if difference_of:
+        places, sign = max(digits(difference_of), min(places, 3)), "+"
+    error = "" if figure["error"] is None else f" ± {figure['error']:.{places}f}"
     count = f" ({figure['finite']})" if figure["finite"] < seeds else ""
-    return f"{figure['mean']:{sign}.{digits}f}{error}{count}"
+    return f"{figure['mean']:{sign}.{places}f}{error}{count}"
+
+
+def digits(figure: dict[str, Any]) -> int:
+    """Return how many digits after the point show two of the error, as in the tables that experiments print."""
+    size = figure["error"] or abs(figure["mean"]) / 100 or 1.0
+    return min(max(1 - math.floor(math.log10(size)), 0), 3 if abs(figure["mean"]) > 0.01 else 5)
 
 
 def api(noun: str) -> str:
