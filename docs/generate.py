@@ -234,7 +234,7 @@ def result_table(title: str, table: dict[str, Any]) -> list[str]:
 
 
 def number(figure: dict[str, Any] | None, seeds: int, difference_of: dict[str, Any] | None = None) -> str:
-    """Return mean ± standard error as text, a difference with a sign and as many digits as what it is a difference of."""
+    """Return mean ± standard error as text; a difference has a sign, and as many digits as the figure it is of."""
     if figure is None or figure["mean"] is None:
         return "" if figure is None else "none"
     places, sign = digits(figure), ""
