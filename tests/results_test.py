@@ -36,7 +36,6 @@ NOT_RUN = {
     "reducible_loss",
     "single_sample_batches",
     "small_batch_self_supervision",
-    "triplet_mining",
     "two_view_correlation",
     "zero_shot_retrieval",
 }
