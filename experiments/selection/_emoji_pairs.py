@@ -5,11 +5,14 @@ import re
 import unicodedata
 from collections import Counter
 
+import jax
 import numpy as np
 
 from experiments.datasets import arrays, check_fetched
 
 STYLES = ("emoji", "emoji_twitter", "emoji_apple", "emoji_facebook")
+VENDORS = len(STYLES) - 1
+"""whose drawings are trained on; those of the last one are a test"""
 SIDE = 16
 LEAST = 3
 """emoji of the training set that must share a word; rarer words are left out"""
@@ -19,22 +22,21 @@ Split = dict[str, np.ndarray]
 
 @functools.cache
 def emoji_pairs(validate: bool) -> dict[str, Split]:
-    """Splits train and test of different emoji, of which the first is kept among those with the same words.
+    """Pairs to train on, `train`, and two tests: `new_emoji`, and `new_vendor` with the emoji of `train`.
 
-    `image` is float32 [N, 4, 16, 16, 3], `words` float32 [N, V] of 0 and 1, `category` int32 [N]. Words are sorted by how
-    many emoji of the training set have them, the most common one first. To validate, the last fifth of the training set
-    is the test split.
+    `image` is float32 [N, vendors, 16, 16, 3], `words` float32 [N, V] of 0 and 1, `category` int32 [N]. Words are
+    sorted by how many emoji of the training set have them, the most common one first. Of emoji with the same words the
+    first is kept. To validate, the last fifth of the training set is `new_emoji`.
     """
     check_fetched(*STYLES, "emoji_keywords")
     words_of = keyword_words(arrays("emoji_keywords", "train"))
-    splits = {name: _with_words(name, words_of) for name in ("train", "test")}
+    train, new = (_with_words(name, words_of) for name in ("train", "test"))
     if validate:
-        cut = len(splits["train"][1]) * 4 // 5
-        parts = {"train": slice(cut), "test": slice(cut, None)}
-        splits = {name: tuple(column[part] for column in splits["train"]) for name, part in parts.items()}
-    counts = Counter(word for of_one in splits["train"][1] for word in of_one)
+        cut = len(train[1]) * 4 // 5
+        train, new = (tuple(column[part] for column in train) for part in (slice(cut), slice(cut, None)))
+    counts = Counter(word for of_one in train[1] for word in of_one)
     vocabulary = sorted((w for w, n in counts.items() if n >= LEAST), key=lambda w: (-counts[w], w))
-    mean, deviation = splits["train"][0].mean(), splits["train"][0].std()
+    mean, deviation = train[0].mean(), train[0].std()
 
     def distinct(images, of_each, category):
         has = multi_hot(of_each, vocabulary)
@@ -42,7 +44,16 @@ def emoji_pairs(validate: bool) -> dict[str, Split]:
         first = first[has[first].any(1)]
         return {"image": (images[first] - mean) / deviation, "words": has[first], "category": category[first]}
 
-    return {name: distinct(*split) for name, split in splits.items()}
+    old = distinct(*train)
+    by_vendor = [{**old, "image": old["image"][:, part]} for part in (slice(VENDORS), slice(VENDORS, None))]
+    return {"train": by_vendor[0], "new_vendor": by_vendor[1], "new_emoji": distinct(*new)}
+
+
+def draw(key: jax.Array, num_emoji: int, size: int) -> tuple[jax.Array, jax.Array]:
+    """Rows of as many different emoji `[size]`, and which vendor's drawing of each `[size]`."""
+    rows_key, vendor_key = jax.random.split(key)
+    rows = jax.random.permutation(rows_key, num_emoji)[:size]
+    return rows, jax.random.randint(vendor_key, (size,), 0, VENDORS)
 
 
 def keyword_words(keywords: dict[str, np.ndarray]) -> dict[frozenset[str], list[str]]:

@@ -76,10 +76,25 @@ def pair_losses(params: Any, vectors: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def recalls(similarities: jax.Array, own: jax.Array, where: jax.Array | None = None) -> list[jax.Array]:
-    """Fraction of the rows, or of those of `where`, that have their own column first or among the first five."""
+    """Fraction of the rows that have their own column first or among the first five, all among columns of `where`."""
+    where = jnp.ones(similarities.shape[1], bool) if where is None else where
     of_own = jnp.take_along_axis(similarities, own[:, None], axis=1)
-    before = jnp.sum(similarities > of_own, axis=1)
-    return [jnp.mean(before < k, where=where) for k in (1, 5)]
+    before = jnp.sum((similarities > of_own) & where, axis=1)
+    return [jnp.mean(before < k, where=where[own]) for k in (1, 5)]
+
+
+def new_pair_recalls(model: Towers, params: Any, test: dict[str, jax.Array]) -> list[jax.Array]:
+    """`recalls` of the images of a test among the texts of all its emoji."""
+    image_vectors, text_vectors, own = vectors_of_test(model, params, test)
+    return recalls(image_vectors @ text_vectors.T, own)
+
+
+def vectors_of_test(model: Towers, params: Any, test: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Vectors of all images of a test, of all its texts, and the text of each image."""
+    emoji, drawings = test["image"].shape[:2]
+    images = test["image"].reshape(-1, *test["image"].shape[2:])
+    vectors = model.fine(params, {"image": images, "words": test["words"]})
+    return *vectors, jnp.repeat(jnp.arange(emoji), drawings)
 
 
 def unit(x: jax.Array) -> jax.Array:
