@@ -79,7 +79,7 @@ def recalls(similarities: jax.Array, own: jax.Array, where: jax.Array | None = N
     """Fraction of the rows that have their own column first or among the first five, all among columns of `where`."""
     where = jnp.ones(similarities.shape[1], bool) if where is None else where
     of_own = jnp.take_along_axis(similarities, own[:, None], axis=1)
-    before = jnp.sum((similarities > of_own) & where, axis=1)
+    before = jnp.sum((similarities > of_own) & where[None], axis=1)
     return [jnp.mean(before < k, where=where[own]) for k in (1, 5)]
 
 

@@ -136,5 +136,5 @@ def average_precision(similarities: jax.Array, positive: jax.Array) -> jax.Array
     """Average precision of each row `[V]` of similarities `[V, N]`; 0 for a row without positives."""
     order = jnp.argsort(-similarities, axis=1)
     hits = jnp.take_along_axis(positive, order, axis=1)
-    precision = jnp.cumsum(hits, axis=1) / jnp.arange(1, hits.shape[1] + 1)
+    precision = jnp.cumsum(hits, axis=1) / jnp.arange(1, hits.shape[1] + 1)[None]
     return jnp.sum(jnp.where(hits, precision, 0), axis=1) / jnp.maximum(jnp.sum(hits, axis=1), 1)
