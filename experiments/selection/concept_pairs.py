@@ -1,5 +1,20 @@
 """Batches of image-text pairs chosen by the concepts of their captions: balanced, most concepts, or those of a task.
 
+Claim: batches whose concepts are balanced (CABS-DM) help classification and rare concepts, batches of the captions with
+  most concepts (CABS-FM) help retrieval, and a distribution of concepts given from outside serves a task.
+Data: the emoji of `jest_race` with their right texts. The words of the keywords are the concepts: 976, 6.4 in a text,
+  from flags and faces to words of three emoji. The task is animals, plants and food, 194 of the 1242 emoji to train on.
+Command: `python -m experiments concept_pairs`
+Minutes: MINUTES
+Expected: mean ± standard error over 3 seeds after 600 updates of 64 pairs in every arm. Recall at 5 of the texts of new
+  emoji and of a new vendor's drawings, among all and among those of the task; average precision of the images of a new
+  vendor that a word finds, over the third of rarest words
+
+EXPECTED
+  An update takes 2.9 ms of CPU for uniform, 5.5 ms for CABS-DM, 1/5, and 2.9 ms for CABS-FM, 1/5: the choice by concepts
+  is half of a step of CABS-DM and nothing of one of CABS-FM. No arm scores by a forward pass.
+VERDICT
+Tuning: none by arm; the learning rate is the best of {1e-3, 3e-3, 1e-2} for uniform batches in `jest_race`.
 Reference: Concept-aware batch sampling improves language-image pretraining, 2026 (arXiv 2511.20643).
 """
 

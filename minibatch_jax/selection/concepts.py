@@ -5,7 +5,7 @@ References:
 
 Method: CABS-DM, CABS-FM
 Paper: 2511.20643
-Experiment: concept_batches
+Experiment: concept_batches, concept_pairs
 """
 
 from typing import Any, NamedTuple

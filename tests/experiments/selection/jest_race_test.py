@@ -54,14 +54,15 @@ def test_wrong_texts_are_those_of_others_and_never_curated():
     assert 0.75 * 0.4 < wrong.mean() < 0.75 * 0.6
 
 
-def test_what_is_chosen_jointly_is_less_often_wrong(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["joint, 1/2", pytest.param("Flexi-JEST, 1/2", marks=pytest.mark.slow)])
+def test_what_is_chosen_jointly_is_less_often_wrong(name, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(jest_race, "emoji_pairs", made_pairs)
     config = dataclasses.replace(
         jest_race.Config(),
         seeds=(0,),
         out=str(tmp_path / "out"),
-        arms=("uniform", "joint, 1/2", "Flexi-JEST, 1/2"),
+        arms=(name,),
         updates=90,
         keep=8,
         chunks=4,
@@ -73,9 +74,5 @@ def test_what_is_chosen_jointly_is_less_often_wrong(tmp_path, monkeypatch):
         dimensions=8,
     )
     records = jest_race.main(config)
-    assert [r["step"] for r in records if r["arm"] == "uniform"] == [30, 60, 90]
-    last = {r["arm"]: r["metrics"] for r in records}
-    assert last["uniform"]["wrong_pairs"] == pytest.approx(0.5, abs=0.08)
-    assert last["joint, 1/2"]["wrong_pairs"] < 0.85 * last["uniform"]["wrong_pairs"]
-    assert last["Flexi-JEST, 1/2"]["wrong_pairs"] < 0.9 * last["uniform"]["wrong_pairs"]
-    assert last["uniform"]["updates"] == 90 > last["joint, 1/2"]["updates"]
+    assert [r["step"] for r in records] == [30, 60, 90]
+    assert records[-1]["metrics"]["wrong_pairs"] < 0.42  # of a half
