@@ -4,6 +4,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +31,8 @@ def emoji_pairs(validate: bool) -> dict[str, Split]:
     """
     check_fetched(*STYLES, "emoji_keywords")
     words_of = keyword_words(arrays("emoji_keywords", "train"))
-    train, new = (_with_words(name, words_of) for name in ("train", "test"))
+    train: Any = _with_words("train", words_of)
+    new: Any = _with_words("test", words_of)
     if validate:
         cut = len(train[1]) * 4 // 5
         train, new = (tuple(column[part] for column in train) for part in (slice(cut), slice(cut, None)))

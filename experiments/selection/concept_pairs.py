@@ -11,8 +11,8 @@ Expected: mean ± standard error over 3 seeds after 600 updates of 64 pairs in e
   vendor that a word finds, over the third of rarest words
 
 EXPECTED
-  An update takes 2.9 ms of CPU for uniform, 5.5 ms for CABS-DM, 1/5, and 2.9 ms for CABS-FM, 1/5: the choice by concepts
-  is half of a step of CABS-DM and nothing of one of CABS-FM. No arm scores by a forward pass.
+  An update takes 2.9 ms of CPU for uniform, 5.5 ms for CABS-DM, 1/5, and 2.9 ms for CABS-FM, 1/5: the choice is half of
+  a step of CABS-DM and nothing of one of CABS-FM. No arm scores by a forward pass.
 VERDICT
 Tuning: none by arm; the learning rate is the best of {1e-3, 3e-3, 1e-2} for uniform batches in `jest_race`.
 Reference: Concept-aware batch sampling improves language-image pretraining, 2026 (arXiv 2511.20643).
