@@ -20,7 +20,6 @@ NOT_RUN = {
     "active_fine_tuning",
     "batch_former",
     "color_transfer",
-    "concept_batches",
     "crest",
     "diverse_tasks",
     "domain_adaptation",
