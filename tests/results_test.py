@@ -36,7 +36,6 @@ NOT_RUN = {
     "single_sample_batches",
     "small_batch_self_supervision",
     "two_view_correlation",
-    "zero_shot_retrieval",
 }
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
