@@ -33,11 +33,11 @@ Expected: mean ± standard error over 5 seeds
   untrained network           0.242 ± 0.003   0.276 ± 0.002   0.389 ± 0.006
 
   * beyond the seeds: paired by seed, t-test at 5 % with Holm's correction (differences.md).
-  Not reproduced: with five seeds 18 of the 19 differ from the best by more than the seeds do. But the eight losses after
-  the best two, from circle to hardest triplets, are within 2.1 points of mAP@R of each other, and the tuning matters as
-  much: in the median, the worst setting of a loss's own grid costs 2.8 points (tuning.md).
-  Random triplets are 8.8 points behind semi-hard ones. Lifted structure is behind the pixels; N-pairs, which uses two of
-  the four images of a class in a batch, is far behind the losses that use all pairs.
+  Not reproduced: with five seeds 18 of the 19 differ from the best by more than the seeds do. But the eight losses
+  after the best two, from circle to hardest triplets, are within 2.1 points of mAP@R of each other, and the tuning
+  matters as much: in the median, the worst setting of a loss's own grid costs 2.8 points (tuning.md).
+  Random triplets are 8.8 points behind semi-hard ones. Lifted structure is behind the pixels; N-pairs, which uses two
+  of the four images of a class in a batch, is far behind the losses that use all pairs.
   Losses with proxies are no better than the pixels. That is no verdict on them: a class is seen five times in 400
   steps, its proxy has no rate of its own, and their best settings are at the edge of the grid.
 Verdict: not reproduced: with five seeds 18 of 19 losses differ from the best by more than the seeds do; but eight of
