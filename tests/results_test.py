@@ -17,7 +17,6 @@ STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
-    "active_fine_tuning",
     "batch_former",
     "color_transfer",
     "concept_batches",
