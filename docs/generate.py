@@ -49,10 +49,9 @@ RESULTS_HEAD = """\
 # Results
 
 Each experiment tests a claim of a paper in small: on data and networks that a CPU trains in minutes, over at least
-three seeds, against a baseline that knows nothing, and says whether the claim held. Minutes are those of one core of a
-busy machine. A number is the mean over seeds ± its standard error; a difference is paired by seed. Where an arm did
-not give a number with every seed, the number of seeds that did is in parentheses. The docstring of an experiment says
-the rest: data, tuning, cost, what else was seen.
+three seeds, against a baseline that knows nothing, and says whether the claim held. A number is the mean over seeds ±
+its standard error; a difference is paired by seed. Where an arm did not give a number with every seed, the number of
+seeds that did is in parentheses. The docstring of an experiment says the rest: data, tuning, cost, what else was seen.
 
 `python -m experiments NAME` runs one again and writes `experiments/results/NAME.json`, from which
 `python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
@@ -181,9 +180,9 @@ def results() -> str:
         parts.append(f"## {TITLES.get(room, 'Start').partition(':')[0]}\n")
         for name, docstring in rooms[room].items():
             path = ROOT / "experiments" / "results" / f"{name}.json"
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"minutes": "", "tables": {}}
-            verdict = section(docstring, "Verdict").partition(":")[0]
-            index.append(f"| [{name}](#{name}) | {summary(docstring)} | {verdict} | {found['minutes']} |")
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"tables": {}}
+            verdict, minutes = section(docstring, "Verdict").partition(":")[0], section(docstring, "Minutes").split()[0]
+            index.append(f"| [{name}](#{name}) | {summary(docstring)} | {verdict} | {minutes} |")
             parts.append(experiment(name, docstring, found))
     return "\n".join([RESULTS_HEAD, *index, "", *parts])
 
@@ -204,8 +203,8 @@ def experiment(name: str, docstring: str, found: dict[str, Any]) -> str:
     word, _, reason = section(docstring, "Verdict").partition(": ")
     lines = [f"### {name}", "", summary(docstring), ""]
     lines += [f"- Claim: {section(docstring, 'Claim')}", f"- **{word.capitalize()}**{reason and f': {reason}'}"]
-    minutes = f"{found['minutes']} minutes" if found["tables"] else "Without a result"
-    lines += [f"- {minutes}: `python -m experiments {name}`", ""]
+    run = f"{found['minutes']} in the stored run, beside other work" if found["tables"] else "no run is stored"
+    lines += [f"- Minutes: {section(docstring, 'Minutes')}; {run}", f"- `python -m experiments {name}`", ""]
     for title, table in found["tables"].items():
         lines += [*result_table(title, table), ""]
     return "\n".join(lines)
