@@ -57,6 +57,8 @@ seeds that did is in parentheses. The docstring of an experiment says the rest: 
 `python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
 says whether the numbers agree.
 """
+WIDTH = 3
+"""metrics of a table of results"""
 TABLE = "| method | paper | functions | transformations | experiment |\n|---|---|---|---|---|"
 
 
@@ -206,14 +208,15 @@ def experiment(name: str, docstring: str, found: dict[str, Any]) -> str:
     run = f"{found['minutes']} in the stored run, beside other work" if found["tables"] else "no run is stored"
     lines += [f"- Minutes: {section(docstring, 'Minutes')}; {run}", f"- `python -m experiments {name}`", ""]
     for title, table in found["tables"].items():
-        lines += [*result_table(title, table), ""]
+        shown = list(table["better"]) or list(next(iter(table["arms"].values()))["metrics"])[:1]
+        for start in range(0, len(shown), WIDTH):
+            lines += [*result_table(title, table, shown[start : start + WIDTH]), ""]
     return "\n".join(lines)
 
 
-def result_table(title: str, table: dict[str, Any]) -> list[str]:
-    """Return the lines of a table: the metrics that the claim is about, and the differences to the baseline."""
+def result_table(title: str, table: dict[str, Any], shown: list[str]) -> list[str]:
+    """Return the lines of a table: some metrics of all arms, and the differences to the baseline."""
     arms, differences = table["arms"], table["differences"]
-    shown = list(table["better"]) or list(next(iter(arms.values()))["metrics"])[:1]
     bases = list(dict.fromkeys(d["baseline"] for d in differences.values()))
     head = [title or "arm"]
     for metric in shown:
@@ -238,12 +241,13 @@ def number(figure: dict[str, Any] | None, seeds: int, difference_of: dict[str, A
         return "" if figure is None else "none"
     places, sign = digits(figure), ""
     if difference_of:
-        places, sign = max(digits(difference_of), min(places, 3)), "+"
+        most = 3 if abs(figure["mean"]) > 0.01 else 5
+        places, sign = max(min(digits(difference_of), most), min(places, 3)), "+"
     small = 0 < max(abs(figure["mean"]), figure["error"] or 0) < 1e-4
     form = ".2g" if small else f".{places}f"
     error = "" if figure["error"] is None else f" ± {figure['error']:{form}}"
     count = f" ({figure['finite']})" if figure["finite"] < seeds else ""
-    return f"{figure['mean']:{sign}{form}}{error}{count}"
+    return f"{figure['mean']:{sign}z{form}}{error}{count}"
 
 
 def digits(figure: dict[str, Any]) -> int:
