@@ -17,7 +17,6 @@ STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
-    "active_fine_tuning",
     "batch_former",
     "color_transfer",
     "concept_batches",
@@ -36,7 +35,6 @@ NOT_RUN = {
     "single_sample_batches",
     "small_batch_self_supervision",
     "two_view_correlation",
-    "zero_shot_retrieval",
 }
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
