@@ -49,8 +49,16 @@ import numpy as np
 import optax
 
 from experiments.coupling._flow_report import draw_few_steps, draw_samples, print_few_steps
-from experiments.coupling._flows import EULER_STEPS, TIME_FEATURES, images, sliced_distance, squared_norm, trajectory
-from experiments.coupling._flows import velocity as network
+from experiments.coupling._flows import (
+    EULER_STEPS,
+    TIME_FEATURES,
+    images,
+    random_directions,
+    sliced_distance,
+    squared_norm,
+    trajectory,
+    velocity_to_image,
+)
 from experiments.coupling._image_quality import frechet_to, train_classifier
 from experiments.datasets import arrays
 from experiments.engine import Arm, gradient_arm, init_mlp, run, weighted_gradient
@@ -72,7 +80,6 @@ Pairing = Callable[[jax.Array, jax.Array], FlowPairs]
 
 NUM_SAMPLES = 2000
 NUM_DIRECTIONS = 128
-LEAST_TIME_LEFT = 1 / 32
 LONGER = "independent, longer"
 LABELS = {"frechet": "Fréchet distance to test images", "sliced_w2": "sliced W2 to test images"}
 
@@ -191,20 +198,12 @@ def make_arm(config: Config, pairing: Pairing) -> Arm:
 
 def flow_losses(params, path: ConditionalPath) -> jax.Array:
     """Squared error of the velocity of each pair `[B]`."""
-    return squared_norm(velocity(params, path.xt, path.t) - path.ut)
-
-
-def velocity(params, x: jax.Array, t: jax.Array) -> jax.Array:
-    """Velocity `[B, D]` at `x` [B, D] and times `t` [B]: towards the image that the network makes of x.
-
-    A small network can make an image, but not hand on the noise of every pixel, which the velocity has too.
-    """
-    return (network(params, x, t) - x) / jnp.maximum(1 - t, LEAST_TIME_LEFT)[:, None]
+    return squared_norm(velocity_to_image(params, path.xt, path.t) - path.ut)
 
 
 def samples_of(params, noise: jax.Array) -> dict[str, jax.Array]:
     """Samples by number of Euler steps; the noise is the same for all models."""
-    return {str(n): trajectory(params, noise, n, velocity)[0] for n in EULER_STEPS}
+    return {str(n): trajectory(params, noise, n, velocity_to_image)[0] for n in EULER_STEPS}
 
 
 def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Callable[[jax.Array], float]]]:
@@ -213,8 +212,7 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Callable[[jax.Arr
     classifier = train_classifier(train, arrays("fashion_mnist", "train")["label"])
     noise_key, direction_key = jax.random.split(jax.random.key(2302))
     size = train.shape[1]
-    directions = jax.random.normal(direction_key, (size, NUM_DIRECTIONS))
-    directions /= jnp.linalg.norm(directions, axis=0, keepdims=True)
+    directions = random_directions(direction_key, size, NUM_DIRECTIONS)
     floor = train[np.random.default_rng(0).permutation(len(train))[:NUM_SAMPLES]]
     splits = {
         "train": {"image": train},
