@@ -9,6 +9,7 @@ References:
 
 Method: condition-aware coupling (C2OT)
 Paper: 2503.10636
+Experiment: conditional_moons, conditional_images
 """
 
 import jax
