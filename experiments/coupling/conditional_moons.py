@@ -56,7 +56,6 @@ METHODS = {
     "place: exact OT": Method("place", transport=True),
     "place: condition-aware, 0.2": Method("place", transport=True, aware=True, fraction=0.2),
     "place: condition-aware, 0.05": Method("place", transport=True, aware=True, fraction=0.05),
-    "place: condition-aware, 0.02": Method("place", transport=True, aware=True, fraction=0.02),
 }
 
 
@@ -64,14 +63,14 @@ METHODS = {
 class Config:
     """Hyper-parameters, the same for every arm; none was tuned."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/conditional_moons"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 256
-    evaluate_every: int = 2000
-    checkpoint_every: int = 2000
+    evaluate_every: int = 1500
+    checkpoint_every: int = 1500
     hidden: int = 128
     learning_rate: float = 2e-3
     """of Adam, decayed to 0 along a cosine"""
@@ -166,7 +165,7 @@ def measure(params, test: dict[str, jax.Array], fresh: dict[str, jax.Array], kin
 
     `w2` is the 2-Wasserstein distance of samples together with their conditions, `floor` that of fresh data. `astray`
     is the fraction of samples on the wrong moon, and `miss` the root mean square distance of a sample's first
-    coordinate from that of its target.
+    coordinate from the wanted one, if that is the condition.
     """
 
     def joint(points, split):
@@ -182,7 +181,8 @@ def measure(params, test: dict[str, jax.Array], fresh: dict[str, jax.Array], kin
         x, _ = trajectory(params, test["noise"], n, functools.partial(told, test[kind]))
         found[f"w2_at_{n}"] = distance(joint(x, test))
         found[f"astray_at_{n}"] = jnp.mean(nearest_moon(x) != test["label"])
-        found[f"miss_at_{n}"] = jnp.sqrt(jnp.mean((x[:, 0] - test["point"][:, 0]) ** 2))
+        if kind == "place":
+            found[f"miss_at_{n}"] = jnp.sqrt(jnp.mean((x[:, 0] - test["point"][:, 0]) ** 2))
     return found
 
 

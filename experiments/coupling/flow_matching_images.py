@@ -225,5 +225,7 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Callable[[jax.Arr
 
 
 def summary(records) -> dict[str, float]:
-    """What the first table shows of a run; the distances are in the second."""
-    return {name: records[-1]["metrics"][name] for name in ("pair_cost", "effective_share", "loss")}
+    """The distances by number of Euler steps, and the squared distance and the weights of pairs."""
+    metrics = records[-1]["metrics"]
+    distances = {f"{name}_at_{n}": metrics[f"{name}_at_{n}"] for name in LABELS for n in EULER_STEPS}
+    return distances | {name: metrics[name] for name in ("pair_cost", "effective_share", "loss")}

@@ -40,8 +40,6 @@ def test_distances_count_the_condition(monkeypatch):
         cost = np.sum((test["noise"][mine][:, None] - test["point"][mine][None]) ** 2, axis=2)
         squares += cost[scipy.optimize.linear_sum_assignment(cost)].sum()
     assert float(found["w2_at_1"]) == pytest.approx((squares / 40) ** 0.5, rel=1e-4)
-    gap = test["noise"][:, 0] - test["point"][:, 0]
-    assert float(found["miss_at_1"]) == pytest.approx(np.sqrt(np.mean(gap**2)), rel=1e-5)
     assert found["floor"] < 0.3 * found["w2_at_1"]
 
 
