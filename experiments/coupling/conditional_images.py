@@ -73,10 +73,10 @@ class Config:
     out: str = "runs/conditional_images"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 128
-    evaluate_every: int = 2000
-    checkpoint_every: int = 2000
+    evaluate_every: int = 1500
+    checkpoint_every: int = 1500
     hidden: int = 256
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""

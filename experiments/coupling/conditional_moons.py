@@ -68,7 +68,7 @@ class Config:
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
     steps: int = 1500
-    batch_size: int = 256
+    batch_size: int = 128
     evaluate_every: int = 1500
     checkpoint_every: int = 1500
     hidden: int = 128

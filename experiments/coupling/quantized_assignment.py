@@ -3,9 +3,29 @@
 Claim: an assignment of noise to images on distances rounded to half precision is faster than the exact one and finds
   practically as near pairs.
 Data: Fashion-MNIST, 784 pixels in [-1, 1], and Gaussian noise. `python -m experiments.datasets fetch fashion_mnist`.
+  "float16" are distances of a tenth of images and noise in half precision; "12 bits" are 4096 levels.
 Command: `python -m experiments quantized_assignment`
-Minutes: ?
-Expected: ?
+Minutes: 0.8 on one CPU core
+Expected: mean ± standard error over 3 seeds at a batch size of 1024. `same`: pairs that the exact distances give too,
+  in per cent. `regret`: by how many per cent the mean distance of the pairs is above the least. CPU milliseconds of the
+  assignment alone, of this library (`assignment`, compiled) and of scipy (`linear_sum_assignment`), which the paper
+  uses; on a busy machine:
+
+  | arm     | same         | regret            | CPU ms      | CPU ms, scipy |
+  |---------|--------------|-------------------|-------------|---------------|
+  | float32 | 100 ± 0      | 0 ± 0             | 16.2 ± 1.1  | 316.2 ± 4.7   |
+  | float16 | 87.9 ± 1.0   | 0.00080 ± 0.00007 | 17.9 ± 1.8  | 233.5 ± 5.4   |
+  | 12 bits | 97.1 ± 1.7   | 0.00000 ± 0.00000 | 14.9 ± 0.2  | 292.4 ± 9.0   |
+  | 8 bits  | 79.6 ± 2.1   | 0.0040 ± 0.0007   | 17.2 ± 2.7  | 196.4 ± 2.6   |
+  | 4 bits  | 21.1 ± 0.7   | 0.332 ± 0.009     | 61 ± 14     | 97.2 ± 2.5    |
+
+  Reproduced: the pairs. The exact ones are 3.3 % nearer than random pairs, those of 8 bits or half precision too, to
+  the second digit; a fifth or an eighth of them are other pairs.
+  Reproduced: the speed of scipy, 26 % less time with half precision, 38 % with 8 bits.
+  Not reproduced: the speed of this library. It is the same from 32 to 8 bits, a twentieth of scipy's; with 4 bits ties
+  take 4 times as long. Take `bits` for an assignment free of rounding errors, not for speed.
+Verdict: partly: the pairs are as near, scipy is faster on rounded distances, this library's solver is not
+Tuning: none.
 Reference: Li et al., Immiscible diffusion, 2024 (arXiv 2406.12303).
 """
 

@@ -5,6 +5,9 @@ the nearest of k candidates of each image needs no solver, but **the noise is no
 shifted towards the image (by +0.6 standard deviations along the image for k = 4, by +1.4 for k = 64, at 3072
 dimensions).
 
+Rounded distances (`bits`) make an assignment exact in float32. They do not make it faster, and below 8 bits their many
+ties make it slower.
+
 A model with class labels is sampled from noise that knows no class. Give `immiscible_noise` the labels then, else the
 noise of each class is no longer Gaussian.
 
