@@ -4,17 +4,40 @@ Claim: pairs from optimal transport make an unconditional flow straighter, but a
   noise that a condition meets in training is not the noise it is sampled from. A coupling that keeps the condition of
   the noise (C2OT) is as straight without that bias, for class labels (pairs within a class) and for continuous
   conditions (`condition_aware_cost`).
-Data: eight Gaussians on a circle of radius 5, and two moons of radius 3. The condition is the moon, or the first
-  coordinate of the target, scaled to variance 1.
+Data: eight Gaussians on a circle of radius 5, and two moons of radius 3. The condition is the moon ("class"), or the
+  first coordinate of the target, scaled to variance 1 ("place"), with the fraction of competing pairs.
 Command: `python -m experiments conditional_moons`
-Minutes: ?
-Expected: ?
+Minutes: 1.3 on one CPU core, most of it compilation
+Expected: mean ± standard error over 3 seeds, 800 updates on 128 pairs; W2 of 512 samples with their conditions to test
+  data, by Euler steps (other data: 0.378 ± 0.052 by class, 0.478 ± 0.085 by place). `tie` is the length of the mean of
+  condition times noise, 0 if they are independent.
+
+  | arm                          | W2, 1 step    | 2             | 4             | 32            | tie           |
+  |------------------------------|---------------|---------------|---------------|---------------|---------------|
+  | class: independent           | 1.781 ± 0.026 | 1.417 ± 0.042 | 0.859 ± 0.077 | 0.55 ± 0.11   | 0.013 ± 0.004 |
+  | class: exact OT              | 1.53 ± 0.17   | 1.56 ± 0.15   | 1.59 ± 0.15   | 1.62 ± 0.14   | 2.766 ± 0.006 |
+  | class: condition-aware       | 0.686 ± 0.040 | 0.586 ± 0.046 | 0.557 ± 0.055 | 0.546 ± 0.062 | 0.013 ± 0.004 |
+  | place: independent           | 1.018 ± 0.015 | 0.747 ± 0.022 | 0.583 ± 0.014 | 0.464 ± 0.019 | 0.015 ± 0.001 |
+  | place: exact OT              | 1.200 ± 0.071 | 0.904 ± 0.001 | 1.000 ± 0.031 | 1.180 ± 0.029 | 3.360 ± 0.003 |
+  | place: condition-aware, 0.2  | 0.756 ± 0.024 | 0.592 ± 0.013 | 0.565 ± 0.019 | 0.567 ± 0.021 | 0.966 ± 0.008 |
+  | place: condition-aware, 0.05 | 0.634 ± 0.012 | 0.481 ± 0.015 | 0.442 ± 0.020 | 0.439 ± 0.022 | 0.073 ± 0.006 |
+
+  Reproduced: transport that ignores the condition is 3 (class) and 2.5 times (place) as far as independent pairs with
+  32 steps, and more steps do not help. Condition-aware pairs reach with 1 or 2 steps what independent pairs reach with
+  32, and are within the errors of them, or nearer, with 32.
+  The fraction 0.2, the paper's for images, leaves a third of the dependence in one dimension; 0.05, its for moons, a
+  fiftieth.
+Verdict: reproduced
+Cost: the arms are equal in updates; costs.md has the milliseconds of a step. The pairs take most of a step of this small
+  network.
+Tuning: none. A run of one seed with the arms of classes, batches of 256 and 600 updates came first and agreed.
 Reference: Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636); Tong et al., 2023 (arXiv 2302.00482).
 """
 
 import functools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -24,6 +47,8 @@ import optax
 
 from experiments.coupling._flows import TIME_FEATURES, squared_norm, trajectory, velocity
 from experiments.engine import Arm, gradient_arm, init_mlp, run, weighted_gradient
+from experiments.engine.folders import chosen_arms
+from experiments.shared.step_costs import print_step_costs
 from minibatch_jax.coupling import assignment, conditional_path, couple_assignment, flow_matching_pairs
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.flows.matching import FlowPairs
@@ -67,10 +92,10 @@ class Config:
     out: str = "runs/conditional_moons"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
-    steps: int = 1500
+    steps: int = 800
     batch_size: int = 128
-    evaluate_every: int = 1500
-    checkpoint_every: int = 1500
+    evaluate_every: int = 800
+    checkpoint_every: int = 800
     hidden: int = 128
     learning_rate: float = 2e-3
     """of Adam, decayed to 0 along a cosine"""
@@ -85,7 +110,10 @@ def main(config: Config):
         kind = KINDS[int(state.selection_state)]
         return measure_jit(state.params, data["test"], data["fresh"], kind)
 
-    return run(config, arms, data, evaluate, steps_per_call=100, summary=summary)
+    records = run(config, arms, data, evaluate, steps_per_call=100, summary=summary)
+    batch = {k: jnp.asarray(v[: config.batch_size]) for k, v in data(0)["train"].items()}
+    print_step_costs(chosen_arms(config, arms), batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
+    return records
 
 
 def data(seed: int) -> dict[str, dict[str, np.ndarray]]:
