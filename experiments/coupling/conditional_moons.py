@@ -28,8 +28,8 @@ Expected: mean ± standard error over 3 seeds, 800 updates on 128 pairs; W2 of 5
   The fraction 0.2, the paper's for images, leaves a third of the dependence in one dimension; 0.05, its for moons, a
   fiftieth.
 Verdict: reproduced
-Cost: the arms are equal in updates; costs.md has the milliseconds of a step. The pairs take most of a step of this small
-  network.
+Cost: the arms are equal in updates; costs.md has the milliseconds of a step. The pairs take most of a step of this
+  small network.
 Tuning: none. A run of one seed with the arms of classes, batches of 256 and 600 updates came first and agreed.
 Reference: Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636); Tong et al., 2023 (arXiv 2302.00482).
 """
