@@ -98,7 +98,8 @@ def main(config: Config):
         if seed == config.seeds[0]:
             shown[name] = jax.tree.map(np.asarray, sample(state.params, data["noise"][:36], data["one_hot"][:36]))
 
-    options = {"steps_per_call": 100, "summary": summary, "finish": finish}
+    better = {"frechet_at_2": "lower", "frechet_at_32": "lower", "accuracy_at_32": "higher"}
+    options = {"steps_per_call": 100, "summary": summary, "finish": finish, "baseline": "independent", "better": better}
     records = run(config, arms, lambda seed: splits, evaluate, **options)
     floor = distances(splits["floor"])
     print_few_steps(records, EULER_STEPS, floor, out / "few_steps.md", LABELS)

@@ -110,7 +110,10 @@ def main(config: Config):
         kind = KINDS[int(state.selection_state)]
         return measure_jit(state.params, data["test"], data["fresh"], kind)
 
-    records = run(config, arms, data, evaluate, steps_per_call=100, summary=summary)
+    baseline = {name: f"{method.condition}: independent" for name, method in METHODS.items()}
+    better = {"w2_at_1": "lower", "w2_at_32": "lower"}
+    options = {"steps_per_call": 100, "summary": summary, "baseline": baseline, "better": better}
+    records = run(config, arms, data, evaluate, **options)
     batch = {k: jnp.asarray(v[: config.batch_size]) for k, v in data(0)["train"].items()}
     print_step_costs(chosen_arms(config, arms), batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
     return records

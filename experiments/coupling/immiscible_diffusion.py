@@ -96,7 +96,9 @@ def main(config: Config):
         found = sample[list(MODELS)[int(number)]](average, data["noise"])
         return {f"{d}_at_{n}": function(x) for n, x in found.items() for d, function in distances.items()}
 
-    options = {"steps_per_call": 100, "summary": partial(summary, config)}
+    baseline = {f"{model}, {name}": f"{model}, random noise" for model in MODELS for name in draws}
+    better = {"updates_to_late_quality": "lower", "frechet": "lower"}
+    options = {"steps_per_call": 100, "summary": partial(summary, config), "baseline": baseline, "better": better}
     records = run(config, arms, lambda seed: splits, evaluate, **options)
     batch = {"image": jnp.asarray(splits["train"]["image"][: config.batch_size])}
     steps = dict.fromkeys(arms, config.steps)
