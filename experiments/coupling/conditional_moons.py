@@ -29,7 +29,7 @@ Expected: mean ± standard error over 3 seeds, 800 updates on 128 pairs; W2 of 5
   fiftieth.
 Verdict: reproduced
 Cost: the arms are equal in updates; costs.md has the milliseconds of a step. The pairs take most of a step of this
-  small network.
+  small network: it is 2.4 times as long with exact OT, 2.8 times with a condition-aware coupling.
 Tuning: none. A run of one seed with the arms of classes, batches of 256 and 600 updates came first and agreed.
 Reference: Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636); Tong et al., 2023 (arXiv 2302.00482).
 """
