@@ -31,7 +31,7 @@ Reference: Li et al., Immiscible diffusion, 2024 (arXiv 2406.12303).
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,10 +82,12 @@ def roundings(config: Config) -> dict[str, Rounding]:
     }
 
 
-def measured(config: Config, pixels: np.ndarray, rounding: Rounding, seed: int) -> dict[int, dict[str, float]]:
+def measured(
+    config: Config, pixels: np.ndarray, rounding: Rounding, seed: int
+) -> dict[int | float, Mapping[str, float]]:
     """Pairs and milliseconds by batch size."""
     rng = np.random.default_rng(seed)
-    found = {}
+    found: dict[int | float, Mapping[str, float]] = {}
     for size in config.batch_sizes:
         rows = rng.choice(len(pixels), size, replace=False)
         images = pixels[rows].reshape(size, -1).astype(np.float32) / 127.5 - 1

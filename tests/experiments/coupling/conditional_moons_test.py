@@ -33,7 +33,7 @@ def test_distances_count_the_condition(monkeypatch):
     monkeypatch.setattr(experiment, "EULER_STEPS", (1,))
     splits = experiment.data(1)
     test, fresh = ({k: v[:40] for k, v in splits[name].items()} for name in ("test", "fresh"))
-    found = experiment.measure((), test, fresh, "class")
+    found = experiment.measure((), *jax.tree.map(jnp.asarray, (test, fresh)), "class")
     squares = 0
     for label in (0, 1):
         mine = test["label"] == label
@@ -45,6 +45,6 @@ def test_distances_count_the_condition(monkeypatch):
 
 def test_the_nearer_moon_is_the_one_a_point_was_drawn_from():
     moons = experiment.moons(np.random.default_rng(0), 200)
-    found = np.asarray(experiment.nearest_moon(moons["point"]))
+    found = np.asarray(experiment.nearest_moon(jnp.asarray(moons["point"])))
     assert np.mean(found == moons["label"]) > 0.98
-    np.testing.assert_array_equal(experiment.nearest_moon(-moons["point"]), 1 - found)
+    np.testing.assert_array_equal(experiment.nearest_moon(-jnp.asarray(moons["point"])), 1 - found)
