@@ -33,7 +33,7 @@ def test_distances_count_the_condition(monkeypatch):
     monkeypatch.setattr(experiment, "EULER_STEPS", (1,))
     splits = experiment.data(1)
     test, fresh = ({k: v[:40] for k, v in splits[name].items()} for name in ("test", "fresh"))
-    found = experiment.measure((), *jax.tree.map(jnp.asarray, (test, fresh)), "class")
+    found = experiment.measure((), jax.tree.map(jnp.asarray, test), jax.tree.map(jnp.asarray, fresh), "class")
     squares = 0
     for label in (0, 1):
         mine = test["label"] == label
