@@ -23,7 +23,6 @@ NOT_RUN = {
     "crest",
     "diverse_tasks",
     "domain_adaptation",
-    "flow_matching_images",
     "hierarchical_flow",
     "hierarchical_transport",
     "list_decodable_regression",
