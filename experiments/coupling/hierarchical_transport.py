@@ -78,7 +78,7 @@ class Config:
     m: int = 16
     """items of a mini-batch"""
     estimate_items: int = 256
-    estimate_k: tuple[int, ...] = (2, 4, 8, 16)
+    estimate_k: tuple[int, ...] = (2, 16)
     estimate_draws: int = 20
     flow_items: tuple[int, int] = (256, 160)
     flow_k: int = 4

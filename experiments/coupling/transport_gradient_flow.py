@@ -1,0 +1,180 @@
+"""Particles flow down mini-batch transport losses to a target: what each loss leaves of the distance, and its cost.
+
+Claim: as the loss of a gradient flow from as many mini-batches, (a) m-POT and BoMb-OT end nearer to the target than
+  m-OT, because they pair fewer items that do not belong together; (b) the entropic cost shrinks the particles, and the
+  Sinkhorn divergence does not; (c) sliced transport costs the least.
+Data: 256 particles, normal at first, flow to 256 points of two moons and of five clusters on a circle.
+Command: `python -m experiments transport_gradient_flow`
+Minutes: TODO
+Expected: TODO
+Verdict: TODO
+Tuning: rate in {0.05, 0.1, 0.2, 0.4} for each arm, by the mean distance of both targets with seeds 10 and 11.
+Reference: Nguyen et al., Improving mini-batch optimal transport via partial transportation, 2022 (arXiv 2108.09645);
+  Nguyen et al., On transportation of mini-batches: a hierarchical approach, 2022 (arXiv 2102.05912); Feydy et al.,
+  Interpolating between optimal transport and MMD using Sinkhorn divergences, 2019 (arXiv 1810.08278); Bonneel et al.,
+  Sliced and Radon Wasserstein barycenters of measures, 2015.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.coupling._bomb_data import flow_problem
+from experiments.coupling._gradient_flow_report import draw_particles
+from experiments.engine import Arm, gradient_arm, run
+from experiments.engine.folders import chosen_arms
+from experiments.shared.step_costs import print_step_costs
+from minibatch_jax import value_and_grad
+from minibatch_jax.coupling import (
+    assignment,
+    couple_assignment,
+    couple_hierarchical,
+    couple_independent,
+    couple_partial,
+    couple_sinkhorn,
+    sinkhorn_divergence,
+    sliced_wasserstein,
+)
+from minibatch_jax.coupling.costs import squared_euclidean_cost
+
+Gradient = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+"""of the particles `[N, 2]`, from them, a batch of the target, the rows of a batch of particles, and a key"""
+
+TARGETS = ("moons", "clusters")
+NUM_CLUSTERS, RADIUS, DEVIATION = 5, 2.0, 0.1
+BASELINE = "m-OT"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The same for every arm."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    out: str = "runs/transport_gradient_flow"
+    arms: tuple[str, ...] = ()
+    steps: int = 600
+    batch_size: int = 64
+    """particles, and items of the target, of a step"""
+    mini_batches: int = 4
+    """k: into so many the batches are cut, where mini-batches are coupled"""
+    particles: int = 256
+    """and items of the target"""
+    evaluate_every: int = 100
+    checkpoint_every: int = 600
+    fractions: tuple[float, ...] = (0.8, 0.95)
+    """of the mass that partial transport moves"""
+    epsilons: tuple[float, ...] = (0.1, 1.0)
+    """of the entropic cost and the Sinkhorn divergence"""
+    projections: int = 32
+    """of sliced transport"""
+    rate: float = 0.2
+    """of gradient descent, decayed to 0 along a cosine"""
+
+
+def main(config: Config):
+    """Let the particles flow down each loss, and report."""
+    out = Path(config.out)
+    arms = {name: make_arm(config, gradient) for name, gradient in methods(config).items()}
+    data = partial(make_targets, config.particles)
+    shown = {}
+
+    def finish(name, seed, state, data):
+        if seed == config.seeds[0]:
+            shown[name] = jax.tree.map(np.asarray, state.params)
+
+    records = run(config, arms, data, evaluate, steps_per_call=50, finish=finish)
+    ends = data(config.seeds[0])["train"]
+    draw_particles(shown, ends, out / "particles.png")
+    batch = {name: jnp.asarray(x[: config.batch_size]) for name, x in ends.items()}
+    print_step_costs(chosen_arms(config, arms), batch, dict.fromkeys(arms, config.steps), out / "costs.md")
+    return records
+
+
+def methods(config: Config) -> dict[str, Gradient]:
+    """The arms: a coupling whose pairs pull, or a loss of two batches."""
+    exact, every_pair = couple_assignment(), couple_independent()
+    in_mini_batches = partial(couple_hierarchical, mini_batches=config.mini_batches)
+    couplings = {
+        "independent": every_pair,
+        BASELINE: in_mini_batches(exact, every_pair),
+        **{f"m-POT, {s}": in_mini_batches(couple_partial(s), every_pair) for s in config.fractions},
+        "BoMb-OT": in_mini_batches(exact, exact),
+        f"BoMb-POT, {config.fractions[0]}": in_mini_batches(couple_partial(config.fractions[0]), exact),
+        "OT of k m items": exact,
+        **{f"entropic cost, {epsilon}": couple_sinkhorn(epsilon) for epsilon in config.epsilons},
+    }
+
+    def divergence(epsilon, key, x, y):
+        return sinkhorn_divergence(x, y, epsilon=epsilon)
+
+    def sliced(key, x, y):
+        return x.shape[1] * sliced_wasserstein(key, x, y, config.projections)
+
+    losses = {f"Sinkhorn divergence, {epsilon}": partial(divergence, epsilon) for epsilon in config.epsilons}
+    found = {name: partial(coupled_gradient, coupling) for name, coupling in couplings.items()}
+    return found | {name: partial(loss_gradient, loss) for name, loss in {**losses, "sliced": sliced}.items()}
+
+
+def coupled_gradient(coupling: Any, x: jax.Array, y: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
+    """Gradient of the squared distances of the particles in `rows` and the items `y`, weighted by the coupling."""
+    del key
+
+    def costs(x, batch):
+        cost = squared_euclidean_cost(x[batch["rows"]], batch["y"])
+        return cost, {"cost": cost}
+
+    fn = value_and_grad(costs, coupling, items="pair_losses", has_aux=True)
+    state = coupling.init(jnp.zeros((len(rows), len(y))))
+    return fn(x, {"rows": rows, "y": y}, state)[1]
+
+
+def loss_gradient(loss: Callable, x: jax.Array, y: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
+    """Gradient of a loss of two batches."""
+    return jax.grad(lambda x: loss(key, x[rows], y))(x)
+
+
+def make_arm(config: Config, gradient_of: Gradient) -> Arm:
+    """Gradient descent on the positions of the particles, one flow for each target."""
+    optimizer = optax.sgd(optax.cosine_decay_schedule(config.rate * config.batch_size, config.steps))
+
+    def start(key):
+        key, *keys = jax.random.split(key, 1 + len(TARGETS))
+        particles = {t: jax.random.normal(k, (config.particles, 2)) for t, k in zip(TARGETS, keys)}
+        return {"params": particles, "keys": key}
+
+    def gradient(state, batch):
+        key, *keys = jax.random.split(state.keys, 1 + 2 * len(TARGETS))
+        grads = {}
+        for target, rows_key, loss_key in zip(TARGETS, keys[::2], keys[1::2]):
+            rows = jax.random.permutation(rows_key, config.particles)[: config.batch_size]
+            grads[target] = gradient_of(state.params[target], batch[target], rows, loss_key)
+        return grads, {"keys": key}, {}
+
+    return gradient_arm(optimizer, start, gradient)
+
+
+@jax.jit
+def evaluate(state, data) -> dict[str, jax.Array]:
+    """Distance W2 of all particles to all items of the target, and the variance of the particles over the target's."""
+    found = {}
+    for target in TARGETS:
+        x, y = state.params[target], data["train"][target]
+        cost = squared_euclidean_cost(x, y)
+        found[f"w2_{target}"] = jnp.sqrt(jnp.mean(cost[jnp.arange(len(x)), assignment(cost).columns]))
+        found[f"spread_{target}"] = jnp.sum(jnp.var(x, axis=0)) / jnp.sum(jnp.var(y, axis=0))
+    return found
+
+
+def make_targets(count: int, seed: int) -> dict[str, Any]:
+    """The items of both targets `[N, 2]`, drawn with the seed."""
+    rng = np.random.default_rng(seed)
+    angle = 2 * np.pi * np.arange(count) / NUM_CLUSTERS
+    clusters = RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1) + DEVIATION * rng.normal(size=(count, 2))
+    return {"train": {"moons": flow_problem("moons", seed, count)[1], "clusters": clusters.astype(np.float32)}}
