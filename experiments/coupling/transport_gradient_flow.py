@@ -15,7 +15,6 @@ Reference: Nguyen et al., Improving mini-batch optimal transport via partial tra
   Sliced and Radon Wasserstein barycenters of measures, 2015.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,28 +27,15 @@ import optax
 
 from experiments.coupling._bomb_data import flow_problem
 from experiments.coupling._gradient_flow_report import draw_particles
+from experiments.coupling._transport_losses import Gradient, methods
 from experiments.engine import Arm, gradient_arm, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
-from minibatch_jax import value_and_grad
-from minibatch_jax.coupling import (
-    assignment,
-    couple_assignment,
-    couple_hierarchical,
-    couple_independent,
-    couple_partial,
-    couple_sinkhorn,
-    sinkhorn_divergence,
-    sliced_wasserstein,
-)
+from minibatch_jax.coupling import assignment
 from minibatch_jax.coupling.costs import squared_euclidean_cost
-
-Gradient = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-"""of the particles `[N, 2]`, from them, a batch of the target, the rows of a batch of particles, and a key"""
 
 TARGETS = ("moons", "clusters")
 NUM_CLUSTERS, RADIUS, DEVIATION = 5, 2.0, 0.1
-BASELINE = "m-OT"
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,9 @@ class Config:
 def main(config: Config):
     """Let the particles flow down each loss, and report."""
     out = Path(config.out)
-    arms = {name: make_arm(config, gradient) for name, gradient in methods(config).items()}
+    options = config.mini_batches, config.fractions, config.epsilons, config.projections
+    gradients = methods(lambda x, rows: x[rows], *options)
+    arms = {name: make_arm(config, gradient) for name, gradient in gradients.items()}
     data = partial(make_targets, config.particles)
     shown = {}
 
@@ -95,49 +83,6 @@ def main(config: Config):
     batch = {name: jnp.asarray(x[: config.batch_size]) for name, x in ends.items()}
     print_step_costs(chosen_arms(config, arms), batch, dict.fromkeys(arms, config.steps), out / "costs.md")
     return records
-
-
-def methods(config: Config) -> dict[str, Gradient]:
-    """The arms: a coupling whose pairs pull, or a loss of two batches."""
-    exact, every_pair = couple_assignment(), couple_independent()
-    in_mini_batches = partial(couple_hierarchical, mini_batches=config.mini_batches)
-    couplings = {
-        "independent": every_pair,
-        BASELINE: in_mini_batches(exact, every_pair),
-        **{f"m-POT, {s}": in_mini_batches(couple_partial(s), every_pair) for s in config.fractions},
-        "BoMb-OT": in_mini_batches(exact, exact),
-        f"BoMb-POT, {config.fractions[0]}": in_mini_batches(couple_partial(config.fractions[0]), exact),
-        "OT of k m items": exact,
-        **{f"entropic cost, {epsilon}": couple_sinkhorn(epsilon) for epsilon in config.epsilons},
-    }
-
-    def divergence(epsilon, key, x, y):
-        return sinkhorn_divergence(x, y, epsilon=epsilon)
-
-    def sliced(key, x, y):
-        return x.shape[1] * sliced_wasserstein(key, x, y, config.projections)
-
-    losses = {f"Sinkhorn divergence, {epsilon}": partial(divergence, epsilon) for epsilon in config.epsilons}
-    found = {name: partial(coupled_gradient, coupling) for name, coupling in couplings.items()}
-    return found | {name: partial(loss_gradient, loss) for name, loss in {**losses, "sliced": sliced}.items()}
-
-
-def coupled_gradient(coupling: Any, x: jax.Array, y: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
-    """Gradient of the squared distances of the particles in `rows` and the items `y`, weighted by the coupling."""
-    del key
-
-    def costs(x, batch):
-        cost = squared_euclidean_cost(x[batch["rows"]], batch["y"])
-        return cost, {"cost": cost}
-
-    fn = value_and_grad(costs, coupling, items="pair_losses", has_aux=True)
-    state = coupling.init(jnp.zeros((len(rows), len(y))))
-    return fn(x, {"rows": rows, "y": y}, state)[1]
-
-
-def loss_gradient(loss: Callable, x: jax.Array, y: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
-    """Gradient of a loss of two batches."""
-    return jax.grad(lambda x: loss(key, x[rows], y))(x)
 
 
 def make_arm(config: Config, gradient_of: Gradient) -> Arm:
@@ -154,7 +99,7 @@ def make_arm(config: Config, gradient_of: Gradient) -> Arm:
         grads = {}
         for target, rows_key, loss_key in zip(TARGETS, keys[::2], keys[1::2]):
             rows = jax.random.permutation(rows_key, config.particles)[: config.batch_size]
-            grads[target] = gradient_of(state.params[target], batch[target], rows, loss_key)
+            grads[target] = gradient_of(state.params[target], rows, batch[target], loss_key)
         return grads, {"keys": key}, {}
 
     return gradient_arm(optimizer, start, gradient)
