@@ -19,18 +19,14 @@ FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 NOT_RUN = {
     "active_fine_tuning",
     "batch_former",
-    "color_transfer",
     "concept_batches",
     "crest",
     "diverse_tasks",
-    "domain_adaptation",
     "flow_matching_images",
     "hierarchical_flow",
-    "hierarchical_transport",
     "list_decodable_regression",
     "mixture_coreset",
     "ot_flow_matching",
-    "partial_transport",
     "place_mining",
     "power_sampling",
     "reducible_loss",
@@ -41,12 +37,10 @@ NOT_RUN = {
 }
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
-    "1-D and sliced transport",
     "Flexi-JEST",
     "GradMatch",
     "Schrödinger bridge CFM",
     "Selective-Backprop",
-    "Sinkhorn divergence",
     "angular triplets",
     "batches of groups of classes",
     "condition-aware coupling (C2OT)",

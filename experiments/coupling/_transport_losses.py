@@ -1,6 +1,6 @@
 """Gradients of mini-batch transport losses: the arms of `transport_gradient_flow` and `transport_generator`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,12 @@ def methods(
     losses["sliced"] = sliced
     found = {name: partial(coupled_gradient, points, coupling) for name, coupling in couplings.items()}
     return found | {name: partial(loss_gradient, points, loss) for name, loss in losses.items()}
+
+
+def baselines(epsilons: tuple[float, ...], arms: Iterable[str]) -> dict[str, str]:
+    """Arm -> what it is compared with: m-OT, but for a Sinkhorn divergence the entropic cost of the same epsilon."""
+    entropic = {f"Sinkhorn divergence, {epsilon}": f"entropic cost, {epsilon}" for epsilon in epsilons}
+    return dict.fromkeys(arms, BASELINE) | entropic
 
 
 def coupled_gradient(

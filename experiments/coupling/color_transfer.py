@@ -105,7 +105,8 @@ def main(config: Config):
             name: arm(config, out / f"result_{number}.npy", transport, *images)
             for number, (name, transport) in enumerate(transports.items())
         }
-        records += compare(dataclasses.replace(config, direction=direction, out=str(out)), arms)
+        part = dataclasses.replace(config, direction=direction, out=str(out))
+        records += compare(part, arms, baseline="m-OT", better={"color_distance": "lower"})
         files = {name: out / f"result_{number}.npy" for number, name in enumerate(transports) if name != "unchanged"}
         results = {name: np.load(file) for name, file in files.items() if file.exists()}
         draw_results({f"source: {source}": images[0], **results, f"target: {target}": images[1]}, out / "results.png")

@@ -128,7 +128,11 @@ def run_estimate(config: Config):
 
     arms: dict[str, Any] = {name: arm(method) for name, method in methods(config.outer_epsilon).items()}
     arms[FULL] = lambda seed: {k: estimate_metrics(*2 * (problems(seed)[1],)) for k in config.estimate_k}
-    return compare(config, arms, xlabel="mini-batches on each side", summary=by_number)
+    better = {
+        f"error_{name}, k = {k}": "lower" for name in ("gaussians", "itself", "digits") for k in config.estimate_k
+    }
+    options = {"summary": by_number, "baseline": "m-OT", "better": better}
+    return compare(config, arms, xlabel="mini-batches on each side", **options)
 
 
 def estimates(config: Config, method: Method, key: jax.Array, cost: jax.Array, k: int) -> jax.Array:
@@ -174,7 +178,8 @@ def run_flow(config: Config):
     }
     moves[FULL] = jax.jit(functools.partial(descend_fully, config))
     arms: dict[str, Any] = {name: arm(number, move) for number, (name, move) in enumerate(moves.items())}
-    records = compare(config, arms, xlabel="step")
+    better = {f"w2_{name}": "lower" for name in FLOWS}
+    records = compare(config, arms, xlabel="step", baseline="m-OT", better=better)
     files = {name: out / f"particles_{number}.npz" for number, name in enumerate(arms)}
     particles = {name: dict(np.load(file)) for name, file in files.items() if file.exists()}
     ends = {name: flow_problem(name, config.seeds[0], n) for name, n in zip(FLOWS, config.flow_items)}

@@ -106,7 +106,12 @@ def main(config: Config):
         problem = functools.cache(functools.partial(make_problem, task))
         arms = {name: arm(config, problem, *method) for name, method in methods(config.masses).items()}
         records += compare(
-            dataclasses.replace(config, task=task, out=str(out)), arms, xlabel="mini-batch size", summary=by_batch_size
+            dataclasses.replace(config, task=task, out=str(out)),
+            arms,
+            xlabel="mini-batch size",
+            summary=by_batch_size,
+            baseline="m-OT",
+            better={f"wrong_share, m = {m}": "lower" for m in config.batch_sizes},
         )
         if task == "clusters":
             draw(config, problem(config.seeds[0]), out / "plans.png")

@@ -25,7 +25,7 @@ import optax
 
 from experiments.coupling._generator_report import draw_samples
 from experiments.coupling._image_quality import frechet_to, train_classifier
-from experiments.coupling._transport_losses import Gradient, methods
+from experiments.coupling._transport_losses import Gradient, baselines, methods
 from experiments.datasets import arrays
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.folders import chosen_arms
@@ -85,7 +85,8 @@ def main(config: Config):
         if seed == config.seeds[0]:
             shown[name] = np.asarray(generate_all(state.params, data["codes"][:36]))
 
-    records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=20, finish=finish)
+    claim = {"baseline": baselines(config.epsilons, arms), "better": {"frechet": "lower", "w2": "lower"}}
+    records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=20, finish=finish, **claim)
     draw_samples({**shown, "test images": splits["test"][:36]}, out / "samples.png")
     batch = {"image": jnp.asarray(splits["train"]["image"][: config.batch_size])}
     print_step_costs(chosen_arms(config, arms), batch, dict.fromkeys(arms, config.steps), out / "costs.md")

@@ -27,7 +27,7 @@ import optax
 
 from experiments.coupling._bomb_data import flow_problem
 from experiments.coupling._gradient_flow_report import draw_particles
-from experiments.coupling._transport_losses import Gradient, methods
+from experiments.coupling._transport_losses import Gradient, baselines, methods
 from experiments.engine import Arm, gradient_arm, run
 from experiments.engine.folders import chosen_arms
 from experiments.shared.step_costs import print_step_costs
@@ -77,7 +77,8 @@ def main(config: Config):
         if seed == config.seeds[0]:
             shown[name] = dict(zip(TARGETS, np.asarray(state.params)))
 
-    records = run(config, arms, data, evaluate, steps_per_call=50, finish=finish)
+    claim = {"baseline": baselines(config.epsilons, arms), "better": {f"w2_{target}": "lower" for target in TARGETS}}
+    records = run(config, arms, data, evaluate, steps_per_call=50, finish=finish, **claim)
     ends = data(config.seeds[0])["train"]["targets"]
     draw_particles(shown, dict(zip(TARGETS, ends.swapaxes(0, 1))), out / "particles.png")
     batch = {"targets": jnp.asarray(ends[: config.batch_size])}
