@@ -46,13 +46,13 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/transport_generator"
     arms: tuple[str, ...] = ()
-    steps: int = 600
+    steps: int = 400
     batch_size: int = 128
     """images, and codes, of a step"""
     mini_batches: int = 4
     """k: into so many the batches are cut, where mini-batches are coupled"""
-    evaluate_every: int = 200
-    checkpoint_every: int = 600
+    evaluate_every: int = 400
+    checkpoint_every: int = 400
     hidden: int = 256
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""
