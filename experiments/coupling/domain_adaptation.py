@@ -11,7 +11,7 @@ Command: `python -m experiments domain_adaptation`
 Minutes: 8 on one busy CPU core
 Expected: accuracy on 600 target items not trained on, with the class frequencies of the target, and the share of the
   coupled mass between items of different classes; mean ± standard error over 3 seeds of items, parameters and batches.
-  All arms take 500 steps on the same batches of 4 x 50 source and 4 x 50 target items:
+  All arms take 200 steps on the same batches of 4 x 50 source and 4 x 50 target items:
 
   |                 | rotated       | second_source | imbalanced    | wrong share         | cost |
   |-----------------|---------------|---------------|---------------|---------------------|------|
@@ -82,13 +82,13 @@ class Config:
     out: str = "runs/domain_adaptation"
     task: Literal["all", "rotated", "second_source", "imbalanced", "absent"] = "all"
     arms: tuple[str, ...] = ()
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 400
     """half of it from the source domain, half from the target domain"""
     mini_batches: int = 4
     """into which each half is divided"""
     evaluate_every: int = 100
-    checkpoint_every: int = 300
+    checkpoint_every: int = 200
     learning_rate: float = 1e-3
     """of Adam"""
     feature_weight: float = 0.1

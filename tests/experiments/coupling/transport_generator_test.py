@@ -17,7 +17,6 @@ def small(monkeypatch):
     monkeypatch.setattr(experiment, "arrays", lambda name, which: split)
     monkeypatch.setattr(experiment, "train_classifier", lambda *args: None)
     monkeypatch.setattr(experiment, "frechet_to", lambda *args: lambda x: 0.0)
-    monkeypatch.setattr(experiment, "print_step_costs", lambda *args: None)
     monkeypatch.setattr(experiment, "NUM_SAMPLES", 40)
 
 
