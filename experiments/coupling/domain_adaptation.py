@@ -114,12 +114,16 @@ def main(config: Config):
         arms = {name: make_arm(here, coupling) for name, coupling in methods(here).items()}
         data = partial(make_data, task, config.validate)
         draw = partial(MiniBatches, mini_batches=config.mini_batches)
-        options = {
-            "baseline": {**dict.fromkeys(arms, "m-OT"), "m-OT": "source only"},
-            "better": {"target_accuracy": "higher"},
-            "steps_per_call": 20,
-        }
-        records += run(here, arms, data, evaluate, batches=draw, **options)
+        records += run(
+            here,
+            arms,
+            data,
+            evaluate,
+            batches=draw,
+            steps_per_call=20,
+            baseline=dict.fromkeys(arms, "m-OT") | {"m-OT": "source only"},
+            better={"target_accuracy": "higher"},
+        )
         train = data(config.seeds[0])["train"]
         draw_domains(train["image"], NUM_SOURCE, out / "domains.png")
         if task == tasks[0]:

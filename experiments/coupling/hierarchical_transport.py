@@ -131,8 +131,8 @@ def run_estimate(config: Config):
     better = {
         f"error_{name}, k = {k}": "lower" for name in ("gaussians", "itself", "digits") for k in config.estimate_k
     }
-    options = {"summary": by_number, "baseline": "m-OT", "better": better}
-    return compare(config, arms, xlabel="mini-batches on each side", **options)
+    xlabel = "mini-batches on each side"
+    return compare(config, arms, xlabel=xlabel, summary=by_number, baseline="m-OT", better=better)
 
 
 def estimates(config: Config, method: Method, key: jax.Array, cost: jax.Array, k: int) -> jax.Array:

@@ -83,8 +83,16 @@ def main(config: Config):
         if seed == config.seeds[0]:
             shown[name] = np.asarray(generate_all(state.params, data["codes"][:36]))
 
-    claim = {"baseline": baselines((config.epsilon,), arms), "better": {"frechet": "lower", "w2": "lower"}}
-    records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=20, finish=finish, **claim)
+    records = run(
+        config,
+        arms,
+        lambda seed: splits,
+        evaluate,
+        steps_per_call=20,
+        finish=finish,
+        baseline=baselines((config.epsilon,), arms),
+        better={"frechet": "lower", "w2": "lower"},
+    )
     draw_samples({**shown, "test images": splits["test"][:36]}, out / "samples.png")
     return records
 

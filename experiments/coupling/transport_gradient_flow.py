@@ -77,8 +77,16 @@ def main(config: Config):
         if seed == config.seeds[0]:
             shown[name] = dict(zip(TARGETS, np.asarray(state.params)))
 
-    claim = {"baseline": baselines(config.epsilons, arms), "better": {f"w2_{target}": "lower" for target in TARGETS}}
-    records = run(config, arms, data, evaluate, steps_per_call=50, finish=finish, **claim)
+    records = run(
+        config,
+        arms,
+        data,
+        evaluate,
+        steps_per_call=50,
+        finish=finish,
+        baseline=baselines(config.epsilons, arms),
+        better={f"w2_{target}": "lower" for target in TARGETS},
+    )
     ends = data(config.seeds[0])["train"]["targets"]
     draw_particles(shown, dict(zip(TARGETS, ends.swapaxes(0, 1))), out / "particles.png")
     batch = {"targets": jnp.asarray(ends[: config.batch_size])}
