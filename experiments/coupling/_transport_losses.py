@@ -59,7 +59,7 @@ def methods(
     def sliced(key, x, y):
         return x.shape[1] * sliced_wasserstein(key, x, y, projections)
 
-    losses = {f"Sinkhorn divergence, {epsilon}": partial(divergence, epsilon) for epsilon in epsilons}
+    losses: dict[str, Callable] = {f"Sinkhorn divergence, {e}": partial(divergence, e) for e in epsilons}
     losses["sliced"] = sliced
     found = {name: partial(coupled_gradient, points, coupling) for name, coupling in couplings.items()}
     return found | {name: partial(loss_gradient, points, loss) for name, loss in losses.items()}
