@@ -8,6 +8,7 @@ from . import flows as flows
 from . import plans as plans
 from . import semidiscrete as semidiscrete
 from . import sliced_plans as sliced_plans
+from .batches_of_batches import couple_hierarchical as couple_hierarchical
 from .batches_of_batches import hierarchical_plan as hierarchical_plan
 from .batches_of_batches import scatter_plans as scatter_plans
 from .entropic.balanced import couple_sinkhorn as couple_sinkhorn
