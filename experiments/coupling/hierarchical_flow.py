@@ -50,22 +50,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
+from experiments.coupling._hierarchical import (
+    Method,
+    depth_of,
+    predict,
+    print_stage_costs,
+    splits,
+    start,
+    training_path,
+)
 from experiments.coupling._hierarchical_report import draw_samples
 from experiments.coupling._toy_densities import DIMENSIONS, Task, density, directions
-from experiments.engine import compare, gradient_arm, init_mlp, mlp, run
+from experiments.engine import compare, gradient_arm, run
 from experiments.engine.folders import chosen_arms
-from experiments.shared.step_costs import print_step_costs
-from minibatch_jax.coupling import grouped_sources, hierarchical_path, hierarchical_trajectories
+from minibatch_jax.coupling import grouped_sources, hierarchical_trajectories
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
-EVALUATIONS = (2, 4, 8)
+EVALUATIONS = (1, 2, 4, 8)
 NUM_TRAIN = 20_000
 NUM_TEST = 4000
 NUM_BINS = 200
-SHOWN_PATH = {False: (8, 0), True: (4, 2)}
-TIME_FEATURES = 5
+SHOWN_PATH = {1: (8,), 2: (4, 2), 3: (2, 2, 2)}
 
 
 @dataclass(frozen=True)
@@ -76,22 +82,19 @@ class Config:
     out: str = "runs/hierarchical_flow"
     task: Literal["all", "two_modes", "eight_modes"] = "all"
     arms: tuple[str, ...] = ()
-    steps: int = 2000
+    steps: int = 4000
+    """of both stages together"""
     batch_size: int = 100
     """also the size of the large groups that are coupled"""
-    evaluate_every: int = 2000
-    checkpoint_every: int = 2000
+    evaluate_every: int = 4000
+    checkpoint_every: int = 4000
     hidden: int = 128
     learning_rate: float = 1e-3
-    """of Adam, decayed to 0 along a cosine"""
-
-
-class Method(NamedTuple):
-    """Whether the flow has two levels, and the sizes of the groups that are coupled at each."""
-
-    hierarchical: bool
-    data_group: int
-    velocity_group: int = 1
+    """of Adam, decayed to 0 along a cosine, in each stage"""
+    draws: int = 10
+    """velocities of each place in a second stage"""
+    draw_steps: int = 8
+    """evaluations of the first stage for each of them"""
 
 
 class Draws(NamedTuple):
@@ -119,20 +122,22 @@ def methods(config: Config) -> dict[str, Method]:
     """The arms."""
     full = config.batch_size
     return {
-        "CFM": Method(False, 1),
-        f"OT-CFM, {full}": Method(False, full),
-        "HRF2": Method(True, 1),
-        "HRF2-D, 5": Method(True, 5),
-        f"HRF2-D, {full}": Method(True, full),
-        f"HRF2-V, {full}": Method(True, 1, full),
-        f"HRF2-DV, {full}": Method(True, full, full),
+        "CFM": Method((1,)),
+        f"OT-CFM, {full}": Method((full,)),
+        "HRF2": Method((1, 1)),
+        "HRF2-D, 5": Method((5, 1)),
+        f"HRF2-D, {full}": Method((full, 1)),
+        "HRF3": Method((1, 1, 1)),
+        f"HRF3-D, {full}": Method((full, 1, 1)),
+        f"HRF2-V by place, {full}": Method((1, full)),
+        "HRF2-V, two stages": Method((1, 1), draws=config.draws),
+        "HRF2-DV, two stages": Method((full, 1), draws=config.draws),
     }
 
 
 def train(config: Config, task: Task) -> list[dict[str, Any]]:
     """Train all arms on a task."""
     out, dimension = Path(config.out), DIMENSIONS[task]
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
 
     def data(seed):
         rng = np.random.default_rng(seed)
@@ -144,32 +149,28 @@ def train(config: Config, task: Task) -> list[dict[str, Any]]:
         }
 
     def arm(method):
-        def start(key):
-            key, params_key = jax.random.split(key)
-            sizes = (2 * (dimension + TIME_FEATURES), config.hidden, config.hidden, dimension)
-            is_hierarchical = jnp.int32(method.hierarchical)
-            return {"params": init_mlp(params_key, sizes), "selection_state": is_hierarchical, "keys": key}
-
         def gradient(state, batch):
             key, path_key = jax.random.split(state.keys)
-            loss, grads = jax.value_and_grad(loss_fn)(state.params, path_key, batch["x"], method)
-            return grads, {"keys": key}, {"loss": loss}
+            path, teacher = training_path(config, method, path_key, batch["x"], state)
+            loss, grads = jax.value_and_grad(loss_fn)(state.params, path)
+            return grads, {"keys": key, "selection_state": teacher}, {"loss": loss}
 
-        return gradient_arm(optimizer, start, gradient)
+        schedule = method.schedule(config.learning_rate, config.steps)
+        return gradient_arm(optax.adam(schedule), partial(start, method, dimension, 2 * (config.hidden,)), gradient)
 
     arms = {name: arm(method) for name, method in methods(config).items()}
-    measure_jit = jax.jit(measure, static_argnames="hierarchical")
+    measure_jit = jax.jit(measure)
     shown = {}
 
     def evaluate(state, data):
-        return measure_jit(state.params, data, hierarchical=bool(state.selection_state))[0]
+        return measure_jit(state.params, data)[0]
 
     def finish(name, seed, state, data):
         if seed == config.seeds[0]:
-            hierarchical = bool(state.selection_state)
-            samples = measure_jit(state.params, data, hierarchical=hierarchical)[1]
+            samples = measure_jit(state.params, data)[1]
             noise = jnp.linspace(-2.5, 2.5, 40)[:, None] * jnp.ones(dimension)[None, :]
-            paths = trajectories(state.params, jax.random.key(8), noise, *SHOWN_PATH[hierarchical])
+            steps = SHOWN_PATH[depth_of(state.params, dimension)]
+            paths = hierarchical_trajectories(8, partial(predict, state.params), noise, steps=steps)
             shown[name] = {n: np.asarray(x) for n, x in samples.items()}, np.asarray(paths)
 
     records = run(config, arms, data, evaluate, steps_per_call=100, summary=summary, finish=finish)
@@ -178,72 +179,35 @@ def train(config: Config, task: Task) -> list[dict[str, Any]]:
     floor = distance_to(first["validation"].items, first["test"].items, first["directions"])
     print(f"Distance between two draws of {task}: {float(floor):.3f}")
     batch = {"x": jnp.asarray(first["train"]["x"][: config.batch_size])}
-    print_step_costs(chosen_arms(config, arms), batch, dict.fromkeys(arms, config.steps), out / "costs.md")
+    print_stage_costs(config, methods(config), chosen_arms(config, arms), batch, out / "costs.md")
     return records
 
 
-def loss_fn(params, key: jax.Array, x1: jax.Array, method: Method) -> jax.Array:
-    """Mean squared error of the network on one batch; a flow of one level sees zeros as velocity and its time."""
-    path = hierarchical_path(key, x1, data_group=method.data_group, velocity_group=method.velocity_group)
-    if method.hierarchical:
-        found, wanted = predict(params, path.xt, path.t, path.vt, path.tau), path.at
-    else:
-        found = predict(params, path.xt, path.t, jnp.zeros_like(path.vt), jnp.zeros_like(path.tau))
-        wanted = x1 - path.x0
-    return jnp.mean(jnp.sum((found - wanted) ** 2, axis=1))
+def loss_fn(params, path) -> jax.Array:
+    """Mean squared error of the network on one path."""
+    found = predict(params, path.states, path.times)
+    return jnp.mean(jnp.sum((found - path.target) ** 2, axis=1))
 
 
-def predict(params, x: jax.Array, t: jax.Array, v: jax.Array, tau: jax.Array) -> jax.Array:
-    """Output `[B, d]` at places and velocities `[B, d]` and their times `[B]`."""
-    features = [jnp.concatenate([s[:, None], _waves(s)], axis=1) for s in (t, tau)]
-    return mlp(params, jnp.concatenate([x, v, *features], axis=1))
-
-
-def _waves(t: jax.Array) -> jax.Array:
-    angles = t[:, None] * (jnp.pi * jnp.arange(1, 3))[None, :]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
-
-
-def trajectories(params, key: jax.Array, noise: jax.Array, outer: int, inner: int) -> jax.Array:
-    """Places `[outer + 1, N, d]` of Euler steps from `noise` [N, d].
-
-    With `inner` steps at the second level each velocity is drawn from fresh noise; 0 is a flow of one level. The
-    network is evaluated `outer * max(inner, 1)` times.
-    """
-
-    if inner:
-        return hierarchical_trajectories(key, partial(predict, params), noise, outer_steps=outer, inner_steps=inner)
-
-    def move(x, t):
-        v = predict(params, x, jnp.full(len(x), t), jnp.zeros_like(x), jnp.zeros(len(x)))
-        return x + v / outer, x + v / outer
-
-    _, places = lax.scan(move, noise, jnp.arange(outer) / outer)
-    return jnp.concatenate([noise[None], places])
-
-
-def splits(evaluations: int, hierarchical: bool) -> list[tuple[int, int]]:
-    """Numbers of steps (outer, inner) that cost so many evaluations; both levels are used, so inner is at least 2."""
-    if not hierarchical:
-        return [(evaluations, 0)]
-    return [(evaluations // inner, inner) for inner in range(2, evaluations + 1) if evaluations % inner == 0]
-
-
-def measure(params, data, hierarchical: bool) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def measure(params, data) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Distances to the test items and samples, by number of evaluations, each with the split that validation chose."""
     metrics, samples = {}, {}
+    depth = depth_of(params, data["test"].noise.shape[1])
     for n in EVALUATIONS:
-        pairs = splits(n, hierarchical)
         found = {}
         for name in ("validation", "test"):
             noise, key, _ = data[name]
-            found[name] = jnp.stack([trajectories(params, key, noise, *pair)[-1] for pair in pairs])
+            ends = [
+                hierarchical_trajectories(key, partial(predict, params), noise, steps=steps)[-1]
+                for steps in splits(n, depth)
+            ]
+            found[name] = jnp.stack(ends)
         distance = partial(distance_to, directions=data["directions"])
         validation = jnp.stack([distance(x, data["validation"].items) for x in found["validation"]])
         best = jnp.argmin(validation)
         samples[str(n)] = found["test"][best]
         metrics[f"distance_at_{n}"] = distance(samples[str(n)], data["test"].items)
-        metrics[f"outer_steps_at_{n}"] = jnp.array([outer for outer, _ in pairs])[best]
+        metrics[f"outer_steps_at_{n}"] = jnp.array([steps[0] for steps in splits(n, depth)])[best]
     return metrics, samples
 
 
