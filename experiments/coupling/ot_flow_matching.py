@@ -79,8 +79,8 @@ class Config:
     """digits have 8x8 pixels; those of Fashion-MNIST are averaged to 14x14"""
     steps: int = 4000
     batch_size: int = 256
-    evaluate_every: int = 500
-    checkpoint_every: int = 1000
+    evaluate_every: int = 2000
+    checkpoint_every: int = 2000
     hidden: int = 256
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""

@@ -59,14 +59,14 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/semidiscrete_flow"
     arms: tuple[str, ...] = ()
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 128
-    evaluate_every: int = 2000
-    checkpoint_every: int = 2000
-    hidden: int = 256
+    evaluate_every: int = 1500
+    checkpoint_every: int = 1500
+    hidden: int = 192
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""
-    potential_steps: int = 2000
+    potential_steps: int = 1000
     """batches of noise from which the potentials are learned"""
     potential_batch: int = 256
     potential_rate: float = 0.1

@@ -48,14 +48,14 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/weighted_flow_images"
-    steps: int = 1500
+    steps: int = 1200
     batch_size: int = 128
-    evaluate_every: int = 1500
-    checkpoint_every: int = 1500
+    evaluate_every: int = 1200
+    checkpoint_every: int = 1200
     hidden: int = 256
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""
-    kappas: tuple[float, ...] = (0.05, 0.09, 0.3)
+    kappas: tuple[float, ...] = (0.05, 0.09)
     """epsilon is kappa times the square root of the number of pixels"""
 
 
