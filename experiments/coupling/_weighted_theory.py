@@ -23,7 +23,7 @@ def clouds(setting: str, rng: np.random.Generator, size: int) -> tuple[jax.Array
         turns = 2 * np.pi * np.arange(size) / size
         angles = turns[None] + rng.uniform(0, 2 * np.pi, (2, 1))
         points = np.stack([np.cos(angles), np.sin(angles)], axis=2) * np.array([1.0, 3.0])[:, None, None]
-        return tuple(jnp.asarray(p, jnp.float32) for p in points)
+        return jnp.asarray(points[0], jnp.float32), jnp.asarray(points[1], jnp.float32)
     target = far_modes(rng, size) if setting == "modes" else moons(rng, size)
     return jnp.asarray(rng.normal(size=(size, 2)), jnp.float32), jnp.asarray(target)
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.coupling._flow_report import by_x
 from experiments.coupling._flows import TIME_FEATURES, sliced_distance, squared_norm, trajectory, velocity
 from experiments.coupling._gaussian_bridge import Bridge, bures
 from experiments.coupling._toy_densities import directions, moons
@@ -79,7 +80,7 @@ def main(config: Config):
         "exact": assignment_plan,
     }
     errors: dict[str, Any] = {name: partial(pair_errors, config, plan) for name, plan in plans.items()}
-    records = compare(part("pairs"), errors, xlabel="batch size")
+    records = compare(part("pairs"), errors, xlabel="batch size", summary=by_x("error", "trace"))
     ends = jax.jit(partial(normal_ends, config))
     evaluate = lambda state, data: measure_normals(config, ends(state, data))  # noqa: E731
     records += train(part("normals"), normals, bridges(config), evaluate)
@@ -255,6 +256,6 @@ def pair_errors(config: Config, plan: Callable[[jax.Array], jax.Array], seed: in
 
     found = {n: np.asarray(covariance(jax.random.key(seed), n)) for n in config.pair_batches}
     return {
-        n: {"error": np.linalg.norm(c - wanted), "trace": np.trace(c), "wanted_trace": np.trace(wanted)}
+        n: {"error": float(np.linalg.norm(c - wanted)), "trace": np.trace(c), "wanted_trace": np.trace(wanted)}
         for n, c in found.items()
     }

@@ -79,7 +79,7 @@ def main(config: Config):
     """Train all arms, and report them and what the potentials cost."""
     out = Path(config.out)
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
-    train, test = jnp.asarray(images("digits", "train")), images("digits", "test")
+    train, test = (jnp.asarray(images("digits", split)) for split in ("train", "test"))
     noise_key, direction_key = jax.random.split(jax.random.key(2509))
     directions = jax.random.normal(direction_key, (PIXELS, NUM_DIRECTIONS))
     splits = {

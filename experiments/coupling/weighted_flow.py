@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.coupling._flow_report import by_x
 from experiments.coupling._flows import TIME_FEATURES, sliced_distance, squared_norm, trajectory, velocity
 from experiments.coupling._toy_densities import directions, far_modes, moons
 from experiments.coupling._weighted_report import draw_plans
@@ -74,10 +75,12 @@ def main(config: Config):
     out = Path(config.out)
     part = lambda name: dataclasses.replace(config, out=str(out / name))  # noqa: E731
     biases: dict[str, Any] = {s: partial(bias, s, config.points, config.kernel_epsilons) for s in SETTINGS}
-    records = compare(part("bias"), biases, xlabel="epsilon")
+    shown = "to_entropic_plan", "source_marginal", "target_marginal"
+    records = compare(part("bias"), biases, xlabel="epsilon", summary=by_x(*shown))
     sizes = config.batch_sizes
     limits: dict[str, Any] = {s: partial(limit, s, config.few_points, config.limit_epsilon, sizes) for s in SETTINGS}
-    records += compare(part("limit"), limits, xlabel="batch size")
+    shown = "entropic_to_entropic", "entropic_to_weighted", "weighted_to_weighted"
+    records += compare(part("limit"), limits, xlabel="batch size", summary=by_x(*shown))
     draw_plans({s: shown_plans(s, config) for s in SETTINGS}, out / "plans.png")
     for setting in SETTINGS:
         records += train(part(setting), setting)

@@ -105,7 +105,7 @@ def train(config: Config, scale: str) -> list[dict[str, Any]]:
         found = sample(state.params, data["noise"])
         metrics = {f"frechet_at_{n}": frechet(x) for n, x in found.items()}
         for n, x in found.items():
-            metrics[f"sliced_w2_at_{n}"] = sliced_distance(x, data["test"][:NUM_SAMPLES], data["directions"])
+            metrics[f"sliced_w2_at_{n}"] = float(sliced_distance(x, data["test"][:NUM_SAMPLES], data["directions"]))
         return metrics
 
     def finish(name, seed, state, data):
