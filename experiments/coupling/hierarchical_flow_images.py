@@ -48,12 +48,12 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/hierarchical_flow_images"
     arms: tuple[str, ...] = ()
-    steps: int = 1500
+    steps: int = 1000
     """of both stages together"""
     batch_size: int = 100
     """also the size of the groups that are coupled"""
-    evaluate_every: int = 1500
-    checkpoint_every: int = 1500
+    evaluate_every: int = 1000
+    checkpoint_every: int = 1000
     hidden: int = 192
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine, in each stage"""
@@ -110,7 +110,6 @@ def methods(config: Config) -> dict[str, Method]:
         "OT-CFM": Method((full,)),
         "HRF2": Method((1, 1)),
         "HRF2-D": Method((full, 1)),
-        "HRF3-D": Method((full, 1, 1)),
         "HRF2-DV, two stages": Method((full, 1), draws=config.draws),
     }
 

@@ -77,7 +77,7 @@ class Config:
     out: str = "runs/ot_flow_matching"
     dataset: Literal["digits", "fashion_mnist"] = "digits"
     """digits have 8x8 pixels; those of Fashion-MNIST are averaged to 14x14"""
-    steps: int = 4000
+    steps: int = 2000
     batch_size: int = 256
     evaluate_every: int = 2000
     checkpoint_every: int = 2000

@@ -28,7 +28,7 @@ from experiments.coupling._flow_report import by_x
 from experiments.coupling._flows import TIME_FEATURES, sliced_distance, squared_norm, trajectory, velocity
 from experiments.coupling._gaussian_bridge import Bridge, bures
 from experiments.coupling._toy_densities import directions, moons
-from experiments.engine import compare, gradient_arm, init_mlp, run, weighted_gradient
+from experiments.engine import Arm, compare, gradient_arm, init_mlp, run, weighted_gradient
 from experiments.shared.step_costs import print_step_costs
 from minibatch_jax.coupling import (
     assignment_plan,
@@ -63,10 +63,10 @@ class Config:
     moon_sigmas: tuple[float, ...] = (0.5, 1.0)
     pair_batches: tuple[int, ...] = (8, 32, 128)
     """sizes of the batches whose plans are compared with the closed form, without training"""
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 128
-    evaluate_every: int = 1500
-    checkpoint_every: int = 1500
+    evaluate_every: int = 1000
+    checkpoint_every: int = 1000
     hidden: int = 64
     learning_rate: float = 2e-3
     """of Adam, decayed to 0 along a cosine"""
@@ -84,35 +84,37 @@ def main(config: Config):
     ends = jax.jit(partial(normal_ends, config))
     evaluate = lambda state, data: measure_normals(config, ends(state, data))  # noqa: E731
     records += train(part("normals"), normals, bridges(config), evaluate)
-    return records + train(part("moons"), to_moons, flows(config), jax.jit(measure_moons))
+    records += train(part("moons"), to_moons, flows(config), jax.jit(measure_moons))
+    batch = jax.tree.map(jnp.asarray, to_moons(np.random.default_rng(0), config.batch_size))
+    arms = flows(config)
+    print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
+    return records
 
 
-def train(config: Config, draw: Callable, arms: dict[str, Callable], evaluate: Callable) -> list[dict[str, Any]]:
-    """Train a network of the velocity and of the noise on what each arm makes of a batch: a path and weights."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+def train(config: Config, draw: Callable, arms: dict[str, Arm], evaluate: Callable) -> list[dict[str, Any]]:
+    """Train all arms on pairs of laws."""
 
     def data(seed):
         train, test = (draw(np.random.default_rng(s), n) for s, n in ((seed, NUM_TRAIN), (2307, NUM_TEST)))
         return {"train": train, "test": test, "directions": directions(2)}
 
-    def arm(path_of):
-        def start(key):
-            key, params_key = jax.random.split(key)
-            return {"params": init_mlp(params_key, (2 + TIME_FEATURES, *3 * (config.hidden,), 4)), "keys": key}
+    return run(config, arms, data, evaluate, steps_per_call=100)
 
-        def gradient(state, batch):
-            key, path_key = jax.random.split(state.keys)
-            path, weights = path_of(path_key, batch["x0"], batch["x1"])
-            loss, grads = weighted_gradient(losses)(state.params, path, weights)
-            return grads, {"keys": key}, {"loss": loss}
 
-        return gradient_arm(optimizer, start, gradient)
+def make_arm(config: Config, path_of: Callable) -> Arm:
+    """A network of the velocity and of the noise, trained on what `path_of` makes of a batch: a path and weights."""
 
-    trained = {name: arm(path_of) for name, path_of in arms.items()}
-    records = run(config, trained, data, evaluate, steps_per_call=100)
-    batch = {name: jnp.asarray(x[: config.batch_size]) for name, x in data(config.seeds[0])["train"].items()}
-    print_step_costs(trained, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
-    return records
+    def start(key):
+        key, params_key = jax.random.split(key)
+        return {"params": init_mlp(params_key, (2 + TIME_FEATURES, *3 * (config.hidden,), 4)), "keys": key}
+
+    def gradient(state, batch):
+        key, path_key = jax.random.split(state.keys)
+        path, weights = path_of(path_key, batch["x0"], batch["x1"])
+        loss, grads = weighted_gradient(losses)(state.params, path, weights)
+        return grads, {"keys": key}, {"loss": loss}
+
+    return gradient_arm(optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps)), start, gradient)
 
 
 def pairings(sigma: float) -> dict[str, Callable[..., FlowPairs]]:
@@ -124,18 +126,19 @@ def pairings(sigma: float) -> dict[str, Callable[..., FlowPairs]]:
     }
 
 
-def bridges(config: Config) -> dict[str, Callable]:
+def bridges(config: Config) -> dict[str, Arm]:
     """The arms between normal laws: bridges of one noise between pairs of three kinds."""
-    return {name: partial(on_bridge, pair, config.sigma) for name, pair in pairings(config.sigma).items()}
+    pairs = pairings(config.sigma)
+    return {name: make_arm(config, partial(on_bridge, pair, config.sigma)) for name, pair in pairs.items()}
 
 
-def flows(config: Config) -> dict[str, Callable]:
+def flows(config: Config) -> dict[str, Arm]:
     """The arms for the moons: straight lines without noise, and Schrödinger bridges."""
     pairs = pairings(1.0)
-    arms = {f"{name}, straight": partial(on_line, pairs[name]) for name in ("independent", "exact")}
+    paths = {f"{name}, straight": partial(on_line, pairs[name]) for name in ("independent", "exact")}
     for sigma in config.moon_sigmas:
-        arms[f"bridge, {sigma:g}"] = partial(on_bridge, pairings(sigma)["entropic"], sigma)
-    return arms
+        paths[f"bridge, {sigma:g}"] = partial(on_bridge, pairings(sigma)["entropic"], sigma)
+    return {name: make_arm(config, path_of) for name, path_of in paths.items()}
 
 
 def on_bridge(pair: Callable, sigma: float, key: jax.Array, x0: jax.Array, x1: jax.Array):

@@ -59,10 +59,10 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/semidiscrete_flow"
     arms: tuple[str, ...] = ()
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 128
-    evaluate_every: int = 1500
-    checkpoint_every: int = 1500
+    evaluate_every: int = 1000
+    checkpoint_every: int = 1000
     hidden: int = 192
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""

@@ -60,7 +60,7 @@ class Config:
     kernel_epsilons: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0)
     batch_sizes: tuple[int, ...] = (8, 32, 128, 512)
     limit_epsilon: float = 2.0
-    train_epsilons: tuple[float, ...] = (1.0, 2.0)
+    train_epsilons: tuple[float, ...] = (2.0,)
     steps: int = 1000
     batch_size: int = 128
     evaluate_every: int = 1000
@@ -116,7 +116,8 @@ def train(config: Config, setting: str) -> list[dict[str, Any]]:
     floor = sliced_distance(first["train"]["x1"][:NUM_TEST], first["test"]["x1"], first["directions"])
     print(f"Distance between two draws of {setting}: {float(floor):.3f}")
     batch = {name: jnp.asarray(x[: config.batch_size]) for name, x in first["train"].items()}
-    print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
+    if setting == SETTINGS[-1]:
+        print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
     return records
 
 

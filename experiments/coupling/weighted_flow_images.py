@@ -48,11 +48,11 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/weighted_flow_images"
-    steps: int = 1200
+    steps: int = 1000
     batch_size: int = 128
-    evaluate_every: int = 1200
-    checkpoint_every: int = 1200
-    hidden: int = 256
+    evaluate_every: int = 1000
+    checkpoint_every: int = 1000
+    hidden: int = 192
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""
     kappas: tuple[float, ...] = (0.05, 0.09)
