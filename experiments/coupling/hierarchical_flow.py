@@ -69,6 +69,7 @@ from minibatch_jax.coupling import grouped_sources, hierarchical_trajectories
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 
 EVALUATIONS = (1, 2, 4, 8)
+BETTER = {f"distance_at_{n}": "lower" for n in EVALUATIONS}
 NUM_TRAIN = 20_000
 NUM_TEST = 4000
 NUM_BINS = 200
@@ -114,7 +115,9 @@ def main(config: Config):
         here = dataclasses.replace(config, task=task, out=str(Path(config.out) / task))
         if task == "two_modes":
             laws: dict[str, Any] = {f"groups of {g}": partial(velocity_law, g) for g in (1, 5, config.batch_size)}
-            records += compare(dataclasses.replace(here, out=str(Path(config.out) / "law"), arms=()), laws)
+            better = {"variance": "lower", "bimodality": "lower"}
+            law = dataclasses.replace(here, out=str(Path(config.out) / "law"), arms=())
+            records += compare(law, laws, baseline="groups of 1", better=better)
         records += train(here, task)
     return records
 
@@ -134,6 +137,14 @@ def methods(config: Config) -> dict[str, Method]:
         "HRF2-V, two stages": Method((1, 1), draws=config.draws),
         "HRF2-DV, two stages": Method((full, 1), draws=config.draws),
     }
+
+
+def baselines(config: Config) -> dict[str, str]:
+    """What each arm is compared with: the flow of one level, or what it adds a level or pairs to."""
+    data = f"HRF2-D, {config.batch_size}"
+    own = {data: "HRF2", f"OT-CFM, {config.batch_size}": "CFM", "HRF2": "CFM", "HRF2-DV, two stages": data}
+    own[f"HRF3-D, {config.batch_size}"] = data
+    return {name: own.get(name, "HRF2") for name in methods(config) if name != "CFM"}
 
 
 def train(config: Config, task: Task) -> list[dict[str, Any]]:
@@ -174,7 +185,8 @@ def train(config: Config, task: Task) -> list[dict[str, Any]]:
             paths = hierarchical_trajectories(8, partial(predict, state.params), noise, steps=steps)
             shown[name] = {n: np.asarray(x) for n, x in samples.items()}, np.asarray(paths)
 
-    records = run(config, arms, data, evaluate, steps_per_call=100, summary=summary, finish=finish)
+    options: dict[str, Any] = {"summary": summary, "finish": finish, "baseline": baselines(config), "better": BETTER}
+    records = run(config, arms, data, evaluate, steps_per_call=100, **options)
     first = data(config.seeds[0])
     draw_samples(shown, np.asarray(first["test"].items), out / "samples.png")
     floor = distance_to(first["validation"].items, first["test"].items, first["directions"])

@@ -36,6 +36,7 @@ from experiments.engine.folders import chosen_arms
 from minibatch_jax.coupling import hierarchical_trajectories
 
 EVALUATIONS = (1, 2, 4, 8)
+BASELINES = {"OT-CFM": "CFM", "HRF2": "CFM", "HRF2-D": "HRF2", "HRF2-DV, two stages": "HRF2-D"}
 PIXELS = 64
 NUM_SAMPLES = 359
 NUM_DIRECTIONS = 256
@@ -93,6 +94,8 @@ def main(config: Config):
         steps_per_call=100,
         summary=summary,
         finish=finish,
+        baseline=BASELINES,
+        better={f"sliced_w2_at_{n}": "lower" for n in EVALUATIONS},
     )
     draw_samples(shown, ("1", "2", "8"), np.asarray(prepared["test"]), out / "samples.png")
     floor = sliced_distance(prepared["validation"], prepared["test"], prepared["directions"])

@@ -41,7 +41,7 @@ Reference: Tong et al., Improving and generalizing flow-based generative models 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,9 @@ def main(config: Config):
             np.savez(sample_file(out, arm_number, int(data["seed"])), **samples)
         return metrics
 
-    records = run(config, arms, data, evaluate, steps_per_call=20, summary=summary)
+    better = {"straightness": "lower", **{f"sliced_w2_at_{n}": "lower" for n in EULER_STEPS}}
+    options: dict[str, Any] = {"summary": summary, "baseline": "independent", "better": better}
+    records = run(config, arms, data, evaluate, steps_per_call=20, **options)
     floor = floors(data(0))
     print_few_steps(records, EULER_STEPS, floor, out / "few_steps.md")
     draw_few_steps(records, EULER_STEPS, floor, out / "few_steps.png")

@@ -83,22 +83,26 @@ def main(config: Config):
     records = compare(part("pairs"), errors, xlabel="batch size", summary=by_x("error", "trace"))
     ends = jax.jit(partial(normal_ends, config))
     evaluate = lambda state, data: measure_normals(config, ends(state, data))  # noqa: E731
-    records += train(part("normals"), normals, bridges(config), evaluate)
-    records += train(part("moons"), to_moons, flows(config), jax.jit(measure_moons))
+    records += train(part("normals"), normals, bridges(config), evaluate, ("law", "end", "pairs"))
+    metrics = "path_energy_ratio", *(f"sliced_w2_at_{n}" for n in EULER_STEPS)
+    records += train(part("moons"), to_moons, flows(config), jax.jit(measure_moons), metrics)
     batch = jax.tree.map(jnp.asarray, to_moons(np.random.default_rng(0), config.batch_size))
     arms = flows(config)
     print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md")
     return records
 
 
-def train(config: Config, draw: Callable, arms: dict[str, Arm], evaluate: Callable) -> list[dict[str, Any]]:
+def train(
+    config: Config, draw: Callable, arms: dict[str, Arm], evaluate: Callable, metrics: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """Train all arms on pairs of laws."""
 
     def data(seed):
         train, test = (draw(np.random.default_rng(s), n) for s, n in ((seed, NUM_TRAIN), (2307, NUM_TEST)))
         return {"train": train, "test": test, "directions": directions(2)}
 
-    return run(config, arms, data, evaluate, steps_per_call=100)
+    better = dict.fromkeys(metrics, "lower")
+    return run(config, arms, data, evaluate, steps_per_call=100, baseline=next(iter(arms)), better=better)
 
 
 def make_arm(config: Config, path_of: Callable) -> Arm:

@@ -107,7 +107,10 @@ def main(config: Config):
         return gradient_arm(optimizer, start, gradient)
 
     arms = {name: arm(method) for name, method in methods(config, train).items()}
-    records = run(config, arms, lambda seed: splits, jax.jit(measure), steps_per_call=100, summary=summary)
+    better = {"straightness": "lower", **{f"sliced_w2_at_{n}": "lower" for n in EULER_STEPS}}
+    baseline = {name: "exact OT" for name in arms} | {"exact OT": "independent"}
+    options: dict[str, Any] = {"summary": summary, "baseline": baseline, "better": better}
+    records = run(config, arms, lambda seed: splits, jax.jit(measure), steps_per_call=100, **options)
     floor = train[np.random.default_rng(0).permutation(len(train))[: len(test)]]
     print(f"Sliced W2 of training images: {float(sliced_distance(floor, test, splits['directions'])):.3f}")
     print(f"Distance of a test image to the nearest training image: {float(to_nearest(test, train)):.2f}")

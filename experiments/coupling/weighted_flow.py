@@ -111,7 +111,9 @@ def train(config: Config, setting: str) -> list[dict[str, Any]]:
         return gradient_arm(optimizer, start, gradient)
 
     arms = {name: arm(pair) for name, pair in pairings(config).items()}
-    records = run(config, arms, data, jax.jit(measure), steps_per_call=100)
+    better = {"path_energy_ratio": "lower", **{f"sliced_w2_at_{n}": "lower" for n in EULER_STEPS}}
+    evaluate = jax.jit(measure)
+    records = run(config, arms, data, evaluate, steps_per_call=100, baseline="independent", better=better)
     first = data(config.seeds[0])
     floor = sliced_distance(first["train"]["x1"][:NUM_TEST], first["test"]["x1"], first["directions"])
     print(f"Distance between two draws of {setting}: {float(floor):.3f}")

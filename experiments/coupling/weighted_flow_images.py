@@ -112,7 +112,9 @@ def train(config: Config, scale: str) -> list[dict[str, Any]]:
         if seed == config.seeds[0]:
             shown[name] = jax.tree.map(np.asarray, sample(state.params, data["noise"][:36]))
 
-    records = run(config, arms, lambda seed: prepared, evaluate, steps_per_call=50, finish=finish)
+    better = {f"{distance}_at_{n}": "lower" for distance in ("frechet", "sliced_w2") for n in EULER_STEPS}
+    options: dict[str, Any] = {"finish": finish, "baseline": "independent", "better": better}
+    records = run(config, arms, lambda seed: prepared, evaluate, steps_per_call=50, **options)
     draw_samples(shown, ("2", "8", "32"), np.asarray(prepared["test"]), out / "samples.png")
     print(f"Fréchet distance of training images {scale}: {frechet(prepared['floor']):.2f}")
     batch = {"image": jnp.asarray(prepared["train"]["image"][: config.batch_size])}
