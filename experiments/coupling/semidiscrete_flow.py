@@ -108,7 +108,7 @@ def main(config: Config):
 
     arms = {name: arm(method) for name, method in methods(config, train).items()}
     better = {"straightness": "lower", **{f"sliced_w2_at_{n}": "lower" for n in EULER_STEPS}}
-    baseline = {name: "exact OT" for name in arms} | {"exact OT": "independent"}
+    baseline = dict.fromkeys(arms, "exact OT") | {"exact OT": "independent"}
     options: dict[str, Any] = {"summary": summary, "baseline": baseline, "better": better}
     records = run(config, arms, lambda seed: splits, jax.jit(measure), steps_per_call=100, **options)
     floor = train[np.random.default_rng(0).permutation(len(train))[: len(test)]]
