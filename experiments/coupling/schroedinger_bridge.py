@@ -77,7 +77,7 @@ def main(config: Config):
     part = lambda name: dataclasses.replace(config, out=str(Path(config.out) / name))  # noqa: E731
     plans: dict[str, Any] = {
         "entropic": lambda cost: sinkhorn(cost, epsilon=2 * config.sigma**2).matrix,
-        "exact": assignment_plan,
+        "exact": lambda cost: assignment_plan(cost, jnp.full(cost.shape, 1 / cost.size)),
     }
     errors: dict[str, Any] = {name: partial(pair_errors, config, plan) for name, plan in plans.items()}
     records = compare(part("pairs"), errors, xlabel="batch size", summary=by_x("error", "trace"))

@@ -5,9 +5,59 @@ Claim: weighted flow matching (W-CFM) recovers the entropic plan up to a bias of
 Data: in the plane. Circles of radius 1 and 3 (the kernel has one mean for all points, so no marginal is biased); normal
   points to eight normals around a circle of radius 4; normal points to two moons.
 Command: `python -m experiments weighted_flow`
-Minutes: 0
-Expected: TODO
-Verdict: partly: TODO
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 3 seeds.
+  Without training (bias/table.md, plans.png): total variation between the plan of all weighted pairs and the entropic
+  plan of the same epsilon, by epsilon. In every case the weighted plan is the entropic plan of its own marginals
+  (within 0.0001).
+
+  | plan    | epsilon 0.5   | 1             | 2             | 5             | 10            |
+  |---------|---------------|---------------|---------------|---------------|---------------|
+  | circles | 0.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 |
+  | modes   | 0.448 ± 0.024 | 0.164 ± 0.004 | 0.068 ± 0.002 | 0.027 ± 0.001 | 0.014 ± 0.001 |
+  | moons   | 0.650 ± 0.010 | 0.404 ± 0.008 | 0.208 ± 0.005 | 0.081 ± 0.002 | 0.040 ± 0.001 |
+
+  Large batches at epsilon 2 (limit/table.md): the mean entropic plan of mini-batches is so far from the entropic plan of
+  all points, and from the plan of all weighted pairs. Both distances fall as one over the size of a batch, the second
+  down to the bias above (all pairs of 64 points), which is nothing on the circles. The normalized weights of a batch of
+  independent pairs come to the weighted plan at the same rate.
+
+  | limit   | entropic, 8   | 32            | 128           | weighted, 8   | 32            | 128           |
+  |---------|---------------|---------------|---------------|---------------|---------------|---------------|
+  | circles | 0.046 ± 0.000 | 0.012 ± 0.000 | 0.003 ± 0.000 | 0.046 ± 0.000 | 0.012 ± 0.000 | 0.003 ± 0.000 |
+  | modes   | 0.065 ± 0.003 | 0.017 ± 0.001 | 0.004 ± 0.000 | 0.098 ± 0.005 | 0.070 ± 0.005 | 0.068 ± 0.006 |
+  | moons   | 0.058 ± 0.002 | 0.015 ± 0.001 | 0.004 ± 0.000 | 0.226 ± 0.001 | 0.219 ± 0.000 | 0.219 ± 0.000 |
+
+  Trained flows, equal updates: path energy over that of straight paths, and sliced W2 of samples to the targets after 2
+  and 50 Euler steps (two draws of the targets differ by 0.057, 0.124 and 0.095).
+
+  | circles     | energy        | 2 steps       | 50 steps      |
+  |-------------|---------------|---------------|---------------|
+  | independent | 1.467 ± 0.004 | 0.586 ± 0.028 | 0.064 ± 0.004 |
+  | weighted, 2 | 1.239 ± 0.002 | 0.258 ± 0.011 | 0.062 ± 0.005 |
+  | Sinkhorn, 2 | 1.230 ± 0.005 | 0.292 ± 0.024 | 0.056 ± 0.003 |
+  | exact       | 1.001 ± 0.000 | 0.109 ± 0.012 | 0.062 ± 0.001 |
+
+  | modes       | energy        | 2 steps       | 50 steps      |
+  |-------------|---------------|---------------|---------------|
+  | independent | 1.368 ± 0.003 | 1.107 ± 0.029 | 0.226 ± 0.011 |
+  | weighted, 2 | 1.171 ± 0.002 | 0.665 ± 0.030 | 0.230 ± 0.009 |
+  | Sinkhorn, 2 | 1.162 ± 0.001 | 0.668 ± 0.014 | 0.228 ± 0.005 |
+  | exact       | 1.013 ± 0.000 | 0.289 ± 0.012 | 0.225 ± 0.006 |
+
+  | moons       | energy        | 2 steps       | 50 steps      |
+  |-------------|---------------|---------------|---------------|
+  | independent | 1.369 ± 0.009 | 1.508 ± 0.056 | 0.229 ± 0.012 |
+  | weighted, 2 | 1.227 ± 0.004 | 1.207 ± 0.029 | 0.578 ± 0.010 |
+  | Sinkhorn, 2 | 1.164 ± 0.001 | 0.851 ± 0.027 | 0.242 ± 0.012 |
+  | exact       | 1.013 ± 0.001 | 0.240 ± 0.017 | 0.203 ± 0.020 |
+
+  Where the marginals stay (circles) or nearly stay (modes), weighted pairs do what entropic pairs do. Where they do not
+  (moons, target off by 0.21 in total variation) the flow learns other targets and ends further away than from
+  independent pairs. Exact pairs are straighter in every setting.
+Verdict: reproduced
+Cost: CPU of a step relative to independent pairs: weighted 1 (within the noise of the measurement), Sinkhorn 2, exact 6;
+  the network is tiny. Weighted pairs are equal to 0.89, 0.78 and 0.65 of as many equal ones (effective sample size).
 Tuning: none; the widths of the kernel were set before the first run.
 Reference: Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
 """
