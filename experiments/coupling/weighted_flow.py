@@ -17,10 +17,10 @@ Expected: mean ± standard error over 3 seeds.
   | modes   | 0.448 ± 0.024 | 0.164 ± 0.004 | 0.068 ± 0.002 | 0.027 ± 0.001 | 0.014 ± 0.001 |
   | moons   | 0.650 ± 0.010 | 0.404 ± 0.008 | 0.208 ± 0.005 | 0.081 ± 0.002 | 0.040 ± 0.001 |
 
-  Large batches at epsilon 2 (limit/table.md): the mean entropic plan of mini-batches is so far from the entropic plan of
-  all points, and from the plan of all weighted pairs. Both distances fall as one over the size of a batch, the second
-  down to the bias above (all pairs of 64 points), which is nothing on the circles. The normalized weights of a batch of
-  independent pairs come to the weighted plan at the same rate.
+  Large batches at epsilon 2 (limit/table.md): the mean entropic plan of mini-batches is so far from the entropic plan
+  of all points, and from the plan of all weighted pairs. Both distances fall as one over the size of a batch, the
+  second down to the bias above (all pairs of 64 points), which is nothing on the circles. The normalized weights of a
+  batch of independent pairs come to the weighted plan at the same rate.
 
   | limit   | entropic, 8   | 32            | 128           | weighted, 8   | 32            | 128           |
   |---------|---------------|---------------|---------------|---------------|---------------|---------------|
@@ -56,8 +56,8 @@ Expected: mean ± standard error over 3 seeds.
   (moons, target off by 0.21 in total variation) the flow learns other targets and ends further away than from
   independent pairs. Exact pairs are straighter in every setting.
 Verdict: reproduced
-Cost: CPU of a step relative to independent pairs: weighted 1 (within the noise of the measurement), Sinkhorn 2, exact 6;
-  the network is tiny. Weighted pairs are equal to 0.89, 0.78 and 0.65 of as many equal ones (effective sample size).
+Cost: CPU of a step relative to independent pairs: weighted 1 (within the noise of the measurement), Sinkhorn 2, exact
+  6; the network is tiny. Weighted pairs are worth 0.89, 0.78 and 0.65 of as many equal ones (effective sample size).
 Tuning: none; the widths of the kernel were set before the first run.
 Reference: Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
 """
