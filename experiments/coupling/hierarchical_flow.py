@@ -133,7 +133,6 @@ def methods(config: Config) -> dict[str, Method]:
         f"HRF2-D, {full}": Method((full, 1)),
         "HRF3": Method((1, 1, 1)),
         f"HRF3-D, {full}": Method((full, 1, 1)),
-        f"HRF2-V by place, {full}": Method((1, full)),
         "HRF2-V, two stages": Method((1, 1), draws=config.draws),
         "HRF2-DV, two stages": Method((full, 1), draws=config.draws),
     }

@@ -49,12 +49,12 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/hierarchical_flow_images"
     arms: tuple[str, ...] = ()
-    steps: int = 1000
+    steps: int = 800
     """of both stages together"""
     batch_size: int = 100
     """also the size of the groups that are coupled"""
-    evaluate_every: int = 1000
-    checkpoint_every: int = 1000
+    evaluate_every: int = 800
+    checkpoint_every: int = 800
     hidden: int = 192
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine, in each stage"""

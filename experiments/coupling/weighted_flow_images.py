@@ -48,10 +48,10 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/weighted_flow_images"
-    steps: int = 1000
+    steps: int = 800
     batch_size: int = 128
-    evaluate_every: int = 1000
-    checkpoint_every: int = 1000
+    evaluate_every: int = 800
+    checkpoint_every: int = 800
     hidden: int = 192
     learning_rate: float = 1e-3
     """of Adam, decayed to 0 along a cosine"""
