@@ -190,8 +190,9 @@ def train(config: Config, task: Task) -> list[dict[str, Any]]:
     draw_samples(shown, np.asarray(first["test"].items), out / "samples.png")
     floor = distance_to(first["validation"].items, first["test"].items, first["directions"])
     print(f"Distance between two draws of {task}: {float(floor):.3f}")
-    batch = {"x": jnp.asarray(first["train"]["x"][: config.batch_size])}
-    print_stage_costs(config, methods(config), chosen_arms(config, arms), batch, out / "costs.md")
+    if dimension == 1:
+        batch = {"x": jnp.asarray(first["train"]["x"][: config.batch_size])}
+        print_stage_costs(config, methods(config), chosen_arms(config, arms), batch, out / "costs.md")
     return records
 
 

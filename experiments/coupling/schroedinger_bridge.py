@@ -5,9 +5,40 @@ Claim: flow matching on Brownian bridges between entropic pairs (SB-CFM) learns 
   independent pairs and OT-CFM.
 Data: in the plane. Normal law to a longer, narrower one; normal law to two moons.
 Command: `python -m experiments schroedinger_bridge`
-Minutes: 0
-Expected: TODO
-Verdict: partly: TODO
+Minutes: 1.5 on one CPU core
+Expected: mean ± standard error over 3 seeds, equal updates.
+  Between normal laws all arms have bridges of sigma 1 and differ in their pairs. "Law" is the 2-Wasserstein distance of
+  the flow to the bridge at four times, as normal laws; "end" that of the diffusion at its end, "pairs" the error of the
+  covariance of its two ends. As many draws of the exact bridge give 0.036, 0.042 and 0.046.
+
+  | normals     | law           | end           | pairs         |
+  |-------------|---------------|---------------|---------------|
+  | independent | 0.185 ± 0.006 | 0.054 ± 0.005 | 0.145 ± 0.011 |
+  | exact       | 0.077 ± 0.003 | 0.056 ± 0.007 | 0.034 ± 0.003 |
+  | entropic    | 0.039 ± 0.009 | 0.058 ± 0.004 | 0.039 ± 0.006 |
+
+  Error of the covariance of pairs from plans of mini-batches, without training (pairs/table.md), by batch size:
+
+  | plans    | 8             | 32            | 128           |
+  |----------|---------------|---------------|---------------|
+  | entropic | 0.395 ± 0.008 | 0.113 ± 0.004 | 0.029 ± 0.005 |
+  | exact    | 0.129 ± 0.007 | 0.311 ± 0.003 | 0.454 ± 0.005 |
+
+  Normal law to moons: path energy over that of straight paths, and sliced W2 to the moons by Euler steps.
+
+  | moons                 | energy        | 1 step        | 2             | 5             | 50            |
+  |-----------------------|---------------|---------------|---------------|---------------|---------------|
+  | independent, straight | 1.371 ± 0.003 | 2.480 ± 0.026 | 1.423 ± 0.057 | 0.478 ± 0.008 | 0.216 ± 0.029 |
+  | exact, straight       | 1.010 ± 0.000 | 0.351 ± 0.023 | 0.266 ± 0.022 | 0.221 ± 0.018 | 0.211 ± 0.015 |
+  | bridge, 0.5           | 1.010 ± 0.001 | 0.407 ± 0.047 | 0.312 ± 0.048 | 0.243 ± 0.040 | 0.214 ± 0.024 |
+  | bridge, 1             | 1.020 ± 0.001 | 0.488 ± 0.046 | 0.373 ± 0.053 | 0.268 ± 0.047 | 0.208 ± 0.026 |
+
+  Entropic pairs give the laws of the bridge within the error of the draws, which exact and independent pairs do not.
+  The diffusion has the pairs of the bridge with entropic and exact pairs alike; training on independent pairs, whose
+  own error is 1.58, comes near too. In batches of 8 exact plans are nearer to the bridge than entropic ones, which are
+  blurred by the batch; from 32 on they are not.
+Verdict: partly: the laws are those of the bridge, but its pairs are found with exact pairs as well.
+Cost: CPU of a step relative to independent pairs: bridges 2 to 3, exact pairs 8; the network is tiny.
 Tuning: none.
 Reference: Tong et al., Simulation-free Schrödinger bridges via score and flow matching, 2023 (arXiv 2307.03672).
 """

@@ -4,10 +4,31 @@ Claim: with potentials that were learned before, semi-discrete pairs of noise an
   and better samples after few Euler steps than mini-batch transport (OT-CFM), which is better than independent pairs.
 Data: handwritten digits of 8x8 pixels.
 Command: `python -m experiments semidiscrete_flow`
-Minutes: 0
-Expected: TODO
-Verdict: partly: TODO
-Tuning: TODO
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 3 seeds, equal updates. Straightness is the mean of |v - (x1 - x0)|^2 along the
+  flow (0 if it is straight), cost the squared distance in a pair; then the sliced W2 of samples to test images by
+  Euler steps (training images: 0.071).
+
+  | arm                 | straightness  | cost          | 1 step        | 2             | 8             |
+  |---------------------|---------------|---------------|---------------|---------------|---------------|
+  | independent         | 6.961 ± 0.182 | 109.94 ± 0.04 | 0.128 ± 0.004 | 0.110 ± 0.004 | 0.090 ± 0.001 |
+  | exact OT            | 3.616 ± 0.005 | 90.84 ± 0.02  | 0.153 ± 0.003 | 0.093 ± 0.002 | 0.093 ± 0.002 |
+  | semi-discrete       | 3.331 ± 0.033 | 85.99 ± 0.02  | 0.154 ± 0.002 | 0.094 ± 0.002 | 0.093 ± 0.002 |
+  | semi-discrete, soft | 3.590 ± 0.035 | 89.75 ± 0.03  | 0.149 ± 0.002 | 0.092 ± 0.002 | 0.091 ± 0.002 |
+  | learned on the way  | 3.358 ± 0.010 | 85.78 ± 0.02  | 0.154 ± 0.002 | 0.094 ± 0.002 | 0.092 ± 0.001 |
+
+  Semi-discrete flows are straighter than those of mini-batch transport, but the samples are the same: all arms are
+  equal within the errors from 4 steps on, and coupled pairs are better than independent ones at 2 steps only. After 1
+  step all samples have too much variance (1.1 times that of images, coupled 1.4): the small network, trained for 1000
+  steps, leaves noise in them. Potentials that are learned while the flow is trained are as good as those from before.
+  No arm copies: samples are further from the nearest training image (3.8) than test images are (2.1).
+Verdict: partly: straighter than mini-batch transport, but the samples are no better.
+Cost: learning the potentials of 1438 images from 1000 batches of 256 noises takes 2.0 s of CPU, once (potentials.md);
+  images are then used almost alike: the mean of (use / fair use - 1)^2 falls from 2.7 to 0.025. CPU of a step relative
+  to independent pairs: exact OT 1.5, semi-discrete 2.0, soft 2.7, learned on the way 2.2. The search among all images
+  takes half of a step here, and grows with their number, where exact OT grows with the batch.
+Tuning: the rate of the potentials, in {0.05, 0.2, 0.5}, by that unevenness after 400 batches, without any flow: 0.05
+  and 0.2 were equal, 0.1 was taken. Nothing else.
 Reference: Mousavi-Hosseini et al., Flow matching with semidiscrete couplings, 2025 (arXiv 2509.25519).
 """
 
