@@ -1,42 +1,59 @@
-"""Pairing noise with data makes a two-level rectified flow good after few evaluations of its network.
+"""Pairing noise with data makes a rectified flow of two or three levels good after few evaluations of its network.
 
 Claim: in a hierarchical rectified flow (HRF2) the law of the velocity at a place and time is learnt by a second flow.
-  Coupling noise and data in groups (HRF2-D) narrows that law, so that with 2 to 10 evaluations of the network samples
-  are nearer to the data than those of HRF2, which are nearer than those of a flow of one level (CFM).
+  Coupling noise and data in groups (HRF2-D) narrows that law, so that after few evaluations of the network samples are
+  nearer to the data. Coupling velocity noise with velocities that a first stage draws at each place (HRF2-V) makes one
+  or two evaluations enough. A third level (HRF3) learns the law of the acceleration.
 Data: N(0, 1) to N(±1, 0.1) on a line (`two_modes`); N(0, I) to eight normals around a circle (`eight_modes`).
 Command: `python -m experiments hierarchical_flow`
-Minutes: 4.6 on one CPU core
+Minutes: 6 on one CPU core
 Expected: mean ± standard error over 3 seeds, 4000 samples; 1-Wasserstein distance to the data on the line, sliced
-  2-Wasserstein in the plane. n is the number of evaluations for a sample, all levels counted. All arms have one network
-  and equal numbers of steps, examples and gradients; 5 and 100 are the groups that are coupled exactly, V couples the
-  second level by place and time (our form).
+  2-Wasserstein in the plane, by the number n of evaluations for a sample, all levels counted. All arms have networks
+  of one width and equal numbers of updates and of rows in each; 5 and 100 are the groups of noise and data that are
+  coupled exactly (in HRF2-DV 100).
 
-  |              | line, n = 2   | n = 4         | n = 8         | plane, n = 2  | n = 4         | n = 8         |
-  |--------------|---------------|---------------|---------------|---------------|---------------|---------------|
-  | CFM          | 0.433 ± 0.012 | 0.152 ± 0.005 | 0.080 ± 0.001 | 0.457 ± 0.006 | 0.212 ± 0.001 | 0.160 ± 0.002 |
-  | OT-CFM, 100  | 0.070 ± 0.004 | 0.054 ± 0.005 | 0.050 ± 0.006 | 0.153 ± 0.001 | 0.136 ± 0.001 | 0.129 ± 0.000 |
-  | HRF2         | 0.558 ± 0.007 | 0.152 ± 0.009 | 0.077 ± 0.004 | 0.795 ± 0.007 | 0.369 ± 0.006 | 0.242 ± 0.010 |
-  | HRF2-D, 5    | 0.297 ± 0.009 | 0.103 ± 0.007 | 0.062 ± 0.002 | 0.463 ± 0.011 | 0.220 ± 0.004 | 0.189 ± 0.005 |
-  | HRF2-D, 100  | 0.115 ± 0.003 | 0.073 ± 0.004 | 0.057 ± 0.003 | 0.231 ± 0.003 | 0.175 ± 0.002 | 0.166 ± 0.002 |
-  | HRF2-V, 100  | 0.396 ± 0.003 | 0.126 ± 0.005 | 0.079 ± 0.007 | 0.733 ± 0.011 | 0.331 ± 0.006 | 0.226 ± 0.004 |
-  | HRF2-DV, 100 | 0.112 ± 0.005 | 0.075 ± 0.003 | 0.058 ± 0.002 | 0.231 ± 0.003 | 0.176 ± 0.003 | 0.166 ± 0.002 |
+  | line                | n = 1         | 2             | 4             | 8             |
+  |---------------------|---------------|---------------|---------------|---------------|
+  | CFM                 | 0.967 ± 0.007 | 0.453 ± 0.003 | 0.130 ± 0.003 | 0.076 ± 0.002 |
+  | OT-CFM, 100         | 0.113 ± 0.001 | 0.060 ± 0.002 | 0.048 ± 0.003 | 0.046 ± 0.002 |
+  | HRF2                | 0.831 ± 0.005 | 0.445 ± 0.010 | 0.147 ± 0.009 | 0.080 ± 0.012 |
+  | HRF2-D, 5           | 0.508 ± 0.019 | 0.180 ± 0.006 | 0.075 ± 0.006 | 0.057 ± 0.005 |
+  | HRF2-D, 100         | 0.177 ± 0.008 | 0.081 ± 0.007 | 0.053 ± 0.005 | 0.041 ± 0.005 |
+  | HRF3                | 0.665 ± 0.019 | 0.501 ± 0.023 | 0.199 ± 0.020 | 0.074 ± 0.012 |
+  | HRF3-D, 100         | 0.364 ± 0.023 | 0.141 ± 0.007 | 0.079 ± 0.003 | 0.044 ± 0.001 |
+  | HRF2-V, two stages  | 0.465 ± 0.030 | 0.232 ± 0.013 | 0.135 ± 0.003 | 0.097 ± 0.002 |
+  | HRF2-DV, two stages | 0.153 ± 0.008 | 0.077 ± 0.005 | 0.056 ± 0.003 | 0.047 ± 0.006 |
+
+  | plane               | n = 1         | 2             | 4             | 8             |
+  |---------------------|---------------|---------------|---------------|---------------|
+  | CFM                 | 1.315 ± 0.003 | 0.467 ± 0.007 | 0.180 ± 0.002 | 0.130 ± 0.002 |
+  | OT-CFM, 100         | 0.172 ± 0.004 | 0.121 ± 0.003 | 0.103 ± 0.003 | 0.095 ± 0.003 |
+  | HRF2                | 1.152 ± 0.023 | 0.575 ± 0.010 | 0.241 ± 0.013 | 0.182 ± 0.001 |
+  | HRF2-D, 5           | 0.702 ± 0.014 | 0.294 ± 0.015 | 0.177 ± 0.006 | 0.158 ± 0.004 |
+  | HRF2-D, 100         | 0.266 ± 0.014 | 0.181 ± 0.005 | 0.145 ± 0.004 | 0.137 ± 0.006 |
+  | HRF3                | 1.058 ± 0.033 | 0.728 ± 0.016 | 0.497 ± 0.013 | 0.344 ± 0.015 |
+  | HRF3-D, 100         | 0.343 ± 0.022 | 0.227 ± 0.008 | 0.182 ± 0.008 | 0.170 ± 0.004 |
+  | HRF2-V, two stages  | 0.704 ± 0.015 | 0.424 ± 0.016 | 0.280 ± 0.006 | 0.217 ± 0.004 |
+  | HRF2-DV, two stages | 0.279 ± 0.025 | 0.196 ± 0.006 | 0.173 ± 0.004 | 0.165 ± 0.003 |
 
   Two draws of the data differ by 0.031 and 0.100.
   The law of the velocity at t = 1/2 on the line, without training: its variance is 1.80, 0.39 and 0.01 for groups of 1,
   5 and 100, its bimodality (Sarle) 0.90, 0.58 and 0.39 (normal 0.33, uniform 0.56).
   Reproduced: coupling the data narrows the law of the velocity, and HRF2-D gets better with the size of the groups at
-  every n. Not reproduced: that HRF2 is better than CFM (worse with 2 evaluations; with 4 and 8 even on the line and
-  worse in the plane). And the second level does not pay here: with equal groups OT-CFM has the least distance in every
-  column (on the line at n = 8 within the error). V helps HRF2, except at n = 8 on the line where it is even, and adds
-  nothing to D.
-  After these 2000 steps no arm separates the eight modes (samples.png); longer training was not tried.
-Verdict: partly: coupling the data makes HRF2 better, but HRF2 is not better than CFM, and OT-CFM is best.
-Cost: CPU time of a step relative to CFM: on the line OT-CFM 17.6, HRF2 1.1, HRF2-D 1.3 (groups of 5) and 18.1 (100),
-  V 2.4; in the plane 11.6, 1.1, 1.3, 11.7 and 1.5. The network is tiny. Arms of equal CPU time were not tried; CFM
-  could take 12 to 18 times as many steps for the price of OT-CFM or HRF2-D, 100.
-Choices: of the ways to split n into outer steps and 2 or more inner ones, each model takes the best on validation draws
-  (almost always 2 inner steps); with 1 inner step HRF2 is CFM. `velocity_pairs`, which needs a trained first stage
-  (the form of the paper), was not tried.
+  every n. Coupling velocities helps HRF2 with 1 and 2 evaluations (1: by 44 % and 39 %), not with 4 and 8, where the
+  errors of the first stage remain. On top of HRF2-D it helps with 1 on the line (paired: by 0.024 ± 0.009) and is
+  even or worse elsewhere.
+  Not reproduced: HRF2 is better than CFM with 1 evaluation only, and worse in the plane with more. A third level is
+  better than two with 1 evaluation only and without coupled data; else it is even or worse. With equal groups OT-CFM
+  has the least distance everywhere but on the line at n = 8, where HRF2-D is ahead within the error.
+  In the plane OT-CFM alone begins to separate the eight modes (samples.png).
+Verdict: partly: coupled data always help and coupled velocities with 1 or 2 evaluations, but OT-CFM is best.
+Cost: CPU time of a step relative to CFM: OT-CFM 6.5, HRF2 1.1, HRF2-D 1.6 (groups of 5) and 6.7 (100), HRF3 1.2, HRF3-D
+  6.6; second stages 4.0 (V) and 9.5 (DV), where the first draws velocities. The network is tiny. Arms of equal CPU time
+  were not tried; CFM could take 6 times as many steps for the price of OT-CFM or HRF2-D, 100.
+Choices: of the ways to split n into steps of the levels, each model takes the best on validation draws. A last level of
+  1 step is no level, unless velocities were coupled. A second stage starts from the network of the first, and each has
+  half of the updates; it sees 10 places with 10 velocities each in a batch of 100.
 Tuning: none; the number of steps was set by the time there was, before the first full run.
 Reference: Zhang et al., Hierarchical rectified flow matching with mini-batch couplings, 2025 (arXiv 2507.13350).
 """

@@ -57,7 +57,7 @@ Expected: mean ± standard error over 3 seeds.
   independent pairs. Exact pairs are straighter in every setting.
 Verdict: reproduced
 Cost: CPU of a step relative to independent pairs: weighted 1 (within the noise of the measurement), Sinkhorn 2, exact
-  6; the network is tiny. Weighted pairs are worth 0.89, 0.78 and 0.65 of as many equal ones (effective sample size).
+  9; the network is tiny. Weighted pairs are worth 0.89, 0.78 and 0.65 of as many equal ones (effective sample size).
 Tuning: none; the widths of the kernel were set before the first run.
 Reference: Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
 """
