@@ -1,5 +1,7 @@
 """The network and the two stages of `hierarchical_flow` and `hierarchical_flow_images`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +41,12 @@ def start(method: Method, dimension: int, hidden: tuple[int, ...], key: jax.Arra
 
 
 def training_path(
-    config: Any, method: Method, key: jax.Array, x1: jax.Array, state: State
+    config: Any, method: Method, key: jax.Array, x1: jax.Array, state: State, model_fn: Callable
 ) -> tuple[HierarchicalPath, Any]:
-    """The path of a step, equally many rows in each stage, and the first stage for the next step."""
+    """The path of a step, equally many rows in each stage, and the first stage for the next step.
+
+    `model_fn(params, states, times)` is the flow that the first stage trains.
+    """
     first_key, second_key = jax.random.split(key)
     path = hierarchical_path(first_key, x1, groups=method.groups)
     if not method.draws:
@@ -53,7 +58,7 @@ def training_path(
 
     def second(path):
         few = jax.tree.map(lambda x: x[: len(x1) // method.draws], path)
-        model = lambda states, times: predict(teacher, states, times)  # noqa: E731
+        model = partial(model_fn, teacher)
         return second_stage_path(second_key, model, few, draws=method.draws, num_steps=config.draw_steps)
 
     return jax.lax.cond(state.step < half, lambda path: path, second, path), teacher

@@ -179,7 +179,7 @@ def train(config: Config, task: Task) -> list[dict[str, Any]]:
     def arm(method):
         def gradient(state, batch):
             key, path_key = jax.random.split(state.keys)
-            path, teacher = training_path(config, method, path_key, batch["x"], state)
+            path, teacher = training_path(config, method, path_key, batch["x"], state, predict)
             loss, grads = jax.value_and_grad(loss_fn)(state.params, path)
             return grads, {"keys": key, "selection_state": teacher}, {"loss": loss}
 

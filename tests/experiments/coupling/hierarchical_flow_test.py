@@ -41,7 +41,8 @@ def test_the_second_stage_begins_half_way_with_the_model_of_that_step():
     fields = _hierarchical.start(method, 2, (8,), jax.random.key(0))
     x1 = jax.random.normal(jax.random.key(1), (6, 2))
     other = jax.tree.map(lambda x: x + 1, fields["params"])
-    step = jax.jit(lambda state: _hierarchical.training_path(config, method, jax.random.key(2), x1, state))
+    key = jax.random.key(2)
+    step = jax.jit(lambda state: _hierarchical.training_path(config, method, key, x1, state, _hierarchical.predict))
 
     def at(number, teacher):
         return step(State(other, (), teacher, fields["keys"], jnp.int32(number)))
