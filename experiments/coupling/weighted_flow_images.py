@@ -5,9 +5,32 @@ Claim: flow matching of pairs weighted by a Gibbs kernel (W-CFM) gives as good s
 Data: MNIST averaged to 14x14, as it is and with all images scaled to one length: the mean kernel between normal noise
   and an image depends on the length of the image only. First `python -m experiments.datasets fetch mnist` (11 MB).
 Command: `python -m experiments weighted_flow_images`
-Minutes: 0
-Expected: TODO
-Verdict: partly: TODO
+Minutes: 2.5 on one CPU core
+Expected: mean ± standard error over 3 seeds, equal updates; Fréchet distance of 2000 samples to the test images, in the
+  features of a classifier of such images (training images: 0.63 and 0.58), and the sliced W2, by Euler steps. The
+  share is the effective sample size of the weights of a batch over its size.
+
+  | as they are    | share         | Fréchet, 2   | 8            | 32           | W2, 2         | 32            |
+  |----------------|---------------|--------------|--------------|--------------|---------------|---------------|
+  | independent    | 1.000 ± 0.000 | 31.99 ± 0.56 | 21.06 ± 0.32 | 16.41 ± 0.72 | 0.188 ± 0.008 | 0.143 ± 0.004 |
+  | weighted, 0.05 | 0.291 ± 0.001 | 39.58 ± 1.73 | 36.72 ± 2.44 | 36.61 ± 2.89 | 0.209 ± 0.006 | 0.219 ± 0.006 |
+  | weighted, 0.09 | 0.638 ± 0.001 | 32.72 ± 2.81 | 24.40 ± 0.94 | 20.38 ± 0.93 | 0.189 ± 0.007 | 0.162 ± 0.004 |
+  | exact OT       | 1.000 ± 0.000 | 27.16 ± 0.76 | 19.44 ± 0.79 | 16.23 ± 0.39 | 0.176 ± 0.003 | 0.145 ± 0.001 |
+
+  | of one length  | share         | Fréchet, 2   | 8            | 32           | W2, 2         | 32            |
+  |----------------|---------------|--------------|--------------|--------------|---------------|---------------|
+  | independent    | 1.000 ± 0.000 | 29.93 ± 0.99 | 19.23 ± 0.45 | 14.86 ± 0.42 | 0.171 ± 0.003 | 0.128 ± 0.006 |
+  | weighted, 0.05 | 0.307 ± 0.001 | 33.95 ± 2.50 | 31.69 ± 2.40 | 30.72 ± 3.33 | 0.174 ± 0.004 | 0.186 ± 0.008 |
+  | weighted, 0.09 | 0.654 ± 0.000 | 30.85 ± 1.66 | 22.04 ± 0.95 | 17.85 ± 0.81 | 0.172 ± 0.004 | 0.148 ± 0.005 |
+  | exact OT       | 1.000 ± 0.000 | 24.67 ± 0.68 | 17.57 ± 0.42 | 15.06 ± 0.51 | 0.162 ± 0.002 | 0.132 ± 0.002 |
+
+  Weighted pairs are worse than independent ones or even (0.09 at 2 steps), the more so the less equal the weights. The
+  bias of the marginals is not the reason: on images of one length, where there is none in the data, they are worse too, and
+  as they are the weights favor short images by less than 1 %. What is left is that fewer pairs count: in 196 dimensions
+  the distances of pairs hardly differ, so that weights that shorten the pairs are few. Exact pairs are better than
+  independent ones with 2 to 8 steps. All models are far from the floor (samples.png).
+Verdict: not reproduced: weighted pairs are worse than independent ones, also where no image weighs more than another.
+Cost: CPU of a step relative to independent pairs: weighted 1.0, exact OT 1.4.
 Tuning: none. kappa = 0.09 is the paper's epsilon (5 at 3072 dimensions), the others were set before the first run.
 Reference: Calvo-Ordonez et al., Weighted conditional flow matching, 2025 (arXiv 2507.22270).
 """
