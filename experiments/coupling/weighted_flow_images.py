@@ -25,7 +25,7 @@ Expected: mean ± standard error over 3 seeds, equal updates; Fréchet distance 
   | exact OT       | 1.000 ± 0.000 | 24.67 ± 0.68 | 17.57 ± 0.42 | 15.06 ± 0.51 | 0.162 ± 0.002 | 0.132 ± 0.002 |
 
   Weighted pairs are worse than independent ones or even (0.09 at 2 steps), the more so the less equal the weights. The
-  bias of the marginals is not the reason: on images of one length, where there is none in the data, they are worse too, and
+  bias of the marginals is not the reason: on images of one length, where the data have none, they are worse too, and
   as they are the weights favor short images by less than 1 %. What is left is that fewer pairs count: in 196 dimensions
   the distances of pairs hardly differ, so that weights that shorten the pairs are few. Exact pairs are better than
   independent ones with 2 to 8 steps. All models are far from the floor (samples.png).
