@@ -31,7 +31,6 @@ NOT_RUN = {
     "mixture_coreset",
     "ot_flow_matching",
     "partial_transport",
-    "place_mining",
     "power_sampling",
     "reducible_loss",
     "single_sample_batches",
