@@ -39,6 +39,7 @@ from .flows.hierarchical import grouped_sources as grouped_sources
 from .flows.hierarchical import hierarchical_path as hierarchical_path
 from .flows.hierarchical import hierarchical_trajectories as hierarchical_trajectories
 from .flows.hierarchical import hierarchical_velocities as hierarchical_velocities
+from .flows.hierarchical import second_stage_path as second_stage_path
 from .flows.hierarchical import velocity_pairs as velocity_pairs
 from .flows.immiscible import couple_nearest as couple_nearest
 from .flows.immiscible import couple_quantized as couple_quantized
