@@ -44,8 +44,9 @@ from flax import nnx
 
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.reports import Record, markdown, mean_and_error, write_text
+from experiments.modules._batch_former import Layer
+from experiments.shared.backbones import PatchMixer, functional
 from experiments.shared.fashion import fashion
-from minibatch_jax.modules import BatchFormer
 
 CLASSES = 10
 GROUP = 3
@@ -81,22 +82,21 @@ LEARNING_RATES = {
 class Config:
     """Hyper-parameters; the arms differ in the loss, the module and the learning rate tuned for each."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/batch_former"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
-    steps: int = 1500
+    steps: int = 600
     batch_size: int = 64
-    evaluate_every: int = 250
-    checkpoint_every: int = 1500
+    evaluate_every: int = 300
+    checkpoint_every: int = 600
     most: int = 1500
     """examples of the most common class"""
     imbalance: float = 100.0
     """how many times more common it is than the rarest; the others lie between in geometric progression"""
-    pool: int = 2
-    """side of the squares of pixels that are averaged"""
-    hidden: int = 256
-    features: int = 64
+    width: int = 64
+    """of the network's features"""
+    patch: int = 7
     heads: int = 4
     dropout: float = 0.5
     """inside BatchFormer"""
@@ -107,17 +107,17 @@ class Config:
 
 
 class Model(NamedTuple):
-    """MLP to the features, shared classifier, and the leaves of the BatchFormer's parameters."""
+    """Parameters of the network up to the features, of the shared classifier, and of the layer."""
 
-    layers: Any
+    network: Any
     head: Any
-    former: Any
+    layer: Any
 
 
 def main(config: Config):
     """Train all arms, report, and write what a step and a prediction cost."""
     arms = {name: arm(config, method, _rate(config, name)) for name, method in METHODS.items()}
-    splits = fashion(config.pool, config.validate)
+    splits = fashion(1, config.validate)
 
     @jax.jit
     def evaluate(state, data):
@@ -134,20 +134,18 @@ def main(config: Config):
 def arm(config: Config, method: Method, rate: float) -> Arm:
     """Adam on the mean loss of the batch, which the layer doubles."""
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, config.steps))
+    layer = layer_of(config, method.across) if method.layer else None
 
     def start(key):
-        mlp_key, head_key, former_key = jax.random.split(key, 3)
-        sizes = ((28 // config.pool) ** 2, config.hidden, config.features)
-        params, streams = split_former(former(config, former_key)) if method.layer else ((), ())
-        head = init_mlp(head_key, (config.features, CLASSES))
-        return {"params": Model(init_mlp(mlp_key, sizes), head, params), "keys": streams}
+        network_key, head_key, layer_key = jax.random.split(key, 3)
+        params, streams = ((), ()) if layer is None else layer.start(layer_key)
+        head = init_mlp(head_key, (config.width, CLASSES))
+        return {"params": Model(functional(network(config, network_key))[1], head, params), "keys": streams}
 
     def loss(model, streams, batch):
-        features, labels = encode(model, batch["image"]), batch["label"]
-        if method.layer:
-            module = merge_former(config, model.former, streams)
-            features = module(features) if method.across else jnp.concatenate([features, alone(module, features)])
-            streams = split_former(module)[1]
+        features, labels = encode(config, model, batch["image"]), batch["label"]
+        if layer is not None:
+            features, streams = layer.doubled(model.layer, streams, features)
         copies = len(features) // len(labels)
         logits = mlp(model.head, features)
         if method.balanced:
@@ -162,46 +160,28 @@ def arm(config: Config, method: Method, rate: float) -> Arm:
     return gradient_arm(optimizer, start, gradient)
 
 
-def encode(model: Model, images: jax.Array) -> jax.Array:
-    """Features `[B, D]`, at least 0."""
-    return jax.nn.relu(mlp(model.layers, images))
+def encode(config: Config, model: Model, images: jax.Array) -> jax.Array:
+    """Features `[B, D]` of images `[B, 784]`."""
+    apply = functional(network(config, jax.random.key(0)))[0]
+    return apply.features(model.network, images.reshape(-1, 28, 28, 1))
 
 
 def predict(config: Config, model: Model, images: jax.Array) -> jax.Array:
-    """Logits `[B, 10]` through the module, which is off."""
-    features = encode(model, images)
-    if model.former:
-        module = former(config, jax.random.key(0))
-        nnx.update(module, jax.tree.unflatten(_structure(config)[1], model.former))
-        module.eval()
-        features = module(features)
+    """Logits `[B, 10]` through the layer, which is off."""
+    features = encode(config, model, images)
+    if model.layer:
+        features = layer_of(config).unchanged(model.layer, features)
     return mlp(model.head, features)
 
 
-def former(config: Config, key: jax.Array) -> BatchFormer:
-    """The module with new parameters."""
-    options = {"num_heads": config.heads, "dropout": config.dropout}
-    return BatchFormer(config.features, **options, rngs=nnx.Rngs(key))
+def network(config: Config, key: jax.Array) -> PatchMixer:
+    """The network with new parameters; its own classifier is not used."""
+    return PatchMixer(1, patch=config.patch, width=config.width, rngs=nnx.Rngs(key))
 
 
-def alone(module: BatchFormer, x: jax.Array) -> jax.Array:
-    """The layer of the module with each example in a batch of its own: all of its attention is on itself."""
-    values = module.attention.value(x)
-    seen = values * module.dropout(jnp.ones_like(values[..., :1]))
-    y = module.first_norm(x + module.dropout(module.attention.out(seen)))
-    return module.second_norm(y + module.dropout(module.contract(module.dropout(nnx.relu(module.expand(y))))))
-
-
-def split_former(module: BatchFormer) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Leaves of the parameters and of the random streams."""
-    _, params, streams = nnx.split(module, nnx.Param, ...)
-    return jax.tree.leaves(params), jax.tree.leaves(streams)
-
-
-def merge_former(config: Config, params: list[jax.Array], streams: list[jax.Array]) -> BatchFormer:
-    """The module of these leaves."""
-    graph, *structures = _structure(config)
-    return nnx.merge(graph, *(jax.tree.unflatten(s, x) for s, x in zip(structures, (params, streams))))
+def layer_of(config: Config, across: bool = True) -> Layer:
+    """The layer of these sizes."""
+    return Layer(config.width, config.heads, config.dropout, across)
 
 
 def long_tailed(splits: dict[str, Any], config: Config, seed: int) -> dict[str, Any]:
@@ -242,7 +222,7 @@ def gains(records: list[Record]) -> list[list[str]]:
 
 def costs(config: Config, arms: dict[str, Arm]) -> list[list[str]]:
     """Floating-point operations of a training step, and of a prediction, as XLA counts them, in thousands a row."""
-    image = jax.ShapeDtypeStruct((config.batch_size, (28 // config.pool) ** 2), jnp.float32)
+    image = jax.ShapeDtypeStruct((config.batch_size, 28**2), jnp.float32)
     label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     prior = jax.ShapeDtypeStruct((config.batch_size, CLASSES), jnp.float32)
     rows = [["arm", "training step", "prediction"]]
@@ -253,13 +233,6 @@ def costs(config: Config, arms: dict[str, Arm]) -> list[list[str]]:
         counts: list[Any] = [lowered.compile().cost_analysis() for lowered in (step, prediction)]
         rows.append([name, *(f"{count['flops'] / config.batch_size / 1000:.1f}" for count in counts)])
     return rows
-
-
-@functools.cache
-def _structure(config: Config) -> tuple[Any, Any, Any]:
-    """The graph of the module, and the tree structures of its parameters and random streams."""
-    graph, params, streams = nnx.split(nnx.eval_shape(lambda: former(config, jax.random.key(0))), nnx.Param, ...)
-    return graph, jax.tree.structure(params), jax.tree.structure(streams)
 
 
 def _rate(config: Config, name: str) -> float:
