@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.datasets import arrays
 
-QUERY_WORDS, SHORT_WORDS, LEAST_WORDS = 12, 48, 200
+QUERY_WORDS, SHORT_WORDS, LEAST_WORDS = 12, 48, 100
 HELD_OUT = 5
 """every so-manieth thread is tested on"""
 

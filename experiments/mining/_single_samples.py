@@ -81,8 +81,8 @@ def arm(config: Any, inputs: int, tuned: Tuned, method: Method) -> Arm:
 
 
 def layer_sizes(config: Any, inputs: int) -> tuple[int, ...]:
-    """Of the encoder, which queries and documents share."""
-    return inputs, config.hidden, config.dimensions
+    """Of the encoder, which queries and documents share; without hidden units it is linear."""
+    return (inputs, config.hidden, config.dimensions) if config.hidden else (inputs, config.dimensions)
 
 
 def embed(params, inputs: Any) -> jax.Array:

@@ -64,7 +64,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/single_sample_batches"
     arms: tuple[str, ...] = ()
-    steps: int = 1200
+    steps: int = 600
     batch_size: int = 32
     """pairs of query and document read for each step, in every arm"""
     evaluate_every: int = 100
