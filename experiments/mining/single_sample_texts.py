@@ -12,6 +12,7 @@ from experiments.engine import compare, run
 from experiments.mining._long_texts import text_rows
 from experiments.mining._single_samples import METHODS, Method, Tuned, arm, embed, isolated_pairs, retrieval, untrained
 
+CLAIM: Any = {"baseline": "InfoNCE, batches of 32", "better": {"ndcg_at_10": "higher", "recall_at_1": "higher"}}
 LENGTHS = {"short documents": 1.0, "short and long": 0.5}
 """of the pairs of two more arms: how many documents are cut to their beginning"""
 TUNED = {
@@ -60,7 +61,7 @@ def main(config: Config):
     def evaluate(state, data):
         return retrieval(*(embed(state.params, data["test"][name]) for name in ("query", "document")))
 
-    records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=20)
+    records = run(config, arms, lambda seed: splits, evaluate, steps_per_call=20, **CLAIM)
     folder = str(Path(config.out) / "without_training")
     compare(dataclasses.replace(config, out=folder, arms=()), untrained(config, splits["test"]))
     return records

@@ -1,5 +1,6 @@
 """BatchFormer for contrastive learning: two styles of an emoji find each other, without labels."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,7 +67,9 @@ def main(config: Config):
     def evaluate(state, data):
         return scores(lambda images: apply.features(state.params.network, images), data)
 
-    return run(config, arms, lambda seed: leave_one_style_out(seed, config.validate), evaluate, steps_per_call=20)
+    better = {"same_emoji_recall": "higher", "category_accuracy": "higher"}
+    data = functools.partial(leave_one_style_out, validate=config.validate)
+    return run(config, arms, data, evaluate, steps_per_call=20, baseline="plain", better=better)
 
 
 def arm(config: Config, across: bool | None, rate: float) -> Arm:

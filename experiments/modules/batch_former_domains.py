@@ -1,5 +1,6 @@
 """BatchFormer for domain generalization: the category of emoji in a style that was not trained on."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,7 +69,9 @@ def main(config: Config):
 
         return {f"{name}_accuracy": accuracy(data[name]) for name in NEW}
 
-    return run(config, arms, lambda seed: leave_one_style_out(seed, config.validate), evaluate, steps_per_call=20)
+    better = {f"{name}_accuracy": "higher" for name in NEW}
+    data = functools.partial(leave_one_style_out, validate=config.validate)
+    return run(config, arms, data, evaluate, steps_per_call=20, baseline="plain", better=better)
 
 
 def arm(config: Config, across: bool | None, rate: float) -> Arm:
