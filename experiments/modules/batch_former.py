@@ -87,10 +87,10 @@ class Config:
     out: str = "runs/batch_former"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
-    steps: int = 600
+    steps: int = 400
     batch_size: int = 64
-    evaluate_every: int = 300
-    checkpoint_every: int = 600
+    evaluate_every: int = 200
+    checkpoint_every: int = 400
     most: int = 1500
     """examples of the most common class"""
     imbalance: float = 100.0

@@ -26,14 +26,14 @@ class Config:
     """Hyper-parameters; the arms differ in the layer and the learning rate tuned for each."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    """each leaves one of four styles for the test, in turn"""
+    """each leaves another of the four styles for the test"""
     out: str = "runs/batch_former_contrastive"
     arms: tuple[str, ...] = ()
-    steps: int = 400
-    batch_size: int = 64
+    steps: int = 300
+    batch_size: int = 48
     """emoji, each in two of three styles"""
-    evaluate_every: int = 200
-    checkpoint_every: int = 400
+    evaluate_every: int = 300
+    checkpoint_every: int = 300
     width: int = 64
     patch: int = 8
     projection: int = 32
