@@ -87,10 +87,10 @@ class Config:
     out: str = "runs/batch_former"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
-    steps: int = 400
+    steps: int = 200
     batch_size: int = 64
     evaluate_every: int = 200
-    checkpoint_every: int = 400
+    checkpoint_every: int = 200
     most: int = 1500
     """examples of the most common class"""
     imbalance: float = 100.0

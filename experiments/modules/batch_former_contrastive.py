@@ -29,11 +29,11 @@ class Config:
     """each leaves another of the four styles for the test"""
     out: str = "runs/batch_former_contrastive"
     arms: tuple[str, ...] = ()
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 48
     """emoji, each in two of three styles"""
-    evaluate_every: int = 300
-    checkpoint_every: int = 300
+    evaluate_every: int = 200
+    checkpoint_every: int = 200
     width: int = 64
     patch: int = 8
     projection: int = 32
