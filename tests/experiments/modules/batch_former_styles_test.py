@@ -79,7 +79,7 @@ def test_the_experiment_learns_more_than_chance(tmp_path, monkeypatch, experimen
         "new_emoji": part(9, 3),
         "new_style_and_emoji": part(9, 1),
     }
-    monkeypatch.setattr(experiment, "leave_one_style_out", lambda *args: splits)
+    monkeypatch.setattr(experiment, "leave_one_style_out", lambda *args, **options: splits)
     options = {"steps": 40, "evaluate_every": 40, "checkpoint_every": 40, "batch_size": 9, "width": 8, "patch": 16}
     config = experiment.Config(seeds=(0,), out=str(tmp_path), arms=("BatchFormer",), heads=2, **options)
     (record,) = experiment.main(config)

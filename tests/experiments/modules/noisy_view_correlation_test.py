@@ -40,6 +40,7 @@ def test_digits_to_tune_on_are_not_trained_on(monkeypatch):
     _noisy_views.noisy_views.cache_clear()
 
 
+@pytest.mark.slow
 def test_kernels_and_networks_find_the_class_that_two_views_share(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(_noisy_views, "arrays", digits)
