@@ -141,7 +141,8 @@ def main(config: Config):
             arms[name] = partial(trained_arm, config, train, test, method, size or len(train.label), name)
             methods.setdefault(method, {})[name] = size or len(train.label)
     arms["first view"] = lambda seed: downstream(train.first, test.first, train, test, seed)
-    records = compare(config, arms)
+    better = {"correlation_test": "higher", "cluster_accuracy": "higher"}
+    records = compare(config, arms, baseline="linear CCA", better=better)
     out = Path(config.out)
     codes = pca_codes(config, train, test)
     estimators: dict[str, Any] = {

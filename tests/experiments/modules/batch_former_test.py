@@ -14,7 +14,7 @@ from experiments.modules import _batch_former, batch_former
 from experiments.modules.batch_former import Config
 
 
-def splits(per_class=40, pixels=784):
+def splits(per_class=40, pixels=196):
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(10, dtype=np.int64), per_class)
     image = rng.normal(size=(len(label), pixels)).astype(np.float32) + label[:, None].astype(np.float32)
@@ -58,11 +58,11 @@ def test_alone_is_the_layer_on_batches_of_one():
 
 
 def test_a_prediction_is_that_of_the_plain_network_and_costs_the_same():
-    config = Config(width=8, heads=2, patch=14)
+    config = Config(features=8, heads=2, hidden=16)
     arms = {name: batch_former.arm(config, method, 1e-3) for name, method in batch_former.METHODS.items()}
     model = arms["cross-entropy, BatchFormer"].init(jax.random.key(0)).params
-    images = jax.random.normal(jax.random.key(1), (5, 784))
-    plain = batch_former.predict(config, model._replace(layer=()), images)
+    images = jax.random.normal(jax.random.key(1), (5, 196))
+    plain = batch_former.predict(config, model._replace(former=()), images)
     np.testing.assert_array_equal(batch_former.predict(config, model, images), plain)
     two = {name: arms[name] for name in ("cross-entropy", "cross-entropy, BatchFormer")}
     (_, step, prediction), (_, step_with, prediction_with) = batch_former.costs(config, two)[1:]
@@ -74,7 +74,7 @@ def test_the_experiment_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_former, "fashion", lambda *args: splits())
     monkeypatch.setattr(batch_former, "costs", lambda *args: [["arm"]])
     small: dict[str, Any] = {"steps": 50, "batch_size": 8, "evaluate_every": 50, "checkpoint_every": 50}
-    config = Config(seeds=(0, 1), out=str(tmp_path), width=8, patch=14, heads=2, most=40, imbalance=10.0, **small)
+    config = Config(seeds=(0, 1), out=str(tmp_path), hidden=16, features=8, heads=2, most=40, imbalance=10.0, **small)
     config = dataclasses.replace(config, arms=("balanced softmax", "balanced softmax, BatchFormer"))
     records = batch_former.main(config)
     rows = (tmp_path / "gains.md").read_text().splitlines()
