@@ -25,6 +25,8 @@ Expected: bits for a byte of held-out windows after 400 steps, mean ± standard 
   medoids add 0.015 ± 0.009 and 0.015 ± 0.019. Prose has four times its share, for 0.02 ± 0.01 bits more on Python.
   Not reproduced: CoLM stays 0.24 ± 0.01 bits behind the whole super-batch, at equal steps, and saves little work: to
   pass 64 windows forward, the last block twice, and differentiate 16 is the work of differentiating 48.
+Verdict: partly: CoLM beats random batches at their memory, mostly by its budgets for the sources; it stays behind the
+  whole super-batch.
 Tuning: none; Adam with 0.01 for all arms, the only rate tried at this width (--validate, seeds 10 and 11, 600 steps:
   random 3.650 ± 0.012, CoLM 3.580 ± 0.016, whole 3.268 ± 0.004 in the mean). A rate for each arm may change the gaps.
 Reference: Nguyen et al., Mini-batch coresets for memory-efficient language model training on data mixtures, 2024
