@@ -29,11 +29,11 @@ class Tasks(NamedTuple):
     subcategory: jax.Array
 
 
-def make_tasks(seed: int, count: int) -> tuple[Tasks, Tasks]:
+def make_tasks(seed: int, num_train: int, num_test: int) -> tuple[Tasks, Tasks]:
     """Tasks to train on and tasks to test on, which share subcategories but no emoji.
 
     Half of the emoji of each subcategory are for training. As many tasks of disjoint classes as they allow for are
-    made, and `count` of these kept, so that a subcategory has about as many tasks as it has emoji.
+    made, and so many of these kept at most, so that a subcategory has about as many tasks as it has emoji.
     """
     check_fetched(*STYLES, "emoji_taxonomy")
     taxonomy = {k: np.concatenate([arrays("emoji_taxonomy", split)[k] for split in ("train", "test")])
@@ -46,7 +46,7 @@ def make_tasks(seed: int, count: int) -> tuple[Tasks, Tasks]:
         for half, members in zip(halves, (rows[: len(rows) // 2], rows[len(rows) // 2 :])):
             half.extend(members[: len(members) // WAYS * WAYS].reshape(-1, WAYS))
     made = []
-    for half in halves:
+    for half, count in zip(halves, (num_train, num_test)):
         classes = np.stack(half)[rng.permutation(len(half))[:count]]
         styles = rng.permuted(np.tile(np.arange(4), (len(classes), 1)), axis=1)
         images = drawings[classes[:, :, None], styles[:, None]]

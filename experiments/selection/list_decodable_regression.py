@@ -101,6 +101,9 @@ class Config:
     """of the multifilter"""
 
 
+BETTER, ATTACKED = {"error, n = 8": "lower"}, {"worst error": "lower"}
+"""of the numbers that the claim is about"""
+
 Fit = Callable[[Problem, np.ndarray, np.ndarray, int], dict[str, float]]
 """(problem, inputs [M, n, D], targets [M, n], seed) -> metrics"""
 
@@ -113,11 +116,15 @@ def main(config: Config):
         if task in ADVERSARIES:
             problem = functools.cache(functools.partial(imitators, task))
             arms = {name: arm_attacked(problem, fit) for name, fit in fits(config).items()}
-            attacked[task] = compare(changed, arms, xlabel="distance", summary=by_distance)
+            attacked[task] = compare(
+                changed, arms, xlabel="distance", summary=by_distance, baseline="OLS", better=ATTACKED
+            )
         else:
             problem = functools.cache(functools.partial(make_problem, task))
             arms = {name: arm(problem, name, fit) for name, fit in fits(config).items()}
-            records[task] = compare(changed, arms, xlabel="samples in a batch", summary=by_batch_size)
+            records[task] = compare(
+                changed, arms, xlabel="samples in a batch", summary=by_batch_size, baseline="OLS", better=BETTER
+            )
     for made, xlabel, name in ((records, "samples in a batch", "errors"), (attacked, "distance", "attacks")):
         if made:
             draw_panels(made, "error", xlabel, Path(config.out) / f"{name}.png")

@@ -54,7 +54,9 @@ def main(config: Config):
         problem = functools.cache(functools.partial(make_problem, task))
         arms = {name: arm(config, problem, *chosen) for name, chosen in selections().items()}
         changed = dataclasses.replace(config, task=task, out=str(Path(config.out) / task))
-        records[task] = compare(changed, arms, xlabel="percent kept", summary=by_percent)
+        records[task] = compare(
+            changed, arms, xlabel="percent kept", summary=by_percent, baseline="all", better=better(config)
+        )
     draw_panels(records, "error", "percent kept", Path(config.out) / "errors.png", log=(False, False))
     return [record for made in records.values() for record in made]
 
@@ -101,6 +103,11 @@ def arm(
         return metrics
 
     return measured
+
+
+def better(config: Config) -> dict[str, str]:
+    """Which way is better, of the numbers that the claim is about."""
+    return {f"error, {percent} %": "lower" for percent in config.percents}
 
 
 def by_percent(records) -> dict[str, float]:
