@@ -15,7 +15,7 @@ NOISE_ROWS, NOISE_WIDTH, NOISE_SPREAD, NOISE_KNOWN = 2000, 20, 1.5, 0.8
 """the logarithm of the variance has this standard deviation, and this correlation to what the weak model says"""
 STEP_ROWS, STEP_WEAK = 4000, 200
 BICYCLE_ROWS, BICYCLE_WEAK = 1000, 300
-IMAGE_ROWS, IMAGE_WEAK, IMAGE_VALIDATION, DIMENSIONS = 12_000, 300, 2000, 40
+IMAGE_ROWS, IMAGE_WEAK, IMAGE_VALIDATION, DIMENSIONS = 6000, 300, 2000, 40
 POSITIVE = {"mnist": (5, 6, 7, 8, 9), "fashion_mnist": (0, 2, 3, 4, 6)}
 RIDGES = (1e-2, 1e-3, 1e-4)
 
