@@ -9,7 +9,7 @@ import numpy as np
 from experiments.datasets import arrays, check_fetched
 
 STYLES = ("emoji", "emoji_twitter", "emoji_apple", "emoji_facebook")
-WAYS, SHOTS, SIDE = 5, 2, 16
+WAYS, SHOTS, SIDE = 5, 2, 8
 PIXELS = SIDE * SIDE * 3
 OWN = 0.2
 """what a task shares with itself alone; the rest of its likeness is half the category's, half the subcategory's"""
@@ -19,7 +19,7 @@ class Tasks(NamedTuple):
     """T tasks of 5 classes.
 
     Attributes:
-      support, query: images `[T, 10, 768]`, the two drawings of each class one after the other; 2 styles each.
+      support, query: images `[T, 10, 192]`, the two drawings of each class one after the other; 2 styles each.
       category, subcategory: `[T]`.
     """
 
@@ -67,7 +67,7 @@ def taxonomy_features(tasks: Tasks) -> jax.Array:
 
 
 def _small(style: str) -> np.ndarray:
-    """All drawings of a style with 16x16 pixels, of mean 0 and variance 1, `[N, 768]`."""
+    """All drawings of a style with 8x8 pixels, of mean 0 and variance 1, `[N, 192]`."""
     images = np.concatenate([arrays(style, split)["image"] for split in ("train", "test")])
     side = images.shape[1] // SIDE
     pooled = images.reshape(-1, SIDE, side, SIDE, side, 3).mean((2, 4), dtype=np.float32)

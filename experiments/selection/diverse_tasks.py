@@ -31,14 +31,14 @@ Order = Literal["second", "first"]
 class Config:
     """All arms but the last take k tasks a step."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/diverse_tasks"
     arms: tuple[str, ...] = ()
     order: Literal["both", "second", "first"] = "both"
     """whether the meta-gradient is differentiated through the inner steps, or takes their gradients as constants"""
     num_tasks: int = 48
     k: int = 6
-    steps: tuple[int, ...] = (0, 50, 200)
+    steps: tuple[int, ...] = (0, 25, 100)
     """of training, after which the error of the meta-gradient and the accuracy are measured"""
     draws: int = 300
     """of k tasks, for the error of the meta-gradient"""

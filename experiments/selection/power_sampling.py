@@ -83,9 +83,9 @@ class Config:
     out: str = "runs/power_sampling"
     task: Literal["all", "mnist", "fashion_mnist"] = "all"
     arms: tuple[str, ...] = ()
-    percents: tuple[int, ...] = (5, 10, 20, 40, 80)
+    percents: tuple[int, ...] = (5, 10, 20, 40)
     """shares of the examples that are kept"""
-    draws: int = 3
+    draws: int = 2
     """of the kept examples, for each seed and share"""
 
 

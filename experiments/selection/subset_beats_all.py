@@ -27,7 +27,7 @@ from experiments.engine.panels import draw_panels
 from experiments.selection._subset_problems import Problem, Task, make_problem
 from minibatch_jax.selection import power_inclusion
 
-TASKS: tuple[Task, ...] = ("noise", "step", "fashion_mnist", "mnist", "bicycles")
+TASKS: tuple[Task, ...] = ("noise", "step", "fashion_mnist", "bicycles")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Config:
 
     seeds: tuple[int, ...] = tuple(range(20))
     out: str = "runs/subset_beats_all"
-    task: Literal["all", "noise", "step", "fashion_mnist", "mnist", "bicycles"] = "all"
+    task: Literal["all", "noise", "step", "fashion_mnist", "bicycles"] = "all"
     arms: tuple[str, ...] = ()
     percents: tuple[int, ...] = (20, 40, 60, 80)
     """shares of the rows that are kept"""

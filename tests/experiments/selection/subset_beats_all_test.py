@@ -44,7 +44,7 @@ def test_images_are_parted_and_the_weak_model_knows_something(monkeypatch):
     monkeypatch.setattr(problems, "arrays", lambda name, split: arrays("digits", split))
     for name, size in {"IMAGE_ROWS": 700, "IMAGE_WEAK": 100, "IMAGE_VALIDATION": 300, "DIMENSIONS": 20}.items():
         monkeypatch.setattr(problems, name, size)
-    problem = problems.make_problem("mnist", 0)
+    problem = problems.make_problem("fashion_mnist", 0)
     of_all = problem.error(np.ones(700))
     assert of_all < 0.25 and problem.error((np.arange(700) < 40).astype(float)) > of_all
     assert len(np.unique(problem.uncertainty.round(6))) > 350 and problem.uncertainty.max() <= 0.25
