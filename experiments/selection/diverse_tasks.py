@@ -100,20 +100,20 @@ Way = dict[int, Any]
 
 def arm(config, learner, tasks, way_of_all, selection: Selection | None, features: Features) -> Callable[[int], Any]:
     """Metrics by the number of steps: of the meta-gradient on the way of all tasks, of accuracy on the arm's own."""
-    if selection is not None:
+    if selection is None:
+        draws, way_of_arm = None, way_of_all
+    else:
         draws = jax.jit(functools.partial(drawn, selection, count=config.draws))
         way_of_arm = training(config, learner, tasks, selection, features)
 
     def measured(seed):
         train, test = tasks(seed)
         metrics: dict[int, dict[str, Any]] = {step: {} for step in config.steps}
-        way = way_of_all(seed)
-        if selection is not None:
+        if draws is not None:
             weights = draws(jax.random.key(seed + 1000), features(train))
-            for step, params in way.items():
+            for step, params in way_of_all(seed).items():
                 metrics[step] |= errors(weights, learner.meta_gradients(params, train))
-            way = way_of_arm(seed)
-        for step, params in way.items():
+        for step, params in way_of_arm(seed).items():
             metrics[step] |= accuracies(np.asarray(learner.right(params, test)), np.asarray(test.subcategory))
             metrics[step]["train_loss"] = learner.losses(params, train).mean()
         return metrics

@@ -12,6 +12,7 @@ from experiments.selection import subset_beats_all as experiment
 def of_noise(share, arm):
     inclusion, unbiased = experiment.selections()[arm]
     problem = problems.make_problem("noise", 0)
+    assert problem.theory is not None
     return problem.theory(lambda values: inclusion(values, share), unbiased)
 
 
