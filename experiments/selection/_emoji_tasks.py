@@ -57,9 +57,9 @@ def make_tasks(seed: int, num_train: int, num_test: int) -> tuple[Tasks, Tasks]:
 
 
 def taxonomy_features(tasks: Tasks) -> jax.Array:
-    """Rows `[T, F]` whose inner products are the likeness of tasks: 1 for the task itself, 0.8 within a subcategory,
+    """Rows `[T, F]` whose inner products are the likeness of tasks, without a look at an image.
 
-    0.4 within a category, else 0. No image is looked at.
+    It is 1 for the task itself, 0.8 within a subcategory, 0.4 within a category, else 0.
     """
     shared = np.sqrt((1 - OWN) / 2)
     columns = [shared * jax.nn.one_hot(kind, int(kind.max()) + 1) for kind in (tasks.category, tasks.subcategory)]
