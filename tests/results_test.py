@@ -38,7 +38,6 @@ NOT_RUN = {
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
     "1-D and sliced transport",
-    "Flexi-JEST",
     "GradMatch",
     "Schrödinger bridge CFM",
     "Selective-Backprop",
