@@ -102,7 +102,7 @@ def trainer(problem: Problem, plan: Plan, full_steps: int) -> Callable[[int], An
         return jax.lax.scan(step, run, length=each)
 
     def arm(seed: int) -> dict[float, Any]:
-        data, hard, key = problem.data(), difficulty(problem, full_steps), jax.random.key(seed)
+        data, hard, key = problem.data(), difficulty(problem, full_steps // 10), jax.random.key(seed)
         train = data["train"]
         run, clock, made = init(seed), Clock(), {}
         rows = random_rows(len(train["label"]), problem.sizes["batch_size"], plan.steps, seed)

@@ -38,7 +38,7 @@ class Config:
     """of full training: 10 epochs"""
     tenth: int = 200
     """steps of random batches, CREST and fresh coresets"""
-    same_time: int = 600
+    same_time: int = 880
     """steps on random batches in the time of CREST, as measured"""
     evaluations: int = 20
     subset: int = 30
@@ -48,11 +48,11 @@ class Config:
     coresets_per_step: int = 2
     multiplier: float = 4.0
     """of the interval between checks of the model"""
-    patch: int = 4
-    width: int = 32
+    patch: int = 7
+    width: int = 64
     depth: int = 2
-    random_rate: float = 3e-3
-    coreset_rate: float = 3e-3
+    random_rate: float = 6e-3
+    coreset_rate: float = 6e-3
     targets: tuple[float, ...] = (0.75, 0.8, 0.85)
     """test accuracies to reach"""
     validate: bool = False

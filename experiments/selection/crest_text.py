@@ -75,7 +75,7 @@ def main(config: Config):
         rates=(config.random_rate, config.coreset_rate),
     )
     plans = {
-        "full": Plan("random", config.steps, config.evaluations, errors=True),
+        "full": Plan("random", config.steps, config.evaluations),
         BASELINE: Plan("random", config.tenth, config.evaluations),
         "random, same time": Plan("random", config.same_time, config.evaluations),
         "CREST 10%": Plan("CREST", config.tenth, config.evaluations),

@@ -47,10 +47,10 @@ class Config:
     evaluate_every: int = 64
     noise: float = 0.2
     """share of wrong labels in the noisy training"""
-    patch: int = 4
-    width: int = 32
+    patch: int = 7
+    width: int = 64
     depth: int = 2
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     targets: tuple[float, ...] = (0.75, 0.8)
     """test accuracies to reach"""
     validate: bool = False

@@ -132,7 +132,7 @@ def methods(config: Config, model: AdaptedBytes, base: Any) -> dict[str, Method]
 
 
 def gradient_estimates(key: jax.Array, model: AdaptedBytes, base: Any, adapters: Any, tokens: jax.Array) -> jax.Array:
-    """Zeroth-order gradients `[B, rank * width]` of `b` of the last value projection, by two passes of the last block."""
+    """Zeroth-order gradients `[B, rank * width]` of the last value projection, by two passes of the last block."""
     hidden = model.before_last(model.merged(base, adapters), tokens)
 
     def losses(adapters, rows):

@@ -58,8 +58,8 @@ class Config:
     test_examples: int = 1500
     noise: float = 0.3
     """share of wrong labels in the noisy training set and holdout"""
-    patch: int = 4
-    width: int = 32
+    patch: int = 7
+    width: int = 64
     depth: int = 2
     reference_steps: int = 1500
     reference_hidden: int = 64
