@@ -1,7 +1,7 @@
-"""Write the pages that the docstrings give: the method table and the API.
+"""Write the pages that the docstrings give: the method table, the results of the experiments, and the API.
 
-`python docs/generate.py` writes `docs/methods.md`, which is committed; with `--check` it fails if that is out of date.
-Every build of the site writes `docs/api/`, which is not committed.
+`python docs/generate.py` writes `docs/methods.md` and `docs/results.md`, which are committed; with `--check` it fails
+if one is out of date. Every build of the site writes `docs/api/`, which is not committed.
 
 A module whose docstring ends in lines `Method:`, `Paper:` and `Experiment:` gives a row of the table. The row names
 what the module defines and its noun, the part of the package right below `minibatch_jax`, makes public. If modules of
@@ -9,8 +9,11 @@ several nouns name one method, its row is in the table of the first noun, and na
 them.
 """
 
+import ast
 import importlib
 import inspect
+import json
+import math
 import pkgutil
 import re
 import sys
@@ -20,6 +23,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
 PACKAGE = "minibatch_jax"
 TITLES = {
     "selection": "Selection: which examples of a batch count",
@@ -40,6 +44,19 @@ Each row is a method: its paper, its functions on arrays, its transformations of
 its claim, to run as `python -m experiments NAME`. Functions and transformations are names of the noun, such as
 `minibatch_jax.selection`, or of the noun before their dot. This file is generated from the docstrings by
 `python docs/generate.py`.
+"""
+RESULTS_HEAD = """\
+# Results
+
+Each experiment tests a claim of a paper in small: on data and networks that a CPU trains in minutes, over at least
+three seeds, against a baseline that knows nothing, and says whether the claim held. Minutes are those of one core of a
+busy machine. A number is the mean over seeds ± its standard error; a difference is paired by seed. Where an arm did
+not give a number with every seed, the number of seeds that did is in parentheses. The docstring of an experiment says
+the rest: data, tuning, cost, what else was seen.
+
+`python -m experiments NAME` runs one again and writes `experiments/results/NAME.json`, from which
+`python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
+says whether the numbers agree.
 """
 TABLE = "| method | paper | functions | transformations | experiment |\n|---|---|---|---|---|"
 
@@ -151,6 +168,89 @@ def methods() -> str:
     return "\n".join(parts)
 
 
+def results() -> str:
+    """Return the text of `results.md`."""
+    rooms: dict[str, dict[str, str]] = {}
+    for path in sorted((ROOT / "experiments").rglob("*.py"), key=lambda path: path.stem):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if section(docstring, "Verdict"):
+            rooms.setdefault(path.parent.name, {})[path.stem] = docstring
+    order = [room for room in ("experiments", *TITLES) if room in rooms]
+    index, parts = ["| experiment | what it is about | verdict | minutes |", "|---|---|---|---|"], []
+    for room in [*order, *(room for room in rooms if room not in order)]:
+        parts.append(f"## {TITLES.get(room, 'Start').partition(':')[0]}\n")
+        for name, docstring in rooms[room].items():
+            path = ROOT / "experiments" / "results" / f"{name}.json"
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"minutes": "", "tables": {}}
+            verdict = section(docstring, "Verdict").partition(":")[0]
+            index.append(f"| [{name}](#{name}) | {summary(docstring)} | {verdict} | {found['minutes']} |")
+            parts.append(experiment(name, docstring, found))
+    return "\n".join([RESULTS_HEAD, *index, "", *parts])
+
+
+def section(docstring: str, name: str) -> str:
+    """Return the text of a part of an experiment's docstring, in one line."""
+    found = re.search(rf"^{name}: *(.*(?:\n  .*)*)", docstring, flags=re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def summary(docstring: str) -> str:
+    """Return the first paragraph of a docstring, in one line."""
+    return docstring.split("\n\n")[0].replace("\n", " ")
+
+
+def experiment(name: str, docstring: str, found: dict[str, Any]) -> str:
+    """Return the part of `results.md` on one experiment."""
+    word, _, reason = section(docstring, "Verdict").partition(": ")
+    lines = [f"### {name}", "", summary(docstring), ""]
+    lines += [f"- Claim: {section(docstring, 'Claim')}", f"- **{word.capitalize()}**{reason and f': {reason}'}"]
+    minutes = f"{found['minutes']} minutes" if found["tables"] else "Without a result"
+    lines += [f"- {minutes}: `python -m experiments {name}`", ""]
+    for title, table in found["tables"].items():
+        lines += [*result_table(title, table), ""]
+    return "\n".join(lines)
+
+
+def result_table(title: str, table: dict[str, Any]) -> list[str]:
+    """Return the lines of a table: the metrics that the claim is about, and the differences to the baseline."""
+    arms, differences = table["arms"], table["differences"]
+    shown = list(table["better"]) or list(next(iter(arms.values()))["metrics"])[:1]
+    bases = list(dict.fromkeys(d["baseline"] for d in differences.values()))
+    head = [title or "arm"]
+    for metric in shown:
+        better = table["better"].get(metric)
+        head += [metric.replace("_", " ") + (f" ({better} is better)" if better else "")]
+        head += [f"difference to {bases[0] if len(bases) == 1 else 'the baseline'}"] if bases else []
+    head += ["baseline"] if len(bases) > 1 else []
+    rows = [head, ["---"] * len(head)]
+    for arm, values in arms.items():
+        less, row = differences.get(arm, {"baseline": "", "metrics": {}}), [arm]
+        for metric in shown:
+            own = values["metrics"].get(metric)
+            row.append(number(own, len(table["seeds"])))
+            row += [number(less["metrics"].get(metric), len(table["seeds"]), own)] if bases else []
+        rows.append([*row, less["baseline"]] if len(bases) > 1 else row)
+    return ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+
+
+def number(figure: dict[str, Any] | None, seeds: int, difference_of: dict[str, Any] | None = None) -> str:
+    """Return mean ± standard error as text; a difference has a sign, and as many digits as the figure it is of."""
+    if figure is None or figure["mean"] is None:
+        return "" if figure is None else "none"
+    places, sign = digits(figure), ""
+    if difference_of:
+        places, sign = max(digits(difference_of), min(places, 3)), "+"
+    error = "" if figure["error"] is None else f" ± {figure['error']:.{places}f}"
+    count = f" ({figure['finite']})" if figure["finite"] < seeds else ""
+    return f"{figure['mean']:{sign}.{places}f}{error}{count}"
+
+
+def digits(figure: dict[str, Any]) -> int:
+    """Return how many digits after the point show two of the error, as in the tables that experiments print."""
+    size = figure["error"] or abs(figure["mean"]) / 100 or 1.0
+    return min(max(1 - math.floor(math.log10(size)), 0), 3 if abs(figure["mean"]) > 0.01 else 5)
+
+
 def api(noun: str) -> str:
     """Return the text of a page: what a noun makes public, then what else its public modules define."""
     full = f"{PACKAGE}.{noun}" if noun else PACKAGE
@@ -185,8 +285,8 @@ def write_api() -> None:
 
 
 if __name__ == "__main__":
-    page, text = FOLDER / "methods.md", methods()
-    if sys.argv[1:] != ["--check"]:
-        page.write_text(text, encoding="utf-8")
-    elif page.read_text(encoding="utf-8") != text:
-        sys.exit("docs/methods.md is out of date, wanted what the docstrings say: run python docs/generate.py.")
+    for page, text in ((FOLDER / "methods.md", methods()), (FOLDER / "results.md", results())):
+        if sys.argv[1:] != ["--check"]:
+            page.write_text(text, encoding="utf-8")
+        elif page.read_text(encoding="utf-8") != text:
+            sys.exit(f"docs/{page.name} is out of date, wanted what its sources say: run python docs/generate.py.")

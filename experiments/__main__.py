@@ -1,4 +1,7 @@
-"""`python -m experiments` lists the experiments, `python -m experiments NAME [flags]` runs one."""
+"""`python -m experiments` lists the experiments, `python -m experiments NAME [flags]` runs one.
+
+`python -m experiments NAME --check` runs its smallest arm again and compares it with `experiments/results/NAME.json`.
+"""
 
 import ast
 import importlib
@@ -32,7 +35,9 @@ def docstring(path: Path) -> str:
 
 def listing() -> str:
     """One line for each experiment: name, minutes, claim."""
-    lines = ["Experiments (python -m experiments NAME; --help shows the flags):"]
+    lines = [
+        "Experiments (python -m experiments NAME; --help shows the flags, --check compares with the stored result):"
+    ]
     for name, path in files().items():
         doc = docstring(path)
         minutes = re.search(r"^Minutes: (\S+)", doc, re.MULTILINE)
@@ -53,9 +58,21 @@ def run_experiment(name: str, flags: list[str]) -> None:
     """Parse the flags into the experiment's `Config` and run it."""
     import tyro
 
+    from experiments.engine.results import gathered
+
     module = importlib.import_module(module_of(name))
     description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")
-    module.main(tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description))
+    config = tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description)
+    with gathered(name, config):
+        module.main(config)
+
+
+def check_experiment(name: str) -> bool:
+    """Run the smallest arm of an experiment again; returns whether it agrees with the stored result."""
+    from experiments.engine.checks import check
+
+    module = importlib.import_module(module_of(name))
+    return check(name, module.Config, module.main)
 
 
 def run_speed(cases: list[str]) -> None:
@@ -79,6 +96,8 @@ def main(args: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)
         return 2
+    if rest == ["--check"] and name != "speed":
+        return 0 if check_experiment(name) else 1
     run_speed(rest) if name == "speed" else run_experiment(name, rest)
     return 0
 

@@ -28,6 +28,7 @@ Expected: mean ± standard error over 3 seeds, which choose the pixels and the m
   Not in the claim: Sinkhorn of all 1000 colours is nearer still in a 25th of the time, and so is one mini-batch of k m
   colours in four times the time. m-POT leaves the dear colours as they are, as it should: it is no tool for this task.
   The other direction was not measured (`--direction "flower to china"`).
+Verdict: reproduced
 Tuning: none. A pilot with seed 10 had 600 colours and k = 4.
 Reference: Nguyen et al., On transportation of mini-batches: a hierarchical approach, 2022 (arXiv 2102.05912).
 """

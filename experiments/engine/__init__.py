@@ -36,7 +36,7 @@ An experiment is one file. It writes down its arms, a step and an evaluation as 
             return {"test_accuracy": accuracy(state.params, data["test"])}
 
         arms = {"all samples": arm(normalize()), "keep lowest": arm(optax.chain(keep_bottomk(38), normalize()))}
-        return run(config, arms, data, evaluate)
+        return run(config, arms, data, evaluate, baseline="all samples")
 
 An arm is a pair of functions, `Arm(init, step)`: `gradient_arm` writes both around a gradient, and what is no gradient
 step writes them itself. `run` jits them once per arm; every arm meets a seed with the same key and the same batches.
@@ -48,6 +48,11 @@ that trains on other data names its split: `gradient_arm(optimizer, start, gradi
 that needs no losses takes `score_fn=without_losses`. `minibatch_jax.weights_of` shows weights without a training.
 
 What is not a training loop (an estimator, a solver, a fit) gives numbers for a seed and calls `compare`.
+
+Both take `baseline="all samples"`, the arm that knows nothing (or arm -> its baseline), and `better={"test_accuracy":
+"higher"}`, the metrics the claim is about. They write result.json: figures of all arms, and differences to the baseline
+paired by seed. `python -m experiments NAME` with the default configuration also writes `experiments/results/NAME.json`,
+with a table for each call, which is committed; run again on a finished folder, it trains nothing and writes the file.
 """
 
 from experiments.engine.arms import descend as descend

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.engine.folders import chosen_arms, line, open_folder, progress_bar, report
 from experiments.engine.reports import Record, Records, Summary, last_record
+from experiments.engine.results import Baseline, Better, check_claim
 
 Metrics = Mapping[str, Any]
 Curve = Mapping[int | float, Metrics]
@@ -18,13 +19,15 @@ def compare(
     *,
     xlabel: str | None = None,
     summary: Summary = last_record,
+    baseline: Baseline = None,
+    better: Better = None,
 ) -> list[Record]:
     """Call every arm once for every seed, and report mean ± standard error.
 
-    The folder `config.out` receives config.json, records.jsonl, table.md and, for curves, a PNG per metric. Calls that
-    were made are not made again, so an experiment that was killed goes on with the arm and seed it was at. Seeds and
-    arms may be added to a folder later; any other change of the config is refused. If the config has a field `arms`,
-    it names the arms to call; empty means all.
+    The folder `config.out` receives config.json, records.jsonl, table.md, result.json and, for curves, a PNG per
+    metric. Calls that were made are not made again, so an experiment that was killed goes on with the arm and seed it
+    was at. Seeds and arms may be added to a folder later; any other change of the config is refused. If the config has
+    a field `arms`, it names the arms to call; empty means all.
 
     Args:
       config: the experiment's frozen dataclass, with fields `seeds` and `out`.
@@ -32,10 +35,15 @@ def compare(
         `{8: {"error": 0.3}, 16: {"error": 0.2}}`. It must be the same for the same seed, and arms meet the same seeds.
       xlabel: what x is; then each metric is drawn against it.
       summary: maps the records of one arm and seed (one for each x) to the numbers of the table; by default the last.
+      baseline: name of the arm that knows nothing, to which the result gives the differences of the others by seed; or
+        arm -> its baseline, where not all have the same.
+      better: metric -> whether "higher" or "lower" is better, for the metrics that the claim is about; the page of
+        results shows these, or the first metric if none is named.
 
     Returns:
       The records of these arms and seeds: dicts with arm, seed, step (x, or 0), metrics and seconds.
     """
+    check_claim(baseline, better, arms)
     with open_folder(config) as records:
         chosen = chosen_arms(config, arms)
         with progress_bar("calls") as progress:
@@ -49,7 +57,7 @@ def compare(
                             progress.console.print(line(record), soft_wrap=True, highlight=False)
                     progress.advance(task)
         made = [r for name in chosen for seed in config.seeds for r in records.of(name, seed)]
-        report(config, made, summary, xlabel)
+        report(config, made, summary, xlabel, baseline=baseline, better=better)
     return made
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments._terminal import print_all_characters
 from experiments.engine.reports import Record, Records, Summary, markdown, plot, print_table, table, write_text
+from experiments.engine.results import Baseline, Better, add_table, only_arm
 from minibatch_jax._locks import locked_folder
 
 NOT_IN_FILE = ("seeds", "out", "arms")
@@ -30,21 +31,33 @@ def open_folder(config: Any) -> Iterator[Records]:
 
 def chosen_arms(config: Any, arms: Mapping[str, Any]) -> dict[str, Any]:
     """The arms that `config.arms` names, all if the config has no such field or it is empty."""
-    names = getattr(config, "arms", ()) or tuple(arms)
+    only = only_arm()
+    names = (only,) if only is not None else getattr(config, "arms", ()) or tuple(arms)
     unknown = [name for name in names if name not in arms]
     if unknown:
         raise ValueError(f"arms has {unknown}, wanted some of {list(arms)}.")
     return {name: arms[name] for name in arms if name in names}
 
 
-def report(config: Any, records: list[Record], summary: Summary, xlabel: str | None = "step") -> None:
-    """Write and print the table, and draw a plot per metric against `xlabel` unless that is None."""
+def report(
+    config: Any,
+    records: list[Record],
+    summary: Summary,
+    xlabel: str | None = "step",
+    *,
+    baseline: Baseline = None,
+    better: Better = None,
+) -> None:
+    """Write the result, write and print the table, and draw a plot per metric against `xlabel` unless that is None."""
     out = Path(config.out)
     rows = table(records, summary)
     write_text(out / "table.md", markdown(rows))
+    add_table(config, records, summary, baseline, better)
     plots = [] if xlabel is None else plot(records, out, xlabel)
     print_table(rows, f"{out.name}: mean ± standard error over seeds")
-    print(f"Written to {out}: {', '.join(['records.jsonl', 'table.md', *(path.name for path in plots)])}")
+    print(
+        f"Written to {out}: {', '.join(['records.jsonl', 'table.md', 'result.json', *(path.name for path in plots)])}"
+    )
 
 
 def progress_bar(unit: str) -> Progress:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from experiments.engine.folders import chosen_arms, line, open_folder, progress_bar, report
 from experiments.engine.loops import Arm, Batches, Data, Evaluate, Loop, State
 from experiments.engine.reports import Record, Summary, last_record
+from experiments.engine.results import Baseline, Better, check_claim
 
 
 class Config(Protocol):
@@ -40,11 +41,14 @@ def run(
     steps_per_call: int = 1,
     summary: Summary = last_record,
     finish: Callable[[str, int, State, Data], None] | None = None,
+    baseline: Baseline = None,
+    better: Better = None,
 ) -> list[Record]:
     """Run every arm with every seed, resume what was cut short, and report.
 
-    The folder `config.out` receives config.json, records.jsonl, table.md, a PNG per metric, and the checkpoints. A run
-    that was killed goes on from its last checkpoint and ends bit for bit as if it had not been; finished runs are kept.
+    The folder `config.out` receives config.json, records.jsonl, table.md, result.json, a PNG per metric, and the
+    checkpoints. A run that was killed goes on from its last checkpoint and ends bit for bit as if it had not been;
+    finished runs are kept.
     Seeds may be added to a folder later; any other change of the config is refused. If the config has a field `arms`,
     it names the arms to run; empty means all.
 
@@ -62,11 +66,16 @@ def run(
       summary: maps the records of one run to the numbers of the table; by default the last evaluation.
       finish: `finish(arm, seed, state, data(seed))` is called with the final state of every run, also of one that was
         made before: for pictures and measurements of the trained models.
+      baseline: name of the arm that knows nothing, to which the result gives the differences of the others by seed; or
+        arm -> its baseline, where not all have the same.
+      better: metric -> whether "higher" or "lower" is better, for the metrics that the claim is about; the page of
+        results shows these, or the first metric if none is named.
 
     Returns:
       The records of these arms and seeds: dicts with arm, seed, step, metrics and seconds (of this run so far).
     """
     _check_steps(config, steps_per_call)
+    check_claim(baseline, better, arms)
     if batches is None:
         from experiments.datasets import batches
     with open_folder(config) as records:
@@ -86,7 +95,7 @@ def run(
                     if finish is not None:
                         finish(name, seed, loop.final_state(seed, seed_data), seed_data())
         made = [r for name in chosen for seed in config.seeds for r in records.of(name, seed)]
-        report(config, made, summary)
+        report(config, made, summary, baseline=baseline, better=better)
     return made
 
 

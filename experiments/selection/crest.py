@@ -83,7 +83,8 @@ def main(config: Config):
     arms = {name: trainer(problem, plan, config.steps) for name, plan in plans.items()}
     summary = functools.partial(summarize, config.targets)
     label = "examples differentiated, % of full training"
-    return compare(config, arms, xlabel=label, summary=summary)
+    better = {"test_accuracy": "higher"}
+    return compare(config, arms, xlabel=label, summary=summary, baseline=BASELINE, better=better)
 
 
 def images(config: Config) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def main(config: Config):
         samplers[f"hardest {fraction:.0%}"] = sampling.hard_batches(number, batch_size, fraction=fraction)
     arms = {name: trainer(config, sampler, pixels) for name, sampler in samplers.items()}
     summary = functools.partial(summarize, config)
-    return compare(config, arms, xlabel="updates", summary=summary)
+    better = {"clean_accuracy": "higher", "noisy_accuracy": "higher"}
+    return compare(config, arms, xlabel="updates", summary=summary, baseline=SHUFFLED, better=better)
 
 
 def trainer(config: Config, sampler: Sampler, pixels: Callable[[], Any]) -> Callable[[int], Any]:

@@ -5,12 +5,12 @@ Claim: on digits with 40 % of the labels wrong, Adaptive-k comes closer to the o
 Command: `python -m experiments label_noise`
 Minutes: 0.5 on two CPU cores
 Expected: on digits, mean ± standard error of 5 seeds, each arm at its own tuned learning rate:
-  | arm              | test accuracy | clean share of kept | kept  |
-  | all samples      | 0.928 ± 0.007 | 0.599               | 1.000 |
-  | fixed k          | 0.951 ± 0.006 | 0.941               | 0.594 |
-  | Adaptive-k       | 0.960 ± 0.005 | 0.978               | 0.605 |
-  | Adaptive-k, mean | 0.920 ± 0.023 | 0.908               | 0.646 |
-  | oracle           | 0.967 ± 0.002 | 1.000               | 0.599 |
+  | arm              | test accuracy | less all samples | clean share of kept | kept  |
+  | all samples      | 0.928 ± 0.007 |                  | 0.599               | 1.000 |
+  | fixed k          | 0.951 ± 0.006 | +0.023 ± 0.005   | 0.941               | 0.594 |
+  | Adaptive-k       | 0.960 ± 0.005 | +0.033 ± 0.006   | 0.978               | 0.605 |
+  | Adaptive-k, mean | 0.920 ± 0.023 | -0.007 ± 0.021   | 0.908               | 0.646 |
+  | oracle           | 0.967 ± 0.002 | +0.040 ± 0.006   | 1.000               | 0.599 |
   Adaptive-k keeps cleaner examples than fixed k; their accuracies differ by about one standard error. The threshold on
   the mean loss is the weaker one. The learning rate matters most for all samples (0.67 at 0.4), least for Adaptive-k.
   Not so on Fashion-MNIST in 5 epochs, 3 seeds. No selection gains there (perhaps too few epochs to learn wrong labels
@@ -19,6 +19,8 @@ Expected: on digits, mean ± standard error of 5 seeds, each arm at its own tune
   `python -m experiments.datasets fetch fashion_mnist`
   `python -m experiments label_noise --dataset fashion_mnist --batch-size 128 --steps 2400 --warmup-steps 480
   --hidden 128 --evaluate-every 240 --checkpoint-every 1200 --seeds 0 1 2 --out runs/label_noise_fashion`
+Verdict: partly: on digits as claimed; on Fashion-MNIST in 5 epochs no selection gains, and the ratio threshold costs
+  accuracy.
 Reference: Dedeoglu et al., A robust optimization method for label noisy datasets based on adaptive threshold:
   Adaptive-k, 2024 (arXiv 2203.14165).
 """
@@ -120,7 +122,8 @@ def main(config: Config):
         "oracle": (keep_clean(),),
     }
     arms = {name: arm(name, *selection) for name, selection in selections.items()}
-    return run(config, arms, data, evaluate, steps_per_call=20)
+    better = {"test_accuracy": "higher"}
+    return run(config, arms, data, evaluate, steps_per_call=20, baseline="all samples", better=better)
 
 
 def keep_clean() -> optax.GradientTransformationExtraArgs:

@@ -94,7 +94,9 @@ def main(config: Config):
         return {"mean_bits": mean, **{f"{name}_bits": value for name, value in bits.items()}}
 
     data = {"train": splits["train"], "test": splits["test"]}
-    records = run(config, arms, lambda seed: data, evaluate, steps_per_call=25)
+    records = run(
+        config, arms, lambda seed: data, evaluate, steps_per_call=25, baseline=RANDOM, better={"mean_bits": "lower"}
+    )
     batch = jax.tree.map(lambda x: jnp.asarray(x[: config.batch_size]), splits["train"])
     print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md", repeats=3)
     memory = [["arm", "MB"], *([name, f"{megabytes(arm, batch):.2f}"] for name, arm in arms.items())]
@@ -139,7 +141,7 @@ def gradient_estimates(key: jax.Array, model: AdaptedBytes, base: Any, adapters:
         return model.last_losses(model.merged(base, adapters), rows["hidden"], rows["tokens"])
 
     rows = {"hidden": hidden, "tokens": tokens}
-    return zeroth_order_features(key, losses, adapters, rows, parameter=f"{len(adapters) - 1}/value/b")
+    return zeroth_order_features(key, losses, adapters, rows, parameter=f"{model.last}/value/b")
 
 
 def trainer(config: Config, model: AdaptedBytes, base: Any, method: Method) -> Arm:

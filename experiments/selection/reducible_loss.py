@@ -121,8 +121,8 @@ def main(config: Config):
     }
     pixels = functools.cache(lambda: fashion(1, config.validate))
     data = functools.cache(lambda seed: with_references(config, splits(config, pixels(), seed), seed))
-    summary = functools.partial(summarize, config)
-    records = run(config, arms, data, evaluate, steps_per_call=20, summary=summary)
+    summary, better = functools.partial(summarize, config), {f"{labels}_best": "higher" for labels in LABELS}
+    records = run(config, arms, data, evaluate, steps_per_call=20, summary=summary, baseline=UNIFORM, better=better)
     batch = jax.tree.map(lambda x: jnp.asarray(x[:rows]), data(config.seeds[0])["train"])
     arms = chosen_arms(config, arms)
     print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md", repeats=3)

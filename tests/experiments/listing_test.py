@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ FOLDER = Path(dispatcher.__file__).parent
 FILES = dispatcher.files()
 SPEED = {path.stem: path for path in (FOLDER / "speed").glob("*.py") if not path.stem.startswith("_")}
 FIELDS = {"seeds", "out"}
+RESULTS = FOLDER / "results"
 
 
 def test_the_listing_contains_every_file():
@@ -54,6 +56,13 @@ def test_config_is_frozen_and_has_seeds_and_out(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seeds = ()
     assert callable(module.main)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RESULTS.glob("*.json")))
+def test_the_configuration_of_a_result_is_the_default_one(name):
+    config = dataclasses.asdict(importlib.import_module(dispatcher.module_of(name)).Config())
+    stored = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["config"]
+    assert stored == json.loads(json.dumps({field: value for field, value in config.items() if field != "out"}))
 
 
 @pytest.mark.parametrize("name", SPEED)

@@ -66,8 +66,7 @@ def test_new_adapters_change_nothing_and_others_change_two_projections(model):
     merged = made.merged(base, made.adapters(jax.random.key(1)))
     jax.tree.map(np.testing.assert_array_equal, merged, base)
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), made.merged(base, adapters), base)
-    for number in (0, 1):
-        block = changed["blocks"][number]
+    for block in changed["blocks"].values():
         assert {n for n in ("query", "key", "value", "out") if block[n]["kernel"]} == {"query", "value"}
     assert sum(jax.tree.leaves(changed)) == 4
 
@@ -89,10 +88,10 @@ def test_estimates_are_the_derivative_along_the_probe_times_the_probe(model):
     estimates = estimate(jax.random.key(3))
 
     def losses(b):
-        last = adapters[1] | {"value": adapters[1]["value"] | {"b": b}}
-        return made.losses(made.merged(base, [adapters[0], last]), tokens)
+        last = adapters["block_1"] | {"value": adapters["block_1"]["value"] | {"b": b}}
+        return made.losses(made.merged(base, adapters | {"block_1": last}), tokens)
 
-    b = adapters[1]["value"]["b"]
+    b = adapters["block_1"]["value"]["b"]
     probe = np.asarray(jax.random.normal(jax.random.key(3), b.shape)).reshape(-1)
     along = np.asarray(jax.jit(jax.jacobian(losses))(b)).reshape(len(tokens), -1) @ probe
     np.testing.assert_allclose(estimates, along[:, None] * probe[None], rtol=0.02, atol=3e-3)
