@@ -83,8 +83,7 @@ def main(config: Config):
     splits = text(config)
     sizes = config.base_steps, config.base_batch_size, config.base_learning_rate
     base = model.pretrained(jnp.asarray(splits["before"]), *sizes)
-    chosen = chosen_arms(config, methods(config, model, base))
-    arms = {name: trainer(config, model, base, method) for name, method in chosen.items()}
+    arms = {name: trainer(config, model, base, method) for name, method in methods(config, model, base).items()}
 
     @jax.jit
     def evaluate(state: State, data: dict[str, Any]) -> dict[str, jax.Array]:
@@ -97,6 +96,7 @@ def main(config: Config):
     records = run(
         config, arms, lambda seed: data, evaluate, steps_per_call=25, baseline=RANDOM, better={"mean_bits": "lower"}
     )
+    arms = chosen_arms(config, arms)
     batch = jax.tree.map(lambda x: jnp.asarray(x[: config.batch_size]), splits["train"])
     print_step_costs(arms, batch, dict.fromkeys(arms, config.steps), Path(config.out) / "costs.md", repeats=3)
     memory = [["arm", "MB"], *([name, f"{megabytes(arm, batch):.2f}"] for name, arm in arms.items())]

@@ -121,7 +121,7 @@ def test_arms_keep_their_number_of_rows_and_the_tiny_source(model):
 def test_adapters_learn_and_small_batches_need_less_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(mixture_coreset, "arrays", few_rows)
-    monkeypatch.setattr(mixture_coreset, "print_step_costs", lambda *args: {})
+    monkeypatch.setattr(mixture_coreset, "print_step_costs", lambda *args, **options: {})
     mixture_coreset.texts.cache_clear()
     config = dataclasses.replace(SMALL, seeds=(0,), out=str(tmp_path / "out"), arms=("CoLM", "whole super-batch"))
     config = dataclasses.replace(config, base_steps=300, steps=50, evaluate_every=25, checkpoint_every=50)

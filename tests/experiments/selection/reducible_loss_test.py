@@ -82,7 +82,7 @@ def test_repeated_steps_are_those_on_one_part_after_the_other():
 def test_reducible_loss_leaves_wrong_labels_out(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(reducible_loss, "fashion", digits28)
-    monkeypatch.setattr(reducible_loss, "print_step_costs", lambda *args: {})
+    monkeypatch.setattr(reducible_loss, "print_step_costs", lambda *args, **options: {})
     sizes = {"batch_size": 80, "keep": 16, "steps": 60, "evaluate_every": 20, "checkpoint_every": 60}
     arms = ("uniform", "top loss", "RHO-LOSS")
     config = dataclasses.replace(SMALL, **sizes, seeds=(0,), out=str(tmp_path / "out"), arms=arms, learning_rate=0.02)
