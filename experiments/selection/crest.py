@@ -49,7 +49,7 @@ class Config:
     multiplier: float = 4.0
     """of the interval between checks of the model"""
     patch: int = 7
-    width: int = 64
+    width: int = 32
     depth: int = 2
     random_rate: float = 6e-3
     coreset_rate: float = 6e-3
@@ -62,8 +62,9 @@ class Config:
 def main(config: Config):
     """Train all arms and report."""
     sizes = {"patch": config.patch, "width": config.width, "depth": config.depth}
+    data = images(config)  # before a progress bar runs, which the imports of the data would break
     problem = Problem(
-        data=functools.cache(lambda: images(config)),
+        data=lambda: data,
         logits=functional(PatchMixer(CLASSES, **sizes, rngs=nnx.Rngs(0)))[0],
         params=lambda seed: functional(PatchMixer(CLASSES, **sizes, rngs=nnx.Rngs(seed)))[1],
         classes=CLASSES,

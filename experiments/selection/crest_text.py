@@ -52,7 +52,7 @@ class Config:
     coresets_per_step: int = 2
     multiplier: float = 4.0
     """of the interval between checks of the model"""
-    width: int = 64
+    width: int = 32
     random_rate: float = 1e-2
     coreset_rate: float = 1e-2
     targets: tuple[float, ...] = (0.5, 0.6, 0.7)
@@ -63,8 +63,9 @@ class Config:
 
 def main(config: Config):
     """Train all arms and report."""
+    data = posts(config)  # before a progress bar runs, which the imports of the data would break
     problem = Problem(
-        data=functools.cache(lambda: posts(config)),
+        data=lambda: data,
         logits=logits,
         params=functools.partial(params, config),
         classes=CLASSES,

@@ -48,7 +48,7 @@ class Config:
     noise: float = 0.2
     """share of wrong labels in the noisy training"""
     patch: int = 7
-    width: int = 64
+    width: int = 32
     depth: int = 2
     learning_rate: float = 6e-3
     targets: tuple[float, ...] = (0.75, 0.8)
@@ -59,7 +59,7 @@ class Config:
 
 def main(config: Config):
     """Train all arms on both kinds of labels, and report."""
-    pixels = functools.cache(lambda: fashion(1, config.validate))
+    pixels = fashion(1, config.validate)  # before a progress bar runs, which the imports of the data would break
     number, batch_size = config.examples, config.batch_size
     samplers = {SHUFFLED: sampling.shuffled(number, batch_size)}
     for fraction in config.fractions:
@@ -70,7 +70,7 @@ def main(config: Config):
     return compare(config, arms, xlabel="updates", summary=summary, baseline=SHUFFLED, better=better)
 
 
-def trainer(config: Config, sampler: Sampler, pixels: Callable[[], Any]) -> Callable[[int], Any]:
+def trainer(config: Config, sampler: Sampler, pixels: dict[str, Any]) -> Callable[[int], Any]:
     """An arm: `seed -> {updates: metrics}`, on right labels (`clean_`) and with wrong ones (`noisy_`)."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
     apply, _ = network(config, 0)
@@ -100,7 +100,7 @@ def trainer(config: Config, sampler: Sampler, pixels: Callable[[], Any]) -> Call
         made = {step: {} for step in range(config.evaluate_every, config.steps + 1, config.evaluate_every)}
         params = network(config, seed)[1]
         for labels, noise in (("clean", 0.0), ("noisy", config.noise)):
-            train, test = splits(config, pixels(), noise, seed)
+            train, test = splits(config, pixels, noise, seed)
             run = params, optimizer.init(params), sampler.init(jax.random.key(seed))
             for metrics in made.values():
                 run, (rows, wrong) = advance(run, train)

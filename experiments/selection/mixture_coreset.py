@@ -55,11 +55,11 @@ class Config:
     """of each source"""
     test_windows: int = 128
     """of each source"""
-    width: int = 64
+    width: int = 32
     depth: int = 2
     rank: int = 4
-    coordinates: int = 64
-    """of the 256 of the gradient estimate that are compared, for each source"""
+    coordinates: int = 32
+    """of the 128 of the gradient estimate that are compared, for each source"""
     base_steps: int = 500
     base_batch_size: int = 32
     base_learning_rate: float = 3e-3

@@ -59,7 +59,7 @@ class Config:
     noise: float = 0.3
     """share of wrong labels in the noisy training set and holdout"""
     patch: int = 7
-    width: int = 64
+    width: int = 32
     depth: int = 2
     reference_steps: int = 1500
     reference_hidden: int = 64

@@ -5,6 +5,7 @@ References:
 
 Method: hard mini-batches
 Paper: 2304.03486
+Experiment: hard_batches
 """
 
 from typing import NamedTuple
