@@ -18,7 +18,7 @@ Expected: mean ± standard error over 3 seeds; accuracies after 512 updates, and
   | hardest 20%     | 0.829 ± 0.005 | -0.3 ± 0.4 | 149 ± 21 | 0.809 ± 0.005 | -0.1 ± 0.1 | 0.65 ± 0.01 | 0.216 ± 0.003 |
 
   "visited" is on right labels. Scoring costs nothing: the losses are those of the training pass. At equal updates no
-  delta changes the accuracy by three standard errors, and the updates to 80 % differ by one evaluation (64 updates) at most.
+  delta changes the accuracy by three standard errors, and the updates to 80 % differ by one evaluation (64 updates).
   Batches drawn at random are alike, 64 losses average out, and the loss of a visited batch falls below that of the
   others, so that rounds of the hardest go around the data set, too: even at 20 % they visit two thirds of it in the
   updates of an epoch. With wrong labels they find batches with more of them, 1.6 points more at 20 %.
