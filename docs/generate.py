@@ -240,9 +240,11 @@ def number(figure: dict[str, Any] | None, seeds: int, difference_of: dict[str, A
     places, sign = digits(figure), ""
     if difference_of:
         places, sign = max(digits(difference_of), min(places, 3)), "+"
-    error = "" if figure["error"] is None else f" ± {figure['error']:.{places}f}"
+    small = 0 < max(abs(figure["mean"]), figure["error"] or 0) < 1e-4
+    form = ".2g" if small else f".{places}f"
+    error = "" if figure["error"] is None else f" ± {figure['error']:{form}}"
     count = f" ({figure['finite']})" if figure["finite"] < seeds else ""
-    return f"{figure['mean']:{sign}.{places}f}{error}{count}"
+    return f"{figure['mean']:{sign}{form}}{error}{count}"
 
 
 def digits(figure: dict[str, Any]) -> int:

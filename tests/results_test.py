@@ -29,7 +29,6 @@ NOT_RUN = {
     "list_decodable_regression",
     "ot_flow_matching",
     "partial_transport",
-    "place_mining",
     "power_sampling",
     "single_sample_batches",
     "small_batch_self_supervision",
