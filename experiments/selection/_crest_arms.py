@@ -55,7 +55,7 @@ class Problem(NamedTuple):
     rates: tuple[float, float]
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Rows of a coreset and of the subset that it is chosen from."""
         return {"batch_size": self.classes * self.medoids, "subset_size": self.classes * self.subset}
 

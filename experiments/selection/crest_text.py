@@ -109,7 +109,8 @@ def posts(config: Config) -> dict[str, Any]:
     for split in ("train",) if config.validate else ("train", "test"):
         data = arrays("newsgroups", split)
         order = np.random.default_rng(0).permutation(len(data["label"]))  # the first rows may be of one class
-        made.append({"input": np.stack([terms(data["text"][row]) for row in order]), "label": data["label"][order]})
+        found = np.stack([terms(bytes(text)) for text in data["text"][order]])
+        made.append({"input": found, "label": data["label"][order]})
     train, test = ({k: v[:-count] for k, v in made[0].items()}, {k: v[-count:] for k, v in made[0].items()})
     if not config.validate:
         train, test = made[0], {k: v[:count] for k, v in made[1].items()}

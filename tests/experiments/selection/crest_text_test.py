@@ -1,6 +1,7 @@
 """The terms and the network of CREST on text; a short run."""
 
 import zlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,13 +35,21 @@ def made_up(name, split):
     rng, count = np.random.default_rng(len(split)), 40 * CLASSES
     label = np.arange(count) % CLASSES
     words = [[*rng.integers(0, 500, 10), *(1000 + 3 * group + rng.integers(0, 3, 4))] for group in label]
-    return {"text": [b" ".join(b"w%d" % word for word in row) for row in words], "label": label}
+    return {"text": np.array([b" ".join(b"w%d" % word for word in row) for row in words]), "label": label}
 
 
 def test_both_arms_learn(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(crest_text, "arrays", made_up)
-    sizes = {"steps": 120, "tenth": 60, "evaluations": 4, "width": 16, "subset": 4, "medoids": 2, "test_examples": 300}
+    sizes: Any = {
+        "steps": 120,
+        "tenth": 60,
+        "evaluations": 4,
+        "width": 16,
+        "subset": 4,
+        "medoids": 2,
+        "test_examples": 300,
+    }
     arms = ("random 10%", "fresh coresets 10%")
     records = crest_text.main(Config(seeds=(0,), out=str(tmp_path / "out"), arms=arms, **sizes))
     for name in arms:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.engine import folders
+from experiments.engine import Arm, folders
 from experiments.selection import reducible_loss
 from experiments.selection.reducible_loss import Config, repeated, share, splits, summarize, train_reference
 from tests.experiments.selection._digits28 import digits28
@@ -73,9 +74,12 @@ def test_shares_count_the_kept_rows_only():
 
 
 def test_repeated_steps_are_those_on_one_part_after_the_other():
-    arm = reducible_loss.Arm(lambda key: 1.0, lambda s, b: (2 * s + jnp.sum(b["x"]), {"rows": (jnp.sum(b["x"]), 1)}))
-    state, metrics = repeated(arm, 2, 3).step(1.0, {"x": jnp.arange(8.0)})
-    assert float(state) == 2 * (2 * 1 + 3) + 12
+    def step(state: Any, batch: Any):
+        return 2 * state + jnp.sum(batch["x"]), {"rows": (jnp.sum(batch["x"]), 1)}
+
+    start: Any = jnp.array(1.0)
+    state, metrics = repeated(Arm(lambda key: start, step), 2, 3).step(start, {"x": jnp.arange(8.0)})
+    np.testing.assert_array_equal(state, 2 * (2 * 1 + 3) + 12)
     assert [float(n) for n in metrics["rows"]] == [15, 2]
 
 
