@@ -102,6 +102,14 @@ def graded(embed, params, extra, batch):
     return mining.similarity_regression_loss(similarities, *masks(batch.labels)), extra
 
 
+def of_fixed_triplets(embed, params, extra, batch):
+    """Triplet loss where three rows are an anchor, its positive and its negative."""
+    embeddings = embed(params, batch.images)
+    distances = mining.euclidean_distances(embeddings[::3], embeddings)
+    place = jnp.arange(len(embeddings))[None] - 3 * jnp.arange(len(distances))[:, None]
+    return mining.triplet_loss(distances, place == 1, place == 2, margin=0.2), extra
+
+
 def masks(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Pairs of one class and of two."""
     return mining.positive_mask(labels), mining.negative_mask(labels)
@@ -118,6 +126,11 @@ def by_groups(config: "Config", classes: int) -> sampling.Sampler:
     return sampling.by_hierarchy(classes, GROUPS, **sizes)
 
 
+def triplets_once(config: "Config", classes: int) -> sampling.Sampler:
+    """2000 triplets, drawn once."""
+    return sampling.fixed_triplets(2000, config.classes * VIEWS // 3)
+
+
 METHODS = {
     "all pairs": Method(),
     "hardest half of the pairs": Method(lambda key: mining.mine_hardest_pairs(0.5)),
@@ -132,6 +145,7 @@ METHODS = {
     "cosines to 1 and 0": Method(objective=graded),
     "manifold": Method(objective=on_manifold),
     "triplets, random": triplets(lambda key: mining.mine_random(key, 0.2)),
+    "triplets, 2000 fixed": Method(objective=of_fixed_triplets, sampler=triplets_once),
     "triplets, all": triplets(lambda key: mining.mine_all(0.2)),
     "triplets, wide angles": triplets(lambda key: mining.mine_angular(0.349, 0.2)),
     "triplets, hardest": triplets(lambda key: mining.mine_hard(0.2)),

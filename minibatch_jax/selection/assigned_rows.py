@@ -1,6 +1,7 @@
 """Which center is nearest to each row, in blocks, without the matrix of all distances.
 
 Method: rows assigned to centers
+Experiment: subsets_of_a_pool
 """
 
 from typing import NamedTuple

@@ -10,6 +10,7 @@ References:
 
 Method: GradMatch
 Paper: 2103.00123
+Experiment: quarter_of_a_batch
 """
 
 from typing import NamedTuple

@@ -13,6 +13,7 @@ from experiments.mining.pairs_that_count import Config
         "the 8 nearest negatives",
         "all pairs, two categories a batch",
         "memory of 1024",
+        "triplets, 2000 fixed",
         "triplets, wide angles",
     ],
 )
