@@ -101,8 +101,9 @@ def keep_by_power(
     The number of kept examples is random, on average `fraction` times that of the examples with a weight. Selection
     without a correction of the weights is biased and yet often better. It even beats training on all data where the
     model is wrong (a positive alpha keeps what is near the boundary) or the noise of the examples differs (a negative
-    alpha keeps the less noisy); unbiased selection estimates what all data do, with more noise. Without the correction a regularization term
-    acts `1 / fraction` times as strongly: tune it for each fraction and alpha, or the comparison is unfair.
+    alpha keeps the less noisy); unbiased selection estimates what all data do, with more noise. Without the correction
+    a regularization term acts `1 / fraction` times as strongly: tune it for each fraction and alpha, or the comparison
+    is unfair.
 
     Args:
       fraction: fraction of the examples that is kept on average, in (0, 1].
