@@ -34,7 +34,6 @@ NOT_RUN = {
     "place_mining",
     "power_sampling",
     "reducible_loss",
-    "single_sample_batches",
     "small_batch_self_supervision",
     "two_view_correlation",
     "zero_shot_retrieval",
