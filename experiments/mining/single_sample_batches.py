@@ -28,7 +28,7 @@ Verdict: partly: orthogonal pairs learn where InfoNCE cannot, but stay behind In
 Cost: equal in examples. Each step reads 32 rows and encodes 64 images (63 for the sampled negative, 21 rows of three);
   smaller batches are groups of these rows whose gradients are averaged, which is gradient accumulation. A step for each
   pair makes 32 times as many optimizer steps. Nothing is scored: a step is one forward and backward pass.
-Tuning: with twice as many steps, each arm for itself, by nDCG@10 with --validate and seed 10: learning rate {3e-4, 1e-3,
+Tuning: with twice as many steps, each arm for itself, by nDCG@10 with --validate and seed 10: rates {3e-4, 1e-3,
   3e-3}, and {0.05, 0.1, 0.3} for the temperature or {0.5, 0.75, 0.9} for the share of negatives. A step for each pair:
   {3e-5, 1e-4, 3e-4} and {0.5, 0.75}; batches of 1 not at all. A share of 0.75 beat 0.5, the paper's balance.
 Reference: Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024
