@@ -18,6 +18,7 @@ FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
     "batch_former",
+    "batch_former_domains",
     "color_transfer",
     "concept_batches",
     "diverse_tasks",
@@ -25,6 +26,7 @@ NOT_RUN = {
     "hierarchical_flow",
     "hierarchical_transport",
     "list_decodable_regression",
+    "noisy_view_correlation",
     "ot_flow_matching",
     "partial_transport",
     "power_sampling",
