@@ -3,9 +3,9 @@
 Claim: a transformer layer across the batch, off at test time, makes a classifier better in a domain that it has not
   seen, at the same number of steps and the same cost of a prediction.
 Data: 1852 emoji of nine categories in the styles of Google, Twitter, Apple and Facebook, at 32x32 pixels in color.
-  Three styles of 1482 emoji to train on; each seed leaves another style for the test. First `python -m experiments.datasets
-  fetch emoji emoji_twitter emoji_apple emoji_facebook` (338 MB). "Layer alone" is the same layer where every image
-  attends to itself only: what remains is not the batch's doing.
+  Three styles of 1482 emoji to train on; each seed leaves another style for the test. First `python -m
+  experiments.datasets fetch emoji emoji_twitter emoji_apple emoji_facebook` (338 MB). "Layer alone" is the same layer
+  where every image attends to itself only: what remains is not the batch's doing.
 Command: `python -m experiments batch_former_domains`
 Minutes: 2 on one CPU core
 Expected: mean ± standard error over 4 seeds, which are the 4 styles; accuracy on the known emoji in the new style, on
