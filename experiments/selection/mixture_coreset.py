@@ -22,7 +22,7 @@ Expected: bits for a byte of held-out windows after 200 steps, mean ± standard 
   "random by source" keeps the tiny source whole and fills each other source's budget at random; "medoids by source" is
   CoLM without keeping the tiny source. Beside its arguments a step of CoLM needs 3.2 MB, as one on a random small batch
   does, and one on the whole super-batch 14.7 MB (memory.md): the backward pass keeps what 16 rows need and not 64, and
-  rows are scored 16 at a time. It takes 6.7 ms of CPU time, random batches 2.0 and the whole super-batch 9.1 (costs.md):
+  rows are scored 16 at a time. It takes 6.7 ms of CPU time, of random batches 2.0, of the whole one 9.1 (costs.md):
   70 % of it is scoring.
   CoLM is better than random batches, and in the mean as good as the whole super-batch. But this is the budgets' doing:
   random rows in the same budgets gain as much, by more on prose, and the medoids add nothing. All gains are small,
