@@ -17,13 +17,11 @@ STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
-    "active_fine_tuning",
     "batch_former",
     "color_transfer",
     "concept_batches",
     "diverse_tasks",
     "domain_adaptation",
-    "flow_matching_images",
     "hierarchical_flow",
     "hierarchical_transport",
     "list_decodable_regression",
@@ -33,12 +31,10 @@ NOT_RUN = {
     "single_sample_batches",
     "small_batch_self_supervision",
     "two_view_correlation",
-    "zero_shot_retrieval",
 }
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
     "1-D and sliced transport",
-    "Flexi-JEST",
     "GradMatch",
     "Schrödinger bridge CFM",
     "Selective-Backprop",

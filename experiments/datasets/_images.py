@@ -84,9 +84,8 @@ def emoji(archive: Path | None) -> Splits:
     import PIL.Image
 
     files = members(archive, "package/emoji.json", "package/img/*/64/*.png")
-    rows = json.loads(files.pop("package/emoji.json"))
+    kept = _emoji_in_all_styles(files.pop("package/emoji.json"))
     images = {Path(name).name: content for name, content in files.items()}
-    kept = [r for r in rows if r["category"] != "Component" and all(r[f"has_img_{style}"] for style in EMOJI_STYLES)]
 
     def pixels(content: bytes) -> np.ndarray:
         image = PIL.Image.open(io.BytesIO(content)).convert("RGBA")
@@ -99,6 +98,24 @@ def emoji(archive: Path | None) -> Splits:
             "name": [row["name"] or row["short_name"] for row in kept],
         }
     )
+
+
+def emoji_taxonomy(archive: Path | None) -> Splits:
+    """The rows of `emoji` without images: name, category as label, and subcategory, 98 of them, as domain."""
+    assert archive is not None
+    rows = _emoji_in_all_styles(members(archive, "package/emoji.json")["package/emoji.json"])
+    return every_fifth_to_test(
+        {
+            "label": [row["category"] for row in rows],
+            "domain": [row["subcategory"] for row in rows],
+            "name": [row["name"] or row["short_name"] for row in rows],
+        }
+    )
+
+
+def _emoji_in_all_styles(table: bytes) -> list[dict[str, Any]]:
+    rows = json.loads(table)
+    return [r for r in rows if r["category"] != "Component" and all(r[f"has_img_{style}"] for style in EMOJI_STYLES)]
 
 
 def _one(archive: Path, files: dict[str, bytes], prefix: str) -> bytes:

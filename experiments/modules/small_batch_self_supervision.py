@@ -79,6 +79,7 @@ class Method(NamedTuple):
     steps: float = 1.0
 
 
+PROBES = "linear_probe", "probe_of_100_labels", "nearest_neighbours"
 METHODS = {
     "BYOL": Method(2),
     "TriBYOL, equal steps": Method(3, alternate=True),
@@ -98,10 +99,10 @@ class Config:
     arms: tuple[str, ...] = ()
     dataset: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
     """digits have 8x8 pixels; the others are averaged to 14x14"""
-    num_images: int = 5000
+    num_images: int = 3000
     """to train on, without labels"""
-    batch_sizes: tuple[int, ...] = (16, 32, 64)
-    images_seen: int = 64_000
+    batch_sizes: tuple[int, ...] = (16, 64)
+    images_seen: int = 16_000
     """by BYOL at every batch size, counted before views are made"""
     head: int = 128
     """width of the hidden layer of projector and predictor"""
@@ -131,7 +132,8 @@ def main(config: Config):
     arms: dict[str, Any] = {name: partial(trained, name) for name in METHODS}
     arms["untrained encoder"] = unchanged(lambda seed, x: encode(initial_params(config, jax.random.key(seed)), x))
     arms["pixels"] = unchanged(lambda seed, x: x.reshape(len(x), -1))
-    return compare(config, arms, xlabel="batch size", summary=by_batch_size)
+    better = {f"{name}, B = {size}": "higher" for name in PROBES for size in config.batch_sizes}
+    return compare(config, arms, xlabel="batch size", summary=by_batch_size, baseline="BYOL", better=better)
 
 
 def by_batch_size(records) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Sources to regress on of which a share is genuine: planted ones, and days of bicycle hire."""
+"""Sources to regress on of which a share is genuine: planted ones, those of an adversary, and days of bicycle hire."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -8,6 +8,7 @@ import numpy as np
 from experiments.datasets import arrays
 
 Task = Literal["clusters", "ten_groups", "line", "bicycles"]
+Adversary = Literal["side", "ring", "chain", "quiet"]
 
 NUM_SOURCES, SAMPLES, WIDTH, NOISE = 150, 32, 8, 0.3
 NUM_TRUSTED = 16
@@ -58,6 +59,31 @@ def planted(rng: np.random.Generator, task: Task) -> Problem:
     trusted = rng.normal(size=(NUM_TRUSTED, WIDTH))
     answers = trusted @ true + NOISE * rng.normal(size=NUM_TRUSTED)
     return Problem(inputs, targets, group == 0, (trusted, answers), lambda w: np.linalg.norm(w - true, axis=-1))
+
+
+def imitators(adversary: Adversary, distance: float, seed: int) -> Problem:
+    """Sources of an adversary that knows the filter: wrong regressors at a distance at which they may pass unseen.
+
+    Of 150 sources 45 are genuine. The others are all at one point ("side"), there and without noise so that residuals
+    tell nothing about the genuine ones ("quiet"), at seven points in orthogonal directions ("ring"), or spread between
+    the genuine regressor and that point so that there is no gap to split at ("chain").
+    """
+    rng = np.random.default_rng(seed)
+    true = rng.normal(size=WIDTH)
+    directions = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0]
+    genuine = np.arange(NUM_SOURCES) < 45
+    wrong = np.tile(directions[0], (NUM_SOURCES, 1))
+    if adversary == "ring":
+        wrong = directions[np.arange(NUM_SOURCES) % 7]
+    lengths = rng.uniform(0, distance, NUM_SOURCES) if adversary == "chain" else np.full(NUM_SOURCES, distance)
+    regressors = true[None] + np.where(genuine, 0, lengths)[:, None] * wrong
+    noise = np.where(genuine | (adversary != "quiet"), NOISE, 0)
+    inputs = rng.normal(size=(NUM_SOURCES, SAMPLES, WIDTH))
+    targets = np.einsum("snd,sd->sn", inputs, regressors) + noise[:, None] * rng.normal(size=(NUM_SOURCES, SAMPLES))
+    trusted = rng.normal(size=(NUM_TRUSTED, WIDTH))
+    answers = trusted @ true + NOISE * rng.normal(size=NUM_TRUSTED)
+    x, y, trusted, answers = (array.astype(np.float32) for array in (inputs, targets, trusted, answers))
+    return Problem(x, y, genuine, (trusted, answers), lambda w: np.linalg.norm(w - true, axis=-1))
 
 
 def bicycles(rng: np.random.Generator) -> Problem:

@@ -20,6 +20,7 @@ from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
 from . import sift as sift
+from . import split_filters as split_filters
 from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
@@ -68,6 +69,8 @@ from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
 from .selective_backprop import keep_by_loss_rank as keep_by_loss_rank
 from .sift import sift_indices as sift_indices
+from .split_filters import multifilter as multifilter
+from .split_filters import multifilter_regressions as multifilter_regressions
 from .swaps import refine as refine
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k

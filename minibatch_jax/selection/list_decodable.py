@@ -3,7 +3,7 @@
 Each source gives a batch of n samples, and a batch is genuine as a whole or not at all; so the fraction may be below
 one half. `list_regressions` simplifies the paper's algorithm: it fits a trimmed Huber loss from many starts instead of
 running a multifilter with worst-case guarantees. Its tests use clusters of impostors, not adversaries.
-`batch_gradients`, `top_direction` and `soft_filter` are the steps of the paper's filter.
+`batch_gradients`, `top_direction` and `soft_filter` are steps of the paper's multifilter: see `split_filters`.
 
 References:
   Das, Jain, Kong & Sen, Efficient list-decodable regression using batches, ICML 2023 (arXiv 2211.12743).
@@ -31,11 +31,13 @@ class RegressionList(NamedTuple):
       parameters: `[L, D]`, one regressor in each row, float32 (float64 if the samples are).
       losses: `[L]`, mean Huber loss over the sources that each candidate keeps; infinity where there is no candidate.
       valid: `[L]` bool, which entries are candidates.
+      weights: `[L, M]`, in [0, 1], how far each candidate keeps each source.
     """
 
     parameters: jax.Array
     losses: jax.Array
     valid: jax.Array
+    weights: jax.Array
 
 
 def batch_gradients(inputs: jax.Array, targets: jax.Array, parameters: jax.Array, clip: jax.Array | float) -> jax.Array:
@@ -181,12 +183,12 @@ def list_regressions(
         parameters = _ridge(grams, moments, source[None], 0.05 * inputs.shape[1])
         refit = bind(_refit, inputs, targets, grams, moments, kept=kept)
         parameters = fori_loop(0, max_iterations, refit, parameters)
-        losses = _source_losses(inputs, targets, parameters)
-        return parameters, -jnp.mean(jax.lax.top_k(-losses, kept)[0])
+        losses, rows = jax.lax.top_k(-_source_losses(inputs, targets, parameters), kept)
+        return parameters, -jnp.mean(losses), jnp.zeros(sources, parameters.dtype).at[rows].set(1)
 
     starts = jax.random.randint(as_key(key), (num_starts,), 0, sources)
-    parameters, losses = jax.vmap(start)(starts)
-    return _without_repeats(parameters, losses, radius, min(num_starts, math.ceil(4 / fraction**2)))
+    found = jax.vmap(start)(starts)
+    return _without_repeats(*found, radius, min(num_starts, math.ceil(4 / fraction**2)))
 
 
 def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -204,7 +206,7 @@ def best_of_list(candidates: RegressionList, inputs: jax.Array, targets: jax.Arr
       ValueError: if shapes do not match.
 
     Examples:
-      >>> candidates = RegressionList(jnp.array([[1.0], [2.0]]), jnp.zeros(2), jnp.array([True, True]))
+      >>> candidates = RegressionList(jnp.array([[1.0], [2.0]]), jnp.zeros(2), jnp.ones(2, bool), jnp.ones((2, 3)))
       >>> best_of_list(candidates, jnp.ones((1, 1)), jnp.array([1.9])).tolist()
       [2.0]
     """
@@ -240,13 +242,16 @@ def _source_losses(inputs: jax.Array, targets: jax.Array, parameters: jax.Array)
     return jnp.mean(clipped * (residuals - 0.5 * clipped), 1)
 
 
-def _without_repeats(parameters: jax.Array, losses: jax.Array, radius: float, length: int) -> RegressionList:
+def _without_repeats(
+    parameters: jax.Array, losses: jax.Array, weights: jax.Array, radius: float, length: int
+) -> RegressionList:
     order = jnp.argsort(losses)
-    parameters, losses = parameters[order], losses[order]
+    parameters, losses, weights = parameters[order], losses[order], weights[order]
     near = jnp.sum((parameters[:, None] - parameters[None]) ** 2, -1) < radius**2
     kept = fori_loop(0, losses.shape[0], bind(_keep_if_new, near), jnp.zeros(losses.shape, bool)) & jnp.isfinite(losses)
     first = jnp.argsort(~kept, stable=True)[:length]
-    return RegressionList(parameters[first], jnp.where(kept[first], losses[first], jnp.inf), kept[first])
+    losses, weights = jnp.where(kept, losses, jnp.inf), jnp.where(kept[:, None], weights, 0)
+    return RegressionList(parameters[first], losses[first], kept[first], weights[first])
 
 
 def _keep_if_new(near, i, kept):

@@ -56,7 +56,9 @@ FUNCTIONS = {
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
-        list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool)), c(POINTS), c(LOSSES)
+        list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool), c(FEATURES)),
+        c(POINTS),
+        c(LOSSES),
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "curvature_of": lambda c: crest.curvature_of(model(c)),
@@ -89,6 +91,10 @@ FUNCTIONS = {
     "loss_ranks": lambda c: selective_backprop.loss_ranks(c(LOSSES), c(MASS)),
     "medoid_weights": lambda c: selection.medoid_weights(
         coresets.Medoids(jnp.arange(2), jnp.ones(2), jnp.arange(MANY) % 2), item_weights=c(MASS)
+    ),
+    "multifilter": lambda c: selection.multifilter(c(MASS), c(LOSSES), 0.1, 0.5),
+    "multifilter_regressions": lambda c: selection.multifilter_regressions(
+        c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),

@@ -65,7 +65,8 @@ def test_emoji(monkeypatch, tmp_path):
 
     def row(name, category, **missing):
         drawn = {f"has_img_{style}": True for style in ("google", "twitter", "apple", "facebook")}
-        return {"name": name, "short_name": name, "image": f"{name}.png", "category": category, **drawn, **missing}
+        kinds = {"category": category, "subcategory": f"{category} {name < 'c'}"}
+        return {"name": name, "short_name": name, "image": f"{name}.png", **kinds, **drawn, **missing}
 
     rows = [row("a", "Objects"), row("b", "Flags"), row("c", "Flags", has_img_apple=False), row("d", "Component")]
     rows += [row("e", "Objects"), row("f", "Objects"), row("g", "Flags")]
@@ -77,6 +78,20 @@ def test_emoji(monkeypatch, tmp_path):
     assert train["label"].tolist() == [1, 0, 1, 1] and test["label"].tolist() == [0]
     assert (train["image"][0] == [10, 20, 30]).all() and (train["image"][1] == 204).all()
     assert train["image"].shape == (4, 64, 64, 3)
+    pin(monkeypatch, tmp_path, "emoji_taxonomy", tgz({"package/emoji.json": json.dumps(rows).encode()}))
+    of_train, of_test = arrays("emoji_taxonomy", "train"), arrays("emoji_taxonomy", "test")
+    assert decoded(of_train["name"]) == ["a", "b", "e", "f"] and of_train["label"].tolist() == [1, 0, 1, 1]
+    assert of_train["domain"].tolist() == [3, 1, 2, 2] and of_test["domain"].tolist() == [0]
+
+
+def test_emoji_keywords(monkeypatch, tmp_path):
+    keywords = {"\u2600\ufe0f": ["sun", "weather", "hot day"], "\U0001f1e6\U0001f1e9": ["flag_andorra", "ad", "flag"]}
+    files = {"package/dist/emoji-en-US.json": json.dumps(keywords).encode()}
+    pin(monkeypatch, tmp_path, "emoji_keywords", tgz(files))
+    got = arrays("emoji_keywords", "train")
+    assert decoded(got["character"]) == list(keywords)
+    assert decoded(got["name"]) == ["BLACK SUN WITH RAYS", "flag_andorra"]
+    assert [text.split("\n") for text in decoded(got["text"])] == list(keywords.values())
 
 
 def test_sentiment(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """The problems of the experiment and its baselines, against plain counting and known regressors."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,3 +96,34 @@ def test_a_tiny_run_leaves_tables_and_a_plot(tmp_path, monkeypatch):
     assert errors["list, best of it", 32] <= errors["list, few trusted", 32] < errors["OLS", 32]
     assert (tmp_path / "errors.png").exists()
     assert "error, n = 32" in (tmp_path / "clusters" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("adversary", experiment.ADVERSARIES)
+def test_an_adversary_puts_the_wrong_regressors_at_its_distance(adversary):
+    problem = sources.imitators(adversary, 0.5, 0)
+    assert problem.genuine.sum() == 45
+    assert problem.error(experiment.ols(*experiment.genuine_samples(problem))) < 0.05
+    far = [problem.error(experiment.ols(problem.inputs[i], problem.targets[i])) for i in range(45, 150)]
+    assert np.mean(far) == pytest.approx(0.27 if adversary == "chain" else 0.5, abs=0.06)
+    residuals = [np.std(problem.targets[i] - problem.inputs[i] @ experiment.ols(problem.inputs[i], problem.targets[i]))
+                 for i in range(150)]  # fmt: skip
+    assert np.mean(residuals[:45]) > 0.2 and (max(residuals[45:]) < 1e-3) == (adversary == "quiet")
+
+
+def test_a_list_by_the_multifilter_does_not_depend_on_the_scale_of_the_inputs():
+    problem = sources.imitators("side", 2.0, 0)
+    inputs, targets = problem.inputs, problem.targets
+    turned = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    found, other = (experiment.filtered_candidates(0, jnp.asarray(x), jnp.asarray(targets), 0.3, 2.0)
+                    for x in (inputs, inputs @ turned))  # fmt: skip
+    valid = np.asarray(found.valid)
+    assert valid.any() and np.array_equal(valid, other.valid)
+    np.testing.assert_allclose(found.parameters[valid], (other.parameters @ turned.T)[valid], rtol=0.02, atol=0.01)
+
+
+def test_random_lists_are_as_long_as_the_bound_and_the_multifilter_is_better():
+    problem = sources.imitators("side", 2.0, 0)
+    batches = problem.inputs, problem.targets, 0
+    random = experiment.random_list(problem, *batches)
+    found = experiment.fits(experiment.Config())["multifilter, best of it"](problem, *batches)
+    assert random["list_length"] == 44 >= found["list_length"] and found["error"] < 0.1 < random["error"]
