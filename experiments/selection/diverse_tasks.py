@@ -61,7 +61,8 @@ def main(config: Config):
             changed, arms, xlabel="steps", summary=by_step, baseline="uniform", better=better(config)
         )
     for metric in ("relative_error", "accuracy"):
-        draw_panels(records, metric, "steps", Path(config.out) / f"{metric}.png", log=(False, False))
+        measured = {order: [r for r in made if metric in r["metrics"]] for order, made in records.items()}
+        draw_panels(measured, metric, "steps", Path(config.out) / f"{metric}.png", log=(False, False))
     return [record for made in records.values() for record in made]
 
 

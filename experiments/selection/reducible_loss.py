@@ -7,6 +7,26 @@ Data: Fashion-MNIST at 28x28 pixels: 6000 images of holdout for the reference, a
   drawn by the seed; 1500 test images. `python -m experiments.datasets fetch fashion_mnist`. Every arm trains two
   networks on the same rows, one on right labels and one with 30 % of them wrong, in the holdout as well.
 Command: `python -m experiments reducible_loss`
+Minutes: 3 on one CPU core
+Expected: of seeds 0 and 1, the best accuracy, and the share of wrong labels among the rows of the first and the second
+  half of training on wrong labels; a step that scores takes 4.5 times the CPU time of one that does not:
+
+  | arm                        | right labels | wrong labels | wrong, first half | second half |
+  |----------------------------|--------------|--------------|-------------------|-------------|
+  | uniform                    | 0.805, 0.773 | 0.747, 0.743 | 0.30, 0.30        | 0.31, 0.30  |
+  | uniform, same time         | 0.839, 0.827 | 0.811, 0.803 | 0.30, 0.30        | 0.31, 0.30  |
+  | train + holdout, same time | 0.837, 0.839 | 0.815, 0.805 | 0.30, 0.30        | 0.31, 0.30  |
+  | top loss                   | 0.747, 0.747 | 0.327, 0.393 | 0.67, 0.69        | 0.71, 0.72  |
+  | RHO-LOSS                   | 0.817, 0.823 | 0.799, 0.769 | 0.16, 0.17        | 0.29, 0.29  |
+
+  At equal updates RHO-LOSS is better than uniform batches, most of all with wrong labels, and the highest loss is far
+  worse. 78 % of its step is scoring, and uniform batches in the same time are better than it. The reference has seen as
+  many wrong labels: it is never sure, while the network that trains on mostly right ones becomes sure, and then its
+  loss on wrong labels is the larger one by more. So the rows with wrong labels come back in the second half.
+Verdict: partly: better than uniform batches at equal updates, most of all with wrong labels; worse at equal time.
+Tuning: none; Adam with 3e-3 for all arms.
+Reference: Mindermann et al., Prioritized training on points that are learnable, worth learning, and not yet learnt,
+  ICML 2022 (arXiv 2206.07137).
 """
 
 import functools
