@@ -26,6 +26,7 @@ NOT_RUN = {
     "flow_matching_images",
     "hierarchical_flow",
     "hierarchical_transport",
+    "list_decodable_regression",
     "mixture_coreset",
     "ot_flow_matching",
     "partial_transport",
