@@ -6,8 +6,8 @@ Data: `ten_groups`, 150 sources of 32 samples in 8 dimensions, noise 0.3, in ten
   group being genuine; `clusters`, 45 genuine, two groups of 35 and 35 sources of noise; `line`, 45 genuine, the wrong
   regressors spread on a segment of length 4 that begins at the genuine one; `bicycles`, 212 days of 24 hours of bicycle
   hire by hour, temperature, humidity and wind: the 69 days off are genuine, the working days are not.
-  An adversary that knows the filters puts 105 of 150 sources where they may pass unseen, at a distance out of 0.05, 0.1,
-  0.2, 0.3, 0.5, 1 and 2, whichever is worst for each method: all at one point (`side`), there and without noise
+  An adversary that knows the filters puts 105 of 150 sources where they may pass unseen, at a distance out of 0.05,
+  0.1, 0.2, 0.3, 0.5, 1 and 2, whichever is worst for each method: all at one point (`side`), there and without noise
   (`quiet`), at seven points in orthogonal directions (`ring`), or spread on the way to one point (`chain`).
   First `python -m experiments.datasets fetch bikeshare` (17 MB).
 Command: `python -m experiments list_decodable_regression`
@@ -59,8 +59,8 @@ Expected: distance to the genuine regressor (bicycles: root mean square error on
   | OLS, genuine sources     | 0.019 ± 0.003 | 0.019 ± 0.003 | 0.019 ± 0.003 | 0.022 ± 0.002 |
 
   Reproduced: every single regression without trusted samples fails, and the lists have the right one: trimmed refits
-  from n = 8 on, the multifilter, whose tests are sharper the more samples a source has, asks for more (below). A list is worth nothing
-  without samples to choose by: 16 hours of one day choose a worse one now and then.
+  from n = 8 on; the multifilter asks for more samples of a source. A list is worth nothing without samples to choose
+  by.
   Against the adversary single regressions and random lists are as wrong as it likes. The error that it can cause is
   0.148 ± 0.002 with the multifilter (one point, nearer than the noise lets a split be seen) and 0.303 ± 0.011 with
   trimmed refits, which follow 105 sources that agree without noise (`quiet`) where the multifilter sees that their
