@@ -49,15 +49,16 @@ RESULTS_HEAD = """\
 # Results
 
 Each experiment tests a claim of a paper in small: on data and networks that a CPU trains in minutes, over at least
-three seeds, against a baseline that knows nothing, and says whether the claim held. Minutes are those of one core of a
-busy machine. A number is the mean over seeds ± its standard error; a difference is paired by seed. Where an arm did
-not give a number with every seed, the number of seeds that did is in parentheses. The docstring of an experiment says
-the rest: data, tuning, cost, what else was seen.
+three seeds, against a baseline that knows nothing, and says whether the claim held. A number is the mean over seeds ±
+its standard error; a difference is paired by seed. Where an arm did not give a number with every seed, the number of
+seeds that did is in parentheses. The docstring of an experiment says the rest: data, tuning, cost, what else was seen.
 
 `python -m experiments NAME` runs one again and writes `experiments/results/NAME.json`, from which
 `python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
 says whether the numbers agree.
 """
+WIDTH = 3
+"""metrics of a table of results"""
 TABLE = "| method | paper | functions | transformations | experiment |\n|---|---|---|---|---|"
 
 
@@ -181,9 +182,9 @@ def results() -> str:
         parts.append(f"## {TITLES.get(room, 'Start').partition(':')[0]}\n")
         for name, docstring in rooms[room].items():
             path = ROOT / "experiments" / "results" / f"{name}.json"
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"minutes": "", "tables": {}}
-            verdict = section(docstring, "Verdict").partition(":")[0]
-            index.append(f"| [{name}](#{name}) | {summary(docstring)} | {verdict} | {found['minutes']} |")
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"tables": {}}
+            verdict, minutes = section(docstring, "Verdict").partition(":")[0], section(docstring, "Minutes").split()[0]
+            index.append(f"| [{name}](#{name}) | {summary(docstring)} | {verdict} | {minutes} |")
             parts.append(experiment(name, docstring, found))
     return "\n".join([RESULTS_HEAD, *index, "", *parts])
 
@@ -204,17 +205,18 @@ def experiment(name: str, docstring: str, found: dict[str, Any]) -> str:
     word, _, reason = section(docstring, "Verdict").partition(": ")
     lines = [f"### {name}", "", summary(docstring), ""]
     lines += [f"- Claim: {section(docstring, 'Claim')}", f"- **{word.capitalize()}**{reason and f': {reason}'}"]
-    minutes = f"{found['minutes']} minutes" if found["tables"] else "Without a result"
-    lines += [f"- {minutes}: `python -m experiments {name}`", ""]
+    run = f"{found['minutes']} in the stored run, beside other work" if found["tables"] else "no run is stored"
+    lines += [f"- Minutes: {section(docstring, 'Minutes')}; {run}", f"- `python -m experiments {name}`", ""]
     for title, table in found["tables"].items():
-        lines += [*result_table(title, table), ""]
+        shown = list(table["better"]) or list(next(iter(table["arms"].values()))["metrics"])[:1]
+        for start in range(0, len(shown), WIDTH):
+            lines += [*result_table(title, table, shown[start : start + WIDTH]), ""]
     return "\n".join(lines)
 
 
-def result_table(title: str, table: dict[str, Any]) -> list[str]:
-    """Return the lines of a table: the metrics that the claim is about, and the differences to the baseline."""
+def result_table(title: str, table: dict[str, Any], shown: list[str]) -> list[str]:
+    """Return the lines of a table: some metrics of all arms, and the differences to the baseline."""
     arms, differences = table["arms"], table["differences"]
-    shown = list(table["better"]) or list(next(iter(arms.values()))["metrics"])[:1]
     bases = list(dict.fromkeys(d["baseline"] for d in differences.values()))
     head = [title or "arm"]
     for metric in shown:
@@ -239,10 +241,13 @@ def number(figure: dict[str, Any] | None, seeds: int, difference_of: dict[str, A
         return "" if figure is None else "none"
     places, sign = digits(figure), ""
     if difference_of:
-        places, sign = max(digits(difference_of), min(places, 3)), "+"
-    error = "" if figure["error"] is None else f" ± {figure['error']:.{places}f}"
+        most = 3 if abs(figure["mean"]) > 0.01 else 5
+        places, sign = max(min(digits(difference_of), most), min(places, 3)), "+"
+    small = 0 < max(abs(figure["mean"]), figure["error"] or 0) < 1e-4
+    form = ".2g" if small else f".{places}f"
+    error = "" if figure["error"] is None else f" ± {figure['error']:{form}}"
     count = f" ({figure['finite']})" if figure["finite"] < seeds else ""
-    return f"{figure['mean']:{sign}.{places}f}{error}{count}"
+    return f"{figure['mean']:{sign}z{form}}{error}{count}"
 
 
 def digits(figure: dict[str, Any]) -> int:

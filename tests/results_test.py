@@ -17,30 +17,22 @@ STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
-    "active_fine_tuning",
     "batch_former",
+    "batch_former_domains",
     "color_transfer",
-    "concept_batches",
-    "crest",
     "domain_adaptation",
-    "flow_matching_images",
     "hierarchical_flow",
     "hierarchical_transport",
     "list_decodable_regression",
-    "mixture_coreset",
+    "noisy_view_correlation",
     "ot_flow_matching",
     "partial_transport",
-    "place_mining",
-    "reducible_loss",
-    "single_sample_batches",
     "small_batch_self_supervision",
     "two_view_correlation",
-    "zero_shot_retrieval",
 }
 """experiments that have no result yet"""
 WITHOUT_EXPERIMENT = {
     "1-D and sliced transport",
-    "Flexi-JEST",
     "GradMatch",
     "Schrödinger bridge CFM",
     "Selective-Backprop",
@@ -52,7 +44,6 @@ WITHOUT_EXPERIMENT = {
     "dynamic soft margin",
     "facility location in two stages (GreeDi)",
     "fixed triplets",
-    "hard mini-batches",
     "hardest pairs of a batch, ranks of an anchor, allowed distances",
     "manifold similarity",
     "mutual information of clusterings",

@@ -40,7 +40,7 @@ def run_abc(config: Any):
 
     distances = abc_distances(config)
     arms: dict[str, Any] = {name: arm(number, distances[name]) for number, name in enumerate(distances)}
-    records = compare(config, arms)
+    records = compare(config, arms, baseline="m-OT", better={"w2_to_posterior": "lower"})
     files = {name: out / f"posterior_{number}.npz" for number, name in enumerate(arms) if name != "prior"}
     draw_posteriors({name: dict(np.load(f)) for name, f in files.items() if f.exists()}, out / "posteriors.png")
     return records

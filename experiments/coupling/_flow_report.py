@@ -82,6 +82,11 @@ def draw_samples(
     figure.savefig(path, dpi=130)
 
 
+def by_x(*metrics: str) -> Callable[[list[Record]], dict[str, float]]:
+    """A summary of a curve: these metrics at every x."""
+    return lambda records: {f"{m}_at_{r['step']:g}": r["metrics"][m] for m in metrics for r in records}
+
+
 def print_costs(arms: dict[str, Arm], pairings: dict[str, Callable], images: np.ndarray, path: Path) -> None:
     """Time a step of each arm and the pairing in it, arms in turn; medians, and the load of the machine."""
     noise = jax.random.normal(jax.random.key(0), images.shape)

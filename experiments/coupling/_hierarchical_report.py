@@ -25,7 +25,9 @@ def draw_samples(shown: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], ite
     grid[1, -1].set_title("data", fontsize=10)
     for axes in (grid[0, -1], *grid[2:, -1]):
         axes.set_axis_off()
-    for axes, label in zip(grid[:, 0], ["8 evaluations:\ntrajectories", *(f"{n} evaluations" for n in names)]):
+    for axes, label in zip(
+        grid[:, 0], ["8 evaluations:\ntrajectories", *(f"{n} evaluation{'s' * (n != '1')}" for n in names)]
+    ):
         axes.set_ylabel(label, fontsize=9)
     for axes in grid.ravel():
         axes.tick_params(labelsize=7)

@@ -43,6 +43,10 @@ EMOJI = {
         ("facebook", "017038cf5a4e7fcf03dd9133cbed43d4c281c4b3ce7b927c7160261b92b8821e", 102_958_917),
     )
 }
+EMOJILIB = Archive(
+    "npm", "emojilib", "4.0.3", "emojilib-4.0.3.tgz",
+    "7f9a6b43cff31d18985b7d65d11faba5bd971cbcc60020cf6d09322fbaaaf303", 53_353,
+)  # fmt: skip
 VADER = Archive(
     "sdist", "vaderSentiment", "3.3.2", "vaderSentiment-3.3.2.tar.gz",
     "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", 2_466_783,
@@ -83,6 +87,7 @@ CATALOG: dict[str, Dataset] = {
         f"emoji_{style}": Dataset(EMOJI[style], _images.emoji, f"the rows of emoji, drawn by {style}", _EMOJI)
         for style in ("twitter", "apple", "facebook")
     },
+    "emoji_keywords": Dataset(EMOJILIB, _texts.emoji_keywords, "1914 emoji with 8 keywords each", "MIT (emojilib)"),
     "sentiment": Dataset(VADER, _texts.sentiment, "23 703 rated sentences, 4 domains", "MIT (vaderSentiment)"),
     "newsgroups": Dataset(ORANGE, _texts.newsgroups, "11 293 + 7528 posts, 20 classes, 7 domains", _ORANGE),
     "reuters_8": Dataset(ORANGE, _texts.reuters_8, "5485 + 2189 news items, 8 classes", _ORANGE),

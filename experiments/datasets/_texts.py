@@ -5,6 +5,7 @@ import io
 import json
 import sysconfig
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,29 @@ def sentiment(archive: Path | None) -> Splits:
     rating = np.array(columns["rating"], np.float32)
     label = ["positive" if value > 0 else "negative" for value in rating]
     return every_fifth_to_test({**columns, "rating": rating, "label": label})
+
+
+def emoji_keywords(archive: Path | None) -> Splits:
+    """Emoji with their keywords, one a line, the short name first; one split, `train`.
+
+    `name` has the words of the names in the data set `emoji`, in any order: the name in Unicode of a single code point,
+    else the short name.
+    """
+    assert archive is not None
+    (content,) = members(archive, "package/dist/emoji-en-US.json").values()
+    keywords: dict[str, list[str]] = json.loads(content)
+
+    def name(character: str) -> str:
+        points = character.replace("\ufe0f", "")
+        return unicodedata.name(points, keywords[character][0]) if len(points) == 1 else keywords[character][0]
+
+    return {
+        "train": {
+            "character": list(keywords),
+            "name": [name(character) for character in keywords],
+            "text": ["\n".join(words) for words in keywords.values()],
+        }
+    }
 
 
 def topics(prefix: str, archive: Path | None) -> Splits:

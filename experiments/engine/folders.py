@@ -62,8 +62,13 @@ def report(
 
 def progress_bar(unit: str) -> Progress:
     """A bar that counts `unit`, with the time gone and left."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit}, elapsed")]
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    # Names are no markup; nor can Rich import its parser while another thread imports tensorflow-datasets.
+    description, elapsed, left = (
+        TextColumn(text, markup=False) for text in ("{task.description}", f"{unit}, elapsed", "left")
+    )
+    return Progress(
+        description, BarColumn(), MofNCompleteColumn(), elapsed, TimeElapsedColumn(), left, TimeRemainingColumn()
+    )
 
 
 def line(record: Record) -> str:

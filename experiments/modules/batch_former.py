@@ -41,12 +41,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.engine.reports import Record, markdown, mean_and_error, write_text
+from experiments.modules._batch_former import Layer
 from experiments.shared.fashion import fashion
-from minibatch_jax.modules import BatchFormer
 
 CLASSES = 10
 GROUP = 3
@@ -75,6 +74,11 @@ LEARNING_RATES = {
     "balanced softmax": 1e-3,
     "balanced softmax, BatchFormer": 1e-3,
     "balanced softmax, layer alone": 1e-3,
+}
+
+CLAIM: Any = {
+    "baseline": {name: name.partition(",")[0] for name in METHODS if "," in name},
+    "better": {"balanced_accuracy": "higher", "few": "higher"},
 }
 
 
@@ -125,7 +129,7 @@ def main(config: Config):
         logits = predict(config, state.params, data["test"]["image"])
         return group_accuracies(logits, data["test"]["label"], data["rank"])
 
-    records = run(config, arms, lambda seed: long_tailed(splits, config, seed), evaluate, steps_per_call=50)
+    records = run(config, arms, lambda seed: long_tailed(splits, config, seed), evaluate, steps_per_call=50, **CLAIM)
     for name, rows in (("gains.md", gains(records)), ("cost.md", costs(config, arms))):
         write_text(Path(config.out) / name, markdown(rows))
         print(markdown(rows))
@@ -135,20 +139,19 @@ def main(config: Config):
 def arm(config: Config, method: Method, rate: float) -> Arm:
     """Adam on the mean loss of the batch, which the layer doubles."""
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, config.steps))
+    layer = layer_of(config, method.across) if method.layer else None
 
     def start(key):
         mlp_key, head_key, former_key = jax.random.split(key, 3)
         sizes = ((28 // config.pool) ** 2, config.hidden, config.features)
-        params, streams = split_former(former(config, former_key)) if method.layer else ((), ())
+        params, streams = ((), ()) if layer is None else layer.start(former_key)
         head = init_mlp(head_key, (config.features, CLASSES))
         return {"params": Model(init_mlp(mlp_key, sizes), head, params), "keys": streams}
 
     def loss(model, streams, batch):
         features, labels = encode(model, batch["image"]), batch["label"]
-        if method.layer:
-            module = merge_former(config, model.former, streams)
-            features = module(features) if method.across else jnp.concatenate([features, alone(module, features)])
-            streams = split_former(module)[1]
+        if layer is not None:
+            features, streams = layer.doubled(model.former, streams, features)
         copies = len(features) // len(labels)
         logits = mlp(model.head, features)
         if method.balanced:
@@ -172,37 +175,13 @@ def predict(config: Config, model: Model, images: jax.Array) -> jax.Array:
     """Logits `[B, 10]` through the module, which is off."""
     features = encode(model, images)
     if model.former:
-        module = former(config, jax.random.key(0))
-        nnx.update(module, jax.tree.unflatten(_structure(config)[1], model.former))
-        module.eval()
-        features = module(features)
+        features = layer_of(config).unchanged(model.former, features)
     return mlp(model.head, features)
 
 
-def former(config: Config, key: jax.Array) -> BatchFormer:
-    """The module with new parameters."""
-    options = {"num_heads": config.heads, "dropout": config.dropout}
-    return BatchFormer(config.features, **options, rngs=nnx.Rngs(key))
-
-
-def alone(module: BatchFormer, x: jax.Array) -> jax.Array:
-    """The layer of the module with each example in a batch of its own: all of its attention is on itself."""
-    values = module.attention.value(x)
-    seen = values * module.dropout(jnp.ones_like(values[..., :1]))
-    y = module.first_norm(x + module.dropout(module.attention.out(seen)))
-    return module.second_norm(y + module.dropout(module.contract(module.dropout(nnx.relu(module.expand(y))))))
-
-
-def split_former(module: BatchFormer) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Leaves of the parameters and of the random streams."""
-    _, params, streams = nnx.split(module, nnx.Param, ...)
-    return jax.tree.leaves(params), jax.tree.leaves(streams)
-
-
-def merge_former(config: Config, params: list[jax.Array], streams: list[jax.Array]) -> BatchFormer:
-    """The module of these leaves."""
-    graph, *structures = _structure(config)
-    return nnx.merge(graph, *(jax.tree.unflatten(s, x) for s, x in zip(structures, (params, streams))))
+def layer_of(config: Config, across: bool = True) -> Layer:
+    """The layer of these sizes."""
+    return Layer(config.features, config.heads, config.dropout, across)
 
 
 def long_tailed(splits: dict[str, Any], config: Config, seed: int) -> dict[str, Any]:
@@ -254,13 +233,6 @@ def costs(config: Config, arms: dict[str, Arm]) -> list[list[str]]:
         counts: list[Any] = [lowered.compile().cost_analysis() for lowered in (step, prediction)]
         rows.append([name, *(f"{count['flops'] / config.batch_size / 1000:.1f}" for count in counts)])
     return rows
-
-
-@functools.cache
-def _structure(config: Config) -> tuple[Any, Any, Any]:
-    """The graph of the module, and the tree structures of its parameters and random streams."""
-    graph, params, streams = nnx.split(nnx.eval_shape(lambda: former(config, jax.random.key(0))), nnx.Param, ...)
-    return graph, jax.tree.structure(params), jax.tree.structure(streams)
 
 
 def _rate(config: Config, name: str) -> float:

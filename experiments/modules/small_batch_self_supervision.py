@@ -79,6 +79,7 @@ class Method(NamedTuple):
     steps: float = 1.0
 
 
+PROBES = "linear_probe", "probe_of_100_labels", "nearest_neighbours"
 METHODS = {
     "BYOL": Method(2),
     "TriBYOL, equal steps": Method(3, alternate=True),
@@ -131,7 +132,8 @@ def main(config: Config):
     arms: dict[str, Any] = {name: partial(trained, name) for name in METHODS}
     arms["untrained encoder"] = unchanged(lambda seed, x: encode(initial_params(config, jax.random.key(seed)), x))
     arms["pixels"] = unchanged(lambda seed, x: x.reshape(len(x), -1))
-    return compare(config, arms, xlabel="batch size", summary=by_batch_size)
+    better = {f"{name}, B = {size}": "higher" for name in PROBES for size in config.batch_sizes}
+    return compare(config, arms, xlabel="batch size", summary=by_batch_size, baseline="BYOL", better=better)
 
 
 def by_batch_size(records) -> dict[str, float]:

@@ -51,28 +51,20 @@ Reference: Wang et al., On deep multi-view representation learning, 2015 (arXiv 
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.datasets import arrays
-from experiments.engine import compare, descend, init_mlp, mlp
+from experiments.engine import compare
 from experiments.modules._two_view_report import draw
 from experiments.modules._two_view_scores import Codes, Digits, downstream, scores, two_views
-from minibatch_jax.modules import (
-    canonical_correlation,
-    init_whitening,
-    linear_cca,
-    orthogonal_iteration_loss,
-    vicreg_loss,
-)
+from experiments.modules._two_view_training import encode, fit, initial_params, objectives
+from minibatch_jax.modules import canonical_correlation, linear_cca
 
 BATCH_SIZES = {
     "DCCA": (None, 400, 100, 50, 20),
@@ -147,7 +139,7 @@ def main(config: Config):
         ),
         "PCA": lambda seed: scores(pca_codes(config, train, test), train, test, seed, config.ridge),
         "untrained": lambda seed: scores(
-            encode(initial_params(config, seed), train, test), train, test, seed, config.ridge
+            encode(new_networks(config, train, seed), train, test), train, test, seed, config.ridge
         ),
     }
     methods = {"linear CCA": {"linear CCA": 0}}
@@ -157,7 +149,8 @@ def main(config: Config):
             arms[name] = partial(trained_arm, config, train, test, method, size or len(train.label), name)
             methods.setdefault(method, {})[name] = size or len(train.label)
     arms["first view"] = lambda seed: downstream(train.first, test.first, train, test, seed)
-    records = compare(config, arms)
+    better = {"correlation_test": "higher", "cluster_accuracy": "higher"}
+    records = compare(config, arms, baseline="linear CCA", better=better)
     out = Path(config.out)
     codes = pca_codes(config, train, test)
     estimators: dict[str, Any] = {
@@ -176,82 +169,17 @@ def trained_arm(config: Config, train: Digits, test: Digits, method: str, size: 
     decay = tuned.weight_decay if config.weight_decay is None else config.weight_decay
     objective = objectives(config.ridge, config.reconstruction, 1 - size / len(train.label))[method]
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    params = fit(objective, config.epochs, size, rate, decay, initial_params(config, seed), key, train[:2])
+    params = fit(objective, config.epochs, size, rate, decay, new_networks(config, train, seed), key, train[:2])
     codes = encode(params, train, test)
     found = scores(codes, train, test, seed, config.ridge, canonical=method not in ("VICReg", "autoencoders"))
     seen = mean_over_batches(key, codes.first, codes.second, size, max(len(train.label) // size, 1))
     return {"correlation_in_batches": float(seen), **found}
 
 
-@cache
-def objectives(ridge: float, weight: float, memory: float) -> dict[str, Callable[..., Any]]:
-    """method -> loss(params, whitening, x, y), which returns the loss and the new whitening.
-
-    The memory of the orthogonal iteration spans about one pass over the data.
-    """
-
-    def correlation(h, g):
-        return -canonical_correlation(h, g, ridge=ridge)
-
-    def reconstruction(params, x, y, h, g):
-        first, second = mlp(params["first_decoder"], h) - x, mlp(params["second_decoder"], g) - y
-        return jnp.mean(first**2) + jnp.mean(second**2)
-
-    def stateless(loss):
-        def objective(params, whitening, x, y):
-            return loss(params, x, y, mlp(params["first"], x), mlp(params["second"], y)), whitening
-
-        return objective
-
-    def iteration(params, whitening, x, y):
-        h, g = mlp(params["first"], x), mlp(params["second"], y)
-        return orthogonal_iteration_loss(whitening, h, g, decay=memory, ridge=ridge)
-
-    return {
-        "DCCA": stateless(lambda params, x, y, h, g: correlation(h, g)),
-        "DCCAE": stateless(lambda params, x, y, h, g: correlation(h, g) + weight * reconstruction(params, x, y, h, g)),
-        "orthogonal iteration": iteration,
-        "VICReg": stateless(lambda params, x, y, h, g: vicreg_loss(h, g)),
-        "autoencoders": stateless(lambda params, x, y, h, g: reconstruction(params, x, y, h, g)),
-    }
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def fit(objective, epochs: int, size: int, rate: float, decay: float, params, key: jax.Array, views):
-    """Parameters after some passes over the views in shuffled batches."""
-    first, second = views
-    width = params["first"][-1][1].shape[0]
-    schedule = optax.cosine_decay_schedule(rate, epochs * (len(first) // size))
-    optimizer = optax.adamw(schedule, weight_decay=decay)
-
-    def step(carry, rows):
-        params, opt_state, whitening = carry
-        gradient = jax.grad(objective, has_aux=True)
-        grads, whitening = gradient(params, whitening, first[rows], second[rows])
-        return (*descend(optimizer, grads, params, opt_state), whitening), None
-
-    def epoch(carry, key):
-        order = jax.random.permutation(key, len(first))[: len(first) // size * size]
-        return jax.lax.scan(step, carry, order.reshape(-1, size))
-
-    carry = params, optimizer.init(params), init_whitening(width, width)
-    return jax.lax.scan(epoch, carry, jax.random.split(key, epochs))[0][0]
-
-
-def initial_params(config: Config, seed: int) -> dict[str, Any]:
-    """Networks of both views and their decoders; methods without decoders leave these as they are."""
-    sizes = [arrays("digit_views", "test")[view].shape[1] for view in config.views]
-    keys = jax.random.split(jax.random.key(seed), 4)
-    hidden = (config.hidden, config.hidden)
-    down = [init_mlp(key, (size, *hidden, config.dimensions)) for key, size in zip(keys[:2], sizes)]
-    up = [init_mlp(key, (config.dimensions, *hidden, size)) for key, size in zip(keys[2:], sizes)]
-    return {"first": down[0], "second": down[1], "first_decoder": up[0], "second_decoder": up[1]}
-
-
-def encode(params, train: Digits, test: Digits) -> Codes:
-    """Outputs of both networks."""
-    codes = [mlp(params[name], getattr(digits, name)) for digits in (train, test) for name in ("first", "second")]
-    return Codes(*(np.asarray(code) for code in codes))
+def new_networks(config: Config, train: Digits, seed: int) -> dict[str, Any]:
+    """Initial parameters for these views."""
+    sizes = train.first.shape[1], train.second.shape[1]
+    return initial_params(sizes, config.hidden, config.dimensions, seed)
 
 
 def linear_codes(config: Config, train: Digits, test: Digits) -> Codes:

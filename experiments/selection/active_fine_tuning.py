@@ -132,7 +132,9 @@ def main(config: Config):
         name: functools.partial(stopped, outcome, name) for name, (chooser, _) in ARMS.items() if chooser == "SIFT"
     }
     changed = dataclasses.replace(config, arms=(), out=str(Path(config.out) / "stopping"))
-    return records + compare(changed, stopping, xlabel="stop", summary=by_stop)
+    names = "bits_per_byte", "same_number_for_all"
+    shown = {f"{name}, stop {stop}": "lower" for stop in config.stops[1:] for name in names}
+    return records + compare(changed, stopping, xlabel="stop", summary=by_stop, better=shown)
 
 
 def curve(config: Config, outcome: Outcomes, name: str, seed: int) -> dict[int, dict[str, float]]:

@@ -16,7 +16,9 @@ STEPS = 20
 REPEATS = 9
 
 
-def print_step_costs(arms: Mapping[str, Arm], batch: Any, steps: Mapping[str, int], path: Path) -> dict[str, float]:
+def print_step_costs(
+    arms: Mapping[str, Arm], batch: Any, steps: Mapping[str, int], path: Path, repeats: int = REPEATS
+) -> dict[str, float]:
     """Time each arm on a batch, arms in turn, and write the medians and what all `steps` of an arm cost.
 
     The first arm is the unit of the relative costs. Bind the process to one core, else threads that wait count too.
@@ -26,7 +28,7 @@ def print_step_costs(arms: Mapping[str, Arm], batch: Any, steps: Mapping[str, in
     for call in calls.values():
         call()
     times = {name: [] for name in calls}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, call in calls.items():
             start = time.process_time()
             call()

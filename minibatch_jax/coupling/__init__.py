@@ -8,6 +8,7 @@ from . import flows as flows
 from . import plans as plans
 from . import semidiscrete as semidiscrete
 from . import sliced_plans as sliced_plans
+from .batches_of_batches import couple_hierarchical as couple_hierarchical
 from .batches_of_batches import hierarchical_plan as hierarchical_plan
 from .batches_of_batches import scatter_plans as scatter_plans
 from .entropic.balanced import couple_sinkhorn as couple_sinkhorn
@@ -38,6 +39,7 @@ from .flows.hierarchical import grouped_sources as grouped_sources
 from .flows.hierarchical import hierarchical_path as hierarchical_path
 from .flows.hierarchical import hierarchical_trajectories as hierarchical_trajectories
 from .flows.hierarchical import hierarchical_velocities as hierarchical_velocities
+from .flows.hierarchical import second_stage_path as second_stage_path
 from .flows.hierarchical import velocity_pairs as velocity_pairs
 from .flows.immiscible import couple_nearest as couple_nearest
 from .flows.immiscible import couple_quantized as couple_quantized

@@ -9,6 +9,7 @@ References:
 
 Method: semi-discrete transport
 Paper: 2509.25519
+Experiment: semidiscrete_flow
 """
 
 from typing import NamedTuple

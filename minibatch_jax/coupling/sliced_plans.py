@@ -10,6 +10,7 @@ References:
 
 Method: 1-D and sliced transport
 Paper: 2410.12176
+Experiment: transport_gradient_flow, transport_generator
 """
 
 import jax

@@ -4,6 +4,7 @@ References:
   Vinh et al., Information theoretic measures for clusterings comparison, JMLR 2010.
 
 Method: mutual information of clusterings
+Experiment: subsets_of_a_pool
 """
 
 from typing import NamedTuple

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._checks import check_count, check_floating, check_number, check_shape, mask_or_all
 from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.geometry import finite_rows, product
 from minibatch_jax.weights import weight_dtype
@@ -52,7 +52,7 @@ def neighbors(
       `Neighbors(indices, similarities)`, the similarities float32 (float64 if the embeddings are).
 
     Raises:
-      TypeError: if the embeddings are not floating point or a count is not a static int.
+      TypeError: if the embeddings are not floating point, `where` is not bool or a count is not a static int.
       ValueError: if shapes do not match, k is above M, a count is below 1 or the recall is out of range.
 
     Examples:
@@ -71,9 +71,7 @@ def neighbors(
         check_number("recall", recall, 0, 1, open_low=True, open_high=True)
     dtype = weight_dtype(jnp.promote_types(embeddings.dtype, others.dtype))
     (queries, asked), (others, found) = (finite_rows(x.astype(dtype)) for x in (embeddings, others))
-    if where is not None:
-        check_shape("where", where, found.shape)
-        found &= where
+    found &= mask_or_all("where", where, found.shape)
     own = jnp.arange(queries.shape[0], dtype=jnp.int32) if references is None else jnp.full(queries.shape[0], -1)
     search = bind(_nearest, others, found, k=k, recall=recall)
     return Neighbors(*map_rows(search, (queries, asked, own), block_size=min(block_size, queries.shape[0])))

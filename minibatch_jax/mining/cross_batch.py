@@ -6,6 +6,7 @@ References:
 
 Method: cross-batch memory
 Paper: 1912.06798
+Experiment: pairs_that_count
 """
 
 from typing import NamedTuple

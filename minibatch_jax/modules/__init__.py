@@ -6,6 +6,8 @@ require("flax.nnx", "modules")
 
 from . import batch_former as batch_former
 from . import correlation as correlation
+from . import kernel_correlation as kernel_correlation
+from . import paired_autoencoders as paired_autoencoders
 from . import redundancy as redundancy
 from . import views as views
 from .batch_former import BatchFormer as BatchFormer
@@ -13,6 +15,12 @@ from .correlation import canonical_correlation as canonical_correlation
 from .correlation import init_whitening as init_whitening
 from .correlation import linear_cca as linear_cca
 from .correlation import orthogonal_iteration_loss as orthogonal_iteration_loss
+from .kernel_correlation import fourier_features as fourier_features
+from .kernel_correlation import gaussian_kernel as gaussian_kernel
+from .kernel_correlation import init_fourier_features as init_fourier_features
+from .kernel_correlation import kernel_cca as kernel_cca
+from .paired_autoencoders import matched_correlation as matched_correlation
+from .paired_autoencoders import relative_distances as relative_distances
 from .redundancy import vicreg_loss as vicreg_loss
 from .views import byol_losses as byol_losses
 from .views import init_targets as init_targets

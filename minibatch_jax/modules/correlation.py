@@ -11,7 +11,7 @@ References:
 
 Method: DCCA, DCCAE
 Paper: 1602.01024
-Experiment: two_view_correlation
+Experiment: two_view_correlation, noisy_view_correlation
 """
 
 from typing import NamedTuple

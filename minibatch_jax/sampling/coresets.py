@@ -223,8 +223,8 @@ def crest(
 
     Args:
       items_fn: `items_fn(params, batch) -> (losses [n], {"features": [n, D]})`, what `value_and_grad` takes with
-        `has_aux=True`, for `batch` of some rows of the data; twice differentiable. As features use the gradients of the
-        last layer, `softmax(logits) - onehot(labels)`.
+        `has_aux=True`, for `batch` of some rows of the data; twice differentiable. As features use
+        `scores.last_layer_gradients(logits, labels)`.
       batch_size: b, rows of a coreset, static, a multiple of the number of classes.
       num_classes: C, labels are in [0, C), static.
       subset_size: r, rows of a subset, static, at least b and a multiple of the number of classes. A selection takes
@@ -255,10 +255,11 @@ def crest(
         rows.
 
     Examples:
+      >>> from minibatch_jax import scores
       >>> def items(params, batch):
       ...   logits = batch["x"] @ params
       ...   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-      ...   return losses, {"features": jax.nn.softmax(logits) - jax.nn.one_hot(batch["y"], 2)}
+      ...   return losses, {"features": scores.last_layer_gradients(logits, batch["y"])}
       >>> data = {"x": jnp.array([[-1.0], [-2.0], [-3.0], [1.0], [3.0], [9.0]]), "y": jnp.array([0, 0, 0, 1, 1, 1])}
       >>> sampler, params = crest(items, batch_size=2, num_classes=2, subset_size=6), jnp.array([[0.5, -0.5]])
       >>> state = sampler.init(0, labels=data["y"], params=params)

@@ -4,6 +4,7 @@ References:
   Cakir et al., Deep metric learning to rank, CVPR 2019.
 
 Method: batches of groups of classes
+Experiment: pairs_that_count
 """
 
 import math

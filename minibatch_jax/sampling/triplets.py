@@ -1,6 +1,7 @@
 """A fixed set of triplets, all of them once in an epoch: where triplets are all that is known, and no labels.
 
 Method: fixed triplets
+Experiment: pairs_that_count
 """
 
 from typing import NamedTuple

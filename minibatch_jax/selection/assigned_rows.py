@@ -1,6 +1,7 @@
 """Which center is nearest to each row, in blocks, without the matrix of all distances.
 
 Method: rows assigned to centers
+Experiment: subsets_of_a_pool
 """
 
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_shape
+from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.geometry import center, measurable_rows, squared_distances, unit_rows
 from minibatch_jax.selection._similarities import usable_features
 
@@ -71,17 +73,16 @@ def assign_rows(
     size = rows.shape[0]
     block = min(block_size, size)
     blocks = jnp.pad(rows, ((0, -size % block), (0, 0))).reshape(-1, block, rows.shape[1])
-    _, (index, distance) = jax.lax.scan(_nearest_of_block, (centers, usable, center(centers, rows)), blocks)
+    index, distance = map_rows(bind(_nearest_of_block, centers, usable, center(centers, rows)), blocks)
     index, distance = index.reshape(-1)[:size], distance.reshape(-1)[:size]
     assigned = exists & jnp.any(usable)
     return RowAssignment(jnp.where(assigned, index, -1), jnp.where(assigned, distance, jnp.nan))
 
 
 def _nearest_of_block(
-    carry: tuple[jax.Array, jax.Array, jax.Array], rows: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    centers: jax.Array, usable: jax.Array, origin: jax.Array, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Number of the nearest center of each row, and the distance to it from the difference, which does not cancel."""
-    centers, usable, origin = carry
     squared = squared_distances(rows, centers, origin=origin)
     index = jnp.argmin(jnp.where(usable[None], squared, jnp.inf), axis=1).astype(jnp.int32)
-    return carry, (index, jnp.sqrt(jnp.sum((rows - centers[index]) ** 2, axis=1)))
+    return index, jnp.sqrt(jnp.sum((rows - centers[index]) ** 2, axis=1))

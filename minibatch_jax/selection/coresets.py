@@ -9,7 +9,7 @@ References:
 
 Method: facility location, CRAIG
 Paper: 1906.01827
-Experiment: speed facility_location
+Experiment: quarter_of_a_batch, subsets_of_a_pool, speed facility_location
 """
 
 import jax

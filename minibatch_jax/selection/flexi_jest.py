@@ -10,6 +10,7 @@ References:
 
 Method: Flexi-JEST
 Paper: 2406.17711
+Experiment: jest_race
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ References:
 
 Method: GradMatch
 Paper: 2103.00123
+Experiment: quarter_of_a_batch
 """
 
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, fori_loop, while_loop
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import product
 from minibatch_jax.selection._similarities import usable_features
@@ -178,16 +180,16 @@ def _match(problem: _Problem, k: int, regularization: jax.Array) -> GradientMatc
     gram = regularization * jnp.eye(k, dtype=dtype)
     fit = _Fit(gram, zeros, no, no, zeros, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
     chosen = jnp.full(k, size, jnp.int32), jnp.zeros((k, width), dtype)
-    _, _, fit, (indices, rows) = jax.lax.fori_loop(0, k, _take_one, (problem, problem.exists, fit, chosen))
+    _, fit, (indices, rows) = fori_loop(0, k, bind(_take_one, problem), (problem.exists, fit, chosen))
     missing = problem.target - product(fit.weights, rows)
     length = jnp.sqrt(jnp.sum(problem.target**2))
     residual = jnp.where(length > 0, jnp.sqrt(jnp.sum(missing**2)) / jnp.where(length > 0, length, 1), 0)
     return GradientMatch(indices, fit.weights, residual)
 
 
-def _take_one(t, state):
+def _take_one(problem, t, state):
     """Take the gradient that points most along the residual, and fit all weights anew."""
-    problem, free, fit, (indices, rows) = state
+    free, fit, (indices, rows) = state
     along = product(problem.rows, problem.target - product(fit.weights, rows))
     length = jnp.sqrt(jnp.sum(problem.target**2))
     helps = free & (along > TOLERANCE * length * problem.lengths)
@@ -207,8 +209,8 @@ def _take_one(t, state):
         steps=jnp.zeros((), jnp.int32),
         done=~found,
     )
-    fit = jax.lax.while_loop(_not_done, _fit_step, fit)
-    return problem, free.at[j].set(free[j] & ~found), fit, (indices.at[t].set(jnp.where(found, j, indices[t])), rows)
+    fit = while_loop(_not_done, _fit_step, fit)
+    return free.at[j].set(free[j] & ~found), fit, (indices.at[t].set(jnp.where(found, j, indices[t])), rows)
 
 
 def _not_done(fit: _Fit) -> jax.Array:

@@ -6,7 +6,7 @@ References:
 
 Method: importance sampling by the gradient norm
 Paper: 1803.00942
-Experiment: speed gradient_norms
+Experiment: quarter_of_a_batch, speed gradient_norms
 """
 
 from collections.abc import Callable

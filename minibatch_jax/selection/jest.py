@@ -11,7 +11,7 @@ References:
 
 Method: JEST
 Paper: 2406.17711
-Experiment: speed jest
+Experiment: jest_race, speed jest
 """
 
 import jax

@@ -7,7 +7,7 @@ References:
 
 Method: JEST from embeddings
 Paper: 2406.17711, 2303.15343
-Experiment: speed jest
+Experiment: jest_race, speed jest
 """
 
 from typing import NamedTuple

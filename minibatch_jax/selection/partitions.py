@@ -5,6 +5,7 @@ References:
 
 Method: facility location in two stages (GreeDi)
 Paper: 1411.0541
+Experiment: subsets_of_a_pool
 """
 
 import jax

@@ -1,6 +1,7 @@
 """Keep k examples at random: the baseline of every selection, at an equal number of gradient rows.
 
 Method: random subset, the uninformed baseline
+Experiment: quarter_of_a_batch
 """
 
 import jax

@@ -5,6 +5,7 @@ References:
 
 Method: Selective-Backprop
 Paper: 1910.00762
+Experiment: quarter_of_a_batch
 """
 
 from typing import NamedTuple

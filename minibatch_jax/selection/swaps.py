@@ -9,6 +9,7 @@ References:
 
 Method: swaps of medoids
 Paper: 2008.05171
+Experiment: subsets_of_a_pool
 """
 
 from typing import NamedTuple

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from minibatch_jax import sample_pairs
+from minibatch_jax import coupling, sample_pairs, weights_of
 from minibatch_jax.coupling import (
     assignment_plan,
     couple_assignment,
+    couple_hierarchical,
     couple_independent,
     couple_partial,
     couple_sinkhorn,
@@ -15,6 +16,17 @@ from minibatch_jax.coupling import (
     scatter_plans,
 )
 from minibatch_jax.coupling.costs import squared_euclidean_cost
+from tests.case import Case
+from tests.coupling import draws
+
+CASES = {
+    "couple_hierarchical": Case(
+        lambda: coupling.couple_hierarchical(couple_assignment(), couple_assignment(), mini_batches=2),
+        draws.cost,
+        draws.pairs,
+        tolerance=1e-5,
+    ),
+}
 
 
 def block_costs(x0, x1):
@@ -80,6 +92,52 @@ def test_partial_inner_plans_move_less():
     np.testing.assert_allclose(jnp.sum(found.plans), 0.5, rtol=1e-5)
 
 
+WAYS = {"all pairs": couple_independent(), "equal pairs": None, "BoMb-OT": couple_assignment()}
+K, M = 3, 4
+
+
+def plan_by_loops(cost, way):
+    """The plan of a batch of K mini-batches on each side, block by block with scipy."""
+    plan, costs = np.zeros((2, K * M, K * M)), np.zeros((K, K))
+    for u in range(K):
+        for v in range(K):
+            block = np.s_[u * M : (u + 1) * M], np.s_[v * M : (v + 1) * M]
+            rows, columns = linear_sum_assignment(cost[block])
+            plan[0][block][rows, columns] = 1 / M
+            costs[u, v] = cost[block][rows, columns].mean()
+    counts = np.eye(K)
+    if way == "all pairs":
+        counts = np.full((K, K), 1 / K)
+    elif way == "BoMb-OT":
+        counts = counts[linear_sum_assignment(costs)[1]]
+    return plan[0] * np.kron(counts / K, np.ones((M, M)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_batch_is_cut_and_coupled_as_by_hand(way):
+    cost = np.random.default_rng(1).uniform(size=(K * M, K * M)).astype(np.float32)
+    tx = couple_hierarchical(couple_assignment(), WAYS[way], mini_batches=K)
+    plan = jax.jit(lambda w: weights_of(tx, w, cost=cost))(jnp.full(cost.shape, 1 / cost.size))
+    np.testing.assert_allclose(plan, plan_by_loops(cost, way), atol=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_padding_in_a_mini_batch_influences_nothing(way):
+    """The last row of each mini-batch is padding: the plan is that of the other rows and columns."""
+    rng = np.random.default_rng(2)
+    cost = rng.uniform(size=(K * M, K * M)).astype(np.float32)
+    live = np.arange(K * M) % M < M - 1
+    padded = np.where(live[:, None] & live[None], cost, np.where(live[None], np.nan, 0)).astype(np.float32)
+    weights = np.outer(live, live) / live.sum() ** 2
+    tx = couple_hierarchical(couple_assignment(), WAYS[way], mini_batches=K)
+    run = jax.jit(lambda w, c: weights_of(tx, w, cost=c))
+    plan = np.asarray(run(jnp.asarray(weights, jnp.float32), padded))
+    kept = cost[np.ix_(live, live)]
+    expected = run(jnp.full(kept.shape, 1 / kept.size), kept)
+    np.testing.assert_allclose(plan[np.ix_(live, live)], expected, atol=1e-6)
+    np.testing.assert_allclose(plan.sum(), 1, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_two_passes_give_the_gradient_of_one():
     x0, x1 = batches()
@@ -105,5 +163,9 @@ def test_bad_input_raises():
         hierarchical_plan(jnp.ones((2, 2)), couple_assignment(), couple_assignment())
     with pytest.raises(ValueError, match=r"weights has shape \[2, 2\]"):
         hierarchical_plan(COST, couple_assignment(), couple_assignment(), jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"weights has shape \[3, 3, 4, 5\]"):
+        hierarchical_plan(COST, couple_assignment(), couple_assignment(), jnp.ones((3, 3, 4, 5)))
+    with pytest.raises(ValueError, match="mini_batches is 3, wanted a divisor of the 4 rows and of the 6 columns"):
+        couple_hierarchical(couple_assignment(), mini_batches=3).init(jnp.ones((4, 6)))
     with pytest.raises(ValueError, match=r"source_indices has shape \[3, 3\]"):
         scatter_plans(COST, jnp.ones((3, 3), int), jnp.ones((3, 4), int), (5, 5))

@@ -48,7 +48,7 @@ FUNCTIONS = {
     "grouped_sources": lambda c: coupling.grouped_sources(
         coupling.costs.squared_euclidean_cost, c(POINTS), c(OTHERS), 4
     ),
-    "hierarchical_path": lambda c: coupling.hierarchical_path(0, c(POINTS), data_group=4, velocity_group=4),
+    "hierarchical_path": lambda c: coupling.hierarchical_path(0, c(POINTS), groups=(4, 4, 1)),
     "hierarchical_plan": lambda c: coupling.hierarchical_plan(
         c(BLOCKS), coupling.couple_assignment(), coupling.couple_assignment(), c(grid(11, 2, 2, low=0.5))
     ),
@@ -92,7 +92,7 @@ FUNCTIONS = {
     "wasserstein_1d": lambda c: coupling.wasserstein_1d(c(PLACES), c(PLACES[::-1] + 1), c(MASS), p=3.0),
 }
 REPORTS = {"init_report", "init_warm_start", "report_of"}
-BY_A_MODEL_OF_THE_CALLER = {"hierarchical_trajectories", "hierarchical_velocities"}
+BY_A_MODEL_OF_THE_CALLER = {"hierarchical_trajectories", "hierarchical_velocities", "second_stage_path"}
 KEEP_DTYPE = {
     "bridge_path",
     "conditional_path",
@@ -151,7 +151,7 @@ def test_noise_in_half_precision_is_gaussian(dtype):
 def test_many_small_steps_of_a_flow_add_up(dtype):
     """A step of 1 / 1000 of the way is less than half precision can add."""
     x0 = jnp.zeros((4096, 1), dtype)
-    places = coupling.hierarchical_trajectories(0, lambda x, t, v, tau: 3 - v * 0, x0, outer_steps=1, inner_steps=1000)
+    places = coupling.hierarchical_trajectories(0, lambda s, t: 3 - s[:, 1] * 0, x0, steps=(1, 1000))
     drawn = np.asarray(places[-1], np.float64) - 3
     assert places.dtype == dtype and abs(drawn.mean()) < 0.06 and abs(drawn.std() - 1) < 0.05
 

@@ -138,7 +138,7 @@ def test_mass_that_cannot_be_shipped_is_in_the_state():
         assert bool(report.converged) == (error == 0)
 
 
-WITHOUT_A_SOLVER = {"couple_by_kernel", "couple_independent", "couple_nearest"}
+WITHOUT_A_SOLVER = {"couple_by_kernel", "couple_hierarchical", "couple_independent", "couple_nearest"}
 LEARNED_OVER_BATCHES = {"couple_semidiscrete"}
 REPORTING = {
     "couple_assignment": couple_assignment(),

@@ -133,5 +133,7 @@ def test_bad_input_is_named():
         metrics.neighbors(x, k=38)
     with pytest.raises(ValueError, match="recall is 1.0"):
         metrics.neighbors(x, recall=1.0)
+    with pytest.raises(TypeError, match="where has dtype int32"):
+        metrics.neighbors(x, where=jnp.ones(37, jnp.int32))
     with pytest.raises(TypeError, match="clusters has dtype float32"):
         metrics.mutual_information(labels, x[:, 0], 6, 6)

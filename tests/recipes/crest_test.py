@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minibatch_jax import sampling, value_and_grad
+from minibatch_jax import sampling, scores, value_and_grad
 from tests.recipes import digits
 
 
@@ -16,7 +16,7 @@ def recipe(logits_fn, params, optimizer, data, key):
     def items(params, batch):
         logits = logits_fn(params, batch["x"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-        return losses, {"features": jax.nn.softmax(logits) - jax.nn.one_hot(batch["y"], 10)}
+        return losses, {"features": scores.last_layer_gradients(logits, batch["y"])}
 
     sampler = sampling.crest(items, batch_size=30, num_classes=10, subset_size=150, max_coresets=20)
     train = value_and_grad(items, optax.with_extra_args_support(optax.identity()), has_aux=True)

@@ -71,6 +71,56 @@ def test_chooses_what_the_published_rule_chooses(k, cap):
         assert choose(jnp.asarray(concepts), jnp.asarray(exists)).tolist() == expected
 
 
+def greedy_by_targets(concepts, k, cap, targets):
+    """The rule for proportions, with counts in numpy: how often, then the gain of every example, then the best."""
+    has = np.array([[c in row for c in range(V)] for row in concepts.tolist()])
+    frequency, sizes = has.sum(0), has.sum(1)
+    share = np.where(frequency > 0, targets, 0)
+    wanted = k * sizes[sizes > 0].mean() * share / share.sum()
+    counts, left, chosen = np.zeros(V), np.ones(len(has), bool), []
+    for _ in range(k):
+        missing = wanted - counts
+        lack = np.where(wanted < 1, missing, missing / np.where(wanted < 1, 1, wanted))
+        bonus = np.where(wanted < 1, wanted, 1) / np.maximum(frequency, 1)
+        valid = left & (sizes > 0) & ~(has & (counts >= cap)).any(1)
+        terms = np.where(missing > 0, lack + bonus, -0.5) if valid.any() else lack
+        score = (has * terms).sum(1) / np.maximum(sizes, 1)
+        score[sizes == 0] = -1e9
+        score[~(valid if valid.any() else left)] = -np.inf
+        best = int(np.argmax(np.round(score, 5)))
+        chosen.append(best)
+        left[best] = False
+        counts += has[best]
+    return chosen
+
+
+@pytest.mark.parametrize("k, cap", [(3, 10), (12, 40), (12, 2), (30, 40)])
+def test_proportions_choose_what_the_rule_chooses(k, cap):
+    choose = jax.jit(lambda c, t: selection.concept_balanced_indices(c, k, V, cap, targets=t))
+    for seed in range(6):
+        targets = np.random.default_rng(seed).exponential(size=V) ** 2 * (np.arange(V) != seed)
+        concepts = draw(seed)
+        assert choose(jnp.asarray(concepts), jnp.asarray(targets)).tolist() == greedy_by_targets(
+            concepts, k, cap, targets.astype(np.float32)
+        )
+
+
+def test_equal_proportions_of_single_concepts_are_the_default_where_they_divide_k():
+    for seed in range(4):
+        concepts = jnp.asarray(np.random.default_rng(seed).permutation(np.repeat(np.arange(4), 10))[:, None])
+        default, same = (
+            selection.concept_balanced_indices(concepts, 12, 4, targets=t).tolist() for t in (None, jnp.full(4, 7))
+        )
+        assert default == same
+
+
+def test_single_concepts_come_in_the_proportions_asked_for_and_never_where_none_is_wanted():
+    concepts = jnp.asarray(np.repeat(np.arange(4), 20)[:, None])
+    select = selection.keep_by_concept_balance(20, 4, cap=20, targets=jnp.array([0.3, 0.0, 0.6, 0.1]))
+    kept = np.asarray(select.update(jnp.ones(80), (), concepts=concepts)[0]) > 0
+    assert np.bincount(np.asarray(concepts)[kept, 0], minlength=4).tolist() == [6, 0, 12, 2]
+
+
 @pytest.mark.parametrize("k, cap", [(3, 10), (17, 10), (40, 4), (100, 50)])
 def test_targets(k, cap):
     for frequencies in ([3, 0, 9, 1, 2], [1] * 20, [0, 7]):
@@ -99,6 +149,14 @@ def test_most_concepts_counts_each_once():
     assert np.flatnonzero(kept).tolist() == sorted(np.argsort(-counts, kind="stable")[:7])
 
 
+def test_most_of_what_is_wanted_is_the_largest_sum_of_targets():
+    concepts, targets = draw(5), np.random.default_rng(0).exponential(size=V - 1).astype(np.float32)
+    sums = np.array([sum(targets[c] for c in set(row[row >= 0].tolist()) if c < V - 1) for row in concepts])
+    tx = selection.keep_by_concept_count(7, targets=jnp.asarray(targets))
+    kept = tx.update(jnp.ones(B), (), concepts=jnp.asarray(concepts, jnp.int8))[0]
+    assert np.flatnonzero(kept).tolist() == sorted(np.argsort(-sums, kind="stable")[:7])
+
+
 def test_balance_and_count_disagree():
     concepts = jnp.array([[0, 1, 2], [0, 1, 2], [0, 1, -1], [3, -1, -1]])
     kept = [
@@ -121,5 +179,18 @@ def test_bad_input_is_named():
         selection.concept_balanced_indices(jnp.zeros((3, 2), int), 5, 2)
     with pytest.raises(ValueError, match="cap is 0"):
         selection.keep_by_concept_balance(1, 2, cap=0)
+    for targets, error, message in (
+        ([1.0, -2.0], ValueError, "targets holds -2.0, wanted finite numbers of at least 0"),
+        ([1.0, jnp.nan], ValueError, "targets holds nan"),
+        ([0, 0], ValueError, "targets is 0 for all concepts"),
+        ([1.0], ValueError, r"targets has shape \[1\], wanted \[2\]"),
+        ([True, False], TypeError, "targets has dtype bool, wanted real numbers"),
+    ):
+        with pytest.raises(error, match=message):
+            selection.keep_by_concept_balance(1, 2, targets=jnp.array(targets))
+        with pytest.raises(error, match=message):
+            selection.concept_balanced_indices(jnp.zeros((3, 2), int), 1, 2, targets=jnp.array(targets))
+    with pytest.raises(ValueError, match="targets holds inf"):
+        selection.keep_by_concept_count(1, targets=jnp.array([1.0, jnp.inf]))
     with pytest.raises(ValueError, match="concepts has shape"):
         selection.keep_by_concept_count(1).update(jnp.ones(3), (), concepts=jnp.zeros((4, 1), int))

@@ -12,6 +12,7 @@ References:
 
 Method: Sinkhorn divergence
 Paper: 1810.08278
+Experiment: transport_gradient_flow, transport_generator
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ References:
 
 Method: weighted CFM
 Paper: 2507.22270
-Experiment: flow_matching_images
+Experiment: weighted_flow, weighted_flow_images, flow_matching_images
 """
 
 from typing import NamedTuple

@@ -11,7 +11,7 @@ References:
 
 Method: m-POT (partial transport)
 Paper: 2108.09645
-Experiment: partial_transport, speed partial, domain_adaptation
+Experiment: partial_transport, speed partial, domain_adaptation, transport_gradient_flow, transport_generator
 """
 
 import functools

@@ -8,6 +8,7 @@ References:
 
 Method: Schrödinger bridge CFM
 Paper: 2307.03672
+Experiment: schroedinger_bridge
 """
 
 import jax

@@ -80,7 +80,7 @@ def flow_matching_pairs(
         `condition_aware_cost`, so that the noise of each condition stays what it was without a coupling. Use the
         conditions of the targets, `conditions[pairs.target]`, in the model.
       condition_fraction: fraction of the pairs that compete in `condition_aware_cost`, in (0, 1], may be traced; for
-        vectors.
+        vectors. In few dimensions take less, such as 0.05, else the noise still depends on the condition.
       state: state of the coupling: the field `state` of the last result, and `coupling.init(weights)` of `[B0, B1]`
         weights at first. A coupling whose plans do not depend on earlier batches needs none.
       axis_name: axis of a `shard_map` or `pmap` over which both batches are sharded. Key, plan and state are then those

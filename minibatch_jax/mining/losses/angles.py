@@ -2,7 +2,7 @@
 
 Method: losses of angles: angular, orthogonal pairs (single-sample batches), orthogonal projection
 Paper: 1708.01682, 2402.07440, 2103.14021
-Experiment: single_sample_batches, speed mining_table
+Experiment: single_sample_batches, single_sample_texts, speed mining_table
 """
 
 import jax

@@ -1,6 +1,7 @@
 """Triplet loss without a margin: the harder a triplet is among all triplets so far, the larger its weight.
 
 Method: dynamic soft margin
+Experiment: pairs_that_count
 """
 
 from typing import NamedTuple

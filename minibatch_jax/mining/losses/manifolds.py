@@ -1,6 +1,7 @@
 """Similarity along the manifold of the batch: a random walk over embeddings and proxies, and a loss made of it.
 
 Method: manifold similarity
+Experiment: pairs_that_count
 """
 
 import jax

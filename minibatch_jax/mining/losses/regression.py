@@ -2,6 +2,7 @@
 
 Method: regression of similarities
 Paper: 1908.10084
+Experiment: pairs_that_count
 """
 
 import jax

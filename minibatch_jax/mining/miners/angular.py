@@ -5,6 +5,7 @@ References:
 
 Method: angular triplets
 Paper: 1708.01682
+Experiment: pairs_that_count
 """
 
 import jax

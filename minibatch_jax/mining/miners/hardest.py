@@ -4,6 +4,7 @@ References:
   Yuan et al., Hard-aware deeply cascaded embedding, 2017 (arXiv 1611.05720).
 
 Method: hardest pairs of a batch, ranks of an anchor, allowed distances
+Experiment: pairs_that_count
 """
 
 import jax

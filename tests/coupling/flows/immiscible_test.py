@@ -50,6 +50,21 @@ def test_noise_is_the_same_set_handed_out_at_the_least_distance(bits):
     np.testing.assert_allclose(total, best, rtol=1e-6 if bits is None else 1e-3)
 
 
+@pytest.mark.parametrize("bits", [None, 10])
+def test_labels_keep_the_noise_of_each_class_and_hand_it_out_at_the_least_distance(bits):
+    x1, labels = images(1), np.arange(16) % 3
+    noise = np.asarray(jax.jit(lambda x: immiscible_noise(3, x, bits=bits, labels=labels))(x1)).reshape(16, -1)
+    plain = np.asarray(jax.random.normal(jax.random.key(3), x1.shape)).reshape(16, -1)
+    flat = np.asarray(x1).reshape(16, -1)
+    for label in range(3):
+        rows = labels == label
+        distances = cdist(flat[rows], plain[rows])
+        best = distances[linear_sum_assignment(distances)].sum()
+        np.testing.assert_array_equal(np.sort(noise[rows], axis=None), np.sort(plain[rows], axis=None))
+        found = np.linalg.norm(flat[rows] - noise[rows], axis=1).sum()
+        np.testing.assert_allclose(found, best, rtol=1e-6 if bits is None else 1e-3)
+
+
 def test_a_known_permutation_is_found():
     order = np.random.default_rng(0).permutation(16)
     x1 = jax.random.normal(jax.random.key(5), (16, 8))[order] + 0.01
@@ -145,6 +160,10 @@ def test_normalizations():
 def test_bad_input_raises():
     with pytest.raises(ValueError, match="bits is 13, wanted at most 12"):
         couple_quantized(13)
+    with pytest.raises(ValueError, match=r"labels has shape \[15\], wanted \[16\]"):
+        immiscible_noise(0, images(), labels=jnp.arange(15))
+    with pytest.raises(TypeError, match="labels has dtype float32"):
+        immiscible_noise(0, images(), labels=jnp.ones(16))
     with pytest.raises(ValueError, match="k is 0"):
         nearest_noise(0, images(), 0)
     with pytest.raises(ValueError, match="normalization is 'sum'"):

@@ -5,12 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 
 from experiments.coupling import domain_adaptation as experiment
 from experiments.engine import State
 from experiments.shared import step_costs
+from minibatch_jax import weight_transformation, weights_of
 
 SIZES = {"SOURCE_PER_CLASS": 12, "NUM_SOURCE": 120, "TEST_PER_CLASS": 3, "VALIDATION_PER_CLASS": 2}
 
@@ -48,7 +50,8 @@ def test_no_image_is_in_two_parts_and_the_test_images_are_fixed(small, task):
     assert np.bincount(tuning["test"]["label"]).tolist() == [2] * 10
     counts = np.bincount(label[120:], minlength=10)
     np.testing.assert_allclose(data["frequency"], counts / counts.sum())
-    assert (counts[5:].max() < 0.2 * counts[:5].min()) == (task == "imbalanced")
+    assert (counts[5:].max() < 0.2 * counts[:5].min()) == (task in experiment.KEPT_SHARE)
+    assert (counts[5:].max() == 0) == (task == "absent")
 
 
 def test_batches_have_equal_classes_in_each_mini_batch_and_resume(small):
@@ -67,19 +70,24 @@ def test_batches_have_equal_classes_in_each_mini_batch_and_resume(small):
         experiment.MiniBatches(200, 70, 0, mini_batches=2)
 
 
-def test_couplings_equal_scipy():
-    cost = np.random.default_rng(1).uniform(size=(3, 3, 4, 4)).astype(np.float32)
+def test_only_the_pairs_are_coupled_and_within_mini_batches():
+    """Weights of the pairs against scipy, mini-batch by mini-batch; the losses of the source keep theirs."""
+    cost = np.random.default_rng(1).uniform(size=(12, 12)).astype(np.float32)
+    items = {"source": jnp.zeros((12, 1)), "pairs": jnp.asarray(cost)}
+    weights = jax.tree.map(lambda x: jnp.full(x.shape, 1 / x.size), items)
+    methods = experiment.methods(experiment.Config(mini_batches=3))
+    names = "m-OT", "m-POT, s = 0.6", "BoMb-OT"
+    run = {n: weights_of(experiment.only_pairs(methods[n]), weights, cost=items) for n in names}
     expected = np.zeros_like(cost)
-    for u in range(3):
-        expected[u, u][scipy.optimize.linear_sum_assignment(cost[u, u])] = 1 / 12
-    methods = experiment.methods(experiment.Config())
-    np.testing.assert_allclose(methods["m-OT"](jnp.asarray(cost)), expected, atol=1e-7)
-    joined = cost.transpose(0, 2, 1, 3).reshape(12, 12)
-    value = joined[scipy.optimize.linear_sum_assignment(joined)].mean()
-    plan = np.asarray(methods["OT, one batch"](jnp.asarray(cost)))
-    assert (plan * cost).sum() == pytest.approx(value, rel=1e-5)
-    np.testing.assert_allclose(plan.sum((1, 3)), 1 / 12, rtol=1e-5)
-    assert np.asarray(methods["m-POT, s = 0.6"](jnp.asarray(cost))).sum() == pytest.approx(0.6, rel=1e-5)
+    for i in range(3):
+        block = np.s_[4 * i : 4 * i + 4], np.s_[4 * i : 4 * i + 4]
+        expected[block][scipy.optimize.linear_sum_assignment(cost[block])] = 1 / 12
+    np.testing.assert_allclose(run["m-OT"]["pairs"], expected, atol=1e-6)
+    np.testing.assert_allclose(run["m-OT"]["source"], 1 / 12, rtol=1e-6)
+    assert float(jnp.sum(run["m-POT, s = 0.6"]["pairs"])) == pytest.approx(0.6, rel=1e-5)
+    within = np.kron(np.eye(3), np.ones((4, 4))) > 0
+    for name, plan in run.items():
+        assert (np.asarray(plan["pairs"])[~within] > 0).any() == (name == "BoMb-OT"), name
 
 
 def test_the_loss_is_that_of_the_coupled_pairs():
@@ -89,8 +97,7 @@ def test_the_loss_is_that_of_the_coupled_pairs():
     image = np.random.default_rng(2).uniform(size=(8, 64)).astype(np.float32)
     label = np.array([1, 2, 3, 4, 1, 2, 9, 9])
 
-    def identity(cost):
-        return (jnp.eye(2)[:, :, None, None] * jnp.eye(2)[None, None]) / 4
+    identity = weight_transformation(lambda w: optax.EmptyState(), lambda w, s, p=None, **_: (jnp.eye(4) / 4, s))
 
     batch = {"image": jnp.asarray(image), "label": jnp.asarray(label)}
     loss, grads, metrics = experiment.coupled_gradient(params, batch, config, identity)

@@ -1,6 +1,7 @@
-"""Sampler, distances and velocity laws of the experiment against closed forms, scipy and POT."""
+"""Stages, distances and velocity laws of the experiment against closed forms, scipy and POT."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import ot
 import pytest
 import scipy.stats
 
+from experiments.coupling import _hierarchical
 from experiments.coupling import hierarchical_flow as experiment
+from experiments.engine import State
 from experiments.shared import step_costs
 
 
@@ -22,32 +25,35 @@ def small(monkeypatch):
     monkeypatch.setattr(step_costs, "REPEATS", 1)
 
 
-def test_every_split_costs_what_it_says(monkeypatch):
-    calls = []
-    monkeypatch.setattr(experiment, "predict", lambda params, x, t, v, tau: calls.append(1) or jnp.zeros_like(x))
-    for hierarchical in (False, True):
-        for n in (2, 4, 6):
-            for outer, inner in experiment.splits(n, hierarchical):
-                calls.clear()
-                with jax.disable_jit():
-                    experiment.trajectories((), jax.random.key(0), jnp.zeros((3, 1)), outer, inner)
-                assert len(calls) == n
-    assert experiment.splits(8, True) == [(4, 2), (2, 4), (1, 8)]
+def test_every_split_costs_what_it_says():
+    for n in (1, 2, 4, 6):
+        for levels in (1, 2, 3):
+            found = _hierarchical.splits(n, levels)
+            assert {len(steps) for steps in found} == {levels} and {math.prod(steps) for steps in found} == {n}
+            assert len(set(found)) == len(found)
+    assert _hierarchical.splits(4, 2) == [(1, 4), (2, 2), (4, 1)]
 
 
-def test_the_inner_level_arrives_at_the_velocity_whatever_its_noise(monkeypatch):
-    """The acceleration towards a point u is (u - v) / (1 - tau); for u = x the places double, then grow by 3/2."""
-    monkeypatch.setattr(experiment, "predict", lambda params, x, t, v, tau: (x - v) / (1 - tau)[:, None])
-    noise = jax.random.normal(jax.random.key(1), (5, 2))
-    for inner in (2, 5):
-        places = experiment.trajectories((), jax.random.key(2), noise, 2, inner)
-        np.testing.assert_allclose(places, noise[None] * jnp.array([1, 1.5, 2.25])[:, None, None], rtol=1e-5)
+def test_the_second_stage_begins_half_way_with_the_model_of_that_step():
+    """Before it, paths come from the data; after it, from a first stage that does not change any more."""
+    config = dataclasses.replace(experiment.Config(), steps=4, draws=3, draw_steps=2)
+    method = _hierarchical.Method((6, 1), draws=3)
+    fields = _hierarchical.start(method, 2, (8,), jax.random.key(0))
+    x1 = jax.random.normal(jax.random.key(1), (6, 2))
+    other = jax.tree.map(lambda x: x + 1, fields["params"])
+    key = jax.random.key(2)
+    step = jax.jit(lambda state: _hierarchical.training_path(config, method, key, x1, state, _hierarchical.predict))
 
+    def at(number, teacher):
+        return step(State(other, (), teacher, fields["keys"], jnp.int32(number)))
 
-def test_a_flow_of_one_level_is_euler_with_its_times(monkeypatch):
-    monkeypatch.setattr(experiment, "predict", lambda params, x, t, v, tau: jnp.ones_like(x) * t[:, None] + v + tau[0])
-    places = experiment.trajectories((), jax.random.key(0), jnp.zeros((3, 1)), 4, 0)
-    np.testing.assert_allclose(places[-1], (0 + 0.25 + 0.5 + 0.75) / 4, rtol=1e-6)
+    (first, kept), (second, taken), (later, same) = at(1, fields["params"]), at(2, fields["params"]), at(3, other)
+    jax.tree.map(np.testing.assert_array_equal, (kept, taken, same), (fields["params"], other, other))
+    np.testing.assert_allclose(first.target + first.noise.sum(1), x1, rtol=1e-5, atol=1e-5)
+    for path in (second, later):
+        assert path.states.shape == first.states.shape
+        np.testing.assert_array_equal(path.states[:3, 0], np.repeat(first.states[:1, 0], 3, axis=0))
+    jax.tree.map(np.testing.assert_array_equal, second, later)
 
 
 def test_distances_equal_scipy_and_pot():
@@ -76,27 +82,14 @@ def test_the_law_of_independent_velocities_is_that_of_bayes():
     assert experiment.velocity_law(5, 0)["variance"] < 0.5 * found["variance"]
 
 
-def test_the_target_of_one_level_is_the_velocity_of_the_pairs(monkeypatch):
-    """A network that knows x1 - x0 has no loss; it is handed zeros where the second level would be."""
-    x1 = jax.random.normal(jax.random.key(0), (8, 2))
-    method = experiment.Method(False, 1)
-    path = experiment.hierarchical_path(jax.random.key(3), x1)
-
-    def predict(params, x, t, v, tau):
-        assert not v.any() and not tau.any()
-        np.testing.assert_allclose(x, path.xt)
-        return x1 - path.x0
-
-    monkeypatch.setattr(experiment, "predict", predict)
-    assert float(experiment.loss_fn((), jax.random.key(3), x1, method)) == 0
-
-
 @pytest.mark.slow
 def test_a_tiny_run_leaves_tables_and_pictures(tmp_path, small):
-    config = experiment.Config(seeds=(0,), out=str(tmp_path), batch_size=10, hidden=8, arms=("CFM", "HRF2"))
+    config = experiment.Config(
+        seeds=(0,), out=str(tmp_path), batch_size=10, hidden=8, arms=("CFM", "HRF2-DV, two stages")
+    )
     config = dataclasses.replace(config, task="two_modes", steps=100, evaluate_every=100, checkpoint_every=100)
     records = experiment.main(config)
-    assert [r["arm"] for r in records if r["step"] == 100] == ["CFM", "HRF2"]
+    assert [r["arm"] for r in records if r["step"] == 100] == ["CFM", "HRF2-DV, two stages"]
     assert (tmp_path / "law" / "table.md").exists()
     for name in ("samples.png", "costs.md", "table.md"):
         assert (tmp_path / "two_modes" / name).exists()

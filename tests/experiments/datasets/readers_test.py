@@ -84,6 +84,16 @@ def test_emoji(monkeypatch, tmp_path):
     assert of_train["domain"].tolist() == [3, 1, 2, 2] and of_test["domain"].tolist() == [0]
 
 
+def test_emoji_keywords(monkeypatch, tmp_path):
+    keywords = {"\u2600\ufe0f": ["sun", "weather", "hot day"], "\U0001f1e6\U0001f1e9": ["flag_andorra", "ad", "flag"]}
+    files = {"package/dist/emoji-en-US.json": json.dumps(keywords).encode()}
+    pin(monkeypatch, tmp_path, "emoji_keywords", tgz(files))
+    got = arrays("emoji_keywords", "train")
+    assert decoded(got["character"]) == list(keywords)
+    assert decoded(got["name"]) == ["BLACK SUN WITH RAYS", "flag_andorra"]
+    assert [text.split("\n") for text in decoded(got["text"])] == list(keywords.values())
+
+
 def test_sentiment(monkeypatch, tmp_path):
     tables = {
         "amazonReviewSnippets": [("1_1", 0.5, "good"), ("1_2", -0.25, "bad")],

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from experiments.engine import folders, init_mlp
+from experiments.mining import _single_samples as single_samples
 from experiments.mining import single_sample_batches as experiment
 
 
@@ -24,8 +25,8 @@ def rows():
 
 
 def gradient(loss, params, items, size, setting):
-    mean = functools.partial(experiment.mean_loss, loss=loss, setting=setting)
-    return jax.jit(jax.grad(mean))(params, experiment.in_groups(items, size))
+    mean = functools.partial(single_samples.mean_loss, loss=loss, setting=setting)
+    return jax.jit(jax.grad(mean))(params, single_samples.in_groups(items, size))
 
 
 def numpy_cosines(params, first, second):
@@ -38,13 +39,13 @@ def numpy_cosines(params, first, second):
 
 
 def test_single_pairs_accumulate_to_the_gradient_of_the_batch(params, rows):
-    items = experiment.isolated_pairs(jax.random.key(2), rows, 0.5)
-    single, batch = (gradient(experiment.orthogonal, params, items, size, 0.5) for size in (1, 8))
+    items = single_samples.isolated_pairs(jax.random.key(2), rows, 0.5)
+    single, batch = (gradient(single_samples.orthogonal, params, items, size, 0.5) for size in (1, 8))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), single, batch)
 
 
 def test_info_nce_of_one_has_no_gradient_and_does_not_accumulate_to_that_of_the_batch(params, rows):
-    single, batch = (gradient(experiment.info_nce, params, rows, size, 0.1) for size in (1, 8))
+    single, batch = (gradient(single_samples.info_nce, params, rows, size, 0.1) for size in (1, 8))
     assert not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(single))
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(batch)) > 1e-3
 
@@ -53,23 +54,23 @@ def test_losses_against_numpy(params, rows):
     cosines = numpy_cosines(params, rows["query"], rows["document"])
     logits = cosines / 0.1
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
-    assert float(jax.jit(experiment.info_nce)(params, rows, 0.1)) == pytest.approx(expected, rel=1e-4)
-    items = experiment.with_a_negative(jax.random.key(0), rows, 0.1)
+    assert float(jax.jit(single_samples.info_nce)(params, rows, 0.1)) == pytest.approx(expected, rel=1e-4)
+    items = single_samples.with_a_negative(jax.random.key(0), rows, 0.1)
     assert len(items["query"]) == 5
     gap = np.array([cosines[i, (i + 1) % 8] - cosines[i, i] for i in range(5)]) / 0.1
-    assert float(jax.jit(experiment.info_nce_of_sampled)(params, items, 0.1)) == pytest.approx(
+    assert float(jax.jit(single_samples.info_nce_of_sampled)(params, items, 0.1)) == pytest.approx(
         np.log1p(np.exp(gap)).mean(), rel=1e-4
     )
-    items = experiment.isolated_pairs(jax.random.key(2), rows, 0.5)
+    items = single_samples.isolated_pairs(jax.random.key(2), rows, 0.5)
     y = np.asarray(items["positive"])
     assert 0 < y.sum() < 8
     values = [(cosines[i, i] - 1) ** 2 if y[i] else cosines[i, (i + 1) % 8] ** 2 for i in range(8)]
-    assert float(jax.jit(experiment.orthogonal)(params, items, 0.5)) == pytest.approx(np.mean(values), rel=1e-4)
+    assert float(jax.jit(single_samples.orthogonal)(params, items, 0.5)) == pytest.approx(np.mean(values), rel=1e-4)
 
 
 def test_the_share_of_negatives_is_as_asked():
     rows = {name: jnp.arange(1000.0)[:, None] for name in ("query", "document")}
-    items = experiment.isolated_pairs(jax.random.key(0), rows, 0.75)
+    items = single_samples.isolated_pairs(jax.random.key(0), rows, 0.75)
     own = np.asarray(items["query"] == items["document"])[:, 0]
     np.testing.assert_array_equal(own, items["positive"])
     assert own.mean() == pytest.approx(0.25, abs=0.04)
@@ -79,7 +80,7 @@ def test_retrieval_scores_against_scikit_learn():
     rng = np.random.default_rng(3)
     queries = rng.normal(size=(400, 5)).astype(np.float32)
     documents = (queries + rng.normal(size=(400, 5))).astype(np.float32)
-    found = experiment.retrieval(jnp.asarray(queries), jnp.asarray(documents))
+    found = single_samples.retrieval(jnp.asarray(queries), jnp.asarray(documents))
     scores = queries @ documents.T
     assert float(found["ndcg_at_10"]) == pytest.approx(ndcg_score(np.eye(400), scores, k=10), rel=1e-5)
     assert float(found["recall_at_1"]) == pytest.approx(np.mean(scores.argmax(1) == np.arange(400)))
@@ -88,8 +89,8 @@ def test_retrieval_scores_against_scikit_learn():
 
 def test_a_step_for_each_pair_takes_as_many_steps(rows):
     config = experiment.Config(batch_size=8, hidden=5, dimensions=4)
-    method = experiment.Method(experiment.isolated_pairs, experiment.orthogonal, 1, step_for_each=True)
-    one = experiment.arm(config, 6, experiment.Tuned(1e-2, 0.5), method)
+    method = single_samples.Method(single_samples.isolated_pairs, single_samples.orthogonal, 1, step_for_each=True)
+    one = single_samples.arm(config, 6, single_samples.Tuned(1e-2, 0.5), method)
     state, metrics = jax.jit(one.step)(one.init(jax.random.key(0)), rows)
     assert int(state.opt_state[0].count) == 8 and float(metrics["gradient_norm"]) > 0
 

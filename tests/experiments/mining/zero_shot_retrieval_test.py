@@ -68,6 +68,7 @@ def test_tuning_and_experiment_run(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(zero_shot_retrieval, "emoji_rows", splits.__getitem__)
     monkeypatch.setattr(zero_shot_retrieval, "METHODS", {n: METHODS[n] for n in names})
+    monkeypatch.setattr(zero_shot_retrieval, "BEST", names[0])
     config = Config(seeds=(0, 1), out=str(tmp_path), steps=3, classes=4, hidden=8, dimensions=4, tune=True)
     records = zero_shot_retrieval.main(config)
     tuned = json.loads((tmp_path / "tuning.json").read_text())

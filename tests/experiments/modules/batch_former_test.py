@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from experiments.engine import folders
-from experiments.modules import batch_former
+from experiments.modules import _batch_former, batch_former
 from experiments.modules.batch_former import Config
 
 
@@ -49,10 +49,9 @@ def test_group_accuracies_are_means_over_classes():
 
 
 def test_alone_is_the_layer_on_batches_of_one():
-    config = Config(features=8, heads=2, dropout=0.0)
-    module = batch_former.former(config, jax.random.key(0))
+    module = _batch_former.Layer(8, 2, 0.0).new(jax.random.key(0))
     x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
-    encode, alone = nnx.jit(lambda m, x: m.encode(x)), nnx.jit(batch_former.alone)
+    encode, alone = nnx.jit(lambda m, x: m.encode(x)), nnx.jit(_batch_former.alone)
     one_by_one = np.concatenate([encode(module, row[None]) for row in x])
     np.testing.assert_allclose(alone(module, x), one_by_one, rtol=1e-4, atol=1e-5)
     assert not np.allclose(encode(module, x), one_by_one, atol=1e-3)

@@ -33,8 +33,7 @@ def digit_views(monkeypatch):
         return {name: (50 + 7 * view).astype(np.float32) for name, view in noisy.items()} | {"label": label}
 
     sets = {("digit_views", "train"): split(160), ("digit_views", "test"): split(40)}
-    for module in (_two_view_scores, experiment):
-        monkeypatch.setattr(module, "arrays", lambda name, split: sets[name, split])
+    monkeypatch.setattr(_two_view_scores, "arrays", lambda name, split: sets[name, split])
 
 
 def test_batches_of_independent_views_show_the_closed_form(monkeypatch):
