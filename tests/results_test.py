@@ -17,6 +17,7 @@ STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
 NOT_RUN = {
+    "conditional_images",
     "batch_former",
     "batch_former_domains",
     "diverse_tasks",
