@@ -20,7 +20,7 @@ Expected: mean ± standard error over 3 seeds, gains over random batches in poin
   | fresh coresets 10% | 0.830 ± 0.001 | 2.3 ± 0.4 | 0.24 ± 0.03 | 0.51 ± 0.04 | 1.17 ± 0.05 |
 
   Difficulty of the examples that train, by quarter of the run: the share of ten checkpoints of another run on random
-  batches, with a tenth of the steps of full training, at which an example is wrong; and the examples learned in the end:
+  batches, with a tenth of the steps of full training, at which an example is wrong. "learned" are those at the end:
 
   | arm                | first quarter | second        | third         | last          | learned       |
   |--------------------|---------------|---------------|---------------|---------------|---------------|
@@ -31,8 +31,8 @@ Expected: mean ± standard error over 3 seeds, gains over random batches in poin
   Reproduced: what coresets hold gets harder over time. At equal updates "fresh coresets", chosen anew in every step and
   without a model, beat random batches. The squared error of the gradient of a coreset is 0.43 of that of a random batch
   (mean over full training), and without the medoids' weights 2.8 of it.
-  Not reproduced: CREST itself is no better than random batches at equal updates, by more than chance: its coresets serve
-  several steps and get stale. 78 % of its step is scoring: it passes 6.8 examples forward, and differentiates 0.45 in
+  Not reproduced: CREST itself is better than random batches at equal updates by no more than chance, perhaps because its
+  coresets serve several steps. 78 % of its step is scoring: it passes 6.8 examples forward, and differentiates 0.45 in
   probes, for each that trains. Random batches in the same time are five points better, and nearly as good as full
   training in less than half of its time.
 Verdict: partly: chosen examples get harder, and new coresets in every step beat random batches at equal updates; CREST
