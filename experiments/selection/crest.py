@@ -31,7 +31,7 @@ Expected: mean ± standard error over 3 seeds, gains over random batches in poin
   Reproduced: what coresets hold gets harder over time. At equal updates "fresh coresets", chosen anew in every step and
   without a model, beat random batches. The squared error of the gradient of a coreset is 0.43 of that of a random batch
   (mean over full training), and without the medoids' weights 2.8 of it.
-  Not reproduced: CREST itself is better than random batches at equal updates by no more than chance, perhaps because its
+  Not reproduced: CREST itself is better than random batches at equal updates by no more than chance; perhaps since its
   coresets serve several steps. 78 % of its step is scoring: it passes 6.8 examples forward, and differentiates 0.45 in
   probes, for each that trains. Random batches in the same time are five points better, and nearly as good as full
   training in less than half of its time.
