@@ -23,7 +23,6 @@ NOT_RUN = {
     "domain_adaptation",
     "hierarchical_flow",
     "hierarchical_transport",
-    "list_decodable_regression",
     "noisy_view_correlation",
     "ot_flow_matching",
     "partial_transport",
