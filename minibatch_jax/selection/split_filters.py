@@ -132,7 +132,8 @@ def multifilter_regressions(
     gives no change. The vector is finished if neither does. Vectors whose mass falls below half of the genuine one are
     dropped.
 
-    Scale the inputs so that genuine ones have second moments of about 1 in all directions. Sources with a sample that
+    Scale the inputs so that genuine ones have second moments of about 1 in all directions. The samples of a genuine
+    source must be independent: else their means vary more than it is told here, and it is lost. Sources with a sample that
     is not finite get weight 0. `best_of_list` chooses from the list.
 
     Args:
