@@ -133,8 +133,8 @@ def multifilter_regressions(
     dropped.
 
     Scale the inputs so that genuine ones have second moments of about 1 in all directions. The samples of a genuine
-    source must be independent: else their means vary more than it is told here, and it is lost. Sources with a sample that
-    is not finite get weight 0. `best_of_list` chooses from the list.
+    source must be independent: otherwise the means of sources vary more than the filter allows, and it drops genuine
+    ones. Sources with a sample that is not finite get weight 0. `best_of_list` chooses from the list.
 
     Args:
       inputs: `[M, n, D]`, floating point, n samples of each of M sources; n should be well above `1 / fraction`.
