@@ -19,12 +19,9 @@ FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 NOT_RUN = {
     "batch_former",
     "batch_former_domains",
-    "diverse_tasks",
     "hierarchical_flow",
-    "list_decodable_regression",
     "noisy_view_correlation",
     "ot_flow_matching",
-    "power_sampling",
     "small_batch_self_supervision",
     "two_view_correlation",
 }

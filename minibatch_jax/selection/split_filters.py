@@ -132,8 +132,9 @@ def multifilter_regressions(
     gives no change. The vector is finished if neither does. Vectors whose mass falls below half of the genuine one are
     dropped.
 
-    Scale the inputs so that genuine ones have second moments of about 1 in all directions. Sources with a sample that
-    is not finite get weight 0. `best_of_list` chooses from the list.
+    Scale the inputs so that genuine ones have second moments of about 1 in all directions. The samples of a genuine
+    source must be independent: otherwise the means of sources vary more than the filter allows, and it drops genuine
+    ones. Sources with a sample that is not finite get weight 0. `best_of_list` chooses from the list.
 
     Args:
       inputs: `[M, n, D]`, floating point, n samples of each of M sources; n should be well above `1 / fraction`.
