@@ -38,8 +38,8 @@ def estimate(params, xt: jax.Array, t: jax.Array, image: jax.Array, noise: jax.A
 
 def diffusion_losses(params, key: jax.Array, x: jax.Array, noise: jax.Array) -> jax.Array:
     """Squared error `[B]` of the noise that the network finds, at random times of a cosine schedule."""
-    path = conditional_path(key, noise, x, path="cosine", return_noise=True)
-    return squared_norm(estimate(params, path.xt, path.t, *cosine_factors(path.t)).z - path.noise)
+    path = conditional_path(key, noise, x, path="cosine")
+    return squared_norm(estimate(params, path.xt, path.t, *cosine_factors(path.t)).z - noise)
 
 
 def ddim(params, noise: jax.Array, num_steps: int) -> jax.Array:

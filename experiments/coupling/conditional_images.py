@@ -5,8 +5,31 @@ Claim: mini-batch optimal transport that ignores the classes gives a class-condi
   class, or by `condition_aware_cost`, keep the gain at few Euler steps without that loss (C2OT).
 Data: Fashion-MNIST averaged to 14x14. `python -m experiments.datasets fetch fashion_mnist` (31 MB).
 Command: `python -m experiments conditional_images`
-Minutes: ?
-Expected: ?
+Minutes: 2.2 on one CPU core
+Expected: mean ± standard error over 3 seeds, 1000 updates of 128 pairs. Fréchet distance of 400 samples of a class to
+  its test images, mean over classes (training images: 0.58), and the share of samples in the wanted class (training
+  images: 0.87), both by a classifier of the training images, by Euler steps. `tie` is how far, in standard deviations,
+  the noise of an image lies towards the mean of its class.
+
+  | arm                  | Fréchet, 2   | 4            | 32           | share, 2      | 32            | tie           |
+  |----------------------|--------------|--------------|--------------|---------------|---------------|---------------|
+  | independent          | 26.3 ± 1.3   | 18.2 ± 1.1   | 12.36 ± 0.49 | 0.548 ± 0.029 | 0.711 ± 0.026 | 0.000 ± 0.002 |
+  | exact OT             | 38.26 ± 0.71 | 29.5 ± 1.1   | 20.76 ± 0.96 | 0.448 ± 0.016 | 0.649 ± 0.027 | 1.056 ± 0.002 |
+  | OT within classes    | 25.4 ± 1.2   | 17.81 ± 0.83 | 12.18 ± 0.31 | 0.557 ± 0.021 | 0.729 ± 0.027 | 0.000 ± 0.002 |
+  | condition-aware, 0.2 | 27.6 ± 1.5   | 19.6 ± 1.4   | 13.11 ± 0.73 | 0.528 ± 0.026 | 0.712 ± 0.030 | 0.144 ± 0.001 |
+
+  Reproduced: transport that ignores the classes is far worse than independent pairs by every measure and number of
+  steps; paired by seed, by 12 in the Fréchet distance and by 10 points of the share at 2 steps. Pairs within classes
+  lose nothing.
+  Not reproduced: the gain at few steps. Paired by seed, pairs within classes change the Fréchet distance at 2 steps by
+  -0.94 ± 0.55; what is beyond the error are 1.9 ± 0.2 points of the share at 32. A batch has 13 images of a class, and
+  the paper couples batches 5 to 50 times as large as those it trains on.
+  `condition_aware_cost` of one-hot classes at its default fraction, 0.2, still ties the noise and is a little worse.
+Verdict: partly: transport without the condition hurts and knowing the condition undoes it, but few steps gain nothing.
+Cost: the arms are equal in updates. A step is 1.24 (within classes) to 1.42 times (condition-aware) as long as with
+  independent pairs (costs.md; process CPU time).
+Tuning: one change. In a first run of the same seeds with 800 updates, cut short, no arm heard its class (20 % in the
+  wanted class); then the class was made louder for all arms, by a factor of which no other value was tried.
 Reference: Cheng and Schwing, The curse of conditions, 2025 (arXiv 2503.10636); Tong et al., 2023 (arXiv 2302.00482).
 """
 

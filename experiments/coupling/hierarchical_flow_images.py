@@ -4,9 +4,30 @@ Claim: on images too, coupling noise and data (HRF2-D) makes a hierarchical flow
   second stage (HRF2-DV) makes it better after one or two evaluations.
 Data: handwritten digits of 8x8 pixels.
 Command: `python -m experiments hierarchical_flow_images`
-Minutes: 0
-Expected: TODO
-Verdict: partly: TODO
+Minutes: 1.5 on one CPU core
+Expected: mean ± standard error over 3 seeds; sliced W2 of samples to test images (training images: 0.067) by the
+  number n of evaluations for a sample, all levels counted, and the variance of the samples at n = 1 over that of test
+  images. Equal updates, and equally many rows in each.
+
+  | arm                 | n = 1         | 2             | 4             | 8             | variance, 1   |
+  |---------------------|---------------|---------------|---------------|---------------|---------------|
+  | CFM                 | 0.362 ± 0.004 | 0.259 ± 0.003 | 0.210 ± 0.002 | 0.182 ± 0.001 | 0.113 ± 0.006 |
+  | OT-CFM              | 0.202 ± 0.004 | 0.172 ± 0.002 | 0.167 ± 0.001 | 0.162 ± 0.001 | 0.422 ± 0.009 |
+  | HRF2                | 0.245 ± 0.004 | 0.241 ± 0.004 | 0.218 ± 0.002 | 0.196 ± 0.003 | 0.329 ± 0.008 |
+  | HRF2-D              | 0.202 ± 0.004 | 0.202 ± 0.003 | 0.181 ± 0.002 | 0.172 ± 0.003 | 0.444 ± 0.007 |
+  | HRF2-DV, two stages | 0.253 ± 0.018 | 0.273 ± 0.020 | 0.284 ± 0.022 | 0.289 ± 0.026 | 0.481 ± 0.063 |
+
+  Reproduced: coupling noise and images makes the two-level flow better at every n, and two levels are better than one
+  (CFM) with 1 and 2 evaluations. Not reproduced: coupling velocities makes it worse at every n. Two likely
+  reasons: the best pairs of 10 normal draws with 10 others have 84 % of the cost of random ones in 64 dimensions (22 %
+  on a line), and the second stage learns from the velocities of a first stage of 400 updates. OT-CFM is as good as HRF2-D with 1 evaluation and better with more. All samples have too little variance:
+  the network is small and trained for 800 updates (samples.png).
+Verdict: partly: coupled noise and images help at every number of evaluations, coupled velocities harm.
+Cost: CPU of a step relative to CFM: OT-CFM 1.6, HRF2 1.4, HRF2-D 2.0; the second stage, which draws velocities, 5.2.
+Choices: the network makes an image of the states, from which the target follows (`velocity`). A network that gives the
+  target itself was run first, with the same seeds, and left out: it handed on the noise of both levels, so that all
+  two-level flows were far worse than CFM (sliced W2 of 0.3 to 0.5 against 0.1 at n = 8), HRF2-D ahead of HRF2 and DV
+  behind as here, and CFM itself better than here.
 Tuning: none.
 Reference: Zhang et al., Hierarchical rectified flow matching with mini-batch couplings, 2025 (arXiv 2507.13350).
 """

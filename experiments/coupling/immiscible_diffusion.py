@@ -1,11 +1,35 @@
-"""Immiscible noise for diffusion (DDIM) and consistency models: how many updates does a given quality take?
+"""How many updates a quality takes with immiscible noise, for diffusion (DDIM) and consistency models.
 
 Claim: a noise assigned to each image within the batch, or the nearest of k noises, makes diffusion and consistency
   models reach a given quality with up to 3 times fewer updates; nothing else changes.
-Data: Fashion-MNIST averaged to 14x14. `python -m experiments.datasets fetch fashion_mnist` (31 MB).
+Data: Fashion-MNIST averaged to 14x14. `python -m experiments.datasets fetch fashion_mnist` (31 MB). Fréchet distance
+  of 2000 samples to the 10 000 test images, in the features of a classifier of the training images (2000 training
+  images: 0.24), with 20 DDIM steps or 2 steps of the consistency model, "few" with 5 or 1; sliced W2 in pixels.
 Command: `python -m experiments immiscible_diffusion`
-Minutes: ?
-Expected: ?
+Minutes: 3.8 on one CPU core
+Expected: mean ± standard error over 3 seeds, 1200 updates of 128 images. "Updates" are those until the Fréchet distance
+  was 12.8 (DDIM) and 8.5 (consistency): what random noise had after 800 updates of a pilot (seed 100).
+
+  | arm                       | updates        | Fréchet      | few          | W2            | few           |
+  |---------------------------|----------------|--------------|--------------|---------------|---------------|
+  | DDIM, random noise        | 837 ± 67       | 11.70 ± 0.15 | 12.07 ± 0.43 | 0.250 ± 0.004 | 0.160 ± 0.001 |
+  | DDIM, immiscible          | not reached    | 16.28 ± 0.44 | 18.99 ± 0.72 | 0.214 ± 0.003 | 0.138 ± 0.001 |
+  | DDIM, nearest of 4        | 906 ± 51, of 2 | 12.53 ± 0.64 | 13.01 ± 0.84 | 0.263 ± 0.005 | 0.184 ± 0.008 |
+  | consistency, random noise | 956 ± 44       | 7.50 ± 0.45  | 13.14 ± 0.62 | 0.087 ± 0.004 | 0.151 ± 0.001 |
+  | consistency, immiscible   | 699 ± 33       | 5.51 ± 0.28  | 6.63 ± 0.26  | 0.088 ± 0.003 | 0.100 ± 0.002 |
+  | consistency, nearest of 4 | 738.6 ± 9.6    | 6.17 ± 0.72  | 9.44 ± 0.37  | 0.096 ± 0.004 | 0.115 ± 0.003 |
+
+  Reproduced for consistency models, not the size: immiscible noise takes 27 % fewer updates (1.4 times, not 3), and
+  one step is then as good as two on random noise. The nearest of 4 takes 23 % fewer. An earlier quality (20.2) comes
+  as soon with random noise, within the errors, as with immiscible noise.
+  Not reproduced for DDIM: immiscible noise never reaches the quality, also the earlier one of 17.4 takes it twice the
+  updates, though its pixels are nearer by sliced W2. The nearest of 4 changes little, and its noise is too short.
+  A guess why: a loss of noise hardly counts the noisiest times, where immiscible noise tells most of the image.
+Verdict: partly: consistency models reach a quality with 1.4 times fewer updates, not 3; DDIM does not gain by Fréchet.
+Cost: the arms are equal in updates. A step is 1.31 times as long with immiscible noise for DDIM, 1.16 times for the
+  consistency model (costs.md; process CPU time), which leaves 15 % of CPU time saved there.
+Tuning: none. A pilot with random noise and 2000 updates gave the qualities; those after 500 and 1000 updates were
+  replaced by those after 400 and 800 when the run was cut to 1200 updates for time, before it began.
 Reference: Li et al., Immiscible diffusion, 2024 (arXiv 2406.12303) and 2025 (arXiv 2505.18521); Song et al., Denoising
   diffusion implicit models, 2020 (arXiv 2010.02502); Song et al., Consistency models, 2023 (arXiv 2303.01469).
 """

@@ -66,6 +66,8 @@ def gathered(name: str, config: Any) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+    if not result.tables:
+        return
     text = as_text(result)
     write_text(Path(config.out) / "result.json", text)
     if config == type(config)(out=config.out):

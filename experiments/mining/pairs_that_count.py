@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -69,10 +68,10 @@ class Method(NamedTuple):
     )
 
 
-def with_memory(embed, params, memory, batch):
-    """Contrastive loss with the past embeddings as further references."""
+def with_memory(embed, params, memory, batch, *, warm_up=0):
+    """Contrastive loss with the past embeddings as further references, once so many were stored."""
     embeddings = embed(params, batch.images)
-    pairs = mining.memory_pairs(memory, embeddings, batch.labels)
+    pairs = mining.memory_pairs(memory, embeddings, batch.labels, warm_up=warm_up)
     distances = 1 - mining.cosine_similarity(embeddings, pairs.references)
     loss = mining.contrastive_loss(distances, pairs.positives, pairs.negatives, negative_margin=MARGIN)
     return loss, mining.remember(memory, jax.lax.stop_gradient(embeddings), batch.labels)
@@ -142,6 +141,10 @@ METHODS = {
     "memory of 1024": Method(
         objective=with_memory, extra=lambda config, classes: mining.init_memory(1024, config.dimensions)
     ),
+    "memory of 1024, in the last third": Method(
+        objective=partial(with_memory, warm_up=200 * 16 * VIEWS),
+        extra=lambda config, classes: mining.init_memory(1024, config.dimensions),
+    ),
     "cosines to 1 and 0": Method(objective=graded),
     "manifold": Method(objective=on_manifold),
     "triplets, random": triplets(lambda key: mining.mine_random(key, 0.2)),
@@ -175,7 +178,7 @@ class Config:
 def main(config: Config):
     """Train every arm, and report how well it finds the other drawings of emoji never seen."""
     data = splits()
-    arms = {name: partial(one_run, config, name, data) for name in METHODS}
+    arms: dict[str, Any] = {name: partial(one_run, config, name, data) for name in METHODS}
     arms["pixels"] = lambda seed: scores(data["test"].reshape(*data["test"].shape[:2], -1))
     baseline = {name: "triplets, random" if name.startswith("triplets") else "all pairs" for name in METHODS}
     return compare(config, arms, baseline=baseline, better={"map_at_r": "higher"})
@@ -263,7 +266,7 @@ def _embed(apply, params, images):
 
 def scores(vectors: jax.Array) -> dict[str, float]:
     """Every vector of `[classes, 4, D]` is a query, all others are what it searches among, by cosine."""
-    labels = np.repeat(np.arange(vectors.shape[0], dtype=np.int32), vectors.shape[1])
+    labels = jnp.repeat(jnp.arange(vectors.shape[0], dtype=jnp.int32), vectors.shape[1])
     embeddings = mining.normalize_embeddings(vectors.reshape(len(labels), -1))
     found = metrics.retrieval_scores(embeddings, labels, max_positives=vectors.shape[1] - 1)
     return {"map_at_r": float(found.map_at_r), "recall_at_1": float(metrics.recall_at_k(embeddings, labels))}

@@ -1,4 +1,32 @@
-"""Correlation, kernels, distance or reconstruction: what two views of a digit that share only its class are worth."""
+"""Correlation, kernels, distance or reconstruction: what two views that share only the class of a digit are worth.
+
+Claim: codes that correlate between the views are better for classes and clusters than codes that reconstruct; the
+  condition that the features of a view are uncorrelated matters, so that CorrAE is behind DCCAE; kernel CCA is close to
+  networks, by random features at a fraction of the cost of the exact solution.
+Data: MNIST at 14x14 pixels. The first view is a digit turned by up to 45 degrees, the second another digit of the class
+  in uniform noise. 4000 pairs to train on, 1000 to test on; the seed draws digits, angles and noise.
+  `python -m experiments.datasets fetch mnist` (11.5 MB).
+Command: `python -m experiments noisy_view_correlation`
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 3 seeds. The sum of ten correlations on the training and the test pairs; k-means
+  and logistic regression of the first view's ten features, on the test digits. Only these arms have run:
+
+  arm                              train        test         cluster acc.   NMI            probe acc.
+  linear CCA                       4.32 ± 0.01  2.86 ± 0.06  0.535 ± 0.009  0.425 ± 0.009  0.772 ± 0.001
+  kernel CCA, 1000 rows            4.44 ± 0.02  2.96 ± 0.03  0.617 ± 0.006  0.529 ± 0.008  0.786 ± 0.004
+  kernel CCA, 250 random features  5.06 ± 0.01  2.85 ± 0.05  0.650 ± 0.007  0.534 ± 0.019  0.791 ± 0.003
+
+  With the seed that was tuned on alone, whose test digits are held out from training (test correlations, probe): DCCA
+  3.3, 0.767; DCCAE 3.1, 0.749; CorrAE 1.6, 0.651; DistAE 0.5, 0.500; autoencoders 0.8, 0.660. There the objectives that
+  whiten are ahead of CorrAE, and kernels are not behind networks.
+Verdict: not reproduced: the networks have run with the seed of the tuning alone.
+Cost: all networks see 25 passes in batches of 200, 500 steps from the same parameters; kernel CCA is one solution. The
+  exact one sees 1000 of the 4000 pairs, because its time grows with the third power of their number.
+Tuning: by the probe with --validate and seed 10: learning rates {1e-3, 3e-3} of all but DCCAE (3e-3 alone), ridges of
+  linear CCA {0.1, 1} and of kernel CCA {1e-3, 1e-2}. Not tuned: the weight of the reconstruction, which is 1, and the
+  bandwidth of the kernels, the median distance.
+Reference: Wang et al., On deep multi-view representation learning, 2015 (arXiv 1602.01024).
+"""
 
 import time
 from collections.abc import Callable

@@ -99,10 +99,10 @@ class Config:
     arms: tuple[str, ...] = ()
     dataset: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
     """digits have 8x8 pixels; the others are averaged to 14x14"""
-    num_images: int = 3000
+    num_images: int = 5000
     """to train on, without labels"""
-    batch_sizes: tuple[int, ...] = (16, 64)
-    images_seen: int = 16_000
+    batch_sizes: tuple[int, ...] = (16, 32, 64)
+    images_seen: int = 64_000
     """by BYOL at every batch size, counted before views are made"""
     head: int = 128
     """width of the hidden layer of projector and predictor"""

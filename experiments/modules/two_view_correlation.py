@@ -67,10 +67,10 @@ from experiments.modules._two_view_training import encode, fit, initial_params, 
 from minibatch_jax.modules import canonical_correlation, linear_cca
 
 BATCH_SIZES = {
-    "DCCA": (None, 100, 20),
-    "DCCAE": (100,),
-    "orthogonal iteration": (20,),
-    "VICReg": (20,),
+    "DCCA": (None, 400, 100, 50, 20),
+    "DCCAE": (None, 100, 20),
+    "orthogonal iteration": (400, 100, 50, 20),
+    "VICReg": (100, 20),
     "autoencoders": (100,),
 }
 """method -> batch sizes; None is all of the training set"""
@@ -87,10 +87,18 @@ class Tuned(NamedTuple):
 
 TUNED = {
     "DCCA, B = all": Tuned(3e-2, 0.3),
+    "DCCA, B = 400": Tuned(3e-2, 0.3),
     "DCCA, B = 100": Tuned(3e-2, 0.01),
+    "DCCA, B = 50": Tuned(3e-3, 0.3),
     "DCCA, B = 20": Tuned(1e-3, 0.3),
+    "DCCAE, B = all": Tuned(3e-2, 0.3),
     "DCCAE, B = 100": Tuned(1e-2, 0.3),
+    "DCCAE, B = 20": Tuned(3e-4, 0.3),
+    "orthogonal iteration, B = 400": Tuned(1e-2, 0.01),
+    "orthogonal iteration, B = 100": Tuned(3e-3, 0.01),
+    "orthogonal iteration, B = 50": Tuned(1e-3, 0.3),
     "orthogonal iteration, B = 20": Tuned(1e-3, 0.01),
+    "VICReg, B = 100": Tuned(3e-3, 0.3),
     "VICReg, B = 20": Tuned(1e-3, 0.3),
     "autoencoders, B = 100": Tuned(3e-3, 0.01),
 }
@@ -105,7 +113,7 @@ class Config:
     arms: tuple[str, ...] = ()
     views: tuple[str, str] = ("fou", "pix")
     """fou: 76 Fourier coefficients; pix: 240 averages of pixels; also fac, kar, mor, zer"""
-    epochs: int = 100
+    epochs: int = 200
     hidden: int = 128
     """width of the two hidden layers of each network"""
     dimensions: int = 10

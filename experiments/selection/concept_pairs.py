@@ -5,15 +5,29 @@ Claim: batches whose concepts are balanced (CABS-DM) help classification and rar
 Data: the emoji of `jest_race` with their right texts. The words of the keywords are the concepts: 976, 6.4 in a text,
   from flags and faces to words of three emoji. The task is animals, plants and food, 194 of the 1242 emoji to train on.
 Command: `python -m experiments concept_pairs`
-Minutes: MINUTES
+Minutes: 3 on one busy CPU core
 Expected: mean ± standard error over 3 seeds after 600 updates of 64 pairs in every arm. Recall at 5 of the texts of new
   emoji and of a new vendor's drawings, among all and among those of the task; average precision of the images of a new
   vendor that a word finds, over the third of rarest words
 
-EXPECTED
+  | arm                       | new emoji     | new vendor    | task, emoji   | task, vendor  | rare words    |
+  |---------------------------|---------------|---------------|---------------|---------------|---------------|
+  | uniform                   | 0.272 ± 0.004 | 0.242 ± 0.004 | 0.261 ± 0.021 | 0.330 ± 0.005 | 0.043 ± 0.002 |
+  | CABS-DM, 1/2              | 0.249 ± 0.003 | 0.232 ± 0.013 | 0.198 ± 0.022 | 0.273 ± 0.021 | 0.043 ± 0.003 |
+  | CABS-DM, 1/5              | 0.180 ± 0.005 | 0.168 ± 0.005 | 0.160 ± 0.020 | 0.204 ± 0.005 | 0.047 ± 0.001 |
+  | CABS-DM for the task, 1/2 | 0.215 ± 0.005 | 0.183 ± 0.003 | 0.247 ± 0.027 | 0.409 ± 0.015 | 0.031 ± 0.004 |
+  | CABS-FM, 1/2              | 0.216 ± 0.006 | 0.148 ± 0.007 | 0.226 ± 0.017 | 0.137 ± 0.002 | 0.031 ± 0.000 |
+  | CABS-FM, 1/5              | 0.071 ± 0.008 | 0.027 ± 0.001 | 0.124 ± 0.008 | 0.050 ± 0.011 | 0.024 ± 0.003 |
+
+  Targets of the task do what they are for: twice as many pairs of the task in a batch (0.31 of 0.16), and its drawings
+  by a new vendor are found better by 7.9 points (five standard errors), for 6 points on all pairs; its new emoji not.
+  No gain otherwise. Balanced batches hold more words (340 of 277), yet retrieve worse, and find rare words no better
+  (0.3 points at 1/5, one standard error). The captions with most words are chosen again and again: with 1242 emoji, a
+  fifth of the candidates by a fixed order is much the same fifth each time, and the others are never seen.
   An update takes 2.9 ms of CPU for uniform, 5.5 ms for CABS-DM, 1/5, and 2.9 ms for CABS-FM, 1/5: the choice is half of
   a step of CABS-DM and nothing of one of CABS-FM. No arm scores by a forward pass.
-VERDICT
+Verdict: partly: a distribution of concepts given from outside serves its task on drawings of known emoji; neither
+  CABS-DM nor CABS-FM beats uniform batches on pairs that are seen many times.
 Tuning: none by arm; the learning rate is the best of {1e-3, 3e-3, 1e-2} for uniform batches in `jest_race`.
 Reference: Concept-aware batch sampling improves language-image pretraining, 2026 (arXiv 2511.20643).
 """

@@ -1,4 +1,63 @@
-"""TODO"""
+"""Few tasks for each step of a meta-learner: diverse ones by a taxonomy have less noise, if weights are corrected.
+
+Claim: the hypothesis that diverse tasks estimate the meta-gradient over all tasks better than random ones. A k-DPP
+  draws them; what they share is told by a taxonomy and not by the data. As it draws rare tasks too often, only weights
+  divided by the probability to be drawn should show it.
+Data: emoji drawn by four vendors, 8x8 pixels, in 98 subcategories of 9 categories. A task is to tell five emoji of one
+  subcategory apart by two drawings of each, and to name them in the two other styles: 48 tasks to train on, of a
+  subcategory the more the more emoji it has (8 to 10 of country flags, one or none of most others); 146 tasks of other
+  emoji to test on. First
+  `python -m experiments.datasets fetch emoji_taxonomy emoji emoji_twitter emoji_apple emoji_facebook` (338 MB).
+Command: `python -m experiments diverse_tasks`
+Minutes: 4 on one CPU core
+Expected: mean ± standard error over 3 seeds, 6 tasks a step. The learner is a network of 32 hidden units whose head
+  starts at the prototypes of the classes; then all of it takes two gradient steps. The meta-gradient goes through these
+  steps (second order) or takes their gradients as constants (first order). The error is the mean square of the
+  meta-gradient's over its squared length, after so many updates on all tasks; the accuracy is that on the test tasks
+  after 100 updates of the arm's own.
+
+  | second order                     | error, step 0 | step 25     | step 100     | accuracy      |
+  |----------------------------------|---------------|-------------|--------------|---------------|
+  | uniform                          | 2.57 ± 0.15   | 9.31 ± 0.32 | 11.90 ± 0.13 | 0.727 ± 0.009 |
+  | k-DPP                            | 2.50 ± 0.13   | 9.68 ± 0.50 | 12.40 ± 0.36 | 0.729 ± 0.003 |
+  | k-DPP, unbiased                  | 2.64 ± 0.17   | 8.99 ± 0.43 | 11.20 ± 0.26 | 0.730 ± 0.004 |
+  | k-DPP, self-normalized           | 2.62 ± 0.16   | 9.12 ± 0.45 | 11.38 ± 0.26 | 0.730 ± 0.003 |
+  | k-DPP of images, self-normalized | 2.62 ± 0.17   | 9.32 ± 0.32 | 12.16 ± 0.20 | 0.728 ± 0.007 |
+  | all tasks                        |               |             |              | 0.726 ± 0.004 |
+
+  | first order                      | error, step 0 | step 25     | step 100   | accuracy      |
+  |----------------------------------|---------------|-------------|------------|---------------|
+  | uniform                          | 2.38 ± 0.10   | 9.15 ± 0.35 | 13.1 ± 1.2 | 0.727 ± 0.011 |
+  | k-DPP                            | 2.311 ± 0.089 | 9.51 ± 0.51 | 13.8 ± 1.1 | 0.728 ± 0.007 |
+  | k-DPP, unbiased                  | 2.46 ± 0.13   | 8.84 ± 0.47 | 12.3 ± 1.0 | 0.729 ± 0.004 |
+  | k-DPP, self-normalized           | 2.44 ± 0.12   | 8.96 ± 0.49 | 12.5 ± 1.0 | 0.728 ± 0.005 |
+  | k-DPP of images, self-normalized | 2.43 ± 0.11   | 9.18 ± 0.38 | 13.6 ± 1.6 | 0.729 ± 0.008 |
+  | all tasks                        |               |             |            | 0.723 ± 0.010 |
+
+  Seed by seed:
+
+  | less uniform                     | second, 25    | step 100     | first, 25     | step 100     | accuracy, second |
+  |----------------------------------|---------------|--------------|---------------|--------------|------------------|
+  | k-DPP                            | 0.37 ± 0.23   | 0.51 ± 0.23  | 0.36 ± 0.25   | 0.66 ± 0.21  | 0.001 ± 0.007    |
+  | k-DPP, unbiased                  | -0.32 ± 0.11  | -0.70 ± 0.18 | -0.31 ± 0.15  | -0.81 ± 0.20 | 0.003 ± 0.006    |
+  | k-DPP, self-normalized           | -0.19 ± 0.13  | -0.51 ± 0.17 | -0.19 ± 0.17  | -0.56 ± 0.19 | 0.003 ± 0.006    |
+  | k-DPP of images, self-normalized | 0.011 ± 0.034 | 0.26 ± 0.28  | 0.031 ± 0.046 | 0.47 ± 0.40  | 0.000 ± 0.005    |
+  | all tasks                        |               |              |               |              | -0.002 ± 0.007   |
+
+  Reproduced, but small: the taxonomy, with corrected weights, takes 3 and 6 % off the error after 25 and 100 updates of
+  either order; before training it takes nothing off. Without correction the error is 4 % more. The same draw with
+  likeness from mean images takes nothing off: what the taxonomy knows is not in the pixels.
+  Not seen in training: 100 updates on 6 uniform tasks reach the accuracy of all tasks, and every other arm's is the
+  same within 0.007. Nor does the mean over subcategories differ.
+  The draw takes a sixth of a step of second order, 0.1 of 0.7 ms.
+Verdict: partly: with a taxonomy and corrected weights the meta-gradient has 3 to 6 % less error once training has
+  begun; accuracy does not show it.
+Tuning: the rates of the inner and outer steps, with uniform tasks, 16x16 pixels and seed 10. Tried before was a learner
+  without prototypes, which hardly learned to adapt.
+Reference: Exploring intra-task relations to improve meta-learning algorithms, 2023, for the hypothesis; Kulesza and
+  Taskar, Determinantal point processes for machine learning, 2012 (arXiv 1207.6083), for the draw; Triantafillou et
+  al., Meta-Dataset, 2020 (arXiv 1903.03096), for the head at the prototypes.
+"""
 
 import dataclasses
 import functools
@@ -61,7 +120,8 @@ def main(config: Config):
             changed, arms, xlabel="steps", summary=by_step, baseline="uniform", better=better(config)
         )
     for metric in ("relative_error", "accuracy"):
-        draw_panels(records, metric, "steps", Path(config.out) / f"{metric}.png", log=(False, False))
+        measured = {order: [r for r in made if metric in r["metrics"]] for order, made in records.items()}
+        draw_panels(measured, metric, "steps", Path(config.out) / f"{metric}.png", log=(False, False))
     return [record for made in records.values() for record in made]
 
 

@@ -1,61 +1,78 @@
 """Regression when most sources are wrong: whole batches of a source tell it apart from others, single samples do not.
 
 Claim: if only a small share of the sources is genuine, no single regression is safe; with several samples of each
-  source a short list of regressors can be found, one of which is right, the easier the more samples a batch has.
+  source a short list of regressors can be found, one of which is right, even if an adversary chose the other sources.
 Data: `ten_groups`, 150 sources of 32 samples in 8 dimensions, noise 0.3, in ten groups of 15 with a regressor each, one
   group being genuine; `clusters`, 45 genuine, two groups of 35 and 35 sources of noise; `line`, 45 genuine, the wrong
   regressors spread on a segment of length 4 that begins at the genuine one; `bicycles`, 212 days of 24 hours of bicycle
   hire by hour, temperature, humidity and wind: the 69 days off are genuine, the working days are not.
+  An adversary that knows the filters puts 105 of 150 sources where they may pass unseen, at a distance out of 0.05,
+  0.1, 0.2, 0.3, 0.5, 1 and 2, whichever is worst for each method: all at one point (`side`), there and without noise
+  (`quiet`), at seven points in orthogonal directions (`ring`), or spread on the way to one point (`chain`).
   First `python -m experiments.datasets fetch bikeshare` (17 MB).
 Command: `python -m experiments list_decodable_regression`
-Minutes: 4 on one CPU core
+Minutes: 5 on one CPU core
 Expected: distance to the genuine regressor (bicycles: root mean square error on 30 other days off, in standard
-  deviations of the target), mean ± standard error over 5 seeds, by the number n of samples that are known to come
-  together. The samples are the same for all n. Trusted samples: "few" 4, "all" 16 (of one day for bicycles).
+  deviations of the target), mean ± standard error over 3 seeds, by the number n of samples that are known to come
+  together. The samples are the same for all n. "list" is of trimmed refits from 40 starts, "multifilter" the paper's,
+  run from n = 8 on; "trusted" are 16 samples that choose from it (of one day for bicycles). "random list" has as many
+  least squares fits as the bound allows for, to random sources.
 
-  | ten_groups             | n = 1         | n = 2         | n = 4         | n = 8         | n = 32        |
-  |------------------------|---------------|---------------|---------------|---------------|---------------|
-  | OLS                    | 2.44 ± 0.32   | 2.44 ± 0.32   | 2.44 ± 0.32   | 2.44 ± 0.32   | 2.44 ± 0.32   |
-  | Huber                  | 2.44 ± 0.35   | 2.44 ± 0.35   | 2.44 ± 0.35   | 2.44 ± 0.35   | 2.44 ± 0.35   |
-  | soft filter            | 2.43 ± 0.35   | 2.42 ± 0.39   | 2.41 ± 0.40   | 2.40 ± 0.41   | 2.42 ± 0.44   |
-  | OLS, one genuine batch | 2.59 ± 0.35   | 2.38 ± 0.32   | 1.83 ± 0.20   | 5.0 ± 1.6     | 0.170 ± 0.006 |
-  | OLS, few trusted       | 1.84 ± 0.45   | 1.84 ± 0.45   | 1.84 ± 0.45   | 1.84 ± 0.45   | 1.84 ± 0.45   |
-  | trimmed, few trusted   | 1.83 ± 0.47   | 1.37 ± 0.54   | 1.17 ± 0.72   | 1.17 ± 0.72   | 1.17 ± 0.72   |
-  | list, few trusted      | 2.45 ± 0.33   | 1.71 ± 0.72   | 0.72 ± 0.67   | 0.040 ± 0.006 | 0.039 ± 0.006 |
-  | OLS, all trusted       | 0.393 ± 0.068 | 0.393 ± 0.068 | 0.393 ± 0.068 | 0.393 ± 0.068 | 0.393 ± 0.068 |
-  | trimmed, all trusted   | 0.170 ± 0.039 | 0.062 ± 0.007 | 0.041 ± 0.005 | 0.040 ± 0.006 | 0.039 ± 0.006 |
-  | list, all trusted      | 2.16 ± 0.35   | 1.45 ± 0.62   | 0.48 ± 0.44   | 0.040 ± 0.006 | 0.039 ± 0.006 |
-  | list, best of it       | 2.15 ± 0.35   | 1.45 ± 0.62   | 0.48 ± 0.44   | 0.040 ± 0.006 | 0.039 ± 0.006 |
-  | OLS, genuine sources   | 0.039 ± 0.006 | 0.039 ± 0.006 | 0.039 ± 0.006 | 0.039 ± 0.006 | 0.039 ± 0.006 |
+  | ten_groups              | n = 1         | n = 4         | n = 8         | n = 16        | n = 32        |
+  |-------------------------|---------------|---------------|---------------|---------------|---------------|
+  | OLS                     | 2.13 ± 0.34   | 2.13 ± 0.34   | 2.13 ± 0.34   | 2.13 ± 0.34   | 2.13 ± 0.34   |
+  | Huber                   | 2.08 ± 0.36   | 2.08 ± 0.36   | 2.08 ± 0.36   | 2.08 ± 0.36   | 2.08 ± 0.36   |
+  | soft filter             | 2.07 ± 0.37   | 1.99 ± 0.43   | 1.96 ± 0.43   | 1.99 ± 0.45   | 1.94 ± 0.46   |
+  | OLS, one genuine batch  | 2.28 ± 0.40   | 1.73 ± 0.28   | 2.69 ± 0.86   | 0.300 ± 0.023 | 0.175 ± 0.001 |
+  | trimmed, all trusted    | 0.210 ± 0.052 | 0.035 ± 0.003 | 0.034 ± 0.004 | 0.031 ± 0.004 | 0.031 ± 0.004 |
+  | list, all trusted       | 1.80 ± 0.46   | 0.77 ± 0.74   | 0.034 ± 0.004 | 0.031 ± 0.004 | 0.031 ± 0.004 |
+  | list, best of it        | 1.80 ± 0.46   | 0.77 ± 0.74   | 0.034 ± 0.004 | 0.031 ± 0.004 | 0.031 ± 0.004 |
+  | random list, best of it | 1.81 ± 0.33   | 1.72 ± 0.32   | 1.58 ± 0.33   | 1.49 ± 0.27   | 1.42 ± 0.25   |
+  | OLS, genuine sources    | 0.031 ± 0.004 | 0.031 ± 0.004 | 0.031 ± 0.004 | 0.031 ± 0.004 | 0.031 ± 0.004 |
 
-  | bicycles               | n = 1         | n = 4         | n = 8         | n = 24        |
-  |------------------------|---------------|---------------|---------------|---------------|
-  | OLS                    | 0.700 ± 0.009 | 0.700 ± 0.009 | 0.700 ± 0.009 | 0.700 ± 0.009 |
-  | Huber                  | 0.705 ± 0.009 | 0.705 ± 0.009 | 0.705 ± 0.009 | 0.705 ± 0.009 |
-  | soft filter            | 0.693 ± 0.009 | 0.737 ± 0.012 | 0.754 ± 0.008 | 0.784 ± 0.016 |
-  | OLS, one genuine batch | 0.932 ± 0.019 | 0.818 ± 0.016 | 0.865 ± 0.037 | 1.49 ± 0.13   |
-  | OLS, few trusted       | 0.816 ± 0.025 | 0.816 ± 0.025 | 0.816 ± 0.025 | 0.816 ± 0.025 |
-  | trimmed, few trusted   | 0.777 ± 0.023 | 0.779 ± 0.021 | 0.771 ± 0.013 | 0.635 ± 0.070 |
-  | list, few trusted      | 0.766 ± 0.021 | 0.725 ± 0.063 | 0.606 ± 0.091 | 0.57 ± 0.11   |
-  | OLS, all trusted       | 4.0 ± 1.2     | 4.0 ± 1.2     | 4.0 ± 1.2     | 4.0 ± 1.2     |
-  | trimmed, all trusted   | 0.758 ± 0.021 | 0.769 ± 0.012 | 0.780 ± 0.008 | 0.76 ± 0.11   |
-  | list, all trusted      | 0.760 ± 0.018 | 0.722 ± 0.062 | 0.591 ± 0.082 | 0.512 ± 0.054 |
-  | list, best of it       | 0.745 ± 0.018 | 0.712 ± 0.060 | 0.525 ± 0.068 | 0.456 ± 0.005 |
-  | OLS, genuine sources   | 0.451 ± 0.005 | 0.451 ± 0.005 | 0.451 ± 0.005 | 0.451 ± 0.005 |
+  | bicycles                | n = 1         | n = 4         | n = 8         | n = 24        |
+  |-------------------------|---------------|---------------|---------------|---------------|
+  | OLS                     | 0.710 ± 0.009 | 0.710 ± 0.009 | 0.710 ± 0.009 | 0.710 ± 0.009 |
+  | Huber                   | 0.718 ± 0.009 | 0.718 ± 0.009 | 0.718 ± 0.009 | 0.718 ± 0.009 |
+  | soft filter             | 0.705 ± 0.005 | 0.748 ± 0.016 | 0.761 ± 0.010 | 0.805 ± 0.013 |
+  | OLS, one genuine batch  | 0.961 ± 0.012 | 0.840 ± 0.015 | 0.877 ± 0.054 | 1.366 ± 0.059 |
+  | trimmed, all trusted    | 0.772 ± 0.009 | 0.780 ± 0.019 | 0.788 ± 0.011 | 0.79 ± 0.11   |
+  | list, all trusted       | 0.773 ± 0.026 | 0.786 ± 0.015 | 0.57 ± 0.12   | 0.451 ± 0.004 |
+  | list, best of it        | 0.761 ± 0.026 | 0.779 ± 0.019 | 0.57 ± 0.12   | 0.451 ± 0.004 |
+  | random list, best of it | 0.685 ± 0.011 | 0.675 ± 0.009 | 0.668 ± 0.016 | 0.661 ± 0.017 |
+  | OLS, genuine sources    | 0.447 ± 0.005 | 0.447 ± 0.005 | 0.447 ± 0.005 | 0.447 ± 0.005 |
 
-  Reproduced: every single regression without trusted samples fails, and the list has the right one from n = 8 on; with
-  bicycles the best of 5 candidates is as good as knowing the days off. The price is the choice: 16 hours of one day
-  choose a worse one now and then (0.512), 4 hours more often.
-  But a strong baseline is as good in the planted tasks: the same trimmed refits from 16 trusted samples, twice the
-  dimension; for n < 8 it is better than the list. With 4 trusted samples it fails but along
-  the line, and in bicycles with 16 too, as it begins with them and the list does not.
-  With a share of 0.3 (clusters) the list needs n = 2 only (0.49 ± 0.45 for n = 1, 0.020 after, as the genuine sources);
-  along the line there are wrong sources near the genuine ones, and the error falls slowly: 0.123, 0.060, 0.042, 0.033,
-  0.026 and 0.022 for n = 1 to 32 (genuine sources 0.017, OLS 1.44).
-  No impostor here knows the method and acts against it.
-Verdict: partly: the list holds the right regressor from 8 samples in a batch on, but trimmed refits from 16 trusted
-  samples are as good in the planted tasks.
-Tuning: none; the starts and the radius are the defaults of the library. The share of genuine sources is given.
+  The adversary, n = 32:
+
+  | largest error            | side          | quiet         | ring          | chain         |
+  |--------------------------|---------------|---------------|---------------|---------------|
+  | OLS                      | 1.415 ± 0.002 | 1.416 ± 0.006 | 0.533 ± 0.013 | 0.714 ± 0.008 |
+  | Huber                    | 1.814 ± 0.002 | 2.000 ± 0.000 | 0.399 ± 0.009 | 0.630 ± 0.013 |
+  | soft filter              | 1.989 ± 0.006 | 2.000 ± 0.000 | 0.411 ± 0.005 | 0.531 ± 0.031 |
+  | OLS, one genuine batch   | 0.162 ± 0.008 | 0.162 ± 0.008 | 0.162 ± 0.008 | 0.192 ± 0.003 |
+  | trimmed, all trusted     | 0.262 ± 0.025 | 0.367 ± 0.067 | 0.046 ± 0.001 | 0.091 ± 0.003 |
+  | list, all trusted        | 0.303 ± 0.011 | 0.300 ± 0.000 | 0.046 ± 0.001 | 0.098 ± 0.004 |
+  | multifilter, all trusted | 0.148 ± 0.002 | 0.038 ± 0.006 | 0.119 ± 0.003 | 0.102 ± 0.004 |
+  | list, best of it         | 0.303 ± 0.011 | 0.300 ± 0.000 | 0.046 ± 0.001 | 0.098 ± 0.004 |
+  | multifilter, best of it  | 0.148 ± 0.002 | 0.027 ± 0.004 | 0.119 ± 0.003 | 0.102 ± 0.004 |
+  | random list, best of it  | 1.186 ± 0.025 | 1.184 ± 0.027 | 0.467 ± 0.006 | 0.521 ± 0.028 |
+  | OLS, genuine sources     | 0.019 ± 0.003 | 0.019 ± 0.003 | 0.019 ± 0.003 | 0.022 ± 0.002 |
+
+  Reproduced: every single regression without trusted samples fails, and the lists have the right one: trimmed refits
+  from n = 8 on; the multifilter asks for more samples of a source. A list is worth nothing without samples to choose
+  by.
+  Against the adversary single regressions and random lists are as wrong as it likes. The error that it can cause is
+  0.148 ± 0.002 with the multifilter (one point, nearer than the noise lets a split be seen) and 0.303 ± 0.011 with
+  trimmed refits, which follow 105 sources that agree without noise (`quiet`) where the multifilter sees that their
+  residuals are not those of the others. Spread in seven directions (`ring`) the wrong sources hide from the multifilter
+  longer, and trimmed refits do better there, 0.046 ± 0.001 and 0.119 ± 0.003. Least squares on a single source known to
+  be genuine is at 0.162 ± 0.008; so is what all this is worth, at the worst distance.
+  Also a strong baseline: the same trimmed refits from 16 trusted samples, twice the dimension.
+Verdict: partly: the lists hold the right regressor, and the multifilter halves what an adversary can do to trimmed
+  refits; but it asks for more samples of a source than they do.
+Tuning: the starts and the radius are the defaults of the library, the share of genuine sources is given. A first
+  multifilter took the squared clip for the variance of a sample and failed with `ring`, which these seeds showed; what
+  is measured here was made after that, with seed 10.
 Reference: Das, Jain, Kong & Sen, Efficient list-decodable regression using batches, 2023 (arXiv 2211.12743).
 """
 

@@ -4,9 +4,24 @@ Claim: at the same number of updates, 32 weighted examples that match the gradie
   random ones, and come near the whole batch.
 Data: Fashion-MNIST, 28x28 pixels; a mixer of patches. `python -m experiments.datasets fetch fashion_mnist`.
 Command: `python -m experiments quarter_of_a_batch`
-Minutes: ?
-Expected: ?
-Verdict: ?
+Minutes: 4 on one CPU core
+Expected: mean ± standard error over 3 seeds; effective is the effective sample size of the weights
+
+  arm                             test accuracy   kept            effective
+  whole batch                     0.841 ± 0.001   1.000 ± 0.000   128.0 ± 0.0
+  medoids (CRAIG)                 0.828 ± 0.003   0.250 ± 0.000   5.02 ± 0.17
+  loss rank (Selective-Backprop)  0.824 ± 0.002   0.250 ± 0.001   31.97 ± 0.15
+  largest losses                  0.821 ± 0.001   0.250 ± 0.000   32.00 ± 0.00
+  gradient norm, unbiased         0.814 ± 0.002   0.197 ± 0.000   10.41 ± 0.18
+  random                          0.808 ± 0.001   0.250 ± 0.000   32.00 ± 0.00
+  matched gradient (GradMatch)    0.741 ± 0.008   0.070 ± 0.000   5.930 ± 0.077
+
+  Reproduced for CRAIG: paired by seed, its medoids are 2.0 ± 0.3 points better than random examples and make up for
+  more than half of what the whole batch is ahead. But large losses do nearly as well without any matching.
+  Not reproduced for GradMatch, 6.8 ± 0.7 points behind random: gradients of the last layer's logits have 10 numbers,
+  so about 9 examples match them exactly, and the others get no weight.
+Verdict: partly: weighted medoids are better than random examples and largest losses, but matching gradients of 10
+  numbers keeps 9 examples and is worse.
 Tuning: none; one learning rate for all arms.
 Reference: Killamsetty et al., GRAD-MATCH, 2021 (arXiv 2103.00123); Mirzasoleiman et al., Coresets for data-efficient
   training (CRAIG), 2020 (arXiv 1906.01827); Jiang et al., Selective-Backprop, 2019 (arXiv 1910.00762).

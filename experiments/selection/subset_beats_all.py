@@ -1,13 +1,70 @@
 """Where a subset of the rows teaches more than all of them: noise that differs between rows, and a model that is wrong.
 
 Claim: chosen by what a weak model says of them, and not corrected for it, a part of the rows can give a better fit than
-  all; corrected weights never do while the number of rows is large.
-Data: TODO
+  all of them; divided by their probabilities, they never can, as long as there are many rows.
+Data: `noise`, 2000 rows of 20 normal inputs and a linear target whose noise has a log-normal variance of its own (1.5),
+  of which the weak model knows the logarithm up to a correlation of 0.8; `step`, 4000 rows of two classes on either
+  side of a smooth step, a linear model, and one fitted to 200 other rows as the weak model; `fashion_mnist`,
+  two groups of classes, 6000 rows with 40 principal components, 300 others for the weak model and 2000 to choose the
+  ridge on; `bicycles`, the hires of 1000 hours, with a weak model of the noise from 300 others. First
+  `python -m experiments.datasets fetch fashion_mnist bikeshare` (48 MB).
 Command: `python -m experiments subset_beats_all`
-Minutes: 4 on one CPU core
-Expected: TODO
-Verdict: partly: TODO
-Tuning: none
+Minutes: 3 on one CPU core
+Expected: error by the share kept, mean ± standard error over 20 seeds; "theory" is that of infinitely many rows, for
+  `noise` its leading term, computed and not measured. Noise, squared distance of the slopes:
+
+  | noise                | 20 %          | 40 %          | 60 %          | 80 %          | theory, 20 and 40 % |
+  |----------------------|---------------|---------------|---------------|---------------|---------------------|
+  | all                  | 0.026 ± 0.002 | 0.026 ± 0.002 | 0.026 ± 0.002 | 0.026 ± 0.002 | 0.031, 0.031        |
+  | random               | 0.157 ± 0.013 | 0.074 ± 0.006 | 0.047 ± 0.003 | 0.033 ± 0.002 | 0.154, 0.077        |
+  | power -1.0           | 0.032 ± 0.003 | 0.021 ± 0.002 | 0.019 ± 0.001 | 0.018 ± 0.001 | 0.033, 0.022        |
+  | power 1.0            | 0.419 ± 0.035 | 0.146 ± 0.010 | 0.068 ± 0.005 | 0.041 ± 0.003 | 0.435, 0.152        |
+  | power -1.0, unbiased | 0.764 ± 0.150 | 0.438 ± 0.076 | 0.355 ± 0.076 | 0.120 ± 0.017 | 6.284, 2.147        |
+  | power 1.0, unbiased  | 0.193 ± 0.023 | 0.077 ± 0.005 | 0.039 ± 0.003 | 0.030 ± 0.002 | 0.185, 0.073        |
+  | most certain         | 0.018 ± 0.001 | 0.016 ± 0.001 | 0.016 ± 0.001 | 0.016 ± 0.001 | 0.016, 0.014        |
+  | most uncertain       | 0.489 ± 0.047 | 0.146 ± 0.012 | 0.067 ± 0.004 | 0.041 ± 0.003 | 0.492, 0.159        |
+
+  Step, error on new rows:
+
+  | step                 | 20 %            | 40 %            | 60 %            | 80 %            | theory, 20 and 40 % |
+  |----------------------|-----------------|-----------------|-----------------|-----------------|---------------------|
+  | all                  | 0.0609 ± 0.0004 | 0.0609 ± 0.0004 | 0.0609 ± 0.0004 | 0.0609 ± 0.0004 | 0.0607, 0.0607      |
+  | random               | 0.0601 ± 0.0009 | 0.0615 ± 0.0005 | 0.0615 ± 0.0008 | 0.0614 ± 0.0005 | 0.0607, 0.0607      |
+  | power -1.0           | 0.1109 ± 0.0076 | 0.1198 ± 0.0028 | 0.0972 ± 0.0014 | 0.0772 ± 0.0010 | 0.1361, 0.1199      |
+  | power 1.0            | 0.0526 ± 0.0004 | 0.0555 ± 0.0005 | 0.0588 ± 0.0004 | 0.0605 ± 0.0004 | 0.0519, 0.0555      |
+  | power -1.0, unbiased | 0.1040 ± 0.0093 | 0.0756 ± 0.0032 | 0.0626 ± 0.0016 | 0.0613 ± 0.0008 | 0.0607, 0.0607      |
+  | power 1.0, unbiased  | 0.0600 ± 0.0016 | 0.0589 ± 0.0006 | 0.0610 ± 0.0007 | 0.0607 ± 0.0004 | 0.0607, 0.0607      |
+  | most certain         | 0.1217 ± 0.0088 | 0.1344 ± 0.0035 | 0.1217 ± 0.0016 | 0.0970 ± 0.0017 | 0.1459, 0.1399      |
+  | most uncertain       | 0.0489 ± 0.0005 | 0.0559 ± 0.0005 | 0.0589 ± 0.0004 | 0.0605 ± 0.0004 | 0.0489, 0.0559      |
+
+  And the difference to all rows of the error on test images, of which all rows leave 0.0285:
+
+  | fashion_mnist       | 20 %            | 40 %             | 60 %             | 80 %             |
+  |---------------------|-----------------|------------------|------------------|------------------|
+  | random              | 0.0043 ± 0.0005 | 0.0016 ± 0.0002  | 0.0010 ± 0.0002  | 0.0004 ± 0.0002  |
+  | power -1.0          | 0.0319 ± 0.0034 | 0.0185 ± 0.0017  | 0.0098 ± 0.0008  | 0.0041 ± 0.0003  |
+  | power 1.0           | 0.0008 ± 0.0002 | -0.0001 ± 0.0002 | -0.0001 ± 0.0001 | -0.0003 ± 0.0001 |
+  | power 1.0, unbiased | 0.0023 ± 0.0006 | 0.0011 ± 0.0004  | 0.0004 ± 0.0004  | -0.0000 ± 0.0001 |
+  | most certain        | 0.0577 ± 0.0038 | 0.0304 ± 0.0018  | 0.0171 ± 0.0011  | 0.0081 ± 0.0006  |
+  | most uncertain      | 0.0004 ± 0.0002 | -0.0001 ± 0.0002 | -0.0002 ± 0.0002 | -0.0002 ± 0.0001 |
+
+  Reproduced where the noise differs. Least squares weigh all rows alike, so a row with more than twice the mean
+  variance costs more than it gives: the 40 % that the weak model calls least noisy have a squared error lower by
+  0.0107 ± 0.0019 than all rows, 0.016 in place of 0.026, as the closed form says. Reproduced where the model is wrong:
+  rows near the boundary fit the line to the boundary and not to the rest, and 20 % of them err less by 0.0120 ± 0.0005,
+  with infinitely many rows too. On Fashion-MNIST the gain is there and tiny: with power 1, 40 % are as good as all, and
+  80 % better by 0.0003 ± 0.0001. MNIST was left out: `power_sampling` shows no gain of a part over all of it.
+  Divided by their probabilities, kept rows estimate the same as all rows do, with more noise, so theory forbids a gain.
+  None was seen but for 0.0020 ± 0.0007 (step, power 1, 40 %), one of 32 comparisons. Weights as heavy-tailed as those
+  of power -1 in `noise` do not reach their own theory.
+  Not found on the table of bicycles: its noise grows with the hires, but the linear model is wrong too, and leaving out
+  noisy hours changes what is fitted. All arms are worse than all rows, by 0.0012 ± 0.0003 (power 1, unbiased, 80 %) at
+  least. Nor was it on four other tables with the same scheme (wages, salaries, cars, balances), looked at once.
+  The sign matters more than the power: -1 is right in `noise`, 1 in `step` and for images, the other one is the worst.
+Verdict: partly: with unequal noise or a wrong model a subset beats all rows by the margin of the theory, on images by
+  little, on the table of bicycles not at all.
+Tuning: none; the ridge of the images out of {1e-4, 1e-3, 1e-2} by the validation loss of each fit. The shape of the
+  step was chosen among five, by the theory alone, for the largest effect.
 Reference: Kolossov, Montanari & Tandon, Towards a statistical theory of data selection under weak supervision, 2024
   (arXiv 2309.14563).
 """

@@ -5,9 +5,22 @@ Claim: medoids represent a pool better than random rows and than rows far apart,
 Data: 4000 images of Fashion-MNIST, drawn by the seed, as vectors of 14x14 pixels; a subset of 100 is labeled and
   trains an MLP. `python -m experiments.datasets fetch fashion_mnist`.
 Command: `python -m experiments subsets_of_a_pool`
-Minutes: ?
-Expected: ?
-Verdict: ?
+Minutes: 1 on one CPU core
+Expected: mean ± standard error over 5 seeds; the distance is that of a row of the pool to the nearest chosen one
+
+  arm                            test accuracy   mean distance   largest         CPU s to choose
+  random                         0.678 ± 0.013   6.066 ± 0.019   14.16 ± 0.27
+  far apart (k-center)           0.598 ± 0.012   7.719 ± 0.071   10.851 ± 0.045  0.016 ± 0.000
+  medoids                        0.703 ± 0.005   5.242 ± 0.012   13.73 ± 0.53    2.634 ± 0.028
+  medoids in two stages (GreeDi) 0.689 ± 0.003   5.343 ± 0.009   13.78 ± 0.51    0.624 ± 0.005
+  medoids and swaps              0.707 ± 0.003   5.207 ± 0.012   13.63 ± 0.49    3.59 ± 0.32
+
+  Reproduced: medoids are nearer to the pool than random rows, in two stages 1.9 % farther than in one for a quarter of
+  the time, and swaps bring them 0.7 % nearer. Rows far apart are outliers, and teach less than random ones.
+  Paired by seed, medoids gain 2.6 ± 1.7 points of accuracy over random rows and swaps 2.9 ± 1.6: less than two standard
+  errors.
+Verdict: partly: medoids represent the pool better, in two stages at a quarter of the time, but the classifier gains
+  less than two standard errors over random rows.
 Tuning: none; all arms train alike.
 Reference: Mirzasoleiman et al., Distributed submodular maximization (GreeDi), 2014 (arXiv 1411.0541); Schubert and
   Rousseeuw, Fast and eager k-medoids clustering, 2020 (arXiv 2008.05171); Sener and Savarese, Active learning for

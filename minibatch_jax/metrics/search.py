@@ -1,6 +1,7 @@
 """The nearest references of each query, in blocks of queries: no array `[N, M]`.
 
 Method: nearest neighbors in blocks
+Experiment: wrong_label_search
 """
 
 from typing import NamedTuple

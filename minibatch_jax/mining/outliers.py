@@ -4,6 +4,7 @@ References:
   Deng et al., Sub-center ArcFace: boosting face recognition by large-scale noisy web faces, ECCV 2020.
 
 Method: outliers of sub-centers
+Experiment: wrong_label_search
 """
 
 import math

@@ -9,6 +9,7 @@ References:
 
 Method: regularizers of embeddings and class vectors
 Paper: 1909.05235
+Experiment: wrong_label_search
 """
 
 import jax

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax.devices import sum_over
+from minibatch_jax.weights import weight_dtype
 
 
 def matched_correlation(
@@ -36,7 +37,7 @@ def matched_correlation(
       axis_name: axis of a `shard_map` or `pmap` over which the batch is sharded; the moments are summed over this axis.
 
     Returns:
-      `[]`, between -d and d. The negative is a term of the loss of CorrAE.
+      `[]`, between -d and d, float32 (float64 if the views are). The negative is a term of the loss of CorrAE.
 
     Raises:
       TypeError: if the views are not floating point.
@@ -50,7 +51,7 @@ def matched_correlation(
       >>> round(float(matched_correlation(x, x * jnp.array([[3.0, 5.0]]), ridge=1e-6)), 4)
       2.0
     """
-    _check_views(first, second)
+    first, second = _views(first, second)
     check_number("ridge", ridge, 0, open_low=True)
 
     def mean(x):
@@ -73,7 +74,7 @@ def relative_distances(first: jax.Array, second: jax.Array) -> jax.Array:
 
     Returns:
       `[B]`, between 0 for equal and 2 for opposite codes, 1 for orthogonal ones; 0 with gradient 0 where both are 0.
-      The mean is a term of the loss of DistAE, its first variant.
+      Float32 (float64 if the codes are). The mean is a term of the loss of DistAE, its first variant.
 
     Raises:
       TypeError: if the codes are not floating point.
@@ -87,13 +88,16 @@ def relative_distances(first: jax.Array, second: jax.Array) -> jax.Array:
       >>> relative_distances(x, jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])).tolist()
       [0.0, 1.0, 0.0]
     """
-    _check_views(first, second)
+    first, second = _views(first, second)
     lengths = jnp.sum(first**2 + second**2, axis=1)
     return jnp.sum((first - second) ** 2, axis=1) / jnp.where(lengths > 0, lengths, 1)
 
 
-def _check_views(first, second):
+def _views(first, second):
+    """Both views in float32 at least."""
     check_shape("first", first, (None, None))
     check_shape("second", second, first.shape)
     check_floating("first", first)
     check_floating("second", second)
+    dtype = weight_dtype(jnp.promote_types(first.dtype, second.dtype))
+    return first.astype(dtype), second.astype(dtype)

@@ -220,7 +220,7 @@ def keep_diverse(
     """Keep k examples, or tasks, drawn from a k-DPP. Signal: `features` [B, D].
 
     A draw over-represents rare examples. The weighting "unbiased" divides each weight by the probability to be drawn.
-    At small scale the error of the gradient fell with this correction only, by about a seventh. An example with a
+    At small scale the error of the gradient fell with this correction only, by about a twentieth. An example with a
     non-finite feature is never drawn. A draw takes O(B^3) time.
 
     Args:

@@ -124,7 +124,9 @@ def soft_filter(weights: jax.Array, scores: jax.Array) -> jax.Array:
     weights, scores = _wide(weights, scores)
     weights = jnp.where(jnp.isfinite(scores), weights, 0)
     largest = jnp.max(jnp.where(weights > 0, scores, 0))
-    return jnp.where(weights > 0, weights * (1 - scores / jnp.where(largest > 0, largest, 1)), 0)
+    shares = jnp.minimum(scores / jnp.where(largest > 0, largest, 1), 1)  # XLA may round a quotient of equals above 1
+    shares = jnp.where(scores < largest, shares, (largest > 0).astype(weights.dtype))
+    return jnp.where(weights > 0, weights * (1 - shares), 0)
 
 
 def list_regressions(

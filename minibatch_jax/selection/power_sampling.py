@@ -6,7 +6,7 @@ References:
 
 Method: power sampling
 Paper: 2309.14563
-Experiment: power_sampling
+Experiment: power_sampling, subset_beats_all
 """
 
 import jax
@@ -99,9 +99,11 @@ def keep_by_power(
     """Keep each example at random, by a power of a surrogate's uncertainty. Signal: `teacher_logits` [B, C].
 
     The number of kept examples is random, on average `fraction` times that of the examples with a weight. Selection
-    without a correction of the weights is biased and yet often better: it can match training on all data, where
-    unbiased selection is no better than a random sample of the same size. Without the correction a regularization term
-    acts `1 / fraction` times as strongly: tune it for each fraction and alpha, or the comparison is unfair.
+    without a correction of the weights is biased and yet often better. It even beats training on all data where the
+    model is wrong (a positive alpha keeps what is near the boundary) or the noise of the examples differs (a negative
+    alpha keeps the less noisy); unbiased selection estimates what all data do, with more noise. Without the correction
+    a regularization term acts `1 / fraction` times as strongly: tune it for each fraction and alpha, or the comparison
+    is unfair.
 
     Args:
       fraction: fraction of the examples that is kept on average, in (0, 1].

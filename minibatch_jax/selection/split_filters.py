@@ -123,12 +123,14 @@ def multifilter_regressions(
 ) -> RegressionList:
     """Return a list of at most `4 / fraction^2` regressors by filtering and splitting, one of them the genuine one.
 
-    Start with all weights 1. For an unfinished weight vector fit a Huber loss, clipped at the weighted median c of the
-    absolute residuals. For genuine sources of n samples the mean of the clipped residuals has a variance of at most
-    c^2 / n, and so has the mean gradient in each direction, if the inputs have second moments of at most 1. If the
-    weighted variance of the first over the sources is above `slack` times that, or else that of the second in its
-    `top_direction`, apply `multifilter`. The vector is finished if neither is, or if that changes nothing. Vectors
-    whose mass falls below half of the genuine one are dropped.
+    Start with all weights 1. For an unfinished weight vector fit a Huber loss, clipped at the weighted median of the
+    absolute residuals. Two statistics are means over the n samples of a source: the clipped residual, and the gradient
+    along its `top_direction`. For genuine sources their variance is that of a sample over n. Take for that of a sample
+    the quantile `1 - fraction / 2` of the variances within sources, which half of the genuine ones are below whatever
+    the others are, and at most the squared clip, which bounds it if the inputs have second moments of at most 1. Where
+    the variance over the sources is above `slack` times that, apply `multifilter`, to the second statistic if the first
+    gives no change. The vector is finished if neither does. Vectors whose mass falls below half of the genuine one are
+    dropped.
 
     Scale the inputs so that genuine ones have second moments of about 1 in all directions. Sources with a sample that
     is not finite get weight 0. `best_of_list` chooses from the list.
@@ -199,16 +201,15 @@ def _work_on_one(inputs, targets, sources, slack, queue, *, fraction):
     slot = jnp.argmax(queue.unfinished)
     weights = queue.weights[slot]
     parameters, clip = _huber_fit(inputs, targets, weights)
-    spread = slack * clip**2 / inputs.shape[1]
-    residuals = jnp.mean(jnp.minimum(jnp.abs(inputs @ parameters - targets), clip), axis=1)
-    gradients = batch_gradients(inputs, targets, parameters, clip)
-    of_gradients, direction = top_direction(gradients, weights)
-    _, of_residuals = _mean_and_variance(residuals, weights)
-    values = jnp.where(of_residuals > spread, residuals, gradients @ direction)
-    branches = multifilter(weights, values, spread, fraction, num_sources=sources)
-    agreed = (of_residuals <= spread) & (of_gradients <= spread)
-    agreed |= jnp.all(branches[0] == weights) & ~jnp.any(branches[1])
-    branches = jnp.where(agreed, jnp.stack([weights, jnp.zeros_like(weights)]), branches)
+    residuals = inputs @ parameters - targets
+    _, direction = top_direction(batch_gradients(inputs, targets, parameters, clip), weights)
+    branches, changed = jnp.stack([weights, jnp.zeros_like(weights)]), jnp.zeros((), bool)
+    for samples in (jnp.minimum(jnp.abs(residuals), clip), (inputs @ direction) * jnp.clip(residuals, -clip, clip)):
+        spread, values = slack * _spread(samples, weights, clip, fraction), jnp.mean(samples, axis=1)
+        made = multifilter(weights, values, spread, fraction, num_sources=sources)
+        changes = (_mean_and_variance(values, weights)[1] > spread) & (jnp.any(made[0] != weights) | jnp.any(made[1]))
+        branches = jnp.where(changes & ~changed, made, branches)
+        changed |= changes
 
     free = jnp.argmin(queue.used)  # by the bound on squared masses there is one where it is needed
     heavy = jnp.sum(branches, axis=1) >= fraction * sources / 2
@@ -216,7 +217,7 @@ def _work_on_one(inputs, targets, sources, slack, queue, *, fraction):
     branches = jnp.where(jnp.stack([heavy[0], second])[:, None], branches, 0)
     all_weights = queue.weights.at[slot].set(branches[0])
     used = queue.used.at[slot].set(heavy[0])
-    unfinished = queue.unfinished.at[slot].set(heavy[0] & ~agreed)
+    unfinished = queue.unfinished.at[slot].set(heavy[0] & changed)
     return _Queue(
         weights=all_weights.at[free].set(jnp.where(second, branches[1], all_weights[free])),
         parameters=queue.parameters.at[slot].set(parameters),
@@ -260,6 +261,13 @@ def _mean_and_variance(values, weights):
     return mean, jnp.sum(shares * jnp.where(weights > 0, (values - mean) ** 2, 0))
 
 
+def _spread(samples, weights, clip, fraction):
+    """Return the variance that the mean of a genuine source's samples may have."""
+    count = samples.shape[1]
+    within = clip**2 if count == 1 else _quantile(jnp.var(samples, axis=1, ddof=1), weights, 1 - fraction / 2)
+    return jnp.minimum(within, clip**2) / count
+
+
 def _huber_fit(inputs, targets, weights):
     """Return a Huber fit to weighted sources, and the level at which it is clipped."""
     start = _least_squares(inputs, targets, jnp.broadcast_to(weights[:, None], targets.shape))
@@ -289,7 +297,10 @@ def _level(residuals, targets, weights):
 
 def _scale(values, weights):
     """Return the median absolute value over the samples of weighted sources."""
-    values, weights = jnp.abs(values).ravel(), jnp.repeat(weights, values.shape[1])
+    return _quantile(jnp.abs(values).ravel(), jnp.repeat(weights, values.shape[1]), 0.5)
+
+
+def _quantile(values, weights, share):
     order = jnp.argsort(values)
     below = jnp.cumsum(weights[order])
-    return values[order][jnp.argmax(below >= below[-1] / 2)]
+    return values[order][jnp.argmax(below >= share * below[-1])]

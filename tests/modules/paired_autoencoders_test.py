@@ -73,3 +73,11 @@ def test_bad_input_is_named():
             function(x.astype(jnp.int32), x)
     with pytest.raises(ValueError, match="ridge is 0"):
         modules.matched_correlation(x, x, ridge=0)
+
+
+def test_half_precision_is_added_up_in_single():
+    x, y = (jnp.asarray(400 * v, jnp.float16) for v in codes(rows=3000))
+    single = [v.astype(jnp.float32) for v in (x, y)]
+    for term in (modules.matched_correlation, modules.relative_distances):
+        np.testing.assert_array_equal(term(x, y), term(*single))
+        assert term(x, y).dtype == jnp.float32

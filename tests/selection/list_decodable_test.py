@@ -97,6 +97,11 @@ def test_direction_is_the_top_eigenvector_and_the_filter_clears_what_lies_far_al
     kept = selection.soft_filter(jnp.asarray(weights, jnp.float32), jnp.asarray(scores, jnp.float32))
     np.testing.assert_allclose(kept, weights * (1 - scores / scores.max()), rtol=1e-3, atol=1e-5)
     assert kept[:5].sum() < 0.5 * weights[:5].sum() and kept[5:].sum() > 0.9 * weights[5:].sum()
+    scores = jnp.asarray(rng.random((400, 9)) * 7, jnp.float32)
+    many = jax.jit(jax.vmap(selection.soft_filter))(jnp.full(scores.shape, 0.7), scores)  # jit divides in another way
+    assert many.min() == 0 and np.all(
+        np.take_along_axis(np.asarray(many), np.asarray(scores.argmax(1))[:, None], 1) == 0
+    )
     spoilt = selection.soft_filter(jnp.array([1.0, 1.0, 0.0]), jnp.array([0.5, jnp.nan, 9.0]))
     assert spoilt.tolist() == [0, 0, 0]
 

@@ -16,7 +16,7 @@ X, Y = np.random.default_rng(0).normal(size=(2, K * M, 2)).astype(np.float32)
 
 
 def gradient(name, x, y):
-    found = losses.methods(lambda x, rows: x[rows], K, (0.8,), (0.5,), 16)[name]
+    found = jax.jit(losses.methods(lambda x, rows: x[rows], K, (0.8,), (0.5,), 16)[name])
     return np.asarray(found(jnp.asarray(x), jnp.arange(len(x)), jnp.asarray(y), jax.random.key(0)))
 
 

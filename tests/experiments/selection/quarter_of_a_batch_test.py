@@ -12,8 +12,7 @@ def test_arms_keep_a_quarter_and_learn(tmp_path, monkeypatch):
         return {"train": {"image": images, "label": labels}, "test": {"image": images, "label": labels}}
 
     monkeypatch.setattr(quarter_of_a_batch, "fashion", squares)
-    sizes = {"steps": 50, "evaluate_every": 50, "checkpoint_every": 50, "batch_size": 16, "keep": 4, "width": 4}
-    records = quarter_of_a_batch.main(Config(seeds=(0,), out=str(tmp_path), **sizes))
+    records = quarter_of_a_batch.main(Config((0,), str(tmp_path), (), 50, 16, 50, 50, keep=4, width=4))
     found = {r["arm"]: r["metrics"] for r in records}
     assert found.pop("whole batch")["kept"] == 1
     assert found.pop("loss rank (Selective-Backprop)")["kept"] < 0.5
