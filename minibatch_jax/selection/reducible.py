@@ -51,8 +51,9 @@ def keep_by_reducible_loss(k: int) -> optax.GradientTransformationExtraArgs:
     Noisy examples have a high loss under both models and learned ones a low loss, so neither are kept. Ties go to the
     lowest index. Padding and examples with a non-finite loss are never kept. The published setting keeps 32 of 320 with
     equal weights: chain with `normalize()`. Train the reference model on held-out data and select its checkpoint by
-    loss, not by accuracy. The scoring pass may run in train or in eval mode (dropout, batch statistics); the published
-    code used train mode.
+    loss, not by accuracy. If that data has wrong labels as well, they are kept again once the model is surer than the
+    reference. The scoring pass may run in train or in eval mode (dropout, batch statistics); the published code used
+    train mode.
 
     Args:
       k: how many to keep, 1 <= k <= B, static.
