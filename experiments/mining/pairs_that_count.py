@@ -7,9 +7,35 @@ Data: as `zero_shot_retrieval`: 1852 emoji as classes, four vendors' drawings (1
   370 others to test on, 297 others to tune on. Groups of classes are the categories of the emoji. `python -m
   experiments.datasets fetch emoji emoji_twitter emoji_apple emoji_facebook`.
 Command: `python -m experiments pairs_that_count`
-Minutes: ?
-Expected: ?
-Verdict: ?
+Minutes: 4 on one CPU core
+Expected: mean ± standard error over 3 seeds
+
+  arm                                mAP@R           recall@1
+  pixels                             0.316 ± 0.000   0.478 ± 0.000
+  all pairs                          0.298 ± 0.003   0.443 ± 0.008
+  the 8 nearest negatives            0.332 ± 0.010   0.476 ± 0.014
+  the 8 nearest but two              0.311 ± 0.006   0.447 ± 0.012
+  memory of 1024, in the last third  0.290 ± 0.003   0.433 ± 0.011
+  negatives from 0.2 to 0.6          0.287 ± 0.003   0.424 ± 0.002
+  all pairs, two categories a batch  0.278 ± 0.002   0.420 ± 0.006
+  manifold                           0.256 ± 0.006   0.396 ± 0.005
+  cosines to 1 and 0                 0.237 ± 0.002   0.378 ± 0.004
+  hardest half of the pairs          0.225 ± 0.004   0.350 ± 0.003
+  distances drawn evenly             0.152 ± 0.003   0.265 ± 0.006
+  memory of 1024                     0.079 ± 0.014   0.142 ± 0.024
+  triplets, random                   0.243 ± 0.010   0.384 ± 0.010
+  triplets, hardest                  0.270 ± 0.008   0.406 ± 0.009
+  triplets, all                      0.264 ± 0.010   0.409 ± 0.016
+  triplets, wide angles              0.254 ± 0.010   0.403 ± 0.016
+  triplets, hardest, dynamic margin  0.212 ± 0.005   0.344 ± 0.006
+  triplets, 2000 fixed               0.178 ± 0.004   0.296 ± 0.005
+
+  Reproduced: the nearest negatives of each anchor teach more than all pairs (+3.4 ± 0.7 points of mAP@R by seed), and
+  hardest, all or wide-angled triplets more than random ones (+2.6 ± 1.1, +2.1 ± 0.3, +1.1 ± 0.4).
+  Not reproduced: a memory from the first step destroys the embedding, which moves fast and is pushed away from its own
+  past; in the last third it is even with all pairs. Other choices are worse than all pairs.
+  The training is short: only the nearest negatives beat the pixels.
+Verdict: partly: the nearest negatives and informative triplets help, a memory and the other choices of pairs do not.
 Tuning: none; one learning rate, and margins as in the defaults of the functions or the tuned ones of
   `zero_shot_retrieval`.
 Reference: Wang et al., Cross-batch memory for embedding learning, 2020 (arXiv 1912.06798); Wang et al., Deep metric

@@ -5,9 +5,23 @@ Claim: wrong labels gather at sub-centers of their class, and examples far from 
 Data: 10 000 images of Fashion-MNIST at 14x14 pixels, drawn by the seed, of which a fifth has a wrong label. `python -m
   experiments.datasets fetch fashion_mnist`.
 Command: `python -m experiments wrong_label_search`
-Minutes: ?
-Expected: ?
-Verdict: ?
+Minutes: 1 on one CPU core
+Expected: mean ± standard error over 5 seeds. As many labels are doubted as are wrong; outliers are farther than 75
+  degrees from the (main) center of their class.
+
+  arm                                wrong among doubted   outliers        wrong among outliers
+  random                             0.205 ± 0.004
+  largest loss                       0.886 ± 0.002
+  labels of neighbors                0.824 ± 0.002
+  distance to the center             0.843 ± 0.026         0.293 ± 0.062   0.685 ± 0.097
+  distance to the main of 3 centers  0.831 ± 0.012         0.115 ± 0.018   0.907 ± 0.022
+  3 centers, merged                  0.833 ± 0.012         0.115 ± 0.018   0.908 ± 0.022
+  3 centers, classes apart           0.831 ± 0.012         0.121 ± 0.018   0.905 ± 0.020
+
+  Reproduced: with three centers the outliers at the published angle are wrong nine times in ten, with one center seven
+  times, and a penalty on the centers changes neither.
+  Not reproduced: the largest losses find more wrong labels than any distance, and the 10 neighbors about as many.
+Verdict: partly: with sub-centers the outliers are wrong more often, but the largest losses find more wrong labels.
 Tuning: none; scale, angle and rate are the same for all arms.
 Reference: Deng et al., Sub-center ArcFace, ECCV 2020; Qian et al., SoftTriple loss, 2019 (arXiv 1909.05235).
 """

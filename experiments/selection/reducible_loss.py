@@ -53,7 +53,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run, with_wrong_labels
+from experiments.engine import Arm, descend, gradient_arm, init_mlp, mlp, run, with_wrong_labels
 from experiments.engine.folders import chosen_arms
 from experiments.shared.backbones import PatchMixer, functional
 from experiments.shared.fashion import fashion
@@ -223,8 +223,7 @@ def train_reference(config: Config, key: jax.Array, params: Any, holdout: Any, l
         params, opt_state = carry
         rows = jax.random.randint(key, (config.keep,), 0, cut)
         grads = jax.grad(lambda p: jnp.mean(losses(p, jax.tree.map(lambda x: x[rows], fit))))(params)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
+        return descend(optimizer, grads, params, opt_state), None
 
     def until_checkpoint(carry, key):
         run, best, lowest = carry

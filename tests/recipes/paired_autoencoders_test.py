@@ -23,7 +23,8 @@ def recipe(term, network, params, optimizer, views, key):
     def objective(params, batch):
         codes = [network(p, view) for p, view in zip(params["encoders"], batch, strict=True)]
         back = [network(p, code) for p, code in zip(params["decoders"], codes, strict=True)]
-        return term(*codes) + 10 * sum(jnp.mean((b - view) ** 2) for b, view in zip(back, batch, strict=True))
+        errors = [jnp.mean((b - view) ** 2) for b, view in zip(back, batch, strict=True)]
+        return term(*codes) + 10 * sum(errors)
 
     def step(carry, key):
         params, opt_state = carry

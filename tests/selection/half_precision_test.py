@@ -12,6 +12,7 @@ import pytest
 from minibatch_jax import selection
 from minibatch_jax.selection import (
     colm,
+    concepts,
     coresets,
     crest,
     dpp,
@@ -65,6 +66,7 @@ FUNCTIONS = {
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
+    "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
     "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
     "facility_location_from_features": lambda c: selection.facility_location_from_features(c(FEATURES), 4),
     "facility_location_value": lambda c: coresets.facility_location_value(
