@@ -16,9 +16,6 @@ RESULTS = HERE / "results"
 STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
 
-NOT_RUN = {"small_batch_self_supervision"}
-"""experiments that have no result yet"""
-
 
 @functools.cache
 def result(name):
@@ -74,7 +71,7 @@ def missing(name):
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_an_experiment_has_a_verdict_and_a_result(name):
     assert re.search(r"^Verdict: (reproduced|(partly|not reproduced): \S.*)$", docstring(FILES[name]), re.MULTILINE)
-    assert name in STORED or name in NOT_RUN, f"run python -m experiments {name}"
+    assert name in STORED, f"run python -m experiments {name}"
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -136,7 +133,3 @@ def test_every_method_names_an_experiment_that_exists():
     rows = method_rows()
     assert [method for method, named in rows.items() if not named] == []
     assert {name for named in rows.values() for name in named} <= {*FILES, *cases}
-
-
-def test_the_list_of_what_has_not_run_holds_nothing_that_has():
-    assert sorted(NOT_RUN & set(STORED)) == [] and set(FILES) >= NOT_RUN

@@ -3,6 +3,10 @@
 Both are residual blocks over tokens, made of matrix products alone. The gradient of a convolution inside `lax.scan` is
 slow on a CPU, next to a cheap forward pass, and would make a selection look cheaper than it is. The tokens of an image
 are patches that overlap; the blocks of a text attend to earlier bytes.
+
+`python -m experiments speed backbones` times them: on one CPU core a step of Adam on 128 images takes 21 ms and its
+forward pass 0.30 of that, a step on 32 x 64 bytes 33 ms and 0.22. After 1000 steps with rate 3e-3 the mixer classifies
+86 % of the test images of Fashion-MNIST rightly and, with a cosine decay, 97.4 % of MNIST's.
 """
 
 from typing import Any, NamedTuple

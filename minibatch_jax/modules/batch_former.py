@@ -7,7 +7,7 @@ References:
 
 Method: BatchFormer
 Paper: 2203.01522, 2204.01254
-Experiment: batch_former, batch_former_domains
+Experiment: batch_former, batch_former_domains, batch_former_contrastive
 """
 
 import jax

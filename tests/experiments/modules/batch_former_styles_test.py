@@ -1,4 +1,4 @@
-"""Which emoji and styles are new, and what BatchFormer's experiment on them learns in little."""
+"""Which emoji and styles are new, and what BatchFormer's experiments on them learn in little."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.engine import folders
-from experiments.modules import _batch_former, _emoji_styles, batch_former_domains
+from experiments.modules import _batch_former, _emoji_styles, batch_former_contrastive, batch_former_domains
 
 
 def drawings(split):
@@ -52,7 +52,18 @@ def test_the_layer_alone_gives_an_example_no_gradient_of_another():
     np.testing.assert_array_equal(layer.unchanged(params, x), x)
 
 
-def test_the_experiment_learns_more_than_chance(tmp_path, monkeypatch):
+def test_contrast_is_the_cross_entropy_of_pairs():
+    first, second = (
+        v / np.linalg.norm(v, axis=1, keepdims=True) for v in np.random.default_rng(0).normal(size=(2, 5, 3))
+    )
+    logits = first @ second.T / 0.2
+    one, other = (np.mean(np.log(np.exp(z).sum(1)) - np.diag(z)) for z in (logits, logits.T))
+    found = batch_former_contrastive.contrast(jnp.float32(first), jnp.float32(second), 0.2)
+    assert float(found) == pytest.approx((one + other) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("experiment", [batch_former_domains, batch_former_contrastive])
+def test_the_experiment_learns_more_than_chance(tmp_path, monkeypatch, experiment):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     rng = np.random.default_rng(0)
     colors = rng.normal(size=(9, 1, 1, 1, 3)).astype(np.float32)
@@ -68,8 +79,9 @@ def test_the_experiment_learns_more_than_chance(tmp_path, monkeypatch):
         "new_emoji": part(9, 3),
         "new_style_and_emoji": part(9, 1),
     }
-    monkeypatch.setattr(batch_former_domains, "leave_one_style_out", lambda *args, **options: splits)
+    monkeypatch.setattr(experiment, "leave_one_style_out", lambda *args, **options: splits)
     options = {"steps": 40, "evaluate_every": 40, "checkpoint_every": 40, "batch_size": 9, "width": 8, "patch": 16}
-    config = batch_former_domains.Config(seeds=(0,), out=str(tmp_path), arms=("BatchFormer",), heads=2, **options)
-    (record,) = batch_former_domains.main(config)
-    assert record["metrics"]["new_style_accuracy"] > 0.4
+    config = experiment.Config(seeds=(0,), out=str(tmp_path), arms=("BatchFormer",), heads=2, **options)
+    (record,) = experiment.main(config)
+    name = {batch_former_domains: "new_style_accuracy", batch_former_contrastive: "same_emoji_recall"}[experiment]
+    assert record["metrics"][name] > 0.4
