@@ -43,7 +43,7 @@ import numpy as np
 import optax
 
 from experiments.coupling._flow_report import draw_samples
-from experiments.coupling._flows import images, sliced_distance, squared_norm
+from experiments.coupling._flows import images, random_directions, sliced_distance, squared_norm
 from experiments.coupling._hierarchical import (
     Method,
     depth_of,
@@ -144,13 +144,12 @@ def data() -> dict:
     """The splits, the same for all seeds; `validation` holds training images."""
     train, test = images("digits", "train"), images("digits", "test")[:NUM_SAMPLES]
     noise_key, direction_key = jax.random.split(jax.random.key(2507))
-    directions = jax.random.normal(direction_key, (PIXELS, NUM_DIRECTIONS))
     return {
         "train": {"image": train},
         "validation": train[np.random.default_rng(0).permutation(len(train))[: len(test)]],
         "test": test,
         "noise": jax.random.normal(noise_key, test.shape),
-        "directions": directions / jnp.linalg.norm(directions, axis=0, keepdims=True),
+        "directions": random_directions(direction_key, PIXELS, NUM_DIRECTIONS),
     }
 
 

@@ -54,6 +54,7 @@ from experiments.coupling._flows import (
     EULER_STEPS,
     TIME_FEATURES,
     images,
+    random_directions,
     sliced_distance,
     squared_norm,
     trajectory,
@@ -208,8 +209,7 @@ def summary(records) -> dict[str, float]:
 def evaluation_draws(shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """Noise of the shape of the test images, and unit vectors `[D, L]`: the same for all arms and seeds."""
     noise_key, direction_key = jax.random.split(jax.random.key(2302))
-    directions = jax.random.normal(direction_key, (shape[1], NUM_DIRECTIONS))
-    return jax.random.normal(noise_key, shape), directions / jnp.linalg.norm(directions, axis=0, keepdims=True)
+    return jax.random.normal(noise_key, shape), random_directions(direction_key, shape[1], NUM_DIRECTIONS)
 
 
 def sample_file(out: Path, number: int, seed: int) -> Path:

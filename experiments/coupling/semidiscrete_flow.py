@@ -47,6 +47,7 @@ import optax
 from experiments.coupling._flows import (
     TIME_FEATURES,
     images,
+    random_directions,
     sliced_distance,
     squared_norm,
     trajectory,
@@ -102,12 +103,11 @@ def main(config: Config):
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
     train, test = (jnp.asarray(images("digits", split)) for split in ("train", "test"))
     noise_key, direction_key = jax.random.split(jax.random.key(2509))
-    directions = jax.random.normal(direction_key, (PIXELS, NUM_DIRECTIONS))
     splits = {
         "train": {"image": train},
         "test": test,
         "noise": jax.random.normal(noise_key, test.shape),
-        "directions": directions / jnp.linalg.norm(directions, axis=0, keepdims=True),
+        "directions": random_directions(direction_key, PIXELS, NUM_DIRECTIONS),
     }
 
     def arm(method):

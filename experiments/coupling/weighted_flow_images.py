@@ -47,7 +47,14 @@ import numpy as np
 import optax
 
 from experiments.coupling._flow_report import draw_samples
-from experiments.coupling._flows import TIME_FEATURES, images, sliced_distance, squared_norm, trajectory
+from experiments.coupling._flows import (
+    TIME_FEATURES,
+    images,
+    random_directions,
+    sliced_distance,
+    squared_norm,
+    trajectory,
+)
 from experiments.coupling._flows import velocity as network
 from experiments.coupling._image_quality import frechet_to, train_classifier
 from experiments.datasets import arrays
@@ -182,14 +189,13 @@ def prepare(scale: str) -> dict[str, Any]:
     """The splits, which are the same for all seeds."""
     train, test = (scaled(images("mnist", split), scale) for split in ("train", "test"))
     noise_key, direction_key = jax.random.split(jax.random.key(2507))
-    directions = jax.random.normal(direction_key, (PIXELS, NUM_DIRECTIONS))
     return {
         "train": {"image": train},
         "label": arrays("mnist", "train")["label"],
         "test": test,
         "floor": train[np.random.default_rng(0).permutation(len(train))[:NUM_SAMPLES]],
         "noise": jax.random.normal(noise_key, (NUM_SAMPLES, PIXELS)),
-        "directions": directions / jnp.linalg.norm(directions, axis=0, keepdims=True),
+        "directions": random_directions(direction_key, PIXELS, NUM_DIRECTIONS),
     }
 
 

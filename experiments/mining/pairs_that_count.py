@@ -56,8 +56,9 @@ from experiments.datasets import arrays
 from experiments.engine import compare, descend
 from experiments.mining._emoji import IMAGES_PER_ROW as VIEWS
 from experiments.mining._emoji import emoji_rows
+from experiments.mining._retrieval_scores import scores
 from experiments.shared.backbones import PatchMixer, functional
-from minibatch_jax import metrics, mining, sampling, value_and_grad
+from minibatch_jax import mining, sampling, value_and_grad
 
 MARGIN = 0.6
 """of distances 1 - cosine, in every contrastive loss"""
@@ -205,7 +206,7 @@ def main(config: Config):
     """Train every arm, and report how well it finds the other drawings of emoji never seen."""
     data = splits()
     arms: dict[str, Any] = {name: partial(one_run, config, name, data) for name in METHODS}
-    arms["pixels"] = lambda seed: scores(data["test"].reshape(*data["test"].shape[:2], -1))
+    arms["pixels"] = lambda seed: shown(data["test"].reshape(*data["test"].shape[:2], -1))
     baseline = {name: "triplets, random" if name.startswith("triplets") else "all pairs" for name in METHODS}
     return compare(config, arms, baseline=baseline, better={"map_at_r": "higher"})
 
@@ -224,7 +225,7 @@ def one_run(config: Config, name: str, data: dict[str, jax.Array], seed: int) ->
     apply, params = network(config, seed)
     fit = program(config, name, apply)
     trained, active = fit(params, data["train"], data["category"], jax.random.key(seed))
-    return {**scores(embed_all(apply, trained, data["test"])), "pairs_that_count": float(active)}
+    return {**shown(embed_all(apply, trained, data["test"])), "pairs_that_count": float(active)}
 
 
 @cache
@@ -290,9 +291,7 @@ def _embed(apply, params, images):
     return apply(params, images)
 
 
-def scores(vectors: jax.Array) -> dict[str, float]:
-    """Every vector of `[classes, 4, D]` is a query, all others are what it searches among, by cosine."""
-    labels = jnp.repeat(jnp.arange(vectors.shape[0], dtype=jnp.int32), vectors.shape[1])
-    embeddings = mining.normalize_embeddings(vectors.reshape(len(labels), -1))
-    found = metrics.retrieval_scores(embeddings, labels, max_positives=vectors.shape[1] - 1)
-    return {"map_at_r": float(found.map_at_r), "recall_at_1": float(metrics.recall_at_k(embeddings, labels))}
+def shown(vectors: jax.Array) -> dict[str, float]:
+    """The scores of the table."""
+    found = scores(vectors)
+    return {name: found[name] for name in ("map_at_r", "recall_at_1")}

@@ -68,7 +68,7 @@ from experiments.mining._emoji import emoji_rows
 from experiments.mining._retrieval_losses import METHODS, Vectors
 from experiments.mining._retrieval_losses import gradient as gradient_of
 from experiments.mining._retrieval_report import differences, draw_scores
-from minibatch_jax.metrics import recall_at_k, retrieval_scores
+from experiments.mining._retrieval_scores import scores
 from minibatch_jax.mining import index_classes, normalize_embeddings, sample_classes
 
 LEARNING_RATES = 5e-4, 2e-3
@@ -236,23 +236,6 @@ def evaluate(layers: Any, images: jax.Array) -> dict[str, float]:
     return scores(_embed(layers, images))
 
 
-def scores(vectors: jax.Array) -> dict[str, float]:
-    """Every vector of `[classes, 4, D]` is a query, all others are what it searches among, by cosine."""
-    return {name: float(value) for name, value in _scores(vectors).items()}
-
-
 @jax.jit
 def _embed(layers, images):
     return mlp(layers, images.reshape(-1, images.shape[-1])).reshape(*images.shape[:2], -1)
-
-
-@jax.jit
-def _scores(vectors):
-    labels = jnp.repeat(jnp.arange(vectors.shape[0]), vectors.shape[1])
-    embeddings = normalize_embeddings(vectors.reshape(len(labels), -1))
-    found = retrieval_scores(embeddings, labels, max_positives=vectors.shape[1] - 1)
-    return {
-        "map_at_r": found.map_at_r,
-        "r_precision": found.r_precision,
-        "recall_at_1": recall_at_k(embeddings, labels),
-    }

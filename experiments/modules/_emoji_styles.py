@@ -3,9 +3,12 @@
 import functools
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from experiments.datasets import arrays, check_fetched
+from experiments.shared.backbones import PatchMixer
 
 STYLES = ("emoji", "emoji_twitter", "emoji_apple", "emoji_facebook")
 """Google's drawings, and those of three others; a row is the same emoji in all"""
@@ -55,3 +58,8 @@ def leave_one_style_out(seed: int, validate: bool) -> dict[str, Any]:
         "new_emoji": part(new, new_label, seen),
         "new_style_and_emoji": part(new, new_label, [other]),
     }
+
+
+def network(patch: int, width: int, key: jax.Array) -> PatchMixer:
+    """A network of drawings with new parameters; its own classifier is not used."""
+    return PatchMixer(1, side=SIDE, channels=3, patch=patch, width=width, rngs=nnx.Rngs(key))

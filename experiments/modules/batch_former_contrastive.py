@@ -33,12 +33,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.modules._batch_former import Layer
-from experiments.modules._emoji_styles import SIDE, leave_one_style_out
-from experiments.shared.backbones import PatchMixer, functional
+from experiments.modules._emoji_styles import leave_one_style_out, network
+from experiments.shared.backbones import functional
 from minibatch_jax.metrics import recall_at_k
 from minibatch_jax.mining import info_nce_loss, normalize_embeddings
 
@@ -87,7 +86,7 @@ def main(config: Config):
         name: arm(config, across, LEARNING_RATES[name] if config.learning_rate is None else config.learning_rate)
         for name, across in LAYERS.items()
     }
-    apply = functional(network(config, jax.random.key(0)))[0]
+    apply = functional(network(config.patch, config.width, jax.random.key(0)))[0]
 
     @jax.jit
     def evaluate(state, data):
@@ -102,13 +101,13 @@ def arm(config: Config, across: bool | None, rate: float) -> Arm:
     """Adam on the contrastive loss of two styles, and of the same emoji after the layer."""
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, config.steps))
     layer = None if across is None else Layer(config.width, config.heads, config.dropout, across)
-    apply = functional(network(config, jax.random.key(0)))[0]
+    apply = functional(network(config.patch, config.width, jax.random.key(0)))[0]
 
     def start(key):
         network_key, head_key, layer_key, draw = jax.random.split(key, 4)
         params, streams = ((), ()) if layer is None else layer.start(layer_key)
         projector = init_mlp(head_key, (config.width, config.width, config.projection))
-        model = Model(functional(network(config, network_key))[1], projector, params)
+        model = Model(functional(network(config.patch, config.width, network_key))[1], projector, params)
         return {"params": model, "keys": (draw, streams)}
 
     def loss(model, streams, views):
@@ -130,12 +129,6 @@ def arm(config: Config, across: bool | None, rate: float) -> Arm:
         return grads, {"keys": (key, streams)}, {"training_loss": value}
 
     return gradient_arm(optimizer, start, gradient)
-
-
-def network(config: Config, key: jax.Array) -> PatchMixer:
-    """The network with new parameters; its own classifier is not used."""
-    sizes = {"side": SIDE, "channels": 3, "patch": config.patch, "width": config.width}
-    return PatchMixer(1, **sizes, rngs=nnx.Rngs(key))
 
 
 def contrast(first: jax.Array, second: jax.Array, temperature: float) -> jax.Array:

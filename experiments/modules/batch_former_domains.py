@@ -34,12 +34,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from experiments.engine import Arm, gradient_arm, init_mlp, mlp, run
 from experiments.modules._batch_former import Layer
-from experiments.modules._emoji_styles import CATEGORIES, SIDE, leave_one_style_out
-from experiments.shared.backbones import PatchMixer, functional
+from experiments.modules._emoji_styles import CATEGORIES, leave_one_style_out, network
+from experiments.shared.backbones import functional
 
 NEW = ("new_style", "new_emoji", "new_style_and_emoji")
 LAYERS = {"plain": None, "BatchFormer": True, "layer alone": False}
@@ -85,7 +84,7 @@ def main(config: Config):
         name: arm(config, across, LEARNING_RATES[name] if config.learning_rate is None else config.learning_rate)
         for name, across in LAYERS.items()
     }
-    apply = functional(network(config, jax.random.key(0)))[0]
+    apply = functional(network(config.patch, config.width, jax.random.key(0)))[0]
 
     @jax.jit
     def evaluate(state, data):
@@ -105,13 +104,16 @@ def arm(config: Config, across: bool | None, rate: float) -> Arm:
     """Adam on the mean loss of the batch, which the layer doubles."""
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, config.steps))
     layer = None if across is None else Layer(config.width, config.heads, config.dropout, across)
-    apply = functional(network(config, jax.random.key(0)))[0]
+    apply = functional(network(config.patch, config.width, jax.random.key(0)))[0]
 
     def start(key):
         network_key, head_key, layer_key = jax.random.split(key, 3)
         params, streams = ((), ()) if layer is None else layer.start(layer_key)
         head = init_mlp(head_key, (config.width, CATEGORIES))
-        return {"params": Model(functional(network(config, network_key))[1], head, params), "keys": streams}
+        return {
+            "params": Model(functional(network(config.patch, config.width, network_key))[1], head, params),
+            "keys": streams,
+        }
 
     def loss(model, streams, batch):
         images, labels = flat(batch)
@@ -127,12 +129,6 @@ def arm(config: Config, across: bool | None, rate: float) -> Arm:
         return grads, {"keys": streams}, {"training_loss": value}
 
     return gradient_arm(optimizer, start, gradient)
-
-
-def network(config: Config, key: jax.Array) -> PatchMixer:
-    """The network with new parameters; its own classifier is not used."""
-    sizes = {"side": SIDE, "channels": 3, "patch": config.patch, "width": config.width}
-    return PatchMixer(1, **sizes, rngs=nnx.Rngs(key))
 
 
 def flat(part: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine import descend, weighted_gradient
+from experiments.engine import compare, descend, weighted_gradient
+from experiments.engine.reports import Record
 from minibatch_jax import sampling, scores
 from minibatch_jax.mining.class_batches import index_classes
 from minibatch_jax.sampling import Rows, Sampler
 from minibatch_jax.sampling.coresets import CrestState, random_coreset
 from minibatch_jax.selection.crest import LearnedState
 
+BASELINE = "random 10%"
 PATIENCE = 5
 REFERENCE_SEED = 1000
 CHECKPOINTS = 10
@@ -79,6 +81,54 @@ class Run(NamedTuple):
     params: Any
     opt_state: Any
     crest: Any = ()
+
+
+def race(
+    config: Any,
+    data: dict[str, Any],
+    logits: Logits,
+    params: Callable[[int], Any],
+    classes: int,
+    *,
+    errors: bool = False,
+) -> list[Record]:
+    """Train full, on random batches, by CREST and on new coresets, as the configuration of an experiment says.
+
+    Args:
+      config: sizes, steps, rates and targets.
+      data: splits "train" and "test", as in `Problem`. Load them before: an import would break a bar that is running.
+      logits: as in `Problem`.
+      params: as in `Problem`.
+      classes: as in `Problem`.
+      errors: whether to measure the errors of the gradients of batches along full training.
+    """
+    problem = Problem(
+        data=lambda: data,
+        logits=logits,
+        params=params,
+        classes=classes,
+        medoids=config.medoids,
+        subset=config.subset,
+        coresets_per_step=config.coresets_per_step,
+        multiplier=config.multiplier,
+        rates=(config.random_rate, config.coreset_rate),
+    )
+    plans = {
+        "full": Plan("random", config.steps, config.evaluations, errors=errors),
+        BASELINE: Plan("random", config.tenth, config.evaluations),
+        "random, same time": Plan("random", config.same_time, config.evaluations),
+        "CREST 10%": Plan("CREST", config.tenth, config.evaluations),
+        "fresh coresets 10%": Plan("fresh", config.tenth, config.evaluations),
+    }
+    arms = {name: trainer(problem, plan, config.steps) for name, plan in plans.items()}
+    return compare(
+        config,
+        arms,
+        xlabel="examples differentiated, % of full training",
+        summary=functools.partial(summarize, config.targets),
+        baseline=BASELINE,
+        better={"test_accuracy": "higher"},
+    )
 
 
 def trainer(problem: Problem, plan: Plan, full_steps: int) -> Callable[[int], Any]:

@@ -44,20 +44,17 @@ Reference: Yang, Kang & Mirzasoleiman, Towards sustainable learning: coresets fo
   (arXiv 2306.01244).
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.engine import compare
-from experiments.selection._crest_arms import Plan, Problem, summarize, trainer
+from experiments.selection._crest_arms import race
 from experiments.shared.backbones import PatchMixer, functional
 from experiments.shared.fashion import fashion
 
 CLASSES = 10
-BASELINE = "random 10%"
 
 
 @dataclass(frozen=True)
@@ -98,30 +95,12 @@ class Config:
 def main(config: Config):
     """Train all arms and report."""
     sizes = {"patch": config.patch, "width": config.width, "depth": config.depth}
-    data = images(config)  # before a progress bar runs, which the imports of the data would break
-    problem = Problem(
-        data=lambda: data,
-        logits=functional(PatchMixer(CLASSES, **sizes, rngs=nnx.Rngs(0)))[0],
-        params=lambda seed: functional(PatchMixer(CLASSES, **sizes, rngs=nnx.Rngs(seed)))[1],
-        classes=CLASSES,
-        medoids=config.medoids,
-        subset=config.subset,
-        coresets_per_step=config.coresets_per_step,
-        multiplier=config.multiplier,
-        rates=(config.random_rate, config.coreset_rate),
-    )
-    plans = {
-        "full": Plan("random", config.steps, config.evaluations, errors=True),
-        BASELINE: Plan("random", config.tenth, config.evaluations),
-        "random, same time": Plan("random", config.same_time, config.evaluations),
-        "CREST 10%": Plan("CREST", config.tenth, config.evaluations),
-        "fresh coresets 10%": Plan("fresh", config.tenth, config.evaluations),
-    }
-    arms = {name: trainer(problem, plan, config.steps) for name, plan in plans.items()}
-    summary = functools.partial(summarize, config.targets)
-    label = "examples differentiated, % of full training"
-    better = {"test_accuracy": "higher"}
-    return compare(config, arms, xlabel=label, summary=summary, baseline=BASELINE, better=better)
+
+    def params(seed):
+        return functional(PatchMixer(CLASSES, **sizes, rngs=nnx.Rngs(seed)))[1]
+
+    logits = functional(PatchMixer(CLASSES, **sizes, rngs=nnx.Rngs(0)))[0]
+    return race(config, images(config), logits, params, CLASSES, errors=True)
 
 
 def images(config: Config) -> dict[str, Any]:

@@ -50,13 +50,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.datasets import arrays
-from experiments.engine import compare, init_mlp, mlp
-from experiments.selection._crest_arms import Plan, Problem, summarize, trainer
+from experiments.engine import init_mlp, mlp
+from experiments.selection._crest_arms import race
 
 CLASSES = 20
 BUCKETS = 8192
 TERMS = 128
-BASELINE = "random 10%"
 
 
 @dataclass(frozen=True)
@@ -93,30 +92,7 @@ class Config:
 
 def main(config: Config):
     """Train all arms and report."""
-    data = posts(config)  # before a progress bar runs, which the imports of the data would break
-    problem = Problem(
-        data=lambda: data,
-        logits=logits,
-        params=functools.partial(params, config),
-        classes=CLASSES,
-        medoids=config.medoids,
-        subset=config.subset,
-        coresets_per_step=config.coresets_per_step,
-        multiplier=config.multiplier,
-        rates=(config.random_rate, config.coreset_rate),
-    )
-    plans = {
-        "full": Plan("random", config.steps, config.evaluations),
-        BASELINE: Plan("random", config.tenth, config.evaluations),
-        "random, same time": Plan("random", config.same_time, config.evaluations),
-        "CREST 10%": Plan("CREST", config.tenth, config.evaluations),
-        "fresh coresets 10%": Plan("fresh", config.tenth, config.evaluations),
-    }
-    arms = {name: trainer(problem, plan, config.steps) for name, plan in plans.items()}
-    summary = functools.partial(summarize, config.targets)
-    label = "examples differentiated, % of full training"
-    better = {"test_accuracy": "higher"}
-    return compare(config, arms, xlabel=label, summary=summary, baseline=BASELINE, better=better)
+    return race(config, posts(config), logits, functools.partial(params, config), CLASSES)
 
 
 def params(config: Config, seed: int) -> dict[str, Any]:
