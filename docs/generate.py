@@ -30,6 +30,7 @@ TITLES = {
     "coupling": "Coupling: which sources and targets belong together",
     "mining": "Mining: which pairs and triplets count",
     "mixing": "Mixing: how much of each domain is in a batch",
+    "schedules": "Schedules: how large the batch is, and how the learning rate follows",
     "sampling": "Sampling: which rows come next",
     "scores": "Scores: what the signals are made of",
     "boundaries": "Boundaries: from weights to gradients, rows and pairs",

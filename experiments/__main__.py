@@ -14,7 +14,7 @@ from experiments._data_folder import root
 from experiments._terminal import end_on_ctrl_c, leave, print_all_characters
 
 HERE = Path(__file__).parent
-ROOMS = ("selection", "coupling", "mining", "modules")
+ROOMS = ("selection", "coupling", "mining", "mixing", "schedules", "modules")
 COMPILATION_CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(root() / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -8,7 +8,9 @@ from . import coupling as coupling
 from . import geometry as geometry
 from . import metrics as metrics
 from . import mining as mining
+from . import mixing as mixing
 from . import sampling as sampling
+from . import schedules as schedules
 from . import scores as scores
 from . import selection as selection
 from ._version import __version__ as __version__

@@ -13,10 +13,10 @@ import minibatch_jax
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minibatch_jax"
-NOUNS = ("sampling", "selection", "coupling", "mining", "boundaries", "scores")
+NOUNS = ("sampling", "selection", "coupling", "mining", "mixing", "schedules", "boundaries", "scores")
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "minibatch_jax.")]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
-ROOMS = ("selection", "coupling", "mining", "modules")
+ROOMS = ("selection", "coupling", "mining", "mixing", "schedules", "modules")
 
 
 @pytest.mark.parametrize("name", [m for m in MODULES if not re.search(r"\._|\.modules|\.pool", m)])

@@ -1,0 +1,1 @@
+"""Experiments of schedules, batch sizes and accumulation."""
