@@ -9,7 +9,8 @@ Paper: 2307.14430
 Experiment: speed mixing
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -159,17 +160,25 @@ def mix_by_skills(
         mixture = softmax_over(alive, jnp.nan_to_num(logits))
         return mixture * jnp.sum(jnp.maximum(weights, 0)), SkillsState(rows, first)
 
-    def update_domains(weights, state, params=None, *, domain_losses, domain_counts, **extra_args):
+    return weight_transformation(init, _from_domains(mix) if losses == "domains" else _from_targets(mix, targets))
+
+
+def _from_domains(mix: Callable[..., Any]) -> Callable[..., Any]:
+    def update(weights, state, params=None, *, domain_losses, domain_counts, **extra_args):
         check_domains(weights, domain_losses=domain_losses, domain_counts=domain_counts)
         found = domain_losses.astype(weights.dtype)
         return mix(weights, state, found, observed(weights, found, domain_counts))
 
-    def update_targets(weights, state, params=None, *, target_losses, **extra_args):
+    return update
+
+
+def _from_targets(mix: Callable[..., Any], targets: int) -> Callable[..., Any]:
+    def update(weights, state, params=None, *, target_losses, **extra_args):
         check_shape("target_losses", target_losses, (targets,))
         found = target_losses.astype(weights.dtype)
         return mix(weights, state, found, jnp.isfinite(found))
 
-    return weight_transformation(init, update_domains if losses == "domains" else update_targets)
+    return update
 
 
 def _taught(graph: jax.Array, losses: jax.Array) -> jax.Array:
