@@ -3,6 +3,13 @@
 A mixture is used in one of two ways. *Sampling* draws each batch from it, and all examples weigh the same.
 *Re-weighting* draws batches from other proportions and gives an example the weight `mixture / proportions` of its
 domain; its variance grows with the largest of these ratios.
+
+References:
+  Xie et al., DoReMi: optimizing data mixtures speeds up language model pretraining, 2023 (arXiv 2305.10429).
+
+Method: DoReMi
+Paper: 2305.10429
+Experiment: speed mixing
 """
 
 import jax
