@@ -18,10 +18,11 @@ def recipe(losses, params, optimizer, data, key):
 
     def step(carry, key):
         params, opt_state, mixture, state = carry
-        rows = jax.random.categorical(key, jnp.log(mixture / natural)[data["d"]], shape=(64,))
+        chances = (mixture / natural)[data["d"]] / len(data["d"])
+        rows = jax.random.choice(key, len(chances), (64,), p=chances)
         batch = jax.tree.map(lambda a: a[rows], data)
-        fn = value_and_grad(losses, normalize())
-        (_, aux), grads, _ = fn(params, batch, optax.EmptyState())
+        select = value_and_grad(losses, normalize())
+        (_, aux), grads, _ = select(params, batch, optax.EmptyState())
         means, counts = mixing.losses_by_domain(aux.items, batch["d"], 3)
         mixture, state = mix.update(natural, state, domain_losses=means, domain_counts=counts)
         updates, opt_state = optimizer.update(grads, opt_state)
