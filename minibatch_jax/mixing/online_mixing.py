@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_choice, check_number, check_whole
+from minibatch_jax._checks import check_choice, check_count, check_number, check_whole
 from minibatch_jax._vector import nonzero
 from minibatch_jax.mixing._mixtures import check_domains, observed, shares, softmax_over
 from minibatch_jax.weights import weight_transformation
@@ -49,8 +49,8 @@ def exploration_rate(num_domains: int | jax.Array, step: int | jax.Array, floor:
       `[]`, float32.
 
     Raises:
-      TypeError: if `floor` is not a number or `step` is not an int.
-      ValueError: if `floor` is not in [0, 1], or `step` is negative.
+      TypeError: if `num_domains` or `step` is not an int, or `floor` is not a number.
+      ValueError: if `num_domains` is below 1, `step` is negative, or `floor` is not in [0, 1].
 
     References:
       Albalak et al., 2023 (arXiv 2312.02406).
@@ -59,8 +59,9 @@ def exploration_rate(num_domains: int | jax.Array, step: int | jax.Array, floor:
       >>> [round(float(exploration_rate(4, step)), 4) for step in (0, 5, 6, 100)]
       [0.25, 0.25, 0.2403, 0.0589]
     """
-    check_number("floor", floor, 0, 1)
+    check_count("num_domains", num_domains, traced=True)
     check_whole("step", step)
+    check_number("floor", floor, 0, 1)
     number, step = jnp.asarray(num_domains, jnp.float32), jnp.asarray(step, jnp.float32)
     rate = jnp.sqrt(jnp.log(number) / nonzero(number * step))
     rate = jnp.where(step == 0, 1, jnp.maximum(rate, jnp.asarray(floor, jnp.float32)))

@@ -109,6 +109,7 @@ BAD = {
     "decay": (lambda: mix_by_odm(decay=1.1), ValueError, r"decay is 1.1, wanted a number in \[0, 1\]"),
     "scale": (lambda: mix_by_odm(loss_scale=0.0), ValueError, r"loss_scale is 0.0, wanted a number in \(0, inf\)"),
     "floor": (lambda: mix_by_odm(floor=-0.1), ValueError, r"floor is -0.1, wanted a number in \[0, 1\]"),
+    "no domain": (lambda: exploration_rate(0, 1), ValueError, "num_domains is 0, wanted at least 1"),
     "warm-up": (lambda: mix_by_odm(warmup_steps=-1), ValueError, "warmup_steps is -1, wanted at least 0"),
     "losses": (
         lambda: mix_by_odm().update(

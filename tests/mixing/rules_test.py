@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from minibatch_jax import mixing
@@ -235,6 +236,16 @@ def test_every_domain_keeps_the_rate_of_exploration(name):
 def test_the_state_holds_the_mean_of_the_mixtures(name):
     mixtures, state = run(name, PRIOR, made(name))
     np.testing.assert_allclose(state.mean_mixture, mixtures.mean(axis=0), rtol=1e-5)
+
+
+def test_a_transformation_before_the_rule_in_a_chain_gives_it_its_prior():
+    signals = {k: jnp.asarray(v) for k, v in made("doremi").items()}
+    now = {k: v[0] for k, v in signals.items()}
+    rule, temper = mixing.mix_by_doremi(0.5), mixing.mix_by_temperature(3.0)
+    chain, prior = optax.chain(temper, rule), jnp.asarray(PRIOR)
+    found, _ = chain.update(prior, chain.init(prior), **now)
+    expected, _ = rule.update(mixing.temperature_mixture(PRIOR, 3.0), rule.init(prior), **now)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 ONE = {
