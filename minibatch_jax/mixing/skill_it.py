@@ -6,7 +6,7 @@ References:
 
 Method: Skill-It
 Paper: 2307.14430
-Experiment: speed mixing
+Experiment: proxy_mixtures, speed mixing
 """
 
 from collections.abc import Callable
@@ -148,16 +148,16 @@ def mix_by_skills(
         new = jnp.concatenate([found[None], state.window[:-1]])
         first = jnp.where(usable & (state.first == 0), found, state.first)
         rows = jnp.where(usable[None], new, state.window)
+        alive = weights > 0
+        counts = alive if losses == "domains" else jnp.ones(targets, bool)  # which targets do
         sums = jnp.sum(rows / nonzero(first)[None] if relative_losses else rows, axis=0)
+        sums = jnp.where(counts, sums, 0)
         step = jnp.asarray(step_size, dtype)
         if growing_step:
-            last = jnp.sum(rows[0])
-            step = step * jnp.where(last > 0, jnp.sum(first) / nonzero(last), 1)
-        alive = weights > 0
-        if losses == "domains":
-            sums = jnp.where(alive, sums, 0)
+            then, last = (jnp.sum(jnp.where(counts, x, 0)) for x in (first, rows[0]))
+            step = step * jnp.where(last > 0, then / nonzero(last), 1)
         logits = log_of(alive, shares(weights)) + step * _taught(jnp.asarray(graph, dtype), sums)
-        mixture = softmax_over(alive, jnp.nan_to_num(logits))
+        mixture = softmax_over(alive, logits)
         return mixture * jnp.sum(jnp.maximum(weights, 0)), SkillsState(rows, first)
 
     return weight_transformation(init, _from_domains(mix) if losses == "domains" else _from_targets(mix, targets))

@@ -79,7 +79,7 @@ def test_a_constant_in_all_rewards_changes_nothing(rewards):
 
 
 def test_large_losses_do_not_overflow():
-    for rewards in ("perplexity", "cumulative"):
+    for rewards in ("perplexity", "perplexity_softmax", "cumulative"):
         found = mixtures(mix_by_odm(rewards, loss_scale=15.0), HALF, jnp.array([100.0, 101.0]), jnp.array([1, 1]), 50)
         assert np.all(np.isfinite(found)) and found[-1, 1] > 0.8
 
@@ -105,7 +105,11 @@ def test_a_floor_above_one_over_k_gives_the_uniform_mixture():
 
 
 BAD = {
-    "rewards": (lambda: mix_by_odm("exp3"), ValueError, "rewards is 'exp3', wanted one of 'averaged', 'perplexity'"),
+    "rewards": (
+        lambda: mix_by_odm("exp3"),
+        ValueError,
+        "rewards is 'exp3', wanted one of 'averaged', 'perplexity'",
+    ),
     "decay": (lambda: mix_by_odm(decay=1.1), ValueError, r"decay is 1.1, wanted a number in \[0, 1\]"),
     "scale": (lambda: mix_by_odm(loss_scale=0.0), ValueError, r"loss_scale is 0.0, wanted a number in \(0, inf\)"),
     "floor": (lambda: mix_by_odm(floor=-0.1), ValueError, r"floor is -0.1, wanted a number in \[0, 1\]"),

@@ -60,7 +60,7 @@ def odm_reference(rewards, decay=0.9, scale=1.0, floor=0.0, warmup=0):
         for step, losses in enumerate(news(signals), start=1):
             if step > warmup:
                 for k, loss in losses:
-                    if rewards == "perplexity":
+                    if rewards.startswith("perplexity"):
                         estimate[k] = decay * estimate[k] + (1 - decay) * math.exp(scale * loss)
                     elif rewards == "averaged":
                         estimate[k] = decay * estimate[k] + (1 - decay) * scale * loss / mixture[k]
@@ -134,6 +134,7 @@ RULES = {
     "odm perplexity": Rule(
         odm("perplexity", decay=0.5, warmup_steps=3), odm_reference("perplexity", 0.5, warmup=3), drawn
     ),
+    "odm perplexity, softmax": Rule(odm("perplexity_softmax"), odm_reference("perplexity_softmax"), drawn),
     "odm cumulative": Rule(odm("cumulative", loss_scale=0.1), odm_reference("cumulative", scale=0.1), drawn),
     "doremi": Rule(
         lambda: mixing.mix_by_doremi(0.2, smoothing=0.01, initial_excess=0.3),
@@ -224,7 +225,7 @@ def test_a_rule_follows_a_permutation_of_the_domains(name):
     np.testing.assert_allclose(permuted, mixtures[:, order], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["odm averaged", "odm averaged, kept alive", "odm perplexity", "odm cumulative"])
+@pytest.mark.parametrize("name", [n for n in RULES if n.startswith("odm")])
 def test_every_domain_keeps_the_rate_of_exploration(name):
     mixtures, _ = run(name, PRIOR, made(name, 4))
     floor = 0.03 if "alive" in name else 0.0

@@ -64,6 +64,19 @@ def test_before_the_first_loss_the_incoming_mixture_passes():
     assert not np.any(state.window)
 
 
+@pytest.mark.parametrize("growing_step", [False, True])
+def test_a_domain_that_leaves_takes_its_losses_with_it(growing_step):
+    tx, counts = mix_by_skills(jnp.asarray(GRAPH[:3, :3]), 0.4, growing_step=growing_step), jnp.ones(3, jnp.int32)
+    found = []
+    for loss in (1.0, 50.0):
+        state = tx.init(jnp.ones(3))
+        for prior in (jnp.full(3, 1 / 3), jnp.array([0.4, 0.6, 0.0])):
+            losses = jnp.array([1.0, 2.0, loss])
+            mixture, state = tx.update(prior, state, domain_losses=losses, domain_counts=counts)
+        found.append(mixture)
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_a_graph_in_half_precision_is_summed_in_float32(dtype):
     graph, losses = jnp.ones((2, 300), dtype).at[0, 0].set(0), jnp.ones(300, dtype)

@@ -16,7 +16,7 @@ CASES = {
     )
 }
 SIZES = np.array([5.0, 900.0, 60.0, 0.0, 60.0, 12_000.0])
-unimax = jax.jit(unimax_mixture)
+unimax, tempered = jax.jit(unimax_mixture), jax.jit(temperature_mixture)
 
 
 def by_bisection(sizes, budget, max_epochs):
@@ -82,7 +82,15 @@ def test_limits_of_the_temperature():
     np.testing.assert_allclose(temperature_mixture(SIZES, 1.0), SIZES / SIZES.sum(), rtol=1e-6)
     np.testing.assert_allclose(temperature_mixture(SIZES, np.inf), (SIZES > 0) / 5, rtol=1e-6)
     assert temperature_mixture([7], 3.0).tolist() == [1.0] and unimax_mixture([7], 3.0, 1).mixture.tolist() == [1.0]
-    assert int(jnp.argmax(temperature_mixture(SIZES, 1e-3))) == 5
+    for cold in (1e-3, 1e-30):
+        assert temperature_mixture(SIZES, cold).tolist() == [0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
+def test_a_temperature_or_a_budget_that_is_none_gives_zeros_in_jit(value):
+    value = jnp.float32(value)
+    assert tempered(SIZES, value).tolist() == [0] * 6 == unimax(SIZES, value, 1.0).mixture.tolist()
+    assert unimax(SIZES, 1.0, value).epochs.tolist() == [0] * 6
 
 
 def test_a_chain_starts_from_the_tempered_mixture_and_a_schedule_changes_it():
