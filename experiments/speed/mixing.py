@@ -68,7 +68,7 @@ def compiled(rule: optax.GradientTransformationExtraArgs, *arguments: Any) -> tu
     return program, time.perf_counter() - start
 
 
-def main(domains: int = 12, steps: int = 2000, repeats: int = 21) -> None:
+def main(domains: int = 12, steps: int = 1000, repeats: int = 21) -> None:
     """Print one line for each rule."""
     jax.config.update("jax_enable_compilation_cache", False)
     prior, signals = training(steps, domains)
