@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_transformation
+from minibatch_jax.boundaries._cached_gradients import checked_encoder
 from minibatch_jax.boundaries._engine import Choice, Step, finite_only, heaviest, weights_of_batch, zero_unless
 from minibatch_jax.boundaries._items import KINDS, Items, count, sum_tree
 from minibatch_jax.boundaries._models import fixed_model, split_model
@@ -55,6 +56,8 @@ def value_and_grad(
     wrt: Any = None,
     gather: int | None = None,
     micro_batches: int = 1,
+    encode: Callable[[Any, Any], Any] | None = None,
+    block_size: int | None = None,
     rows_axis: RowsAxis = None,
     axis_name: str | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, MinibatchAux], Any, Any]]:
@@ -146,7 +149,9 @@ def value_and_grad(
       >>> round(float(value), 3), round(float(grad), 3)
       (0.332, 0.008)
     """
-    _check_arguments(transformation, items, loss, score_fn, gather, micro_batches)
+    _check_arguments(transformation, items, loss, score_fn, gather, micro_batches, encode)
+    options = {"micro_batches": micro_batches > 1, "score_fn": score_fn, "has_state": has_state}
+    encoder = checked_encoder(encode, block_size, gather, rows_axis, options)
     update = optax.with_extra_args_support(transformation).update
 
     def fn(params, batch, state, *too_many, weights=None, model_state=None, score_params=None, **signals):
@@ -176,8 +181,8 @@ def value_and_grad(
             chosen, new_state = update(start, state, None, **seen)
             return Choice(start, finite_only(scores, chosen), new_state, seen)
 
-        if gather is None and micro_batches == 1 and score_fn is None:
-            passed = step.differentiate(batch, carried, choose)
+        if encoder is not None or (gather is None and micro_batches == 1 and score_fn is None):
+            passed = encoder.differentiate(step, batch, choose) if encoder else step.differentiate(batch, carried, choose)
             choice, found, own_signals, indices = passed.choice, passed.items, passed.signals, None
             counts = [(passed.weighted, passed.finite)]
         else:
@@ -230,7 +235,7 @@ def _effective_size(weights: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _check_arguments(
-    transformation: Any, items: str, loss: Any, score_fn: Any, gather: int | None, micro_batches: int
+    transformation: Any, items: str, loss: Any, score_fn: Any, gather: int | None, micro_batches: int, encode: Any
 ) -> None:
     check_transformation(transformation)
     check_choice("items", items, KINDS)
@@ -239,7 +244,7 @@ def _check_arguments(
     if gather is not None:
         check_count("gather", gather)
     check_count("micro_batches", micro_batches)
-    if items != "losses":
+    if items != "losses" and encode is None:
         for name, given in (("gather", gather), ("micro_batches", micro_batches > 1), ("score_fn", score_fn)):
             if given:
                 hint = "; to see fewer pairs draw them with sample_pairs" if name == "gather" else ""
