@@ -3,7 +3,7 @@
 Block j of m has the rows j, j + m, j + 2m, ..., so that each block lies on all devices over which the rows are sharded.
 Outside of `jit` a loop is one of Python and a branch is the one that is taken, so that nothing is compiled.
 
-`optax.microbatch` cuts rows in the same order and gives the same sums (a test compares them). It cannot be the loop here
+`optax.microbatch` cuts rows in the same order and gives the same sums (a test compares), but cannot be the loop here
 for three reasons: it carries nothing from one block to the next, so a model has no state; it adds up gradients in their
 own dtype, so that those of bfloat16 parameters stop growing; and outside of `jit` it compiles its loop at every call.
 """
@@ -15,8 +15,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
+from minibatch_jax.boundaries._items import count
 from minibatch_jax.boundaries.chosen_rows import check_leading_axis
-from minibatch_jax.devices import reshape_rows, spec_of
+from minibatch_jax.devices import any_device, reshape_rows, spec_of
 
 
 def number_of_rows(batch: Any) -> int:
@@ -34,7 +35,7 @@ def scan_blocks(step: Callable[[Any, Any], Any], start: Any, batch: Any, blocks:
     cuts = jax.tree.map(lambda x: _cut(x, blocks), batch)
 
     def body(carry, j):
-        return step(carry, jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, j, 1, keepdims=False), cuts))
+        return step(carry, _block(cuts, j))
 
     if isinstance(jax.tree.leaves(cuts)[0], jax.core.Tracer):
         carry, parts = jax.lax.scan(body, start, jnp.arange(blocks))
@@ -47,9 +48,41 @@ def scan_blocks(step: Callable[[Any, Any], Any], start: Any, batch: Any, blocks:
     return carry, jax.tree.map(_join, parts)
 
 
+def sum_blocks(gradient: Callable[[Any, jax.Array], Any], start: Any, batch: Any, used: jax.Array, blocks: int) -> Any:
+    """Add the gradients of the blocks in which a row is used on any device; the other blocks are not computed.
+
+    Args:
+      gradient: `gradient(block, hide)`; if the result is not finite, it is called again with `hide` True.
+      start: what to add to.
+      batch: pytree of rows `[B, ...]`.
+      used: `[B]` bool.
+      blocks: number of blocks.
+
+    Returns:
+      The sums.
+    """
+    cuts = jax.tree.map(lambda x: _cut(x, blocks), batch)
+    busy = any_device(jnp.any(_cut(used, blocks), axis=0))
+    order, number = jnp.argsort(~busy), count(busy)
+
+    def body(state):
+        i, hide, sums = state
+        found = gradient(_block(cuts, order[i]), hide)
+        done = hide | ~any_device(not_finite(found))
+        sums = jax.tree.map(lambda s, g: s + jnp.where(done, g, jnp.zeros_like(g)).astype(s.dtype), sums, found)
+        return i + done.astype(jnp.int32), ~done, sums
+
+    state = jnp.int32(0), jnp.bool_(False), start
+    if isinstance(number, jax.core.Tracer):
+        return jax.lax.while_loop(lambda state: state[0] < number, body, state)[2]
+    while state[0] < number:
+        state = body(state)
+    return state[2]
+
+
 def first_block(batch: Any, blocks: int) -> Any:
     """Return the first block."""
-    return jax.tree.map(lambda x: jax.lax.index_in_dim(_cut(x, blocks), 0, 1, keepdims=False), batch)
+    return _block(jax.tree.map(lambda x: _cut(x, blocks), batch), 0)
 
 
 def branch(condition: jax.Array, on_true: Callable[[], Any], on_false: Callable[[], Any]) -> Any:
@@ -59,10 +92,19 @@ def branch(condition: jax.Array, on_true: Callable[[], Any], on_false: Callable[
     return on_true() if condition else on_false()
 
 
+def not_finite(grads: Any) -> jax.Array:
+    """Return whether any entry is not finite."""
+    return count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0
+
+
 def _cut(x: jax.Array, blocks: int) -> jax.Array:
     """Return `[B, ...]` as `[B / blocks, blocks, ...]`, which moves no data."""
     first, *others = spec_of(x)
     return reshape_rows(x, (x.shape[0] // blocks, blocks, *x.shape[1:]), (first, None, *others))
+
+
+def _block(cuts: Any, j: int | jax.Array) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, j, 1, keepdims=False), cuts)
 
 
 def _join(x: jax.Array) -> jax.Array:

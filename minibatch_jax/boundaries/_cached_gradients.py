@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating
-from minibatch_jax.boundaries._blocks import branch, number_of_rows, scan_blocks
+from minibatch_jax.boundaries._blocks import branch, not_finite, number_of_rows, scan_blocks, sum_blocks
 from minibatch_jax.boundaries._engine import Choice, Passed, Step, heaviest, wide_dtype
-from minibatch_jax.boundaries._items import Items, count, sum_tree
+from minibatch_jax.boundaries._items import count, overwrite_without, sum_tree
 from minibatch_jax.boundaries._models import Model
 from minibatch_jax.boundaries.chosen_rows import check_leading_axis
-from minibatch_jax.devices import RowsAxis, any_device, sum_over
+from minibatch_jax.devices import RowsAxis, any_device, as_varying, sum_over
 
 
 class Encoder(NamedTuple):
@@ -69,15 +69,15 @@ class Encoder(NamedTuple):
         """Embed the batch, differentiate items of the embeddings, then the embeddings, a block at a time."""
         model, items_fn = step.model, step.items_fn
         embeddings = self.embed(model, batch)
-        moved = model._replace(  # what is differentiated: the parameters, and a shift of the embeddings by zero
+        moved = model._replace(  # what is differentiated: the parameters, and zeros taken from the embeddings
             trained=(model.trained, jax.tree.map(jnp.zeros_like, embeddings)),
             merge=lambda trained, rest: (model.merge(trained[0], rest), trained[1]),
             rest_of=lambda merged: model.rest,
         )
 
         def items_of(merged, data):
-            params, shift = merged
-            out = items_fn(params, jax.tree.map(jnp.add, data["embeddings"], shift), data["batch"])
+            params, shift = merged  # XLA removes `x - 0`, not `x + 0`, which is another number for -0
+            out = items_fn(params, jax.tree.map(jnp.subtract, data["embeddings"], shift), data["batch"])
             check_unchanged(model, params, "items_fn", "only a model without one has the same embeddings twice")
             return out
 
@@ -85,27 +85,33 @@ class Encoder(NamedTuple):
         of_embeddings = step._replace(items_fn=items_of, model=moved, rows_meet=True)
         passed = of_embeddings.differentiate(everything, (model.rest, None), choose)
         own, slopes = passed.grads
-        through, complete = self._through(model, batch, slopes, step.kind.axis_name)
-        grads = jax.tree.map(lambda a, b: jnp.where(complete, a + b, jnp.full_like(a, jnp.nan)), own, through)
+        slopes = jax.tree.map(jnp.negative, slopes)
+        grads = self._add_through(model, batch, slopes, own, step.kind.axis_name)
         return passed._replace(grads=grads, carried=(model.rest, None))
 
-    def _through(self, model: Model, batch: Any, slopes: Any, axis_name: str | None) -> tuple[Any, jax.Array]:
-        """Return the gradient that comes through the embeddings, and whether each slope has reached it."""
-        step = Step(functools.partial(_inner_products, self.apply), Items("losses", None, axis_name), model)
-        used = jnp.float32(sum_tree(jax.tree.map(_has_slope, slopes)) > 0)
+    def _add_through(self, model: Model, batch: Any, slopes: Any, grads: Any, axis_name: str | None) -> Any:
+        """Add the gradient that comes through embeddings of given slopes; NaN where a slope is not finite."""
+        trained = model.trained if axis_name is None else as_varying(model.trained, axis_name)
+        lost = not_finite(slopes)
+        start = jax.tree.map(lambda g: jnp.where(lost, jnp.nan, g.astype(wide_dtype(g.dtype))), grads)
+        used = sum_tree(jax.tree.map(_has_slope, slopes)) > 0
 
-        def in_blocks(rows, used_rows, what):
-            blocks, carried = self.blocks(what, used_rows.shape[0]), (model.rest, None)
-            passed = step.differentiate_blocks(rows, used_rows, carried, blocks, recheck=True, skip=True)
-            return passed.grads, passed.finite == passed.weighted
+        def of_block(block, hide):
+            products = lambda t: _inner_products(self.apply, model.merge(t, model.rest), *block, hide)  # noqa: E731
+            return jax.grad(products)(trained)
 
-        rows = batch, slopes
-        whole = functools.partial(in_blocks, rows, used, "the rows")
+        def total(rows, slopes, used, what="the rows"):
+            blocks = self.blocks(what, used.shape[0])
+            return functools.partial(sum_blocks, of_block, start, (rows, slopes, used), used, blocks)
+
+        whole = total(batch, slopes, used)
         if self.gather is None:
-            return whole()
-        first, used_first, _ = heaviest(rows, used, self.gather, self.rows_axis, axis_name)
-        few = sum_over(count(used > 0), axis_name) <= self.gather
-        return branch(any_device(few), functools.partial(in_blocks, first, used_first, "the rows to gather"), whole)
+            sums = whole()
+        else:
+            rows, weights, _ = heaviest((batch, slopes), jnp.float32(used), self.gather, self.rows_axis, axis_name)
+            few = any_device(sum_over(count(used), axis_name) <= self.gather)
+            sums = branch(few, total(*rows, weights > 0, "the rows to gather"), whole)
+        return jax.tree.map(lambda s, g: s.astype(g.dtype), sums, grads)
 
 
 def checked_encoder(
@@ -143,16 +149,21 @@ def check_unchanged(model: Model, params: Any, name: str, reason: str) -> None:
         )
 
 
-def _inner_products(encode: Callable[[Any, Any], Any], params: Any, rows: Any) -> jax.Array:
-    """Return the inner product of the embedding of each row with its slope."""
-    block, slopes = rows
+def _inner_products(
+    encode: Callable[[Any, Any], Any], params: Any, rows: Any, slopes: Any, used: jax.Array, hide: jax.Array
+) -> jax.Array:
+    """Return the sum of the inner products of embeddings with their slopes over the rows that are used.
+
+    With `hide` the other rows are overwritten, because 0 * NaN is NaN. Not always: they may hold the key of the block.
+    """
+    embeddings = encode(params, overwrite_without(rows, jnp.where(hide, used.astype(jnp.int32), 1)))
 
     def one(embedding, slope):
         wide = wide_dtype(embedding.dtype)
         products = embedding.astype(wide) * slope.astype(wide)
-        return jnp.sum(products.reshape(products.shape[0], -1), axis=1)
+        return jnp.sum(jnp.where(used, jnp.sum(products.reshape(products.shape[0], -1), axis=1), 0))
 
-    return sum_tree(jax.tree.map(one, encode(params, block), slopes))
+    return sum_tree(jax.tree.map(one, embeddings, slopes))
 
 
 def _has_slope(slope: jax.Array) -> jax.Array:

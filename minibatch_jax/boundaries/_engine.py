@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
-from minibatch_jax.boundaries._blocks import branch, first_block, number_of_rows, scan_blocks
+from minibatch_jax.boundaries._blocks import branch, first_block, not_finite, number_of_rows, scan_blocks
 from minibatch_jax.boundaries._items import (
     Items,
     any_over,
@@ -185,13 +185,8 @@ class Step(NamedTuple):
         has_weight = count(jax.tree.map(lambda w: w != 0, weights)) > 0
         return any_over(has_weight, self.kind.axis_name) if self.kind.of_pairs or self.rows_meet else has_weight
 
-    def differentiate_blocks(
-        self, batch: Any, weights: Any, carried: Any, blocks: int, *, recheck: bool, skip: bool = False
-    ) -> Passed:
-        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least.
-
-        With `skip`, blocks without weight are not computed, and their items are 0.
-        """
+    def differentiate_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, *, recheck: bool) -> Passed:
+        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least."""
 
         def one_block(block, block_weights, carried):
             def keep(items, signals):
@@ -203,13 +198,6 @@ class Step(NamedTuple):
         if blocks == 1:
             return one_block(batch, weights, carried)
 
-        def one_or_none(block, block_weights, carried):
-            run = functools.partial(one_block, block, block_weights, carried)
-            zeros = varying_like(jax.tree.map(jnp.zeros_like, shapes._replace(carried=())), shapes._replace(carried=()))
-            unchanged = varying_like(carried, shapes.carried)
-            nothing = zeros._replace(carried=unchanged)
-            return branch(any_device(self._has_weight(block_weights)), run, lambda: nothing)
-
         def sums(passed):
             wide = jax.tree.map(lambda g: g.astype(wide_dtype(g.dtype)), passed.grads)
             return passed.value, wide, passed.weighted, passed.finite
@@ -217,7 +205,7 @@ class Step(NamedTuple):
         def add(carry, block):
             total, carried = carry
             rows, row_weights = block
-            passed = one_block(rows, row_weights, carried) if not skip else one_or_none(rows, row_weights, carried)
+            passed = one_block(rows, row_weights, carried)
             return (jax.tree.map(jnp.add, total, sums(passed)), passed.carried), passed._replace(
                 value=(), grads=(), carried=(), weighted=(), finite=()
             )
@@ -302,11 +290,6 @@ def weights_of_batch(row_weights: Any, indices: jax.Array, like: Any, axis_name:
 def wide_dtype(dtype: Any) -> Any:
     """Return the dtype in which gradients are added up: float32 at least."""
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-
-
-def not_finite(grads: Any) -> jax.Array:
-    """Return whether any entry is not finite."""
-    return count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0
 
 
 def zero_unless(keep: jax.Array, grads: Any) -> Any:
