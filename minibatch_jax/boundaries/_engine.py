@@ -227,7 +227,7 @@ class Step(NamedTuple):
     def _check_as_scored(self, items: Any, weights: Any) -> None:
         shapes = [jax.tree.map(lambda x: list(jnp.shape(x)), tree) for tree in (items, weights)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"items_fn returned {shapes[0]} for scores {shapes[1]}, wanted the shapes of the scores.")
+            raise ValueError(f"{self.name} returned {shapes[0]} for a block of weights {shapes[1]}, wanted one shape.")
 
 
 def whole_rows(items: jax.Array, weights: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from minibatch_jax._checks import check_count
 from minibatch_jax.boundaries._engine import Step, wide_dtype, zero_unless
 from minibatch_jax.boundaries._items import Items, as_weights
 from minibatch_jax.boundaries._models import split_model
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis
 from minibatch_jax.devices import bound_axis, sum_over
 
 
@@ -28,9 +29,9 @@ def accumulate(
     """Make a function that returns the weighted mean of losses and its gradient, a block of rows at a time.
 
     Sums over all blocks are divided once, by the sum of all weights, so the result does not depend on the number of
-    blocks. A loss of weight 0 does not reach the gradient, and one that is not finite counts as one of weight 0. If no
-    weight is left, the value is NaN and the gradient 0. To choose the weights from the losses of the whole batch, use
-    `value_and_grad(micro_batches=m)`.
+    blocks. A loss of weight 0 does not reach the gradient, and one that is not finite counts as one of weight 0; if a
+    token makes the gradient non-finite, its row counts as one of weight 0. If no weight is left, the value is NaN and
+    the gradient 0. To choose the weights from the losses of the whole batch, use `value_and_grad(micro_batches=m)`.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses`, `[b]` or `[b, T]`, of any number of rows.
@@ -63,6 +64,7 @@ def accumulate(
         model, axis = split_model(params, None), bound_axis(axis_name)
         step = Step(loss_fn, Items("losses", None, axis), model, name="loss_fn")
         batch = jax.tree.map(jnp.asarray, batch)
+        check_leading_axis("batch", batch, jnp.shape(weights)[0])
         passed = step.differentiate_blocks(batch, as_weights(weights), (model.rest, None), micro_batches, recheck=True)
         sums = passed.value, passed.grads, jnp.sum(passed.choice.weights)
         value, grads, total = sum_over(sums, axis)
