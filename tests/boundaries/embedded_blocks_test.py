@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from minibatch_jax import across, among_rows, mining, value_and_grad
 from minibatch_jax.boundaries import embed_in_blocks
-from minibatch_jax.selection import keep_by_jest, keep_topk
+from minibatch_jax.selection import keep_by_jest
 
 B, BLOCK, D = 24, 4, 5
 NOTHING = optax.with_extra_args_support(optax.identity())
@@ -86,8 +86,10 @@ CASES = {
     "triplets": (one_tower, distances, mining.mine_semihard(0.4), {"items": "distances"}),
     "jest": (encode, pair_losses, JEST, {"items": "pair_losses"}),
     "clip": (encode, both_ways, NOTHING, {}),
-    "hard anchors": (encode, lambda p, z, b: both_ways(p, z, b)["text"], keep_topk(5), {}),
 }
+
+
+BY_HAND = ("ntxent", "supcon", "clip", "triplets")
 
 
 def by_hand(name, params, batch):
@@ -124,12 +126,19 @@ def test_the_gradient_is_that_of_all_embeddings_at_once(name):
         state, signals = state_of(transformation, options), signals_of(name, params, batch)
         fn = value_and_grad(items_fn, transformation, encode=encoder, block_size=BLOCK, **options)
         plain = whole(encoder, items_fn, transformation, **options)
-        run = jax.jit(lambda *a: (fn(*a, **signals), plain(*a, **signals)))
-        ((value, aux), grads, _), ((expected, wanted), slopes, _) = run(params, batch, state)
-        agree((value, grads, aux.weights, aux.kept), (expected, slopes, wanted.weights, wanted.kept))
-        if name in ("ntxent", "supcon", "clip", "triplets"):
-            agree(grads, jax.jit(jax.grad(functools.partial(by_hand, name)))(params, batch), 1e-6)
-        assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) > 1e-3
+
+        def both(params, batch):
+            (value, aux), grads, _ = fn(params, batch, state, **signals)
+            if name in BY_HAND:
+                return (value, grads), jax.value_and_grad(functools.partial(by_hand, name))(params, batch)
+            (expected, wanted), slopes, _ = plain(params, batch, state, **signals)
+            return (value, grads, aux.weights), (expected, slopes, wanted.weights)
+
+        found, expected = jax.jit(both)(params, batch)
+        if name == "triplets":  # the value lacks the margin
+            found, expected = found[1], expected[1]
+        agree(found, expected)
+        assert np.abs((found if name == "triplets" else found[1])["image"]).max() > 1e-3
 
 
 class Counted:
@@ -193,8 +202,7 @@ def test_random_numbers_of_a_block_are_the_same_both_times():
         agree(fn(*args, labels=LABELS, weights=weights)[1], plain(*args, labels=LABELS, weights=weights)[1], 1e-4)
 
 
-@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
-@pytest.mark.parametrize("gather", [None, 16])
+@pytest.mark.parametrize(("gather", "jit"), [(16, jax.jit), (None, lambda f: f)], ids=["jit", "eager"])
 def test_padding_of_nan_reaches_no_gradient(gather, jit):
     params, batch = problem(jnp.float32)
     real = jnp.arange(B) % 4 != 1
@@ -226,8 +234,7 @@ def everywhere(params, z, batch):
     return params["scale"] * mining.cosine_similarity(z, jax.lax.all_gather(z, "data", tiled=True))
 
 
-@pytest.mark.parametrize("gather", [None, 8])
-@pytest.mark.parametrize("items", ["pair_losses", "losses"])
+@pytest.mark.parametrize(("items", "gather"), [("pair_losses", None), ("losses", None), ("losses", 8)])
 def test_eight_devices_give_the_gradient_of_one(items, gather):
     params, batch = problem(jnp.float32)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -302,7 +309,7 @@ def test_low_precision_and_frozen_parameters():
 
 
 def test_the_memory_is_that_of_a_block_and_of_embeddings():
-    width, depth, size, block = 64, 20, 4, 256
+    width, depth, size, block = 64, 8, 4, 512
 
     def deep(params, batch):
         x = batch
@@ -322,7 +329,7 @@ def test_the_memory_is_that_of_a_block_and_of_embeddings():
         return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
     plain = temporaries(jax.value_and_grad(lambda p, b: jnp.mean(items(p, deep(p, b), b))), block)
-    for rows in (512, 4096):
+    for rows in (1024, 4096):
         beside = 2 * rows * size * 4 + width * width * 4  # embeddings, their slopes, the gradient of a block
         assert temporaries(lambda p, b: fn(p, b, EMPTY)[:2], rows) - beside <= 1.1 * plain
 
