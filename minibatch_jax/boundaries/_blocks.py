@@ -25,7 +25,9 @@ def number_of_rows(batch: Any) -> int:
     leaves = jax.tree.leaves(batch)
     if not leaves:
         raise ValueError("batch holds no array, wanted at least one with a row for each item.")
-    rows = next((x.shape[0] for x in leaves if jnp.ndim(x)), 0)
+    rows = next((x.shape[0] for x in leaves if jnp.ndim(x)), 1)
+    if rows == 0:
+        raise ValueError("batch has 0 rows, wanted at least 1.")
     check_leading_axis("batch", batch, rows)
     return rows
 

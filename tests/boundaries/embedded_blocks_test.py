@@ -1,6 +1,7 @@
 """Gradients of batches that are embedded in blocks, against the same loss of all embeddings at once."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import across, among_rows, mining, value_and_grad
+from minibatch_jax import across, among_rows, mining, replicate, value_and_grad
 from minibatch_jax.boundaries import embed_in_blocks
 from minibatch_jax.selection import keep_by_jest
 
@@ -258,13 +259,31 @@ def test_eight_devices_give_the_gradient_of_one(items, gather):
     agree(found, (value, grads), 1e-4)
 
 
-def test_a_batch_on_a_mesh_is_encoded_where_it_lies():
-    params, batch = problem(jnp.float32)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    placed = jax.device_put(batch, NamedSharding(mesh, P("data"))), jax.device_put(params, NamedSharding(mesh, P()))
-    fn = value_and_grad(both_ways, NOTHING, encode=encode, block_size=8)
-    _, grads, _ = jax.jit(fn)(placed[1], placed[0], EMPTY)
-    agree(grads, whole(encode, both_ways, NOTHING)(params, batch, EMPTY)[1], 1e-4)
+@pytest.mark.parametrize(("kind", "gather"), [("Auto", None), ("Explicit", 8)])
+def test_a_batch_on_a_mesh_is_encoded_where_it_lies(kind, gather):
+    rng = np.random.default_rng(0)
+    w, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((7, D), (B, 7)))
+    few = jnp.arange(B) < 8
+    weights = jnp.where(few[:, None] & few[None], 1.0, 0.0)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(getattr(AxisType, kind),) * 2)
+    rows = P("data", None) if kind == "Explicit" else None
+
+    def tanh(out_sharding):
+        return lambda w, x: jnp.tanh(jnp.dot(x, w, out_sharding=out_sharding))
+
+    def squares(out_sharding):
+        return lambda w, z, x: jnp.square(jnp.dot(z, replicate(z).T, out_sharding=out_sharding))
+
+    options = {"items": "pair_losses", "encode": tanh(rows), "gather": gather, "rows_axis": "data"}
+    fn = value_and_grad(squares(rows), NOTHING, block_size=8, **options)
+    with jax.set_mesh(mesh):
+        places = P(), P("data"), P("data")
+        placed = [jax.device_put(a, NamedSharding(mesh, p)) for a, p in zip((w, x, weights), places)]
+        compiled = jax.jit(lambda w, x, weights: fn(w, x, EMPTY, weights=weights)[1]).lower(*placed).compile()
+        found = compiled(*placed)
+    assert not re.findall(r"\[(?:\d+,)+7\]\S* all-gather\(", compiled.as_text())
+    plain = whole(tanh(None), squares(None), NOTHING, items="pair_losses")
+    agree(found, plain(w, x, EMPTY, weights=weights)[1], 1e-4, 1e-4)
 
 
 class Net(nnx.Module):
@@ -366,3 +385,5 @@ def test_bad_input_is_named(options, error, message):
         value_and_grad(distances, NOTHING, **options)(params, batch, EMPTY, labels=LABELS)
     with pytest.raises(ValueError, match=r"batch\['key'\] has shape \[\], wanted 24 rows"):
         embed_in_blocks(one_tower, params, batch | {"key": jnp.zeros(())}, BLOCK)
+    with pytest.raises(ValueError, match="batch has 0 rows, wanted at least 1"):
+        embed_in_blocks(one_tower, params, jax.tree.map(lambda x: x[:0], batch), BLOCK)
