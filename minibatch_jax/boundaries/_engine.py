@@ -186,17 +186,30 @@ class Step(NamedTuple):
         return any_over(has_weight, self.kind.axis_name) if self.kind.of_pairs or self.rows_meet else has_weight
 
     def differentiate_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, *, recheck: bool) -> Passed:
-        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least."""
+        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least.
 
-        def one_block(block, block_weights, carried):
-            def keep(items, signals):
-                self._check_as_scored(items, block_weights)
-                return Choice(block_weights, finite_only(items, block_weights), (), {})
-
-            return self.differentiate(block, carried, keep, recheck=recheck)
-
+        With `recheck`, all is done again if the sum is not finite, and each block that made it so without the rows of
+        weight 0. To look at each block at once would cost a copy of its gradient, a tenth of a step on few rows.
+        """
         if blocks == 1:
-            return one_block(batch, weights, carried)
+            return self._one_block(batch, weights, carried, recheck)
+        check_divisor(batch, blocks)
+        passed = self._sum_of_blocks(batch, weights, carried, blocks, False)
+        if not recheck:
+            return passed
+        again = functools.partial(self._sum_of_blocks, batch, weights, carried, blocks, True)
+        checked = branch(any_device(not_finite(passed.grads)), again, lambda: passed)
+        return checked._replace(carried=passed.carried)
+
+    def _one_block(self, block: Any, weights: Any, carried: Any, recheck: bool) -> Passed:
+        def keep(items, signals):
+            self._check_as_scored(items, weights)
+            return Choice(weights, finite_only(items, weights), (), {})
+
+        return self.differentiate(block, carried, keep, recheck=recheck)
+
+    def _sum_of_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, recheck: bool) -> Passed:
+        one_block = functools.partial(self._one_block, recheck=recheck)
 
         def sums(passed):
             wide = jax.tree.map(lambda g: g.astype(wide_dtype(g.dtype)), passed.grads)
@@ -210,7 +223,6 @@ class Step(NamedTuple):
                 value=(), grads=(), carried=(), weighted=(), finite=()
             )
 
-        check_divisor(batch, blocks)
         first, first_weights = first_block((batch, weights), blocks)
         shapes = jax.eval_shape(one_block, first, first_weights, carried)
         if jax.tree.structure(shapes.carried) != jax.tree.structure(carried):
