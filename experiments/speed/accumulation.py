@@ -3,9 +3,12 @@
 Target: at most 1.05 of the 8 micro-steps, each a jitted gradient of the weighted sum on 64 rows that is added to a
 running sum. Beside it: `optax.microbatch` with the same sums, one step on all rows, and `value_and_grad` with
 `micro_batches=8` that keeps the half with the highest losses, whose parts are 8 forward passes and the 8 micro-steps.
-The operations that XLA counts (those in the body of a loop times its 8 rounds) are printed beside the times.
+XLA counts the body of a loop once. In `accumulate` it counts three, of which one runs: two stand in the branch that
+leaves rows out after a gradient that is not finite. So a body is 0.127 of the operations on all rows, 8 are 1.016.
 
-Measured on one core of a loaded machine, median of 15: RESULT
+Measured on one core of a loaded machine, 15 calls in turns: `accumulate` takes 0.965 of its micro-steps (medians; 0.967
+by the shortest calls), 0.93 of `optax.microbatch` (0.61), 1.19 of one step on all rows. The selecting step takes 1.009
+of its parts (0.914).
 """
 
 from collections import defaultdict
