@@ -271,10 +271,10 @@ def _check_arguments(
         check_count("gather", gather)
     check_count("micro_batches", micro_batches)
     if items != "losses" and encode is None:
+        hints = {"gather": "; to see fewer pairs draw them with sample_pairs", "micro_batches": ", or encode"}
         for name, given in (("gather", gather), ("micro_batches", micro_batches > 1), ("score_fn", score_fn)):
             if given:
-                hint = "; to see fewer pairs draw them with sample_pairs" if name == "gather" else ""
-                raise ValueError(f"{name} is given with items={items!r}, wanted items='losses'{hint}.")
+                raise ValueError(f"{name} is given with items={items!r}, wanted items='losses'{hints.get(name, '')}.")
 
 
 def _check_state(transformation: Any, state: Any, weights: Any) -> None:
