@@ -112,11 +112,11 @@ def among_rows(selection: optax.GradientTransformation) -> optax.GradientTransfo
       [[True, False, True], [False, False, False], [True, False, True]]
     """
     check_transformation(selection)
-    select = optax.with_extra_args_support(selection).update
+    select: Any = optax.with_extra_args_support(selection).update
 
     def update(weights, state, params=None, **extra_args):
-        kept, state = select(_examples(weights), state, None, **extra_args)
-        return jnp.where((kept != 0)[:, None] & (kept != 0)[None], weights, 0), state
+        chosen, state = select(_examples(weights), state, None, **extra_args)
+        return jnp.where((chosen != 0)[:, None] & (chosen != 0)[None], weights, 0), state
 
     return weight_transformation(lambda weights: selection.init(_examples(weights)), update)
 

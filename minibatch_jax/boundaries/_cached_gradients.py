@@ -97,7 +97,7 @@ class Encoder(NamedTuple):
         used = sum_tree(jax.tree.map(_has_slope, slopes)) > 0
 
         def of_block(block, hide):
-            products = lambda t: _inner_products(self.apply, model.merge(t, model.rest), *block, hide)  # noqa: E731
+            products = lambda t: _inner_products(self.apply, model.merge(t, model.rest), block, hide)  # noqa: E731
             return jax.grad(products)(trained)
 
         def total(rows, slopes, used, what="the rows"):
@@ -108,9 +108,11 @@ class Encoder(NamedTuple):
         if self.gather is None:
             sums = whole()
         else:
-            rows, weights, _ = heaviest((batch, slopes), jnp.float32(used), self.gather, self.rows_axis, axis_name)
+            (rows, few_slopes), weights, _ = heaviest(
+                (batch, slopes), jnp.float32(used), self.gather, self.rows_axis, axis_name
+            )
             few = any_device(sum_over(count(used), axis_name) <= self.gather)
-            sums = branch(few, total(*rows, weights > 0, "the rows to gather"), whole)
+            sums = branch(few, total(rows, few_slopes, weights > 0, "the rows to gather"), whole)
         return jax.tree.map(lambda s, g: s.astype(g.dtype), sums, grads)
 
 
@@ -149,13 +151,12 @@ def check_unchanged(model: Model, params: Any, name: str, reason: str) -> None:
         )
 
 
-def _inner_products(
-    encode: Callable[[Any, Any], Any], params: Any, rows: Any, slopes: Any, used: jax.Array, hide: jax.Array
-) -> jax.Array:
+def _inner_products(encode: Callable[[Any, Any], Any], params: Any, block: Any, hide: jax.Array) -> jax.Array:
     """Return the sum of the inner products of embeddings with their slopes over the rows that are used.
 
     With `hide` the other rows are overwritten, because 0 * NaN is NaN. Not always: they may hold the key of the block.
     """
+    rows, slopes, used = block
     embeddings = encode(params, overwrite_without(rows, jnp.where(hide, used.astype(jnp.int32), 1)))
 
     def one(embedding, slope):

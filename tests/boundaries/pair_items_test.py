@@ -275,7 +275,7 @@ def test_shard_map_gives_the_gradient_of_one_device(loss):
         ({"items": "pair_losses", "gather": 4}, "gather is given with items='pair_losses'.*sample_pairs"),
         (
             {"items": "distances", "micro_batches": 2},
-            "micro_batches is given with items='distances', wanted .* or encode",
+            "micro_batches is given with items='distances'.* or encode",
         ),
         ({"items": "pairs"}, "items is 'pairs', wanted one of 'losses', 'pair_losses', 'distances', 'similarities'"),
     ],
