@@ -6,7 +6,12 @@ the batch, if the loss forms no array of all pairs (`blockwise_losses`); and a s
 where both fit: a third more operations, those of one more forward pass. With the usual loss of all pairs the matrix of
 pairs is what the memory grows with. `among_rows(keep_by_jest(...))` and `gather` differentiate a quarter of the rows.
 
-Measured: RESULT
+Measured, by the compiler for a CPU: a plain step on 512 rows reserves 113.5 MB. In blocks, beside embeddings and their
+gradients (1.0, 4.2 and 33.6 MB), 1,024 pairs take 1.022 of that, 4,096 take 1.008 and 32,768 take 0.949 (141 MB in all,
+where the plain step takes 28.0 GB). With the loss of all pairs blocks take 117 MB, 406 MB and 25.8 GB. Times on one
+core of a loaded machine, 4 calls in turns, 1,024 pairs in blocks of 256: 0.76 of the plain step by the medians and 0.94
+by the shortest calls (1.09 and 0.79 for 512 pairs in blocks of 128), because blocks fit into caches; with JEST and
+`gather` 0.43 and 0.42.
 """
 
 import functools
