@@ -89,9 +89,10 @@ def value_and_grad(
 
     Items that are not finite get weight 0, and no example without weight reaches the gradient: if such an example makes
     the gradient non-finite, because 0 * infinity is NaN, a second pass runs without it. Under `vmap` the second pass
-    always runs and doubles the cost. Where examples influence each other in the model (BatchNorm, in-batch negatives,
-    BatchFormer), examples without weight still influence the others; `gather` leaves them out. If no item that had a
-    weight is finite, the value is NaN and the gradient 0. The value is for reports: do not differentiate it.
+    always runs and doubles the cost (triples it with `micro_batches`). Where examples influence each other in the model
+    (BatchNorm, in-batch negatives, BatchFormer), examples without weight still influence the others; `gather` leaves
+    them out. If no item that had a weight is finite, the value is NaN and the gradient 0. The value is for reports: do
+    not differentiate it.
 
     With `encode` and `block_size`, embeddings of all rows are computed in blocks without a gradient, `items_fn`, the
     transformation and `loss` see these, and then blocks of rows are encoded again with a gradient, those alone in which
