@@ -26,6 +26,7 @@ import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape, check_whole
 from minibatch_jax._vector import nonzero
+from minibatch_jax.mixing._mixtures import check_mixture
 from minibatch_jax.schedules._steps import countable, real, since, whole
 from minibatch_jax.schedules.decays import Shape, remaining_fraction, warmup_stable_decay
 
@@ -70,7 +71,9 @@ def mixture_schedule(table: jax.Array, boundaries: Sequence[int] | jax.Array, in
         raise ValueError(
             f"boundaries has {len(edges)} steps, wanted {len(table) - 1}, one less than rows of the table."
         )
-    _check_mixtures("table", table)
+    if not isinstance(table, jax.core.Tracer):
+        for number, row in enumerate(table):
+            check_mixture(f"table[{number}]", row)
     if not isinstance(edges, jax.core.Tracer):
         for left, right in itertools.pairwise([0, *edges]):
             if right <= left:
@@ -246,20 +249,9 @@ def two_phase(
 
 def _two_mixtures(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
     first, second = jnp.asarray(first), jnp.asarray(second)
-    for name, mixture, shape in (("first", first, (None,)), ("second", second, first.shape)):
-        check_shape(name, mixture, shape)
-        check_floating(name, mixture)
-        _check_mixtures(name, mixture[None])
+    check_mixture("first", first)
+    check_mixture("second", second, len(first))
     return real(first), real(second)
-
-
-def _check_mixtures(name: str, rows: jax.Array) -> None:
-    """Raise ValueError unless each concrete row is at least 0 and sums to 1, up to rounding."""
-    if isinstance(rows, jax.core.Tracer):
-        return
-    for row in np.asarray(rows, np.float64):
-        if not np.all(row >= 0) or abs(row.sum() - 1) > 1e-3:
-            raise ValueError(f"{name} has {np.round(row, 4).tolist()}, wanted numbers >= 0 that sum to 1.")
 
 
 def _between(first: jax.Array, second: jax.Array, moved: jax.Array) -> jax.Array:
