@@ -28,7 +28,7 @@ import optax
 
 from experiments.engine import compare
 from experiments.shared import byte_runs
-from experiments.shared.text_domains import DOMAINS, text_domains
+from experiments.shared.text_domains import DOMAINS, Split, text_domains
 from minibatch_jax.mixing import annealed_mixture, blend_from_epochs, schedule_budget, two_phase, two_phase_mixture
 
 GOOD = tuple(DOMAINS.index(name) for name in ("prose", "movies", "science"))
@@ -46,7 +46,6 @@ class Config:
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
     steps: int = 600
-    batch_size: int = 32
     epochs: float = 2.0
     """passes over the good domains in all arms but "natural" """
     warmup: int = 30
@@ -58,44 +57,42 @@ class Config:
 def main(config: Config):
     """Train all arms with all seeds, and report."""
     splits = text_domains(byte_runs.LENGTH, validate=config.validate)
-    held_out = byte_runs.by_domain(splits["validation"])
-    at_most = windows_kept(np.bincount(splits["train"]["domain"]))
-    pools = functools.cache(lambda seed: byte_runs.make_pool(splits["train"], seed, at_most))
-    schedules = mixtures(config, jnp.asarray([float(at_most[k]) for k in range(len(DOMAINS))]))
+    pool, held_out = scarce_pool(splits["train"]), byte_runs.by_domain(splits["validation"])
+    tokens, domain = (jnp.asarray(pool[column]) for column in ("tokens", "domain"))
+    schedules = mixtures(config, jnp.asarray(np.bincount(pool["domain"]), jnp.float32))
 
     def arm(name: str, seed: int) -> dict[str, Any]:
         mixture, rates = schedules[name]
+        run = byte_runs.start_run(seed, domain, len(DOMAINS))
         run = byte_runs.train(
-            byte_runs.start_run(seed, len(DOMAINS)),
-            pools(seed),
-            byte_runs.table(mixture, config.steps),
-            byte_runs.table(rates, config.steps),
-            batch_size=config.batch_size,
+            run, tokens, byte_runs.values(mixture, config.steps), byte_runs.values(rates, config.steps)
         )
         losses = np.asarray(byte_runs.held_out_losses(run.params, held_out))
-        epochs = np.asarray(run.seen / pools(seed).sizes)
         return {
             "good": losses[IS_GOOD].mean(),
             "others": losses[~IS_GOOD].mean(),
             "mean": losses.mean(),
-            "epochs_of_good": epochs[IS_GOOD].mean(),
+            "epochs_of_good": np.asarray(run.epochs())[IS_GOOD].mean(),
         }
 
     arms = {name: functools.partial(arm, name) for name in schedules}
     return compare(config, arms, baseline="blend", better={"good": "lower", "mean": "lower"})
 
 
-def windows_kept(counts: np.ndarray) -> dict[int, int]:
-    """How many windows of each domain are in the pool: few of the good ones, the others in their proportions."""
+def scarce_pool(train: Split) -> Split:
+    """The windows to train on: few of the good domains, and of the others a sample in their proportions."""
+    counts = np.bincount(train["domain"])
     others = np.where(IS_GOOD, 0, counts)
-    kept = np.where(IS_GOOD, WINDOWS["good"], np.round(others / others.sum() * WINDOWS["others"]))
-    return {k: int(kept[k]) for k in range(len(counts))}
+    kept = np.where(IS_GOOD, WINDOWS["good"], np.round(others / others.sum() * WINDOWS["others"])).astype(int)
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(np.flatnonzero(train["domain"] == k))[: kept[k]] for k in range(len(counts))]
+    return {column: values[np.concatenate(rows)] for column, values in train.items()}
 
 
 def mixtures(config: Config, sizes: jax.Array) -> dict[str, tuple[Any, optax.Schedule]]:
     """Mixture and learning rate of each arm. All but "natural" draw the same number of windows of the good domains."""
     steps, good = config.steps, jnp.asarray(IS_GOOD)
-    windows = steps * config.batch_size
+    windows = steps * byte_runs.SMALL.batch_size
     share = config.epochs * float(sizes[IS_GOOD].sum()) / windows
 
     def blend(share_of_good):
@@ -118,9 +115,9 @@ def mixtures(config: Config, sizes: jax.Array) -> dict[str, tuple[Any, optax.Sch
         "annealed": annealed_mixture(blend(0.0), blend(1.0), start, steps - start),
         "natural": two_phase_mixture(natural, natural, 0),
     }
-    wanted = schedule_budget(plans["blend"], sizes, steps, config.batch_size).epochs[GOOD[0]]
+    wanted = schedule_budget(plans["blend"], sizes, steps, windows // steps).epochs[GOOD[0]]
     for name, plan in plans.items():
-        epochs = schedule_budget(plan, sizes, steps, config.batch_size).epochs[GOOD[0]]
+        epochs = schedule_budget(plan, sizes, steps, windows // steps).epochs[GOOD[0]]
         if name != "natural" and abs(float(epochs - wanted)) > 0.02 * float(wanted):
             raise ValueError(f"{name} passes {epochs:.3f} times over the good domains, wanted {wanted:.3f}.")
     return {name: (plan, late.learning_rate) for name, plan in plans.items()}

@@ -80,7 +80,11 @@ HALF = jnp.array([0.5, 0.5])
             ValueError,
             r"table\[0\] has the sum 42, wanted 1",
         ),
-        (lambda: mixture_schedule(jnp.array([[1.5, -0.5]]), []), ValueError, r"table\[0\] has a negative or non-finite"),
+        (
+            lambda: mixture_schedule(jnp.array([[1.5, -0.5]]), []),
+            ValueError,
+            r"table\[0\] has a negative or non-finite",
+        ),
         (lambda: mixture_schedule(jnp.array([[1.0, jnp.nan]]), []), ValueError, "non-finite entry"),
         (lambda: mixture_schedule(jnp.array([[1, 0]]), []), TypeError, "table has dtype int32"),
         (lambda: mixture_schedule(HALF[None], [3]), ValueError, "boundaries has 1 steps, wanted 0"),
