@@ -9,7 +9,7 @@ References:
   Saad-Falcon et al., Benchmarking and building long-context retrieval models with LoCo and M2-BERT, 2024
     (arXiv 2402.07440).
 
-Method: blends by epochs, token budgets, short and long sequences
+Method: blends by epochs, budgets, sequence lengths
 Paper: 2412.15285, 2402.07440
 Experiment: two_phase_mixture
 """

@@ -9,7 +9,7 @@ References:
   Hägele et al., Scaling laws and compute-optimal training beyond fixed training durations, 2024 (arXiv 2405.18392).
   Hu et al., YuLan-Mini: an open data-efficient language model, 2024 (arXiv 2412.17743).
 
-Method: warm-up, stable, decay (WSD); decay branches
+Method: warm-up, stable, decay (WSD), and branches
 Paper: 2404.06395, 2405.18392, 2412.17743
 Experiment: decay_shapes, judge_by_decay
 """

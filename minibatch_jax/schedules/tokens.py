@@ -6,7 +6,7 @@ step. `tokens_fn(step)` says how many there were before a step; `tokens_of_stage
 References:
   Shen et al., Power scheduler: a batch size and token number agnostic learning rate scheduler, 2024 (arXiv 2408.13359).
 
-Method: power schedule; schedules of tokens; MiniCPM's batch size
+Method: power schedule, schedules of tokens
 Paper: 2408.13359, 2404.06395
 Experiment: power_horizons
 """
