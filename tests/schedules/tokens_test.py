@@ -35,7 +35,9 @@ def test_power_depends_on_step_and_batch_size_only_through_tokens_and_batch_size
 def test_power_starts_with_one_batch_and_warms_up_to_the_clipped_value():
     plain = power_schedule(0.02, batch_size=128, sequence_length=4096)
     warm = power_schedule(0.02, batch_size=128, sequence_length=4096, warmup_steps=100)
-    assert plain(0) == plain(1) == np.float32(0.02)  # 128 * 4.6 * (128 * 4096)^-.51 is .71
+    free = power_schedule(10.0, batch_size=128, sequence_length=4096)
+    np.testing.assert_allclose([free(0), free(1)], 128 * 4.6 * (128 * 4096) ** -0.51, rtol=1e-5)
+    assert plain(0) == plain(1) == np.float32(0.02)
     np.testing.assert_allclose([warm(0), warm(25), warm(99), warm(100)], [0, 0.005, 0.0198, 0.02], rtol=1e-6)
     tokens = 5000 * 128 * 4096
     np.testing.assert_allclose([plain(5000), warm(5000)], 128 * 4.6 * tokens**-0.51, rtol=1e-5)
