@@ -9,10 +9,26 @@ Data: twelve text domains in windows of 32 bytes. Three are called good and are 
   All losses are in nats a byte on 512 held-out windows of each domain: "good" is the mean over the three domains,
   "others" over the nine.
 Command: `python -m experiments two_phase_mixture`
-Minutes: TODO
-Expected: TODO
-Verdict: TODO
-Tuning: TODO
+Minutes: 4 on one CPU core
+Expected: mean ± standard error over 8 seeds
+
+  arm                     good           others         mean           epochs of good
+  blend                   2.378 ± 0.005  2.550 ± 0.005  2.507 ± 0.005  2.005 ± 0.002
+  two phases              2.343 ± 0.006  2.560 ± 0.005  2.506 ± 0.005  1.997 ± 0.001
+  two phases, reversed    2.421 ± 0.006  2.553 ± 0.005  2.520 ± 0.005  2.006 ± 0.001
+  two phases, last fifth  2.325 ± 0.006  2.646 ± 0.004  2.566 ± 0.004  2.000 ± 0.000
+  annealed                2.328 ± 0.005  2.580 ± 0.005  2.517 ± 0.005  2.000 ± 0.001
+  natural                 2.407 ± 0.006  2.551 ± 0.005  2.515 ± 0.005  1.003 ± 0.002
+
+  Reproduced: paired by seed, two phases lower the loss on the good domains against the blend by 0.034 ± 0.004, eight
+  standard errors; in the reversed order it rises by 0.043 ± 0.002, above that of the natural proportions, which saw the
+  good data half as often. The others pay with 0.010 ± 0.002, so that the mean over all domains stays
+  (-0.001 ± 0.003): what is gained is the exchange of one for the other.
+  The later the good data comes, the more it helps itself and the more the others lose. A switch to good data alone in
+  the last fifth costs them 0.096 ± 0.003; a linear anneal over the last 40 % gains nearly as much for a third of that.
+Verdict: reproduced.
+Tuning: learning rate in {2e-3, 4e-3, 8e-3, 16e-3} for the blend and for two phases, by the mean loss with --validate and
+  seeds 100 and 101; 8e-3 was the best for both. Switch, decay and passes over the good data were set once.
 Reference: Feng et al., Maximize your data's potential: enhancing LLM accuracy with two-phase pretraining, 2024
   (arXiv 2412.15285).
 """
