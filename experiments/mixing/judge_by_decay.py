@@ -9,11 +9,24 @@ Data: twelve text domains in windows of 32 bytes, mixed uniformly. A candidate i
   truth agrees with at best. "regret" is the true loss of the candidate that looks best, less that of the best one.
   "no training" ranks by the stable checkpoint's loss on the candidate, the lowest first, whatever the target.
 Command: `python -m experiments judge_by_decay`
-Minutes: TODO
-Expected: TODO
-Verdict: TODO
-Tuning: none here. The learning rate is that of two_phase_mixture, whose model and batches are the same; the decay is
-  the last tenth, and 30 % the first share tried.
+Minutes: 8 on one CPU core
+Expected: mean ± standard error over 4 seeds
+
+  arm                   rank correlation  regret             steps
+  short runs            0.692 ± 0.028     0.0109 ± 0.0016    1260
+  decays of one run     0.834 ± 0.012     0.0031 ± 0.0010    1260
+  same steps, no decay  0.729 ± 0.029     0.0123 ± 0.0017    1260
+  no training           0.552 ± 0.013     0.0271 ± 0.0008     540
+  full runs             0.848 ± 0.014     0.0026 ± 0.0007    7200
+
+  Reproduced: with 17 % of the steps, decays agree with the full runs of other seeds as well as full runs do. Paired by
+  seed, they are ahead of short runs of the same cost by 0.142 ± 0.038 in rank correlation, and the decay itself matters:
+  ahead of the same steps without it by 0.105 and with a quarter of the regret. The pairs are not quite independent, as
+  the four truths share runs.
+Verdict: reproduced
+Tuning: none here. The learning rate is that of two_phase_mixture, which was tuned for runs of 600 steps of the same
+  model. Short runs would prefer 16e-3, with which their mean loss without a candidate is 0.016 lower (2.848 against
+  2.864 on validation texts, seeds 10 and 11). The decay is the last tenth, and 30 % the first share tried.
 Reference: Hu et al., MiniCPM: unveiling the potential of small language models, 2024 (arXiv 2404.06395); Blakeney et
   al., Does your data spark joy? Performance gains from domain upsampling at the end of training, 2024
   (arXiv 2406.03476).

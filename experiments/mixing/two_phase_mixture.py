@@ -26,9 +26,9 @@ Expected: mean ± standard error over 8 seeds
   (-0.001 ± 0.003): what is gained is the exchange of one for the other.
   The later the good data comes, the more it helps itself and the more the others lose. A switch to good data alone in
   the last fifth costs them 0.096 ± 0.003; a linear anneal over the last 40 % gains nearly as much for a third of that.
-Verdict: reproduced.
-Tuning: learning rate in {2e-3, 4e-3, 8e-3, 16e-3} for the blend and for two phases, by the mean loss with --validate and
-  seeds 100 and 101; 8e-3 was the best for both. Switch, decay and passes over the good data were set once.
+Verdict: reproduced
+Tuning: learning rate in {2e-3, 4e-3, 8e-3, 16e-3} for the blend and for two phases, by the mean loss with --validate
+  and seeds 100 and 101; 8e-3 was the best for both. Switch, decay and passes over the good data were set once.
 Reference: Feng et al., Maximize your data's potential: enhancing LLM accuracy with two-phase pretraining, 2024
   (arXiv 2412.15285).
 """
