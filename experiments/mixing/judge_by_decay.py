@@ -20,9 +20,9 @@ Expected: mean ± standard error over 4 seeds
   full runs             0.848 ± 0.014     0.0026 ± 0.0007    7200
 
   Reproduced: with 17 % of the steps, decays agree with the full runs of other seeds as well as full runs do. Paired by
-  seed, they are ahead of short runs of the same cost by 0.142 ± 0.038 in rank correlation, and the decay itself matters:
-  ahead of the same steps without it by 0.105 and with a quarter of the regret. The pairs are not quite independent, as
-  the four truths share runs.
+  seed, they are ahead of short runs of the same cost by 0.142 ± 0.038 in rank correlation. The decay itself matters:
+  they are ahead of the same steps without it by 0.105, and have a quarter of the regret. The pairs are not quite
+  independent, as the four truths share runs.
 Verdict: reproduced
 Tuning: none here. The learning rate is that of two_phase_mixture, which was tuned for runs of 600 steps of the same
   model. Short runs would prefer 16e-3, with which their mean loss without a candidate is 0.016 lower (2.848 against
