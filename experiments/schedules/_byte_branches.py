@@ -1,7 +1,8 @@
 """Runs of a byte transformer on the text domains, mixed evenly, that share their stable part and branch off it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ class Branches:
     """Training by learning-rate schedules, in chunks of steps so that one compiled program trains all of them.
 
     Args:
-      stable: `stable(rate)` gives the schedule of the run that others branch off.
+      stable: `stable(setting)` gives the schedule of the run that others branch off, for anything with a hash.
       starts: steps of its checkpoints, increasing.
       chunk: steps of a chunk; divides all lengths.
       validate: hold out a part of the training documents.
@@ -29,7 +30,7 @@ class Branches:
 
     def __init__(
         self,
-        stable: Callable[[float], optax.Schedule],
+        stable: Callable[[Any], optax.Schedule],
         starts: Sequence[int],
         *,
         chunk: int,
@@ -42,18 +43,18 @@ class Branches:
         self._stable, self._starts, self._chunk, self._size = stable, sorted(starts), chunk, size
         self._checkpoint = functools.cache(self._new_checkpoint)
 
-    def losses(self, seed: int, rate: float, schedule: optax.Schedule, start: int, steps: int) -> float:
+    def losses(self, seed: int, setting: Hashable, schedule: optax.Schedule, start: int, steps: int) -> float:
         """Mean held-out loss after `steps` of the schedule, whose steps before `start` are those of the stable run."""
-        run = self._checkpoint(seed, rate, start)
+        run = self._checkpoint(seed, setting, start)
         run = self._advance(run, byte_runs.values(schedule, steps)[start:])
         return float(jnp.mean(byte_runs.held_out_losses(run.params, self._held_out, self._size)))
 
-    def _new_checkpoint(self, seed: int, rate: float, step: int) -> byte_runs.Run:
+    def _new_checkpoint(self, seed: int, setting: Hashable, step: int) -> byte_runs.Run:
         if step == 0:
             return byte_runs.start_run(seed, self._domain, K, self._size)
         before = max((s for s in self._starts if s < step), default=0)
-        rates = byte_runs.values(self._stable(rate), step)[before:]
-        return self._advance(self._checkpoint(seed, rate, before), rates)
+        rates = byte_runs.values(self._stable(setting), step)[before:]
+        return self._advance(self._checkpoint(seed, setting, before), rates)
 
     def _advance(self, run: byte_runs.Run, rates: jax.Array) -> byte_runs.Run:
         if len(rates) % self._chunk:

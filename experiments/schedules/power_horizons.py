@@ -17,6 +17,7 @@ Reference: Shen et al., Power scheduler: a batch size and token number agnostic 
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import optax
 
@@ -26,12 +27,22 @@ from experiments.shared import byte_runs
 from minibatch_jax.schedules import decay_from, power_schedule, warmup_stable_decay
 
 SIZE = byte_runs.Size(depth=1)
+
+
+class Setting(NamedTuple):
+    """A schedule before the decay: "constant" at a factor, or "power" with a = factor, and its highest rate."""
+
+    kind: str
+    factor: float
+    max_rate: float = 0.032
+
+
 ARMS = {
-    "constant, tuned on the short run": ("constant", 8e-3),
-    "constant, tuned on the long run": ("constant", 8e-3),
-    "power, tuned on the short run": ("power", 0.16),
+    "constant, best on the short run": Setting("constant", 16e-3),
+    "constant, best on the long run": Setting("constant", 8e-3),
+    "power, at most 0.032": Setting("power", 0.32),
+    "power, at most 0.016": Setting("power", 0.32, 0.016),
 }
-"""the kind of schedule, and its rate or its factor a"""
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,6 @@ class Config:
     chunk: int = 30
     decay: float = 0.1
     """of each horizon"""
-    max_rate: float = 0.032
-    """of the power schedule"""
     kind: str = ""
     """"constant" or "power", with the factors to try: for tuning"""
     factors: tuple[float, ...] = ()
@@ -59,36 +68,28 @@ class Config:
 
 def main(config: Config):
     """Train all arms with all seeds to both horizons, and report."""
-    settings = {f"{config.kind} {f}": (config.kind, f) for f in config.factors} if config.factors else ARMS
+    settings = {f"{config.kind} {f}": Setting(config.kind, f) for f in config.factors} or ARMS
     ends = {"short_loss": config.short, "long_loss": config.long}
     starts = {name: steps - round(config.decay * steps) for name, steps in ends.items()}
-    options = {"chunk": config.chunk, "validate": config.validate, "size": SIZE}
-    branches = {
-        kind: Branches(functools.partial(stable, config, kind), sorted(starts.values()), **options)
-        for kind in {kind for kind, _ in settings.values()}
-    }
+    before = functools.partial(stable, config)
+    branches = Branches(before, sorted(starts.values()), chunk=config.chunk, validate=config.validate, size=SIZE)
 
     def arm(name: str, seed: int) -> dict[str, float]:
-        kind, factor = settings[name]
-
-        def loss(metric):
-            start, steps = starts[metric], ends[metric]
-            schedule = decay_from(stable(config, kind, factor), start, steps - start)
-            return branches[kind].losses(seed, factor, schedule, start, steps)
-
-        return {metric: loss(metric) for metric in ends}
+        setting = settings[name]
+        decays = {metric: decay_from(before(setting), starts[metric], ends[metric] - starts[metric]) for metric in ends}
+        return {m: branches.losses(seed, setting, decays[m], starts[m], ends[m]) for m in ends}
 
     arms = {name: functools.partial(arm, name) for name in settings}
     return compare(config, arms, baseline=next(iter(arms)), better=dict.fromkeys(ends, "lower"))
 
 
-def stable(config: Config, kind: str, factor: float) -> optax.Schedule:
+def stable(config: Config, setting: Setting) -> optax.Schedule:
     """The learning rate before the decay."""
-    if kind == "constant":
-        return warmup_stable_decay(factor, config.warmup, 0, 0)
+    if setting.kind == "constant":
+        return warmup_stable_decay(setting.factor, config.warmup, 0, 0)
     return power_schedule(
-        config.max_rate,
-        a=factor,
+        setting.max_rate,
+        a=setting.factor,
         batch_size=SIZE.batch_size,
         sequence_length=byte_runs.LENGTH,
         warmup_steps=config.warmup,
