@@ -7,10 +7,28 @@ Data: twelve text domains in windows of 32 bytes, mixed evenly; the loss is the 
   A run has 600 steps of 32 windows, 30 of them warm-up. With one seed all arms but the cosine share the stable part of
   one run and branch off it.
 Command: `python -m experiments decay_shapes`
-Minutes: TODO
-Expected: TODO
-Verdict: TODO
-Tuning: TODO
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 4 seeds, and the difference to the cosine, paired by seed
+
+  arm                loss           difference
+  constant           2.498 ± 0.011   0.011 ± 0.009
+  cosine             2.488 ± 0.017
+  1-sqrt, 2.5 %      2.474 ± 0.009  -0.013 ± 0.009
+  1-sqrt, 10 %       2.456 ± 0.009  -0.032 ± 0.010
+  1-sqrt, 20 %       2.458 ± 0.009  -0.030 ± 0.009
+  linear, 10 %       2.456 ± 0.009  -0.031 ± 0.009
+  cosine, 10 %       2.460 ± 0.008  -0.027 ± 0.009
+  exponential, 10 %  2.459 ± 0.009  -0.028 ± 0.009
+
+  Reproduced: a decay over 10 % ends lower than the cosine, and 0.043 below the constant rate; 2.5 % reach little more
+  than half of that. Twice the length gains nothing.
+  Not reproduced: the cosine over the whole run is no better than the constant rate, within the error, though its own
+  rate was tuned; in so few steps it is low for too long. Shapes hardly matter: 1-sqrt and linear differ by less than
+  0.001, cosine and exponential are behind by 0.005 and 0.004, small but the same with every seed.
+Verdict: partly: a decay over 10 % does what is claimed, but the cosine is no better than a constant rate
+Tuning: highest rate in {4e-3, 8e-3, 16e-3, 32e-3} for the constant rate, the cosine and "1-sqrt, 10 %", by the loss
+  with --validate and seeds 10 and 11: 8e-3, 16e-3 and 8e-3. The other decays have that of the last. The exponential one
+  ends at 2 % of the peak.
 Reference: Hu et al., MiniCPM: unveiling the potential of small language models, 2024 (arXiv 2404.06395); Hägele et al.,
   Scaling laws and compute-optimal training beyond fixed training durations, 2024 (arXiv 2405.18392).
 """
@@ -55,7 +73,7 @@ LOWEST = 0.02
 class Config:
     """Hyper-parameters; the arms differ in the learning rate of each step alone."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
     out: str = "runs/decay_shapes"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
