@@ -23,8 +23,8 @@ Expected: mean ± standard error over 4 seeds, and the difference to the cosine,
   Reproduced: a decay over 10 % ends lower than the cosine, and 0.043 below the constant rate; 2.5 % reach little more
   than half of that. Twice the length gains nothing.
   Not reproduced: the cosine over the whole run is no better than the constant rate, within the error, though its own
-  rate was tuned; it may be low for too long in so few steps. Shapes hardly matter: 1-sqrt and linear differ by less than
-  0.001, cosine and exponential are behind by 0.005 and 0.004, small but the same with every seed.
+  rate was tuned; it may be low for too long in so few steps. Shapes hardly matter: 1-sqrt and linear differ by less
+  than 0.001, cosine and exponential are behind by 0.005 and 0.004, small but the same with every seed.
 Verdict: partly: a decay over 10 % does what is claimed, but the cosine is no better than a constant rate
 Tuning: highest rate in {4e-3, 8e-3, 16e-3, 32e-3} for the constant rate, the cosine and "1-sqrt, 10 %", by the loss
   with --validate and seeds 10 and 11: 8e-3, 16e-3 and 8e-3. The other decays have that of the last. The exponential one
