@@ -1,11 +1,21 @@
 """How domains share the batch: weights `[K]` over K domains, changed while training or fitted before it."""
 
+from . import budgets as budgets
 from . import doge as doge
 from . import domains as domains
 from . import doremi as doremi
 from . import online_mixing as online_mixing
+from . import phases as phases
+from . import scheduled as scheduled
 from . import skill_it as skill_it
 from . import static_mixtures as static_mixtures
+from .budgets import Blend as Blend
+from .budgets import Budget as Budget
+from .budgets import blend_from_epochs as blend_from_epochs
+from .budgets import downsample_for_horizon as downsample_for_horizon
+from .budgets import epochs_of as epochs_of
+from .budgets import length_mixture as length_mixture
+from .budgets import schedule_budget as schedule_budget
 from .doge import DogeState as DogeState
 from .doge import domain_alignments as domain_alignments
 from .doge import mix_by_doge as mix_by_doge
@@ -17,6 +27,13 @@ from .doremi import mix_by_doremi as mix_by_doremi
 from .online_mixing import OdmState as OdmState
 from .online_mixing import exploration_rate as exploration_rate
 from .online_mixing import mix_by_odm as mix_by_odm
+from .phases import TwoPhases as TwoPhases
+from .phases import annealed_mixture as annealed_mixture
+from .phases import mixture_schedule as mixture_schedule
+from .phases import two_phase as two_phase
+from .phases import two_phase_mixture as two_phase_mixture
+from .scheduled import ScheduleState as ScheduleState
+from .scheduled import mix_by_schedule as mix_by_schedule
 from .skill_it import SkillsState as SkillsState
 from .skill_it import mix_by_skills as mix_by_skills
 from .skill_it import skill_mixture as skill_mixture

@@ -14,6 +14,7 @@ from . import coresets as coresets
 from . import epochs as epochs
 from . import fed_back as fed_back
 from . import hierarchies as hierarchies
+from . import mixtures as mixtures
 from . import near_classes as near_classes
 from . import rounds as rounds
 from . import triplets as triplets
@@ -24,6 +25,7 @@ from .coresets import crest as crest
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
 from .hierarchies import by_hierarchy as by_hierarchy
+from .mixtures import mixture as mixture
 from .near_classes import by_proxies as by_proxies
 from .rounds import hard_batches as hard_batches
 from .triplets import fixed_triplets as fixed_triplets

@@ -12,7 +12,8 @@ import pytest
 from absl import flags
 
 from minibatch_jax.interop.grain import sampled_dataset
-from minibatch_jax.sampling import by_class, shuffled, weighted
+from minibatch_jax.mixing import mix_by_odm
+from minibatch_jax.sampling import by_class, mixture, shuffled, weighted
 
 N = 20
 DATA = {"x": np.arange(N, dtype=np.float32) ** 2, "image": np.arange(3 * N).reshape(N, 3)}
@@ -21,6 +22,7 @@ SAMPLERS = {
     "shuffled": (shuffled(N, 8), {}),
     "by_class": (by_class(5, 4, 2), {"labels": jnp.asarray(LABELS)}),
     "weighted": (weighted(8, decay=0.5), {"weights": jnp.linspace(0.1, 1.0, N)}),
+    "mixture": (mixture(5, 8, mix_by_odm("perplexity", decay=0.5)), {"domains": jnp.asarray(LABELS)}),
 }
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
 

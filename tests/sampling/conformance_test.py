@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from minibatch_jax import sampling, value_and_grad
+from minibatch_jax.mixing import mix_by_odm
 from minibatch_jax.sampling import Rows, Sampler
 from minibatch_jax.testing import SAMPLER_CHECKS, SamplerCase
 
@@ -24,6 +25,10 @@ def labels(rng):
 def hierarchy(rng):
     own = labels(rng)["labels"]
     return {"labels": own, "groups": own // 2}
+
+
+def domains(rng):
+    return {"domains": labels(rng)["labels"]}
 
 
 def weights(rng):
@@ -63,6 +68,9 @@ CASES = {
         lambda rng: labels(rng) | {"params": np.ones(2, np.float32)},
         lambda rng, rows: {"params": np.array([0.5, 2], np.float32), "data": POINTS},
         tolerance=1e-5,
+    ),
+    "mixture": SamplerCase(
+        lambda: sampling.mixture(6, 16, mix_by_odm("perplexity", decay=0.5)), N, domains, losses, tolerance=1e-6
     ),
     "by_proxies": SamplerCase(lambda: sampling.by_proxies(6, 4, 2, 3), N, labels, embeddings),
 }

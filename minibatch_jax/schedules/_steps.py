@@ -1,0 +1,37 @@
+"""Arithmetic of steps: exact for integers, and without overflow for counts of tokens, which are floats."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LARGEST = np.iinfo(np.int32).max
+
+
+def real(value: Any) -> jax.Array:
+    """Return an array in float32, or in float64 if it is already."""
+    array = countable(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize > 2 else _float32(array)
+
+
+def since(step: Any, start: Any) -> jax.Array:
+    """Return `step - start` as a float: of integers exactly up to 2^24 steps from the start, however late it is."""
+    step = countable(step)
+    if jnp.issubdtype(step.dtype, jnp.floating):
+        return real(step) - jnp.asarray(start, real(step).dtype)
+    return _float32(step.astype(jnp.int32) - whole(start))
+
+
+def countable(step: Any) -> jax.Array:
+    """Return a number as an array, an int beyond int32, such as a number of tokens, as a float."""
+    return jnp.asarray(float(step) if isinstance(step, int) and step > LARGEST else step)
+
+
+def whole(number: Any) -> jax.Array:
+    """Return integers as int32; those beyond its range are at its end, which no step reaches."""
+    return number.astype(jnp.int32) if isinstance(number, jax.Array) else jnp.asarray(np.minimum(number, LARGEST), "i4")
+
+
+def _float32(array: jax.Array) -> jax.Array:
+    return array.astype(jnp.float32)
