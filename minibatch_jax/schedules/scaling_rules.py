@@ -22,7 +22,7 @@ import jax
 import optax
 
 from minibatch_jax._checks import check_number, check_whole
-from minibatch_jax.schedules._steps import real
+from minibatch_jax.schedules._steps import real, since
 
 Number = float | jax.Array
 
@@ -161,7 +161,8 @@ def goyal_schedule(
             raise ValueError(f"boundaries has step {right} after step {left}, {wanted}.")
     peak = linear_scaling(base_rate, base_batch, batch)
     after = optax.piecewise_constant_schedule(peak, {fall - first: factor for fall in falls})
-    return optax.join_schedules([gradual_warmup(base_rate, peak, first), after], [first])
+    joined = optax.join_schedules([gradual_warmup(base_rate, peak, first), after], [first])
+    return lambda step: joined(since(step, 0))
 
 
 def _scaled(base_rate: Number, base_batch: Number, batch: Number, power: float) -> Any:
