@@ -2,8 +2,10 @@
 
 from . import batch_sizes as batch_sizes
 from . import decays as decays
+from . import micro_batch_planner as micro_batch_planner
 from . import momentum as momentum
 from . import scaling_rules as scaling_rules
+from . import step_costs as step_costs
 from . import tokens as tokens
 from . import trust_ratios as trust_ratios
 from .batch_sizes import BatchStages as BatchStages
@@ -14,12 +16,21 @@ from .batch_sizes import keep_scheduled as keep_scheduled
 from .decays import decay_from as decay_from
 from .decays import remaining_fraction as remaining_fraction
 from .decays import warmup_stable_decay as warmup_stable_decay
+from .micro_batch_planner import Layout as Layout
+from .micro_batch_planner import MicroBatch as MicroBatch
+from .micro_batch_planner import largest_micro_batch as largest_micro_batch
+from .micro_batch_planner import pipeline_bubble as pipeline_bubble
+from .micro_batch_planner import plan as plan
 from .momentum import MomentumCorrectionState as MomentumCorrectionState
 from .momentum import momentum_correction as momentum_correction
 from .scaling_rules import goyal_schedule as goyal_schedule
 from .scaling_rules import gradual_warmup as gradual_warmup
 from .scaling_rules import linear_scaling as linear_scaling
 from .scaling_rules import sqrt_scaling as sqrt_scaling
+from .step_costs import activation_bytes as activation_bytes
+from .step_costs import flops_per_token as flops_per_token
+from .step_costs import model_flops_utilization as model_flops_utilization
+from .step_costs import state_bytes as state_bytes
 from .tokens import by_tokens as by_tokens
 from .tokens import minicpm_batch_tokens as minicpm_batch_tokens
 from .tokens import power_schedule as power_schedule
