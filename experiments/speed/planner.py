@@ -1,8 +1,8 @@
-"""Micro-batches of a small network: the memory that the compiler reports, the time of a batch, and the planner's choice.
+"""Micro-batches of a small network: memory that the compiler reports, time of a batch, and what the planner chooses.
 
 The network is an MLP 784-1024-1024-10, the batch has 2048 rows, and a step is gradients by `accumulate` without an
-optimizer. Beside a part that does not depend on the micro-batch, the gradients themselves, temporaries grow with it, and
-the gradients of all micro-batch sizes are equal up to rounding. All times in one process, in turns.
+optimizer. Beside a part that does not depend on the micro-batch, temporaries grow with it; the gradients of all sizes
+of micro-batches are equal up to rounding. All times in one process, in turns.
 """
 
 import functools
