@@ -8,7 +8,6 @@ of micro-batches are equal up to rounding. All times in one process, in turns.
 import functools
 import os
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ def losses(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(mlp(params, batch["x"]), batch["y"])
 
 
-def step_of(rows: int, micro_batch: int) -> Callable[..., Any]:
+def step_of(rows: int, micro_batch: int) -> Any:
     """Gradient of the mean loss, in micro-batches of this size."""
     weights = jnp.full(rows, 1 / rows)
     return jax.jit(lambda params, batch: accumulate(losses, weights, rows // micro_batch)(params, batch)[1])

@@ -171,6 +171,6 @@ def keep_scheduled(batch_size: int | jax.Array | optax.Schedule) -> optax.Gradie
         place = jnp.cumsum(weights != 0, dtype=jnp.int32)
         kept = jnp.where(place.astype(wanted.dtype) <= wanted, weights, 0)
         kept *= jnp.sum(weights) / nonzero(jnp.sum(kept))
-        return kept, ScheduledState(optax.safe_increment(state.step))
+        return kept, ScheduledState(jnp.asarray(optax.safe_increment(state.step)))
 
     return weight_transformation(init, update)

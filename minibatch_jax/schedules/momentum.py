@@ -78,7 +78,7 @@ def momentum_correction(
         velocity = jax.tree.map(lambda p: jnp.zeros_like(real(p)), params)
         return MomentumCorrectionState(jnp.zeros((), jnp.int32), velocity)
 
-    def update(updates: Any, state: MomentumCorrectionState, params: Any = None) -> tuple[Any, MomentumCorrectionState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MomentumCorrectionState]:
         del params
         rate = real(learning_rate(state.step) if callable(learning_rate) else learning_rate)
 
@@ -88,6 +88,6 @@ def momentum_correction(
         velocity = jax.tree.map(decayed, updates, state.velocity)
         ahead = jax.tree.map(decayed, updates, velocity) if nesterov else velocity
         moves = jax.tree.map(lambda u, v: (rate.astype(v.dtype) * v).astype(jnp.result_type(u)), updates, ahead)
-        return moves, MomentumCorrectionState(optax.safe_increment(state.step), velocity)
+        return moves, MomentumCorrectionState(jnp.asarray(optax.safe_increment(state.step)), velocity)
 
     return optax.GradientTransformation(init, update)

@@ -8,7 +8,7 @@ import pytest
 from experiments.engine import init_mlp
 from experiments.schedules import ppo_minibatches as ppo
 
-gymnax = pytest.importorskip("gymnax", reason="gymnax (extra rl) is for jax below 0.11, and is missing here")
+gymnax = pytest.importorskip("gymnax", reason="gymnax, of the extra rl, wants jax below 0.12 and is missing here")
 CONFIG = ppo.Config(environments=2, horizon=40, hidden=4)
 
 
