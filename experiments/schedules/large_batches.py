@@ -66,7 +66,7 @@ RECIPES = {
     "linear, growing batch": Recipe(grows=True),
     "square root": Recipe(sqrt_scaling),
     "SGD, tuned": Recipe(warmup=True, rate=0.125),
-    "LARS, sum": Recipe(warmup=True, buffer="inside", trust="sum", rate=0.5),
+    "LARS, sum": Recipe(warmup=True, buffer="inside", trust="sum", rate=1.0),
     "LARS, paper": Recipe(warmup=True, buffer="inside", trust="paper", rate=1.0),
     "LARS, paper, corrected": Recipe(warmup=True, buffer="corrected", trust="paper", rate=1.0),
 }
