@@ -1,8 +1,45 @@
 """A batch 16 times as large at equal epochs: scaled rates, warm-ups of the rate and of the batch, and LARS.
 
 Claim: with the linearly scaled rate and a gradual warm-up a large batch is as good as a small one, with the rate of the
-  small one it is not; LARS bears large batches over a wider range of rates than SGD.
-TODO
+  small one it is not; LARS bears large batches, over a wider range of rates than SGD.
+Data: 4096 images of Fashion-MNIST at 14x14 pixels, drawn by the seed; accuracy on the whole test set.
+  `python -m experiments.datasets fetch fashion_mnist`. An MLP with 64 hidden units, SGD with momentum 0.9, 18 epochs.
+  The small batch has 16 rows, the others 256, so that they take 288 steps in place of 4608. The rate falls to a tenth
+  after 1/3, 2/3 and 8/9 of the epochs; warm-ups take the first two. The growing batch begins with 64 rows and four
+  times the base rate. All arms cost the same epochs; "same rate" is the arm that knows no rule.
+Command: `python -m experiments large_batches`
+Minutes: 3 on one CPU core
+Expected: mean ± standard error over 5 seeds; "good rates" are those of seven in powers of 2 around the tuned one that
+  come within a point of the best
+
+  arm                                  accuracy       good rates
+  small batch                          0.834 ± 0.001
+  same rate                            0.788 ± 0.001
+  linear                               0.825 ± 0.001
+  linear, warm-up                      0.822 ± 0.001
+  linear, warm-up, rate in the buffer  0.831 ± 0.002
+  linear, growing batch                0.829 ± 0.002
+  square root                          0.818 ± 0.001
+  SGD, tuned                           0.826 ± 0.001  2.40 ± 0.40
+  LARS, sum                            0.831 ± 0.001  2.60 ± 0.40
+  LARS, paper                          0.831 ± 0.002  2.80 ± 0.37
+  LARS, paper, corrected               0.832 ± 0.002  2.60 ± 0.24
+
+  Reproduced: the same rate loses 4.6 points to the small batch, the linear rule gives back 3.7 of them and is ahead of
+  the square root. The linearly scaled rate, which was not tuned for the large batch, is as good as one that was. LARS
+  loses 0.3 points, half a point less than tuned SGD (paired by seed, 0.55 ± 0.11).
+  Not reproduced: the warm-up of the rate brings nothing (-0.2 ± 0.2 points), as nothing diverges without it; the batch
+  that grows does better. LARS has no wider range of good rates beyond the noise, and its two denominators agree.
+  Against the expectation, momentum without correction is ahead of that with it by 0.9 ± 0.3 points for SGD, perhaps as
+  old rates in the buffer make a fall of the rate gentler; with LARS both are equal.
+Verdict: partly: the linear rule and LARS bring most of the loss of a large batch back; neither the warm-up nor a wider
+  range of rates shows at this scale.
+Tuning: rates in powers of 2, the best not at an edge, by accuracy with --validate and seeds 10 and 11: of the small
+  batch from 2^-9 to 2^-3, of tuned SGD from 2^-6 to 2, of each kind of LARS from 2^-3 to 8. The weight decay was not
+  tuned, nor the trust coefficient, which is a factor of the rate of the kernels. With batches of 1024, 72 steps in all,
+  no rate of SGD came above 0.78 on the tuning seeds, which no rule could have made good.
+Reference: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017 (arXiv 1706.02677); You et
+  al., Large batch training of convolutional networks, 2017 (arXiv 1708.03888).
 """
 
 import functools

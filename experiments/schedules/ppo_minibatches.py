@@ -1,6 +1,34 @@
 """PPO on MinAtar's Breakout with small and large mini-batches, and what to do with rows that fill no mini-batch.
 
-Claim: TODO
+Claim: with a simple reward PPO improves with the size of its mini-batches, with a shaped one it fails. This needs a
+  driving simulator and hundreds of millions of steps. Here is only looked at what the size does in a small game, and
+  whether padding or repeated rows in the last mini-batch matter.
+Data: Breakout of MinAtar, as gymnax has it, with its own reward of one a brick: `pip install 'minibatch_jax[rl]'`. 16
+  environments, 48 rollouts of 128 steps, 98 304 steps in all, four passes over each rollout of 2048 rows, at any size
+  of the mini-batches. An MLP 400-64-64 for policy and values, Adam. "Score" is the mean score of the episodes that end
+  in the last quarter of the training. One mini-batch a pass is the arm that knows nothing of mini-batches: it sees the
+  rows equally often, in fewer updates.
+Command: `python -m experiments ppo_minibatches`
+Minutes: 2 on one CPU core, most of it to compile
+Expected: mean ± standard error over 8 seeds
+
+  arm               score        episodes
+  one a pass        4.78 ± 0.17  3529 ± 123
+  512 rows          5.92 ± 0.16  2609 ± 20
+  128 rows          8.16 ± 0.24  2150 ± 35
+  600 rows, masked  5.98 ± 0.16  2633 ± 38
+  600 rows, tiled   6.12 ± 0.16  2567 ± 50
+
+  At equal passes smaller mini-batches are better, as they take more updates, 16 times as many with 128 rows as with
+  2048: the opposite of the paper's trend, which is of runs a thousand times as long. Repeated rows in place of padding
+  change nothing (0.15 ± 0.24, paired by seed).
+Verdict: not reproduced: the claim is about rewards of driving, and cannot be tested here; in this short game small
+  mini-batches win, and the remainder may be masked or tiled.
+Tuning: learning rate in powers of 2 for each size, the best not at an edge, by the score with seed 10 and 64 rollouts:
+  from 2e-3 to 16e-3 for one a pass, 2e-3 to 8e-3 for 512 rows, whose rate those of 600 have, 5e-4 to 16e-3 for 128. The
+  other numbers are common ones, and were not tuned.
+Reference: Jaeger et al., CaRL: learning scalable planning policies with simple rewards, 2025 (arXiv 2504.17838);
+  Schulman et al., Proximal policy optimization algorithms, 2017 (arXiv 1707.06347).
 """
 
 import functools
@@ -43,7 +71,7 @@ MINI_BATCHES = {
 class Config:
     """Hyper-parameters; the arms differ in the mini-batches of a pass over a rollout, and in their learning rate."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     out: str = "runs/ppo_minibatches"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
