@@ -6,10 +6,9 @@ and `value_and_grad(gather=k)` where the run is cut into one program for each si
 
 References:
   Smith et al., Don't decay the learning rate, increase the batch size, 2017 (arXiv 1711.00489).
-  Hu et al., MiniCPM: unveiling the potential of small language models, 2024 (arXiv 2404.06395).
 
 Method: batch-size warm-up
-Paper: 1711.00489, 2404.06395
+Paper: 1711.00489
 Experiment: large_batches
 """
 
