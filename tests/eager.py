@@ -47,6 +47,7 @@ NOT_CALLED = {
     "minibatch_jax.interop.grain.sampled_dataset": "it compiles the functions of each new sampler once",
     "minibatch_jax.sampling.coresets.crest": "its branches hold the model of the caller: it is made for `jit`",
     "minibatch_jax.sampling.crest": "its branches hold the model of the caller: it is made for `jit`",
+    "minibatch_jax.schedules.micro_batch_planner.largest_micro_batch": "it compiles to ask for the memory",
     "minibatch_jax.testing.check_sampler": "it compiles to compare",
     "minibatch_jax.testing.check_transformation": "it compiles to compare",
     "minibatch_jax.testing.samplers.check_sampler": "it compiles to compare",

@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from minibatch_jax import compose, coupling, mining, mixing, selection
+from minibatch_jax import compose, coupling, mining, mixing, schedules, selection
 from minibatch_jax.testing import draw
 from tests.conformance_test import CASES
 
 VALUES = {
     "alpha": 0.5,
+    "batch_size": 4,
     "epsilon": 0.5,
     "fraction": 0.5,
     "graph": np.eye(16, dtype=np.float32),
@@ -41,7 +42,7 @@ SIZES = {
 
 
 def factories():
-    for module in (compose, coupling, mining, mixing, selection):
+    for module in (compose, coupling, mining, mixing, schedules, selection):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if name in CASES and inspect.signature(function).return_annotation is optax.GradientTransformationExtraArgs:
                 yield name, function

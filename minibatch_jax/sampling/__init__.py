@@ -22,6 +22,7 @@ from ._sampler import Rows as Rows
 from ._sampler import Sampler as Sampler
 from .classes import by_class as by_class
 from .coresets import crest as crest
+from .epochs import epoch_rows as epoch_rows
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
 from .hierarchies import by_hierarchy as by_hierarchy

@@ -1,7 +1,7 @@
 """Every row once in an epoch, in random order.
 
 Method: epochs without replacement
-Experiment: speed samplers
+Experiment: speed samplers, ppo_minibatches
 """
 
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import as_key, check_count
+from minibatch_jax._checks import as_key, check_choice, check_count, mask_or_all
 from minibatch_jax.sampling._permutations import permuted
-from minibatch_jax.sampling._sampler import Rows, Sampler, rows_of
+from minibatch_jax.sampling._sampler import Rows, Sampler, random_order, rows_of
 
 
 class ShuffledState(NamedTuple):
@@ -73,3 +73,58 @@ def shuffled(num_examples: int, batch_size: int) -> Sampler:
         return rows, ShuffledState(rng_key, position, state.epoch + done.astype(jnp.int32))
 
     return Sampler(init, sample)
+
+
+def epoch_rows(
+    key: jax.Array | int,
+    num_examples: int,
+    batch_size: int,
+    *,
+    where: jax.Array | None = None,
+    fill: str = "mask",
+) -> Rows:
+    """Return all mini-batches of one epoch, for data that lives for a few epochs only, such as the rollouts of PPO.
+
+    What the batches have room for beyond the rows that exist is padding of weight 0 with `fill="mask"`, so that every
+    row counts once. With `fill="tile"` rows are repeated, as some implementations of PPO do: no batch has padding, and
+    some rows count once more than others.
+
+    Args:
+      key: int seed or key.
+      num_examples: N, static.
+      batch_size: b, static, at most N.
+      where: `[N]` bool, rows that exist, such as those before a rollout was cut short; all by default.
+      fill: "mask" or "tile".
+
+    Returns:
+      Rows `[ceil(N / b), b]`, to scan over. The weights of a batch sum to 1, or are 0 if it is all padding. If no row
+      exists, all is padding.
+
+    Raises:
+      TypeError: if a size is not a static int or the mask does not hold bools.
+      ValueError: if a size is below 1, the batch is larger than the data, `fill` is unknown or the mask is not `[N]`.
+
+    References:
+      Schulman et al., 2017 (arXiv 1707.06347).
+
+    Examples:
+      >>> rows = epoch_rows(0, 5, 2)
+      >>> sorted(rows.indices.flatten().tolist()), rows.weights.sum(axis=1).tolist()
+      ([-1, 0, 1, 2, 3, 4], [1.0, 1.0, 1.0])
+    """
+    check_count("num_examples", num_examples)
+    check_count("batch_size", batch_size, num_examples, "the number of examples")
+    check_choice("fill", fill, ("mask", "tile"))
+    exists = mask_or_all("where", where, (num_examples,))
+    batches = -(-num_examples // batch_size)
+    order_key, places_key = jax.random.split(as_key(key))
+    places = jnp.arange(batches * batch_size, dtype=jnp.int32)
+    if fill == "tile":
+        number = jnp.sum(exists, dtype=jnp.int32)
+        turns = jax.random.permutation(places_key, places) % jnp.maximum(number, 1)
+        drawn = jnp.where(number > 0, random_order(order_key, exists)[turns], -1)
+    else:
+        order = jax.random.permutation(order_key, num_examples).astype(jnp.int32)
+        order = jnp.where(exists[order], order, -1)
+        drawn = jnp.pad(order, (0, len(places) - num_examples), constant_values=-1)
+    return jax.vmap(rows_of)(drawn.reshape(batches, batch_size))

@@ -1,13 +1,18 @@
 """Scores of examples that feed the signals of a transformation.
 
-Norms of gradients, gradients in the logits, estimates of gradients from forward passes, alignments with a direction.
+Norms of gradients, gradients in the logits, estimates of gradients from forward passes, alignments with a direction,
+advantages of actions.
 """
 
+from . import advantages as advantages
 from . import directions as directions
 from . import last_layer as last_layer
 from . import linen_norms as linen_norms
 from . import norms as norms
 from . import zeroth_order as zeroth_order
+from .advantages import Advantages as Advantages
+from .advantages import generalized_advantages as generalized_advantages
+from .advantages import normalized_advantages as normalized_advantages
 from .directions import gradient_alignments as gradient_alignments
 from .last_layer import last_layer_gradients as last_layer_gradients
 from .linen_norms import linen_gradient_norms as linen_gradient_norms

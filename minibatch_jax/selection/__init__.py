@@ -2,6 +2,7 @@
 
 from . import assigned_rows as assigned_rows
 from . import centers as centers
+from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
 from . import concepts as concepts
 from . import coresets as coresets
@@ -27,6 +28,8 @@ from . import topk as topk
 from .assigned_rows import assign_rows as assign_rows
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
+from .clipped_surrogate import clipped_ratios as clipped_ratios
+from .clipped_surrogate import reweigh_by_clipped_surrogate as reweigh_by_clipped_surrogate
 from .colm import adam_features as adam_features
 from .colm import domain_budgets as domain_budgets
 from .colm import keep_by_colm as keep_by_colm

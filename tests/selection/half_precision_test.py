@@ -62,6 +62,7 @@ FUNCTIONS = {
         c(LOSSES),
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
+    "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
     "curvature_of": lambda c: crest.curvature_of(model(c)),
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
