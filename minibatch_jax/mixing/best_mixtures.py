@@ -119,7 +119,7 @@ def project_capped_simplex(values: jax.Array, caps: jax.Array) -> jax.Array:
     """Return the nearest mixture within the caps: `clip(values - shift, 0, caps)`, the shift found by bisection.
 
     Args:
-      values: `[..., K]`, floating point. One that is not finite counts as the least finite one of its row.
+      values: `[..., K]`, floating point. One that is not finite gets the proportion 0.
       caps: `[K]`, floating point, largest proportion of each domain; negative or NaN caps count as 0.
 
     Returns:
@@ -139,8 +139,7 @@ def project_capped_simplex(values: jax.Array, caps: jax.Array) -> jax.Array:
     values = values.astype(weight_dtype(values.dtype))
     caps = jnp.broadcast_to(caps.astype(values.dtype), values.shape)
     finite = jnp.isfinite(values)
-    least = jnp.min(jnp.where(finite, values, jnp.inf), axis=-1, keepdims=True)
-    values = jnp.where(finite, values, jnp.where(jnp.isfinite(least), least, 0))
+    values, caps = jnp.where(finite, values, 0), jnp.where(finite, caps, 0)
     low = jnp.min(values - caps, axis=-1, keepdims=True)
     high = jnp.max(values, axis=-1, keepdims=True)
     low, high = fori_loop(0, BISECTIONS, bind(_bisect, values, caps), (low, high))

@@ -112,7 +112,7 @@ def von_neumann_entropy(matrices: jax.Array) -> jax.Array:
       >>> print(f"{von_neumann_entropy(jnp.diag(jnp.array([3.0, 3.0, 0.0]))[None])[0]:.4f}")
       0.6931
     """
-    check_shape("matrices", matrices, (None, None, matrices.shape[-1]))
+    check_shape("matrices", matrices, (None, matrices.shape[-1], None))
     check_floating("matrices", matrices)
     return shannon_entropy(jnp.linalg.eigvalsh(matrices.astype(weight_dtype(matrices.dtype))))
 

@@ -50,7 +50,7 @@ def fit_mixing_law(
     key: jax.Array | int,
     num_terms: int = 1,
     num_starts: int = 16,
-    delta: float | jax.Array = 0.02,
+    delta: float | jax.Array = 0.05,
     ridge: float | jax.Array = 0.0,
     max_iterations: int = 200,
 ) -> MixingLaw:

@@ -24,6 +24,8 @@ from minibatch_jax._vector import nonzero
 from minibatch_jax.mixing._fits import check_runs, usable_mixtures
 from minibatch_jax.weights import weight_dtype
 
+STRENGTHS = 15
+
 
 class Mixtures(NamedTuple):
     """Mixtures drawn by `sample_mixtures`.
@@ -109,8 +111,9 @@ def sample_mixtures(
     prior = prior / nonzero(jnp.sum(prior))
     flat = jnp.where(prior > 0, prior**flattening, 0)
     strength_key, draw_key = jax.random.split(as_key(key))
-    choices = jnp.asarray(np.geomspace(*strengths, 15), dtype)
-    drawn = choices[jax.random.randint(strength_key, (n * oversampling,), 0, 15)]
+    low, high = (jnp.log(jnp.asarray(strength, dtype)) for strength in strengths)
+    places = jax.random.randint(strength_key, (n * oversampling,), 0, STRENGTHS).astype(dtype) / (STRENGTHS - 1)
+    drawn = jnp.exp(low + (high - low) * places)
     mixtures = _dirichlet(draw_key, drawn[:, None] * (flat / nonzero(jnp.sum(flat)))[None])
     within = jnp.all(mixtures <= jnp.minimum(max_ratio * prior, 1)[None] * (1 + 1e-6), axis=1)
     mixtures = jnp.where(mixtures < smallest, 0, mixtures)
