@@ -1,8 +1,9 @@
 """Least Huber loss of a parametric curve from many starts, by Levenberg-Marquardt steps, and usable rows of mixtures.
 
 A law of losses has few parameters and many starts. A step solves the normal equations of the residuals, each weighted
-by min(1, delta / |residual|), so it converges in tens of iterations where L-BFGS takes hundreds. The weights make a
-quadratic that lies above the Huber loss, and a step that does not lower the loss is not taken.
+by min(1, delta / |residual|). These weights make a quadratic that lies above the Huber loss, and a step that does not
+lower the loss is not taken. Where the law fits only nearly, as on real runs, L-BFGS follows a long valley: see
+`experiments/speed/mixing_laws.py`.
 """
 
 from collections.abc import Callable
