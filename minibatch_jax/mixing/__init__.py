@@ -1,14 +1,25 @@
 """How domains share the batch: weights `[K]` over K domains, changed while training or fitted before it."""
 
+from . import best_mixtures as best_mixtures
+from . import bimix as bimix
 from . import budgets as budgets
 from . import doge as doge
 from . import domains as domains
 from . import doremi as doremi
+from . import entropies as entropies
+from . import mixing_laws as mixing_laws
 from . import online_mixing as online_mixing
 from . import phases as phases
+from . import regmix as regmix
 from . import scheduled as scheduled
+from . import size_laws as size_laws
 from . import skill_it as skill_it
 from . import static_mixtures as static_mixtures
+from .best_mixtures import best_mixture as best_mixture
+from .best_mixtures import project_capped_simplex as project_capped_simplex
+from .bimix import bimix_mixture as bimix_mixture
+from .bimix import fit_bimix as fit_bimix
+from .bimix import predict_bimix as predict_bimix
 from .budgets import Blend as Blend
 from .budgets import Budget as Budget
 from .budgets import blend_from_epochs as blend_from_epochs
@@ -24,6 +35,13 @@ from .domains import losses_by_domain as losses_by_domain
 from .doremi import DoremiState as DoremiState
 from .doremi import excess_losses as excess_losses
 from .doremi import mix_by_doremi as mix_by_doremi
+from .entropies import conditional_entropy as conditional_entropy
+from .entropies import entropy_mixture as entropy_mixture
+from .entropies import joint_entropy as joint_entropy
+from .entropies import shannon_entropy as shannon_entropy
+from .entropies import von_neumann_entropy as von_neumann_entropy
+from .mixing_laws import fit_mixing_law as fit_mixing_law
+from .mixing_laws import predict_losses as predict_losses
 from .online_mixing import OdmState as OdmState
 from .online_mixing import exploration_rate as exploration_rate
 from .online_mixing import mix_by_odm as mix_by_odm
@@ -32,8 +50,14 @@ from .phases import annealed_mixture as annealed_mixture
 from .phases import mixture_schedule as mixture_schedule
 from .phases import two_phase as two_phase
 from .phases import two_phase_mixture as two_phase_mixture
+from .regmix import average_of_top as average_of_top
+from .regmix import fit_regression as fit_regression
+from .regmix import predict_regression as predict_regression
+from .regmix import sample_mixtures as sample_mixtures
 from .scheduled import ScheduleState as ScheduleState
 from .scheduled import mix_by_schedule as mix_by_schedule
+from .size_laws import fit_size_law as fit_size_law
+from .size_laws import predict_at_size as predict_at_size
 from .skill_it import SkillsState as SkillsState
 from .skill_it import mix_by_skills as mix_by_skills
 from .skill_it import skill_mixture as skill_mixture
