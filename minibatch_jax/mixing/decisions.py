@@ -85,8 +85,7 @@ def pair_decisions(predictions: jax.Array, *, vote: str = "majority") -> jax.Arr
     signs = _signs(predictions[:, None], predictions[None])
     if vote == "majority":
         return jnp.sign(jnp.sum(signs, axis=-1))
-    low, high = jnp.min(signs, axis=-1), jnp.max(signs, axis=-1)
-    return jnp.where(low >= 0, high, jnp.where(high <= 0, low, 0))
+    return jnp.sign(jnp.min(signs, axis=-1) + jnp.max(signs, axis=-1))
 
 
 def decision_accuracy(
