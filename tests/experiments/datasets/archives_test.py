@@ -405,12 +405,15 @@ def test_command_line_lists_and_refuses_unknown_names(capsys):
     assert "unknown data set cifar; wanted all" in capsys.readouterr().err
 
 
-def test_pins_are_whole_and_no_address_is_written():
+def test_pins_are_whole_and_the_only_address_is_that_of_repositories():
     for dataset in CATALOG.values():
-        if dataset.archive is not None:
-            assert len(dataset.archive.sha256) == 64 and int(dataset.archive.sha256, 16) >= 0
-    for file in Path(_archives.__file__).parent.glob("*.py"):
-        assert "://" not in file.read_text()
+        for archive in dataset.pinned:
+            assert len(archive.sha256) == 64 and int(archive.sha256, 16) >= 0
+            assert archive.manager != "github" or (len(archive.version) == 40 and int(archive.version, 16) >= 0)
+    texts = [file.read_text() for file in Path(_archives.__file__).parent.glob("*.py")]
+    assert (
+        sum(text.count("://") for text in texts) == sum("https://raw.githubusercontent.com/" in t for t in texts) == 1
+    )
 
 
 @pytest.mark.slow
