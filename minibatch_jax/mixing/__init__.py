@@ -8,6 +8,7 @@ from . import doge as doge
 from . import domains as domains
 from . import doremi as doremi
 from . import entropies as entropies
+from . import loss_laws as loss_laws
 from . import merging as merging
 from . import mixing_laws as mixing_laws
 from . import online_mixing as online_mixing
@@ -44,6 +45,8 @@ from .entropies import entropy_mixture as entropy_mixture
 from .entropies import joint_entropy as joint_entropy
 from .entropies import shannon_entropy as shannon_entropy
 from .entropies import von_neumann_entropy as von_neumann_entropy
+from .loss_laws import fit_loss_law as fit_loss_law
+from .loss_laws import predict_loss as predict_loss
 from .merging import merge_parameters as merge_parameters
 from .mixing_laws import fit_mixing_law as fit_mixing_law
 from .mixing_laws import predict_losses as predict_losses

@@ -1,0 +1,146 @@
+"""Averages of models that were trained on parts of the data, as proxies for models trained on unions of the parts.
+
+Claim: the loss of the average of models, each continued from one seed model on one part of the data, correlates
+  strongly with the loss of a model trained on the union of the parts; averages of models that began apart do not.
+Data: byte windows of 12 domains of real text (`text_domains`). The seed model is trained on all of them; six domains,
+  two of code, prose, reviews, newsgroups and spam, are the parts. All 15 pairs and 20 triples of parts are unions.
+  `python -m experiments.datasets fetch python_text sentiment newsgroups spam`
+Command: `python -m experiments merged_proxies`
+Minutes: MINUTES on one CPU core
+Expected: mean ± standard error over 3 seeds
+
+TABLE
+Verdict: VERDICT
+Tuning: TUNING
+Reference: Na et al., Scalable data ablation approximations for language models through modular training and merging,
+  EMNLP 2024 (arXiv 2410.15661).
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from experiments.engine import compare
+from experiments.mixing._byte_models import LENGTH, ByteModel, by_domain, map_models, train_all
+from experiments.shared.text_domains import DOMAINS, domain_losses, text_domains
+from minibatch_jax.mixing import merge_parameters
+
+PARTS = ("c", "prose", "python", "movies", "recreation", "spam")
+UNIONS = [set(union) for size in (2, 3) for union in itertools.combinations(range(len(PARTS)), size)]
+ARMS = ("mean of components", "members alone", "merged", "merged, other beginnings")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters; a union of k parts is trained for k times as many steps as a part, on as many windows."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    out: str = "runs/merged_proxies"
+    arms: tuple[str, ...] = ()
+    """names of the arms to run; empty: all"""
+    width: int = 32
+    seed_steps: int = 1200
+    part_steps: int = 250
+    batch_size: int = 16
+    seed_rate: float = 1e-2
+    """learning rate of Adam of the seed model, and of models that begin apart"""
+    rate: float = 3e-3
+    """of parts and unions, which go on from the seed model"""
+    per_domain: int = 6000
+    """windows of a domain to train on"""
+    held_out: int = 96
+    """windows of a domain to measure losses with"""
+    validate: bool = False
+    """measure on windows held out from the training documents: for tuning"""
+
+
+def main(config: Config):
+    """Train parts and unions, and compare the losses of proxies with those of the unions."""
+    windows = functools.cache(lambda: _windows(config))
+    losses = functools.cache(lambda seed: losses_of_all(config, seed, *windows()))
+
+    def arm(name, seed):
+        found = losses(seed)
+        return agreement(found[name], found["unions"])
+
+    arms: dict[str, Any] = {name: functools.partial(arm, name) for name in ARMS}
+    better = {"by_domain": "higher", "of_mean": "higher", "of_mean_within_size": "higher"}
+    return compare(config, arms, baseline=ARMS[0], better=better)
+
+
+def losses_of_all(config: Config, seed: int, train: jax.Array, held_out: jax.Array) -> dict[str, np.ndarray]:
+    """Losses `[U, K]` of all unions in all domains: of models trained on them, and as each proxy predicts them."""
+    model = ByteModel(config.width)
+    options = {"batch_size": config.batch_size}
+    parts = np.array([DOMAINS.index(name) for name in PARTS])
+    one_hot = np.eye(len(DOMAINS))[parts]
+    members = np.array([[part in union for part in range(len(PARTS))] for union in UNIONS], np.float32)
+    keys = jax.random.split(jax.random.key(seed), 8)
+
+    def trained(starts, key, mixtures, steps, rate):
+        mixtures = jnp.asarray(mixtures, jnp.float32)
+        run = functools.partial(train_all, model, steps=steps, learning_rate=rate, **options)
+        return jax.jit(run)(starts, jax.random.split(key, len(mixtures)), train, mixtures)
+
+    @jax.jit
+    def measured(params):
+        return map_models(lambda p: domain_losses(model.apply, p, held_out), params)
+
+    uniform = np.full((1, len(DOMAINS)), 1 / len(DOMAINS))
+    begin = jax.vmap(model.init)(keys[:1])
+    seed_model = trained(begin, keys[1], uniform, config.seed_steps, config.seed_rate)
+    copies = lambda number: jax.tree.map(lambda x: jnp.repeat(x, number, axis=0), seed_model)  # noqa: E731
+    units = trained(copies(len(PARTS)), keys[2], one_hot, config.part_steps, config.rate)
+    begin = jax.vmap(model.init)(jax.random.split(keys[3], len(PARTS)))
+    apart = trained(begin, keys[4], uniform.repeat(len(PARTS), 0), config.seed_steps, config.seed_rate)
+    apart = trained(apart, keys[5], one_hot, config.part_steps, config.rate)
+    unions = []
+    for size, key in ((2, keys[6]), (3, keys[7])):
+        mixtures = members[members.sum(1) == size] @ one_hot / size
+        unions.append(measured(trained(copies(len(mixtures)), key, mixtures, size * config.part_steps, config.rate)))
+    return {
+        "unions": np.concatenate(unions),
+        "mean of components": members @ np.asarray(measured(units)) / members.sum(1, keepdims=True),
+        "members alone": -members @ one_hot / members.sum(1, keepdims=True),
+        "merged": np.asarray(measured(merge_parameters(jnp.asarray(members), units))),
+        "merged, other beginnings": np.asarray(measured(merge_parameters(jnp.asarray(members), apart))),
+    }
+
+
+def agreement(proxy: np.ndarray, unions: np.ndarray) -> dict[str, float]:
+    """Spearman correlations over unions of proxies `[U, K]` with losses `[U, K]`, and how far the mean loss is off.
+
+    `by_domain` is the mean correlation of the six parts' domains, `by_other_domain` of the other domains, `of_mean` that
+    of the mean loss over the parts' domains, and `of_mean_within_size` its mean over pairs alone and triples alone.
+    """
+    parts = np.array([name in PARTS for name in DOMAINS])
+    by_domain = np.array([_rank_correlation(proxy[:, k], unions[:, k]) for k in range(len(DOMAINS))])
+    means = proxy[:, parts].mean(1), unions[:, parts].mean(1)
+    sizes = np.array([len(union) for union in UNIONS])
+    within = [_rank_correlation(means[0][sizes == size], means[1][sizes == size]) for size in (2, 3)]
+    return {
+        "by_domain": by_domain[parts].mean(),
+        "by_other_domain": by_domain[~parts].mean(),
+        "of_mean": _rank_correlation(*means),
+        "of_mean_within_size": float(np.mean(within)),
+        "loss_less_that_of_the_union": float(np.mean(means[0] - means[1])),
+    }
+
+
+def _rank_correlation(proxy: np.ndarray, losses: np.ndarray) -> float:
+    """Spearman's; 0 where the proxy is the same for all."""
+    if np.ptp(proxy) < 1e-6:
+        return 0.0
+    return float(np.asarray(scipy.stats.spearmanr(proxy, losses))[0])
+
+
+def _windows(config: Config) -> tuple[jax.Array, jax.Array]:
+    splits = text_domains(LENGTH, validate=config.validate, per_domain=config.per_domain)
+    train, held_out = by_domain(splits["train"]), by_domain(splits["validation"], config.held_out)
+    return jnp.asarray(train), jnp.asarray(held_out)
