@@ -18,7 +18,7 @@ Params = Any
 
 
 class ByteModel:
-    """The functions of a byte transformer with one block of this width; hashable by identity."""
+    """The functions of a byte transformer with one block of this width; `byte_model` keeps one of each."""
 
     def __init__(self, width: int):
         self._build = functools.partial(ByteTransformer, length=LENGTH, width=width, depth=1, heads=2)
@@ -42,6 +42,19 @@ class ByteModel:
     def losses(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Mean cross-entropy of each window `[B]` in nats a byte."""
         return byte_losses(self.apply, params, tokens)
+
+
+@functools.cache
+def byte_model(width: int) -> ByteModel:
+    """The functions of a model of this width, the same object each time, so that programs are compiled once."""
+    return ByteModel(width)
+
+
+@functools.cache
+def trainer(model: ByteModel, steps: int, batch_size: int, learning_rate: float) -> Callable[..., Params]:
+    """Compiled `train_all` of these options: a function of starts, keys, windows and mixtures."""
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    return jax.jit(functools.partial(train_all, model, **options))
 
 
 def train_all(

@@ -27,7 +27,7 @@ import numpy as np
 import scipy.stats
 
 from experiments.engine import compare
-from experiments.mixing._byte_models import LENGTH, ByteModel, by_domain, map_models, train_all
+from experiments.mixing._byte_models import LENGTH, by_domain, byte_model, map_models, trainer
 from experiments.shared.text_domains import DOMAINS, domain_losses, text_domains
 from minibatch_jax.mixing import merge_parameters
 
@@ -45,8 +45,8 @@ class Config:
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
     width: int = 32
-    seed_steps: int = 1200
-    part_steps: int = 250
+    seed_steps: int = 800
+    part_steps: int = 200
     batch_size: int = 16
     seed_rate: float = 1e-2
     """learning rate of Adam of the seed model, and of models that begin apart"""
@@ -76,8 +76,7 @@ def main(config: Config):
 
 def losses_of_all(config: Config, seed: int, train: jax.Array, held_out: jax.Array) -> dict[str, np.ndarray]:
     """Losses `[U, K]` of all unions in all domains: of models trained on them, and as each proxy predicts them."""
-    model = ByteModel(config.width)
-    options = {"batch_size": config.batch_size}
+    model = byte_model(config.width)
     parts = np.array([DOMAINS.index(name) for name in PARTS])
     one_hot = np.eye(len(DOMAINS))[parts]
     members = np.array([[part in union for part in range(len(PARTS))] for union in UNIONS], np.float32)
@@ -85,12 +84,11 @@ def losses_of_all(config: Config, seed: int, train: jax.Array, held_out: jax.Arr
 
     def trained(starts, key, mixtures, steps, rate):
         mixtures = jnp.asarray(mixtures, jnp.float32)
-        run = functools.partial(train_all, model, steps=steps, learning_rate=rate, **options)
-        return jax.jit(run)(starts, jax.random.split(key, len(mixtures)), train, mixtures)
+        run = trainer(model, steps, config.batch_size, rate)
+        return run(starts, jax.random.split(key, len(mixtures)), train, mixtures)
 
-    @jax.jit
     def measured(params):
-        return map_models(lambda p: domain_losses(model.apply, p, held_out), params)
+        return _losses(config.width, params, held_out)
 
     uniform = np.full((1, len(DOMAINS)), 1 / len(DOMAINS))
     begin = jax.vmap(model.init)(keys[:1])
@@ -116,8 +114,8 @@ def losses_of_all(config: Config, seed: int, train: jax.Array, held_out: jax.Arr
 def agreement(proxy: np.ndarray, unions: np.ndarray) -> dict[str, float]:
     """Spearman correlations over unions of proxies `[U, K]` with losses `[U, K]`, and how far the mean loss is off.
 
-    `by_domain` is the mean correlation of the six parts' domains, `by_other_domain` of the other domains, `of_mean` that
-    of the mean loss over the parts' domains, and `of_mean_within_size` its mean over pairs alone and triples alone.
+    `by_domain` is the mean correlation in the six parts' domains, `by_other_domain` in the other domains, `of_mean`
+    that of the mean loss in the parts' domains, and `of_mean_within_size` its mean over pairs alone and triples alone.
     """
     parts = np.array([name in PARTS for name in DOMAINS])
     by_domain = np.array([_rank_correlation(proxy[:, k], unions[:, k]) for k in range(len(DOMAINS))])
@@ -131,6 +129,12 @@ def agreement(proxy: np.ndarray, unions: np.ndarray) -> dict[str, float]:
         "of_mean_within_size": float(np.mean(within)),
         "loss_less_that_of_the_union": float(np.mean(means[0] - means[1])),
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _losses(width: int, params: Any, held_out: jax.Array) -> jax.Array:
+    """Losses `[S, K]` of models."""
+    return map_models(lambda p: domain_losses(byte_model(width).apply, p, held_out), params)
 
 
 def _rank_correlation(proxy: np.ndarray, losses: np.ndarray) -> float:
