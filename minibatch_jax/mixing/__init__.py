@@ -45,7 +45,9 @@ from .entropies import entropy_mixture as entropy_mixture
 from .entropies import joint_entropy as joint_entropy
 from .entropies import shannon_entropy as shannon_entropy
 from .entropies import von_neumann_entropy as von_neumann_entropy
+from .loss_laws import fit_accuracy_curve as fit_accuracy_curve
 from .loss_laws import fit_loss_law as fit_loss_law
+from .loss_laws import predict_accuracy as predict_accuracy
 from .loss_laws import predict_loss as predict_loss
 from .merging import merge_parameters as merge_parameters
 from .mixing_laws import fit_mixing_law as fit_mixing_law

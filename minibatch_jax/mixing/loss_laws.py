@@ -2,7 +2,8 @@
 
 The laws are `e^a / C^alpha + E` of compute C, with or without the limit E, and `e^a / N^alpha + e^b / D^beta + E` of
 parameters N and tokens D: the baselines that decisions from runs of a single scale are compared with. With three sizes,
-E is not determined. Curves of many mixtures that share an exponent are the task of `minibatch_jax.mixing.size_laws`.
+E is not determined. A second step, `fit_accuracy_curve`, maps losses to the accuracy of a task. Curves of many mixtures
+that share an exponent are fitted by `minibatch_jax.mixing.size_laws`.
 
 References:
   Magnusson et al., DataDecide: how to predict best pretraining data with small experiments, ICML 2025
@@ -45,6 +46,26 @@ class LossLaw(NamedTuple):
     exponents: jax.Array
     limit: jax.Array
     loss: jax.Array
+    converged: jax.Array
+
+
+class AccuracyCurve(NamedTuple):
+    """Curve `low + (high - low) / (1 + exp(slope * (loss - middle)))`.
+
+    Attributes:
+      low: `[]`, in (0, 1), accuracy at high losses, such as chance.
+      high: `[]`, in (low, 1), accuracy at low losses.
+      slope: `[]`, positive.
+      middle: `[]`, loss of the mean of low and high.
+      error: `[]`, root of the mean squared error of the accuracies.
+      converged: `[]` bool, whether the fit is at a minimum and there are more than four points.
+    """
+
+    low: jax.Array
+    high: jax.Array
+    slope: jax.Array
+    middle: jax.Array
+    error: jax.Array
     converged: jax.Array
 
 
@@ -142,6 +163,98 @@ def predict_loss(law: LossLaw, sizes: jax.Array | float) -> jax.Array:
     shape = (1,) * (sizes.ndim - 1) + (terms,)
     falls = law.log_scales.reshape(shape) - law.exponents.reshape(shape) * jnp.log(sizes)
     return jnp.sum(jnp.exp(falls), axis=-1) + law.limit
+
+
+def fit_accuracy_curve(losses: jax.Array, accuracies: jax.Array, *, max_iterations: int = 300) -> AccuracyCurve:
+    """Fit the accuracy of a task to the loss of the same models, by least squares from 12 starts.
+
+    Args:
+      losses: `[M]`, floating point; a point that is not finite does not count.
+      accuracies: `[M]`, floating point, in [0, 1].
+      max_iterations: of each start, static.
+
+    Returns:
+      The curve, float32 (float64 if the accuracies are).
+
+    Raises:
+      TypeError: if an input is not floating point or the count is not a static int.
+      ValueError: if shapes do not match.
+
+    References:
+      Magnusson et al., 2025 (arXiv 2504.11393).
+
+    Examples:
+      >>> losses = jnp.linspace(1.0, 5.0, 9)
+      >>> curve = fit_accuracy_curve(losses, 0.25 + 0.6 * jax.nn.sigmoid(3.0 * (2.5 - losses)))
+      >>> round(float(curve.low), 2), round(float(curve.high), 2), round(float(predict_accuracy(curve, 2.5)), 2)
+      (0.25, 0.85, 0.55)
+    """
+    check_shape("losses", losses, (None,))
+    check_floating("losses", losses)
+    check_shape("accuracies", accuracies, losses.shape)
+    check_floating("accuracies", accuracies)
+    check_count("max_iterations", max_iterations)
+    dtype = weight_dtype(accuracies.dtype)
+    counts = jnp.isfinite(losses) & jnp.isfinite(accuracies)
+    weights = counts.astype(dtype)
+    number = jnp.sum(counts, dtype=jnp.int32)
+    losses, accuracies = (jnp.where(counts, x.astype(dtype), 0) for x in (losses, accuracies))
+    center, unit, scale = _mean(losses, weights), spread(losses, weights), spread(accuracies, weights)
+    starts = _curve_starts(accuracies, counts, dtype)
+    penalty = jnp.zeros((4, 4), dtype)
+    inputs = jnp.where(counts, losses - center, 0) / unit, scale
+    parabola = jnp.asarray(1e6, dtype)  # all residuals are smaller: least squares
+    found = huber_fit(_curve, starts, inputs, accuracies / scale, weights, parabola, penalty, max_iterations)
+    low, high, slope, middle = _curve_numbers(found.params)
+    error = scale * jnp.sqrt(2 * found.loss / jnp.maximum(number, 1).astype(dtype))
+    return AccuracyCurve(low, high, slope / unit, center + unit * middle, error, found.converged & (number > 4))
+
+
+def predict_accuracy(curve: AccuracyCurve, losses: jax.Array | float) -> jax.Array:
+    """Return the accuracy at a loss, or at many.
+
+    Args:
+      curve: of a task.
+      losses: `[...]`.
+
+    Returns:
+      `[...]`.
+
+    Examples:
+      >>> half = jnp.asarray(0.5)
+      >>> curve = AccuracyCurve(half / 2, half * 2, half, 2 * half, jnp.zeros(()), jnp.asarray(True))
+      >>> float(predict_accuracy(curve, 1.0))
+      0.625
+    """
+    losses = jnp.asarray(losses, curve.low.dtype)
+    return curve.low + (curve.high - curve.low) * jax.nn.sigmoid(curve.slope * (curve.middle - losses))
+
+
+def _mean(values, weights):
+    return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def _curve_numbers(params):
+    """Low, high, slope and middle from numbers without bounds."""
+    low = jax.nn.sigmoid(params[0])
+    return low, low + (1 - low) * jax.nn.sigmoid(params[1]), jnp.exp(params[2]), params[3]
+
+
+def _curve(params, losses, scale):
+    low, high, slope, middle = _curve_numbers(params)
+    return (low + (high - low) * jax.nn.sigmoid(slope * (middle - losses))) / scale
+
+
+def _curve_starts(accuracies, counts, dtype):
+    """`[12, 4]`: from the least to the largest accuracy and beyond, at several slopes and places."""
+    least = jnp.clip(jnp.min(jnp.where(counts, accuracies, 1)), 0.01, 0.9)
+    most = jnp.clip(jnp.max(jnp.where(counts, accuracies, 0)), least + 0.02, 0.98)
+    rows = []
+    for reach, slope, middle in itertools.product((1.0, 0.5), (0.0, 1.5), (-1.0, 0.0, 1.0)):
+        high = 1 - (1 - most) * reach
+        share = (high - least) / (1 - least)
+        rows.append([jnp.log(least / (1 - least)), jnp.log(share / (1 - share)), slope, middle])
+    return jnp.asarray(rows, dtype)
 
 
 def _law(params, logs, unit):

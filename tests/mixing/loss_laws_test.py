@@ -75,6 +75,24 @@ def test_points_that_are_no_losses_do_not_count_and_too_few_points_are_told():
     assert not bool(nothing.converged) and all(np.all(np.isfinite(part)) for part in nothing[:3])
 
 
+def curve(losses, low, high, slope, middle):
+    return low + (high - low) * scipy.special.expit(slope * (middle - losses))
+
+
+def test_an_accuracy_curve_is_the_one_of_scipy():
+    losses = RNG.uniform(1.5, 4.0, 40)
+    noisy = curve(losses, 0.25, 0.8, 4.0, 2.6) + 0.01 * RNG.normal(size=40)
+    known, _ = scipy.optimize.curve_fit(curve, losses, noisy, (0.3, 0.7, 3.0, 2.5))
+    spoiled = jnp.asarray(np.append(noisy, np.nan), jnp.float32), jnp.asarray(np.append(losses, 2.0), jnp.float32)
+    found = jax.jit(mixing.fit_accuracy_curve)(spoiled[1], spoiled[0])
+    np.testing.assert_allclose(found[:4], known, rtol=2e-3)
+    assert float(found.error) == pytest.approx(np.sqrt(np.mean((curve(losses, *known) - noisy) ** 2)), rel=1e-3)
+    np.testing.assert_allclose(
+        mixing.predict_accuracy(found, jnp.asarray(losses, jnp.float32)), curve(losses, *known), atol=1e-3
+    )
+    assert bool(found.converged)
+
+
 @pytest.mark.parametrize(
     "call,error,message",
     [
