@@ -9,12 +9,30 @@ Data: 1000 points of a mixture of 8 Gaussians of standard deviation 0.03 on a ci
   2000 samples to as many fresh clean points, "to mode" the root mean square distance of samples to the nearest center,
   0.042 for clean points.
 Command: `python -m experiments ambient_diffusion`
-Minutes: MINUTES on one CPU core
+Minutes: 1 on one CPU core
 Expected: mean ± standard error over 5 seeds
 
-TABLE
-Verdict: VERDICT
-Tuning: TUNING
+  arm                           sliced W2      to mode
+  all clean                     0.057 ± 0.006  0.054 ± 0.001
+  clean tenth alone             0.085 ± 0.010  0.052 ± 0.001
+  noise ignored                 0.116 ± 0.001  0.271 ± 0.003
+  noise ignored, half clean     0.088 ± 0.002  0.203 ± 0.003
+  noisy alone, ambient          0.085 ± 0.003  0.207 ± 0.004
+  ambient, clamped              0.059 ± 0.004  0.128 ± 0.002
+  ambient                       0.059 ± 0.004  0.129 ± 0.002
+  ambient, clamped, half clean  0.067 ± 0.006  0.062 ± 0.002
+  ambient, half clean           0.063 ± 0.004  0.062 ± 0.002
+
+  Reproduced for how samples spread over the modes: with ambient weights, a clean tenth and noisy points come within one
+  standard error of all clean points, and paired by seed half clean batches are -0.022 ± 0.007 from the clean tenth
+  alone, which gives the modes unequal masses. Nearly reproduced for how sharp samples are: with half clean batches they
+  lie 0.010 ± 0.002 further from the modes than those of the clean tenth alone; with a tenth of clean points in a batch
+  they are twice as far, because low levels are learned from clean points only. Ignoring the noise costs more than it
+  gives, and noisy points alone stay blurred. Drawing levels above a point's own in place of raising them to it changes
+  nothing here, though it wastes no point.
+Verdict: partly: samples cover the modes as well as from clean points alone, and are a fifth less sharp.
+Tuning: learning rate in {1e-3, 3e-3, 1e-2} at half the steps, by all arms with seeds 10 and 11; the largest is best for
+  every arm in sharpness. More steps at this rate helped every arm.
 Reference: Daras et al., How much is a noisy image worth? Data scaling laws for ambient diffusion, ICLR 2025
   (arXiv 2411.02780).
 """
