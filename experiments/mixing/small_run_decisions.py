@@ -23,11 +23,11 @@ Expected: mean ± standard error over 3 seeds of the small runs
   law of 4 sizes, no limit    0.265    0.737 ± 0.044  0.734 ± 0.021
   law of 4 sizes, with limit  0.265    0.682 ± 0.017  0.778 ± 0.025
 
-  Figures are fractions of the 66 pairs, the last two of decisions on the target's accuracy by that of the small runs and
-  by the probability of the right choice; "compute" is a fraction of the target's. Reproduced: runs with a sixth of the
-  compute decide 0.783 ± 0.005 of the pairs by the mean loss and 0.888 ± 0.012 by the loss in a domain, and no law
-  decides more than the largest size it is fitted to, though it costs more. Paired by seed, the four laws differ from
-  that size by -0.154 ± 0.015 to -0.046 ± 0.003 in domain losses, and in the mean loss by -0.101 ± 0.022 to
+  Figures are fractions of the 66 pairs. The last two are of decisions on the target's accuracy, by that of the small
+  runs and by the probability of the right choice; "compute" is a fraction of the target's. Reproduced: runs with a
+  sixth of the compute decide 0.783 ± 0.005 of the pairs by the mean loss and 0.888 ± 0.012 by the loss in a domain, and
+  laws decide no more than the largest size they are fitted to, though they cost more. Paired by seed, the four laws
+  differ from that size by -0.154 ± 0.015 to -0.046 ± 0.003 in domain losses, and in the mean loss by -0.101 ± 0.022 to
   +0.030 ± 0.061. Not reproduced: which recipe gives the better accuracy is not decided by small accuracies, nor by the
   probability of the right choice: all are within two and a half standard errors of chance, and three seeds of 768
   items may not tell the recipes apart at the target either. With 1 % of the compute even the mean loss is no guide.
