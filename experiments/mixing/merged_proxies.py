@@ -7,12 +7,24 @@ Data: byte windows of 12 domains of real text (`text_domains`). The seed model i
   trained from the seed model for as many steps as its parts together.
   `python -m experiments.datasets fetch python_text sentiment newsgroups spam`
 Command: `python -m experiments merged_proxies`
-Minutes: MINUTES on one CPU core
+Minutes: 2 on one CPU core
 Expected: mean ± standard error over 3 seeds
 
-TABLE
-Verdict: VERDICT
-Tuning: TUNING
+  arm                       by domain      other domains  of mean        within size    loss less union's
+  mean of components        0.849 ± 0.007  0.865 ± 0.002  0.603 ± 0.041  0.812 ± 0.007  0.187 ± 0.010
+  members alone             0.854 ± 0.001  0.000 ± 0.000  0.000 ± 0.000  0.000 ± 0.000
+  merged                    0.882 ± 0.002  0.910 ± 0.005  0.789 ± 0.011  0.881 ± 0.026  0.056 ± 0.005
+  merged, other beginnings  0.378 ± 0.033  0.401 ± 0.013  0.008 ± 0.096  0.281 ± 0.172  0.685 ± 0.003
+
+  Spearman correlations over unions with the losses of models trained on them: in the parts' domains, in domains that no
+  part is of, of the mean loss over the parts' domains, and of it among pairs or triples alone. "Mean of components" is
+  the mean loss of the parts' models; "members alone" knows only which parts a union has, and shows how much of the
+  first column is that. Paired by seed, the average is ahead of the mean of components by 0.033 ± 0.009 in the parts'
+  domains, 0.045 ± 0.006 in others and 0.186 ± 0.030 for the mean loss. Its loss is 0.056 ± 0.005 above that of the
+  union, the mean of components' 0.187 ± 0.010. Averages of models that began apart predict little or nothing.
+Verdict: reproduced
+Tuning: none; steps and learning rates were set before the reported run. Parts and steps are fewer than planned first,
+  to save time, and were set without a look at results of more.
 Reference: Na et al., Scalable data ablation approximations for language models through modular training and merging,
   EMNLP 2024 (arXiv 2410.15661).
 """
