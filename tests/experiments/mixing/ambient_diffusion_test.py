@@ -46,6 +46,7 @@ def test_a_batch_has_the_share_of_clean_points_and_the_noise_levels_of_its_arm()
     assert np.all(draw(0.0, False)["noise_levels"] > 0.2)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_gives_both_figures_of_every_arm(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     monkeypatch.setattr(experiment, "HEUN_STEPS", 3)

@@ -44,6 +44,7 @@ def test_correlations_tell_an_order_within_sizes_from_one_between_them():
     assert agreement(unions + 0.5, unions)["loss_less_that_of_the_union"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_has_a_figure_for_every_arm(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "plot", lambda *args: [])
     windows = jnp.asarray(domains(12))
