@@ -59,6 +59,8 @@ SIGNALS = {
     "moments": Signal(("D",), _FLOAT, "Adam's moments: (mean [D], variance [D], count [])", replicated=True),
     "example_ids": Signal(("B",), _INT, "index of each example in its data set"),
     "mask": Signal(("B",), _BOOL, "False on padding"),
+    "noise_levels": Signal(("B",), _FLOAT, "standard deviation of all noise in the model's input, of each example"),
+    "corruption": Signal(("B",), _FLOAT, "standard deviation of the noise that each example came with"),
     "domain_losses": Signal(("K",), _FLOAT, "mean loss of each domain", replicated=True),
     "domain_counts": Signal(("K",), _INT, "examples seen of each domain", replicated=True),
     "domain_alignments": Signal(

@@ -1,12 +1,16 @@
 """How domains share the batch: weights `[K]` over K domains, changed while training or fitted before it."""
 
+from . import ambient as ambient
 from . import best_mixtures as best_mixtures
 from . import bimix as bimix
 from . import budgets as budgets
+from . import decisions as decisions
 from . import doge as doge
 from . import domains as domains
 from . import doremi as doremi
 from . import entropies as entropies
+from . import loss_laws as loss_laws
+from . import merging as merging
 from . import mixing_laws as mixing_laws
 from . import online_mixing as online_mixing
 from . import phases as phases
@@ -15,6 +19,12 @@ from . import scheduled as scheduled
 from . import size_laws as size_laws
 from . import skill_it as skill_it
 from . import static_mixtures as static_mixtures
+from .ambient import ambient_inputs as ambient_inputs
+from .ambient import ambient_noise_levels as ambient_noise_levels
+from .ambient import ambient_predictions as ambient_predictions
+from .ambient import ambient_targets as ambient_targets
+from .ambient import ambient_weights as ambient_weights
+from .ambient import reweigh_by_noise_level as reweigh_by_noise_level
 from .best_mixtures import best_mixture as best_mixture
 from .best_mixtures import project_capped_simplex as project_capped_simplex
 from .bimix import bimix_mixture as bimix_mixture
@@ -27,6 +37,11 @@ from .budgets import downsample_for_horizon as downsample_for_horizon
 from .budgets import epochs_of as epochs_of
 from .budgets import length_mixture as length_mixture
 from .budgets import schedule_budget as schedule_budget
+from .decisions import choice_scores as choice_scores
+from .decisions import compute_fraction as compute_fraction
+from .decisions import decision_accuracy as decision_accuracy
+from .decisions import decision_accuracy_draws as decision_accuracy_draws
+from .decisions import pair_decisions as pair_decisions
 from .doge import DogeState as DogeState
 from .doge import domain_alignments as domain_alignments
 from .doge import mix_by_doge as mix_by_doge
@@ -40,6 +55,11 @@ from .entropies import entropy_mixture as entropy_mixture
 from .entropies import joint_entropy as joint_entropy
 from .entropies import shannon_entropy as shannon_entropy
 from .entropies import von_neumann_entropy as von_neumann_entropy
+from .loss_laws import fit_accuracy_curve as fit_accuracy_curve
+from .loss_laws import fit_loss_law as fit_loss_law
+from .loss_laws import predict_accuracy as predict_accuracy
+from .loss_laws import predict_loss as predict_loss
+from .merging import merge_parameters as merge_parameters
 from .mixing_laws import fit_mixing_law as fit_mixing_law
 from .mixing_laws import predict_losses as predict_losses
 from .online_mixing import OdmState as OdmState
