@@ -1,14 +1,24 @@
 """Scores of examples that feed the signals of a transformation.
 
-Norms of gradients, gradients in the logits, estimates of gradients from forward passes, alignments with a direction.
+Norms of gradients, their noise, gradients in the logits, estimates of gradients from forward passes, alignments with a
+direction.
 """
 
 from . import directions as directions
+from . import gradient_noise as gradient_noise
+from . import grouped_gradients as grouped_gradients
 from . import last_layer as last_layer
 from . import linen_norms as linen_norms
 from . import norms as norms
 from . import zeroth_order as zeroth_order
 from .directions import gradient_alignments as gradient_alignments
+from .gradient_noise import GroupSums as GroupSums
+from .gradient_noise import NoiseEstimate as NoiseEstimate
+from .gradient_noise import NoiseScaleState as NoiseScaleState
+from .gradient_noise import group_sums as group_sums
+from .gradient_noise import noise_scale as noise_scale
+from .gradient_noise import noise_scale_from_groups as noise_scale_from_groups
+from .grouped_gradients import grouped_value_and_grad as grouped_value_and_grad
 from .last_layer import last_layer_gradients as last_layer_gradients
 from .linen_norms import linen_gradient_norms as linen_gradient_norms
 from .norms import ghost_gradient_norms as ghost_gradient_norms
