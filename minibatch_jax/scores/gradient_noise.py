@@ -75,7 +75,7 @@ class NoiseScaleState(NamedTuple):
       gradient_square: `[]`, average of the estimates of |G|^2.
       variance: `[]`, average of the estimates of tr(S).
       noise_scale: `[]`, ratio of the averages; NaN before the first step and while the average of |G|^2 is not above 0.
-      count: `[]` int32, steps in the averages.
+      steps: `[]` int32, steps in the averages.
       negative: `[]` int32, how many of them had a negative estimate, which the averages need to be unbiased.
       skipped: `[]` int32, steps that are not in the averages: one group, or a gradient that is not finite.
     """
@@ -83,7 +83,7 @@ class NoiseScaleState(NamedTuple):
     gradient_square: jax.Array
     variance: jax.Array
     noise_scale: jax.Array
-    count: jax.Array
+    steps: jax.Array
     negative: jax.Array
     skipped: jax.Array
 
@@ -211,7 +211,7 @@ def noise_scale(decay: Any = 0.99, *, axis_name: str | None = None) -> optax.Gra
       >>> gradients = jnp.array([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
       >>> groups = group_sums(jnp.sum(gradients**2, 1), 1)
       >>> updates, state = tx.update(gradients.mean(0), state, groups=groups)
-      >>> round(float(state[0].noise_scale), 4), int(state[0].count)
+      >>> round(float(state[0].noise_scale), 4), int(state[0].steps)
       (0.2143, 1)
     """
     check_number("decay", decay, 0, 1, open_high=True)
@@ -253,8 +253,8 @@ def _varies(x, axis_name):
 
 def _averaged(state, found, decay):
     finite = jnp.isfinite(found.variance) & jnp.isfinite(found.gradient_square)
-    count = state.count + finite.astype(jnp.int32)
-    share = jnp.where(finite, (1 - decay) / nonzero(1 - decay ** jnp.maximum(count, 1).astype(jnp.float32)), 0)
+    steps = state.steps + finite.astype(jnp.int32)
+    share = jnp.where(finite, (1 - decay) / nonzero(1 - decay ** jnp.maximum(steps, 1).astype(jnp.float32)), 0)
 
     def average(old, new):
         return old + share * (jnp.where(finite, new, old) - old)
@@ -265,8 +265,8 @@ def _averaged(state, found, decay):
     return NoiseScaleState(
         gradient_square.astype(jnp.float32),
         variance.astype(jnp.float32),
-        jnp.where(count > 0, ratio, jnp.nan).astype(jnp.float32),
-        count,
+        jnp.where(steps > 0, ratio, jnp.nan).astype(jnp.float32),
+        steps,
         state.negative + (finite & ~found.usable).astype(jnp.int32),
         state.skipped + (~finite).astype(jnp.int32),
     )
