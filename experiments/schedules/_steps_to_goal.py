@@ -19,9 +19,6 @@ from minibatch_jax.scores import grouped_value_and_grad, noise_scale
 
 TUNING_SEED = 10
 RUNS = 3
-SPACING = 1.06
-MARKS = np.unique(np.ceil(4 * SPACING ** np.arange(160)).astype(np.int32))
-"""steps of evaluations, from 4 to about 40 thousand"""
 CONSECUTIVE = 2
 """evaluations in a row that must reach the goal"""
 WINDOW = 1 / 16
@@ -62,9 +59,15 @@ class Measured(NamedTuple):
     steps: tuple[float, ...]
 
 
+def marks(spacing: float) -> np.ndarray:
+    """Steps of evaluations, from 4 on."""
+    return np.unique(np.ceil(4 * spacing ** np.arange(160)).astype(np.int32))
+
+
 @functools.cache
-def program(task: Task, batch_size: int) -> Any:
-    """`run(train, held_out, keys [3], rates [3], warmup, decay, goal, enough, limit) -> Curves`."""
+def program(task: Task, batch_size: int, spacing: float) -> Any:
+    """`run(train, held_out, keys [3], rates [3], warmup, decay, goal, enough, limit) -> (Curves, last losses)`."""
+    at = marks(spacing)
 
     def run(train, held_out, keys, rates, warmup, decay, goal, enough, limit):
         def start(key, rate):
@@ -85,11 +88,11 @@ def program(task: Task, batch_size: int) -> Any:
 
         def goes_on(carry):
             _, number, index, _, _, in_a_row, _ = carry
-            return (number < limit) & (index < len(MARKS)) & (jnp.sum(in_a_row >= CONSECUTIVE) < enough)
+            return (number < limit) & (index < len(at)) & (jnp.sum(in_a_row >= CONSECUTIVE) < enough)
 
         def advance(carry):
             states, number, index, steps, values, in_a_row, _ = carry
-            until = jnp.minimum(jnp.asarray(MARKS)[index], limit)
+            until = jnp.minimum(jnp.asarray(at)[index], limit)
 
             def all_runs(i, states):
                 return jax.vmap(step, (None, 0, 0, 0))(i, states, keys, rates)
@@ -102,8 +105,8 @@ def program(task: Task, batch_size: int) -> Any:
             return states, until, index + 1, steps, values, in_a_row, found
 
         states = jax.vmap(start)(keys, rates)
-        later = jnp.iinfo(jnp.int32).max - len(MARKS) + jnp.arange(len(MARKS))
-        values = jnp.full((RUNS, len(MARKS)), jnp.nan)
+        later = jnp.iinfo(jnp.int32).max - len(at) + jnp.arange(len(at))
+        values = jnp.full((RUNS, len(at)), jnp.nan)
         nothing = jnp.zeros(RUNS, jnp.int32)
         carry = states, jnp.int32(0), jnp.int32(0), later, values, nothing, jnp.full(RUNS, jnp.inf)
         _, _, _, steps, values, _, last = jax.lax.while_loop(goes_on, advance, carry)
@@ -164,7 +167,7 @@ def _tuned(workload: Workload, size: int, middle: float, goal: float, limit: int
             return best, *tried[best]
         rates = best * 2.0 ** (np.arange(1, RUNS + 1) if edge > 0 else -np.arange(RUNS, 0, -1.0))
         if not without_goal:  # a rate that needs more steps than the best one cannot be better
-            limit = min(limit, int(np.ceil(SPACING**2 * tried[best][1])) + 2)
+            limit = min(limit, int(np.ceil(workload.spacing**2 * tried[best][1])) + 2)
 
 
 def _run(workload, size, rates, goal, enough, *, seeds, limit):
@@ -172,7 +175,7 @@ def _run(workload, size, rates, goal, enough, *, seeds, limit):
     decay = ewa_decay_for_batch(1 - smallest / (WINDOW * workload.examples), smallest, size)
     warmup = max(1, workload.examples / 16 / size)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    run = program(workload.task, size)
+    run = program(workload.task, size, workload.spacing)
     return run(workload.train, workload.held_out, keys, rates, warmup, decay, goal, enough, limit)
 
 

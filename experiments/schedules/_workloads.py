@@ -43,6 +43,7 @@ class Workload(NamedTuple):
       examples: how many the smallest batch size sees until the goal, which is the loss that it has by then.
       rate: learning rate in the middle of the first grid, for the smallest batch size.
       noise_batch: batch size of the run along which the noise scale is measured.
+      spacing: ratio of the steps of two evaluations.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Workload(NamedTuple):
     examples: int
     rate: float
     noise_batch: int
+    spacing: float
 
 
 @functools.cache
