@@ -22,11 +22,16 @@ LARGE = 2**20
 Curve = dict[int | float, dict[str, float]]
 
 
-def measure_all(config: Any, workloads: dict[str, Callable[[], Workload]], baseline: Any) -> list[Record]:
-    """Measure all workloads; then compare what the noise scale and perfect scaling predict for the larger batches."""
+def measure_all(
+    config: Any, workloads: dict[str, Callable[[], Workload]], baseline: Any, compared: tuple[int, ...]
+) -> list[Record]:
+    """Measure all workloads; then compare what the noise scale and perfect scaling predict for the larger batches.
+
+    The critical batch sizes are fitted to the batch sizes `compared`, which all workloads have.
+    """
     arms = {name: curves(config, make) for name, make in workloads.items()}
     better = {"critical_batch": "higher"}
-    summary = functools.partial(summarized, config)
+    summary = functools.partial(summarized, config, compared)
     records = compare(config, arms, xlabel="batch size", summary=summary, baseline=baseline, better=better)
     predictions(config, records)
     return records
@@ -65,15 +70,18 @@ def curves(config: Any, make: Callable[[], Workload]) -> Callable[[int], Curve]:
     return lambda seed: measured()[seed]
 
 
-def summarized(config: Any, records: list[Record]) -> dict[str, float]:
+def summarized(config: Any, compared: tuple[int, ...], records: list[Record]) -> dict[str, float]:
     """The fit to one seed: critical batch size, regimes, and the noise scale beside the fitted one, b / a."""
     sizes, steps = steps_of(records)
     fit = fit_critical_batch(jnp.asarray(sizes), jnp.asarray(steps))
+    common = fit_critical_batch(
+        jnp.asarray(sizes), jnp.asarray([s if b in compared else math.inf for b, s in zip(sizes, steps)])
+    )
     regimes = scaling_regimes(sizes, jnp.asarray(steps))
     last = {name: math.nan if value is None else value for name, value in records[-1]["metrics"].items()}
     turn = float(fit.b / fit.a)
     return {
-        "critical_batch": float(critical_batch_size(fit.a, fit.b, sizes[0], config.overhead)),
+        "critical_batch": float(critical_batch_size(common.a, common.b, sizes[0], config.overhead)),
         "turn": turn,
         "noise_scale": last["noise_scale"],
         "log2_ratio": math.log2(last["noise_scale"] / turn),

@@ -57,7 +57,8 @@ class Config:
 def main(config: Config) -> list[Record]:
     """Measure all workloads and what predicts their steps."""
     arms = workloads(config)
-    return measure_all(config, arms, {name: "images" for name in arms if name != "images"})
+    baseline = {name: "images" for name in arms if name != "images"}
+    return measure_all(config, arms, baseline, config.image_batches[::2])
 
 
 def workloads(config: Config) -> dict[str, Callable[[], Workload]]:

@@ -56,4 +56,4 @@ def main(config: Config) -> list[Record]:
         sizes, examples, noise_batch = config.byte_batches, config.byte_examples, config.byte_noise_batch
         return Workload(task, train, held_out, sizes, examples, 2.0**-7, noise_batch, SPACING)
 
-    return measure_all(config, {"bytes": workload}, {})
+    return measure_all(config, {"bytes": workload}, None, config.byte_batches)

@@ -11,7 +11,7 @@ import optax
 from minibatch_jax import schedules
 from tests.recipes import digits
 
-SIZES = (8, 32, 128)
+SIZES = (4, 16, 64)
 
 
 def recipe(losses, params, data, held_out, key):

@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import normalize, scores
+from minibatch_jax import scores
 from minibatch_jax.scores import group_sums, grouped_value_and_grad, noise_scale, noise_scale_from_groups
 
 MEAN, SPREAD = np.array([1.0, -2.0, 0.5]), np.array([3.0, 1.0, -1.0])
@@ -136,12 +136,13 @@ def test_gradients_in_groups_measure_the_micro_batches(blocks):
 
 
 def test_a_row_of_tokens_is_one_example():
-    params, batch, _ = problem(4)
-    both = lambda p, b: jnp.stack([losses(p, b), losses(p, b) ** 2], axis=1)  # noqa: E731
-    mean = lambda p, b: jnp.mean(both(p, b), axis=1)  # noqa: E731
-    tokens, rows = (jax.jit(grouped_value_and_grad(fn, normalize(), micro_batches=2)) for fn in (both, mean))
-    found = tokens(params, batch, normalize().init(jnp.zeros((4, 2))))[3]
-    np.testing.assert_allclose(found, rows(params, batch, normalize().init(jnp.zeros(4)))[3], rtol=1e-5)
+    params, batch, gradients = problem(4)
+    both = lambda p, b: jnp.stack([losses(p, b), 3 * losses(p, b)], axis=1)  # noqa: E731
+    fn = jax.jit(grouped_value_and_grad(both, optax.identity(), micro_batches=2))
+    found = fn(params, batch, optax.EmptyState())[3]
+    norms = ((2 * gradients[[0, 2, 1, 3]].reshape(2, 2, -1).mean(1)) ** 2).sum(1)  # the mean of the two is twice one
+    expected = group_sums(jnp.asarray(norms, jnp.float32), 2, masses=0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_eight_devices_agree_with_one():

@@ -53,7 +53,7 @@ def records_of(a, b, noise, sizes):
 def test_the_report_of_a_known_curve(tmp_path):
     config = experiment.Config(seeds=(0,), out=str(tmp_path))
     records = records_of(20.0, 8000.0, 800.0, (16, 64, 256, 1024, 4096))
-    found = report.summarized(config, records)
+    found = report.summarized(config, (16, 256, 4096), records)
     assert found["critical_batch"] == pytest.approx(1.2 * 16 + 0.2 * 400, rel=1e-3)
     assert found["turn"] == pytest.approx(400, rel=1e-3)
     assert found["log2_ratio"] == pytest.approx(1, abs=1e-2)
