@@ -15,7 +15,7 @@ References:
 
 Method: critical batch size
 Paper: 2410.21676
-Experiment: critical_batch
+Experiment: critical_batch, critical_batch_text
 """
 
 from typing import Any, NamedTuple

@@ -9,7 +9,7 @@ References:
 
 Method: steps to result by batch size
 Paper: 1811.03600
-Experiment: critical_batch
+Experiment: critical_batch, critical_batch_text
 """
 
 import math

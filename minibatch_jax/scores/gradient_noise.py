@@ -14,7 +14,7 @@ References:
 
 Method: gradient noise scale
 Paper: 1812.06162
-Experiment: critical_batch, speed noise_scale
+Experiment: critical_batch, critical_batch_text, speed noise_scale
 """
 
 from typing import Any, NamedTuple

@@ -4,6 +4,10 @@ Two operations measure. One around the losses sees the weights as the backward p
 sees the gradient as it ends. The first hands its sums to the second as the gradient of a dummy input, the second adds
 the squared norm and makes all of it the gradient of another dummy input, the tap. So blocks and devices add up the sums
 as they add up gradients, whatever boundary runs them.
+
+Method: gradient noise scale
+Paper: 1812.06162
+Experiment: critical_batch, critical_batch_text, speed noise_scale
 """
 
 from collections.abc import Callable
