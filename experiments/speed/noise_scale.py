@@ -3,7 +3,7 @@
 Target: at most 1.03 of a step that accumulates 8 micro-batches anyway, with the norms of their gradients. They cost one
 more read of the gradient for each micro-batch, whatever its rows. In CPU time of one core, least of 30 to 60 calls, on
 a busy machine, the gradients alone: 1.05 with 64 rows in a micro-batch (1.3 ms of 28), 1.02 with 256 rows (2.4 ms of
-103). Beside it the figure for the norms of single examples, exact ones with taps (about 1.2 of a step at once) and those
+103). Beside it stand the norms of single examples: exact ones with taps (about 1.2 of a step at once) and those
 of formed gradients (8). All in one process, in turns; the least time says more than the median on a busy machine.
 """
 
