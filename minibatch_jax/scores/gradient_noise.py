@@ -93,7 +93,8 @@ def group_sums(sq_norms: jax.Array, sizes: jax.Array | float, *, masses: jax.Arr
 
     For the norms of single examples, as `gradient_norms` or `ghost_gradient_norms` gives them, the size is 1, and the
     masses are the weights of the examples: this has the least variance. Sums of several devices or blocks are added,
-    such as by `jax.lax.psum`. A group without mass influences nothing.
+    such as by `jax.lax.psum`. A group without mass influences nothing. A negative mass, and a size that is not above 0,
+    make the sum of squares NaN, which all estimates flag.
 
     Args:
       sq_norms: `[G]`, squared norm of the mean gradient of each group.
@@ -115,18 +116,13 @@ def group_sums(sq_norms: jax.Array, sizes: jax.Array | float, *, masses: jax.Arr
     dtype = weight_dtype(jnp.result_type(sq_norms))
     size = _of_each("sizes", sizes, sq_norms.shape, dtype, open_low=True)
     mass = size if masses is None else _of_each("masses", masses, sq_norms.shape, dtype)
-    there = mass > 0
+    there, wrong = mass > 0, ~(mass >= 0) | ((mass > 0) & ~(size > 0))
 
     def total(values):
         return jnp.sum(jnp.where(there, values, 0))
 
-    return GroupSums(
-        total(mass * sq_norms.astype(dtype)),
-        total(mass / size),
-        total(mass**2 / size),
-        total(mass),
-        total(mass * 0 + 1),
-    )
+    squares = jnp.where(jnp.any(wrong), jnp.nan, total(mass * sq_norms.astype(dtype)))
+    return GroupSums(squares, total(mass / size), total(mass**2 / size), total(mass), jnp.sum(there.astype(dtype)))
 
 
 def _of_each(name, values, shape, dtype, open_low=False):

@@ -74,6 +74,14 @@ def test_groups_without_mass_influence_nothing_and_one_group_says_nothing():
     assert negative.gradient_square < 0 and np.isnan(negative.noise_scale) and not negative.usable
 
 
+@pytest.mark.parametrize("sizes, masses", [([4, -4], None), ([4, 4], [1, -1]), ([4, 0], [1, 1]), ([4, np.nan], [1, 1])])
+def test_negative_counts_and_sizes_of_zero_are_flagged(sizes, masses):
+    masses = None if masses is None else jnp.asarray(masses, jnp.float32)
+    groups = group_sums(jnp.array([5.0, 3.0]), jnp.asarray(sizes, jnp.float32), masses=masses)
+    _, state = noise_scale().update(jnp.ones(1), noise_scale().init(None), groups=groups)
+    assert not noise_scale_from_groups(groups, jnp.float32(3.5)).usable and int(state.skipped) == 1
+
+
 def test_the_monitor_divides_averages_and_counts_what_it_flags():
     squares = [3.5, np.nan, 1.0, 3.0]  # of the batch; the groups give 5 and 3
     tx = noise_scale(0.9)
