@@ -122,5 +122,5 @@ def predictions(config: Any, records: list[Record]) -> list[Record]:
         arms[f"{name}: perfect scaling"] = functools.partial(error, name, False)
         arms[f"{name}: noise scale"] = functools.partial(error, name, True)
     baseline = {f"{name}: noise scale": f"{name}: perfect scaling" for name in names}
-    own = dataclasses.replace(config, out=str(Path(config.out) / "predictions"), arms=())
+    own = dataclasses.replace(config, out=str(Path(config.out) / "predictions"))
     return compare(own, arms, baseline=baseline, better={"log2_error": "lower"})

@@ -57,7 +57,7 @@ class Workload(NamedTuple):
 
 
 @functools.cache
-def image_task(hidden: int, momentum: float | None) -> Task:
+def image_task(hidden: int, momentum: float | None = None) -> Task:
     """An MLP with one hidden layer on 14x14 pixels, and SGD at a constant rate."""
 
     def losses(params, batch):
