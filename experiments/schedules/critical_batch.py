@@ -26,9 +26,8 @@ Expected: mean ± standard error over 3 seeds. Steps to the goal, interpolated b
   | 8192  | 1/2  | 330   | 2701                | 5                      |
 
   Fit of a + b / B: a is 270.1 ± 3.7 steps and b is 29812 ± 881 examples, with an error of 0.110 ± 0.012 in log S.
-
-  The critical batch size, which by the fit sees 20 % more examples than a batch of 16, is 41.29 ± 0.81 images, and b / a
-  is 110.5 ± 4.0 images.
+  The critical batch size, which by the fit sees 20 % more examples than a batch of 16, is 41.29 ± 0.81 images; b / a is
+  110.5 ± 4.0 images.
   Reproduced: the three regimes. Scaling is perfect to within 20 % up to 32 or 64; from 1024 on a larger batch saves
   nothing. The last batch sizes need even more steps: there the average over 2500 examples is one over a step or less.
   Reproduced: the noise scale along one run with batches of 256, from 8 micro-batches, has a median of 152 ± 13 images,
