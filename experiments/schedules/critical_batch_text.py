@@ -5,8 +5,8 @@ Claim: with the learning rate tuned for each batch size, twice the batch halves 
   magnitude (McCandlish et al.).
 Data: windows of 32 bytes of twelve domains of real text, a transformer of one block and width 32, Adam at a constant
   rate after a warm-up. The goal is the loss, of an average of parameters on 192 held-out windows, that a batch of 16
-  has after 6000 windows at its best rate: 2.737 nats a byte. `python -m experiments.datasets fetch python_text sentiment
-  newsgroups spam`
+  has after 6000 windows at its best rate: 2.737 nats a byte. `python -m experiments.datasets fetch python_text
+  sentiment newsgroups spam`
 Command: `python -m experiments critical_batch_text`
 Minutes: 5 on one CPU core
 Expected: mean ± standard error over 3 seeds. Steps to the goal, interpolated between evaluations 12 % apart; the goal
@@ -29,8 +29,8 @@ Expected: mean ± standard error over 3 seeds. Steps to the goal, interpolated b
   Reproduced: the noise scale along one run with batches of 64, from 8 micro-batches, has a median of 53.9 ± 2.5
   windows, b / a times 2 to the power of -0.46 ± 0.12 (log2), though Adam is not the SGD of its theory. Steps that are
   predicted from those of a batch of 16 by the noise scale are off by 0.178 ± 0.058 in log2, the mean over batch sizes;
-  those of perfect scaling by 1.379 ± 0.047 there. It grows from 5.12 ± 0.66 in the first eighth of the run to 65 ± 11 in
-  the last.
+  those of perfect scaling by 1.379 ± 0.047 there. It grows from 5.12 ± 0.66 in the first eighth of the run to 65 ± 11
+  in the last.
   Not shown: how the critical batch size grows with data or model. The runs are short, some 80 to 450 steps.
 Verdict: partly: returns diminish where the noise scale says; the range shows no perfect scaling and no plateau
 Tuning: rates in powers of 2, for each batch size on seed 10, where the fewest steps win; the grid of three is widened
