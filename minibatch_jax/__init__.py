@@ -19,6 +19,7 @@ from .boundaries.aggregation import weighted_aggregate as weighted_aggregate
 from .boundaries.chosen_rows import take as take
 from .boundaries.gradients import value_and_grad as value_and_grad
 from .boundaries.sampled_pairs import sample_pairs as sample_pairs
+from .compose import among_rows as among_rows
 from .compose import effective_sample_size as effective_sample_size
 from .compose import mask_rows as mask_rows
 from .compose import normalize as normalize

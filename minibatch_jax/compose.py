@@ -1,4 +1,4 @@
-"""Small weight transformations that optax lacks (normalize, mask, record), and weights outside training."""
+"""Small weight transformations that optax lacks, and weights outside training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -85,6 +85,46 @@ def mask_rows() -> optax.GradientTransformationExtraArgs:
         return jnp.where(jnp.expand_dims(mask, range(1, weights.ndim)), weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
+def among_rows(selection: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Let a selection of examples choose pairs: a pair keeps its weight if both its examples are kept.
+
+    So a joint selection such as `keep_by_jest` leaves the pairs of its sub-batch, and no dropped example stays as a
+    negative. The selection sees as the weight of an example half the sum of its row and its column, 0 where one of the
+    two is 0.
+
+    Args:
+      selection: a transformation over weights `[B]`.
+
+    Returns:
+      A transformation over weights `[B, B]` of pairs. It reads the signals of the selection and has its state.
+
+    Raises:
+      TypeError: if `selection` is no transformation.
+      ValueError: in `init` and `update`, if the weights are not square.
+
+    Examples:
+      >>> from minibatch_jax.selection import keep_topk
+      >>> tx, weights = among_rows(keep_topk(2)), jnp.full((3, 3), 1 / 9)
+      >>> kept, state = tx.update(weights, tx.init(weights), losses=jnp.array([3.0, 1.0, 2.0]))
+      >>> (kept > 0).tolist()
+      [[True, False, True], [False, False, False], [True, False, True]]
+    """
+    check_transformation(selection)
+    select: Any = optax.with_extra_args_support(selection).update
+
+    def update(weights, state, params=None, **extra_args):
+        chosen, state = select(_examples(weights), state, None, **extra_args)
+        return jnp.where((chosen != 0)[:, None] & (chosen != 0)[None], weights, 0), state
+
+    return weight_transformation(lambda weights: selection.init(_examples(weights)), update)
+
+
+def _examples(pairs: jax.Array) -> jax.Array:
+    check_shape("weights", pairs, (None, pairs.shape[0]))
+    rows, columns = jnp.sum(pairs, axis=1), jnp.sum(pairs, axis=0)
+    return jnp.where((rows == 0) | (columns == 0), 0, 0.5 * (rows + columns))
 
 
 def weights_of(transformation: optax.GradientTransformation, weights: Weights, **signals: Any) -> Weights:

@@ -59,6 +59,10 @@ SIGNALS = {
     "mask": Signal(("B",), _BOOL, "False on padding"),
     "domain_losses": Signal(("K",), _FLOAT, "mean loss of each domain", replicated=True),
     "domain_counts": Signal(("K",), _INT, "examples seen of each domain", replicated=True),
+    "domain_alignments": Signal(
+        ("K",), _FLOAT, "how far the gradient of each domain points along that of the target", replicated=True
+    ),
+    "target_losses": Signal(("M",), _FLOAT, "mean loss of each target of evaluation", replicated=True),
 }
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import optax
 import pytest
 
-from minibatch_jax import compose, mask_rows, normalize, record, weights_of
-from minibatch_jax.selection import keep_random, keep_topk
+from minibatch_jax import among_rows, compose, mask_rows, normalize, record, weights_of
+from minibatch_jax.selection import keep_by_jest, keep_random, keep_topk
 from tests.case import ROWS, Case
+from tests.selection import draws
 
 
 def nothing(rng):
@@ -19,6 +20,11 @@ LOSSES = jnp.array([0.3, 2.0, 1.0, 0.1])
 CASES = {
     "normalize": Case(compose.normalize, nothing, lowers_mass=False, tolerance=1e-6),
     "mask_rows": Case(compose.mask_rows, lambda rng: {"mask": np.asarray(rng.random(ROWS) < 0.5)}),
+    "among_rows": Case(
+        lambda: compose.among_rows(keep_by_jest(6, 3, key=0)),
+        draws.pair_losses,
+        lambda rng: rng.uniform(0.5, 1.5, (ROWS, ROWS)).astype(np.float32),
+    ),
     "record": Case(lambda: compose.record({"mass": jnp.sum}), nothing, lowers_mass=False),
 }
 
@@ -39,6 +45,14 @@ def test_normalize_keeps_all_zero_weights_and_mask_rows_reaches_pairs():
         tx.update(jnp.ones((2, 3)), tx.init(jnp.ones((2, 3))), mask=jnp.ones(3, bool))
     with pytest.raises(TypeError, match="mask has dtype float32, wanted bool"):
         tx.update(jnp.ones((2, 3)), tx.init(jnp.ones((2, 3))), mask=jnp.ones(2))
+
+
+def test_pairs_of_kept_examples_are_kept_and_an_example_in_no_pair_is_not_chosen():
+    tx, weights = among_rows(keep_topk(2)), jnp.ones((4, 4)).at[1].set(0).at[0, 2].set(0)
+    kept, _ = tx.update(weights, tx.init(weights), losses=LOSSES)  # example 1, of the largest loss, is no anchor
+    np.testing.assert_array_equal(kept, [[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    with pytest.raises(ValueError, match=r"weights has shape \[2, 3\], wanted \[any size > 0, 2\]"):
+        tx.init(jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize("total", [0, -1.0, float("nan")])

@@ -48,6 +48,15 @@ def test_the_second_step_in_blocks_compiles_nothing(options):
     check_second_call(lambda: step(1.0, jnp.arange(8.0), tx.init(jnp.ones(8))))
 
 
+def all_squares(w, embeddings, x):
+    return (embeddings - w) ** 2
+
+
+def test_the_second_step_that_embeds_in_blocks_compiles_nothing():
+    step = value_and_grad(all_squares, keep_topk(4), encode=jnp.multiply, block_size=2, gather=4)
+    check_second_call(lambda: step(1.0, jnp.arange(8.0), keep_topk(4).init(jnp.ones(8))))
+
+
 def weighted(loss, factor, x):
     return factor * loss(x)
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count
+from minibatch_jax.boundaries._blocks import branch, first_block, not_finite, number_of_rows, scan_blocks
 from minibatch_jax.boundaries._items import (
     Items,
     any_over,
@@ -28,9 +28,7 @@ from minibatch_jax.devices import (
     own_rows,
     own_taken_rows,
     replicate,
-    reshape_rows,
     shard_like,
-    spec_of,
     varying_like,
 )
 
@@ -85,6 +83,7 @@ class Step(NamedTuple):
       has_aux: whether it returns signals; None if the result tells.
       has_state: whether it takes and returns a state.
       name: what errors call it.
+      rows_meet: whether an item depends on the rows of other devices, though it is no item of a pair.
     """
 
     items_fn: Callable[..., Any]
@@ -93,6 +92,7 @@ class Step(NamedTuple):
     has_aux: bool | None = None
     has_state: bool = False
     name: str = "items_fn"
+    rows_meet: bool = False
 
     def apply(self, trained: Any, batch: Any, carried: Any) -> tuple[Any, tuple[dict[str, Any], Any]]:
         """Run the user's function: return the items, and beside them the signals and the state of the model."""
@@ -132,8 +132,8 @@ class Step(NamedTuple):
 
         if blocks == 1:
             return score_block(batch)
-        _, scored = _scan(lambda nothing, block: (nothing, score_block(block)), (), in_blocks(batch, blocks))
-        return jax.tree.map(from_blocks, scored)
+        check_divisor(batch, blocks)
+        return scan_blocks(lambda nothing, block: (nothing, score_block(block)), (), batch, blocks)[1]
 
     def differentiate(
         self, batch: Any, carried: Any, choose: Callable[[Any, dict[str, Any]], Choice], *, recheck: bool = True
@@ -158,7 +158,7 @@ class Step(NamedTuple):
                 choice = choice._replace(weights=weights)
                 value, cotangent = kind.cotangent(items, choice.start, choice.weights, choice.signals)
             again = functools.partial(self._without_zeros, trained, batch, carried, choice.weights, cotangent)
-            grads = _cond(broken, again, lambda: grads)
+            grads = branch(broken, again, lambda: grads)
         grads = zero_unless(self._has_weight(choice.weights), grads)
         return Passed(value, grads, items, choice, signals, new_carried, *kind.counts(choice.start, items))
 
@@ -173,7 +173,7 @@ class Step(NamedTuple):
             if columns_are_others or not (self.kind.of_pairs and columns_may_hold_the_batch(batch, *own_weights.shape)):
                 return grads
             last = functools.partial(of_one, number, own_weights, own_cotangent, True)
-            return _cond(any_device(not_finite(grads)), last, lambda: grads)
+            return branch(any_device(not_finite(grads)), last, lambda: grads)
 
         parts = zip(structure.flatten_up_to(weights), structure.flatten_up_to(cotangent))
         total, *others = [of_one(number, *part) for number, part in enumerate(parts)]
@@ -183,23 +183,36 @@ class Step(NamedTuple):
 
     def _has_weight(self, weights: Any) -> jax.Array:
         has_weight = count(jax.tree.map(lambda w: w != 0, weights)) > 0
-        return any_over(has_weight, self.kind.axis_name) if self.kind.of_pairs else has_weight
+        return any_over(has_weight, self.kind.axis_name) if self.kind.of_pairs or self.rows_meet else has_weight
 
     def differentiate_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, *, recheck: bool) -> Passed:
-        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least."""
+        """Do passes over blocks of rows with given weights, and add up their gradients in float32 at least.
 
-        def one_block(block, block_weights, carried):
-            def keep(items, signals):
-                self._check_as_scored(items, block_weights)
-                return Choice(block_weights, finite_only(items, block_weights), (), {})
-
-            return self.differentiate(block, carried, keep, recheck=recheck)
-
+        With `recheck`, all is done again if the sum is not finite, and each block that made it so without the rows of
+        weight 0. To look at each block at once would cost a copy of its gradient, a tenth of a step on few rows.
+        """
         if blocks == 1:
-            return one_block(batch, weights, carried)
+            return self._one_block(batch, weights, carried, recheck)
+        check_divisor(batch, blocks)
+        passed = self._sum_of_blocks(batch, weights, carried, blocks, False)
+        if not recheck:
+            return passed
+        again = functools.partial(self._sum_of_blocks, batch, weights, carried, blocks, True)
+        checked = branch(any_device(not_finite(passed.grads)), again, lambda: passed)
+        return checked._replace(carried=passed.carried)
+
+    def _one_block(self, block: Any, weights: Any, carried: Any, recheck: bool) -> Passed:
+        def keep(items, signals):
+            self._check_as_scored(items, weights)
+            return Choice(weights, finite_only(items, weights), (), {})
+
+        return self.differentiate(block, carried, keep, recheck=recheck)
+
+    def _sum_of_blocks(self, batch: Any, weights: Any, carried: Any, blocks: int, recheck: bool) -> Passed:
+        one_block = functools.partial(self._one_block, recheck=recheck)
 
         def sums(passed):
-            wide = jax.tree.map(lambda g: g.astype(_wide(g.dtype)), passed.grads)
+            wide = jax.tree.map(lambda g: g.astype(wide_dtype(g.dtype)), passed.grads)
             return passed.value, wide, passed.weighted, passed.finite
 
         def add(carry, block):
@@ -210,25 +223,23 @@ class Step(NamedTuple):
                 value=(), grads=(), carried=(), weighted=(), finite=()
             )
 
-        parts = in_blocks((batch, weights), blocks)
-        first, first_weights = jax.tree.map(lambda x: x[0], parts)
+        first, first_weights = first_block((batch, weights), blocks)
         shapes = jax.eval_shape(one_block, first, first_weights, carried)
         if jax.tree.structure(shapes.carried) != jax.tree.structure(carried):
             raise TypeError("items_fn changes the structure of its state, wanted the same in every micro-batch.")
-        zeros = jax.tree.map(lambda t: jnp.zeros_like(t, dtype=_wide(t.dtype)), self.model.trained)
+        zeros = jax.tree.map(lambda t: jnp.zeros_like(t, dtype=wide_dtype(t.dtype)), self.model.trained)
         scalars = [jnp.zeros((), x.dtype) for x in (shapes.value, shapes.weighted, shapes.finite)]
         start = (scalars[0], zeros, *scalars[1:])
         start = varying_like(start, (shapes.value, shapes.grads, shapes.weighted, shapes.finite))
         begin = start, varying_like(carried, shapes.carried)
-        ((value, wide, weighted, finite), carried), collected = _scan(add, begin, parts)
+        ((value, wide, weighted, finite), carried), found = scan_blocks(add, begin, (batch, weights), blocks)
         grads = jax.tree.map(lambda g, t: g.astype(t.dtype), wide, self.model.trained)
-        items, choice, signals = jax.tree.map(from_blocks, (collected.items, collected.choice, collected.signals))
-        return Passed(value, grads, items, choice, signals, carried, weighted, finite)
+        return found._replace(value=value, grads=grads, carried=carried, weighted=weighted, finite=finite)
 
     def _check_as_scored(self, items: Any, weights: Any) -> None:
         shapes = [jax.tree.map(lambda x: list(jnp.shape(x)), tree) for tree in (items, weights)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"items_fn returned {shapes[0]} for scores {shapes[1]}, wanted the shapes of the scores.")
+            raise ValueError(f"{self.name} returned {shapes[0]} for a block of weights {shapes[1]}, wanted one shape.")
 
 
 def whole_rows(items: jax.Array, weights: jax.Array) -> jax.Array:
@@ -268,6 +279,13 @@ def heaviest(
     return rows, jax.tree.map(without_repeats, row_weights), indices
 
 
+def check_divisor(batch: Any, blocks: int) -> None:
+    """Raise unless the rows of the batch can be cut into as many equal blocks."""
+    rows = number_of_rows(batch)
+    if rows % blocks:
+        raise ValueError(f"micro_batches is {blocks}, wanted a divisor of the {rows} rows.")
+
+
 def weights_of_batch(row_weights: Any, indices: jax.Array, like: Any, axis_name: str | None) -> Any:
     """Return the weights of the batch that the rows have which were differentiated, 0 elsewhere."""
 
@@ -281,54 +299,9 @@ def weights_of_batch(row_weights: Any, indices: jax.Array, like: Any, axis_name:
     return jax.tree.map(scatter, row_weights, like)
 
 
-def in_blocks(tree: Any, blocks: int) -> Any:
-    """Cut rows into blocks, `[B, ...]` to `[blocks, B / blocks, ...]`; block j has the rows j, j + blocks, ...
-
-    So each block lies on all devices over which the rows are sharded.
-    """
-    rows = jax.tree.leaves(tree)[0].shape[0]
-    if rows % blocks:
-        raise ValueError(f"micro_batches is {blocks}, wanted a divisor of the {rows} rows.")
-
-    def cut(x):
-        first, *others = spec_of(x)
-        return jnp.swapaxes(reshape_rows(x, (rows // blocks, blocks, *x.shape[1:]), (first, None, *others)), 0, 1)
-
-    return jax.tree.map(cut, tree)
-
-
-def from_blocks(x: jax.Array) -> jax.Array:
-    """Undo `in_blocks` for one array."""
-    _, first, *others = spec_of(x)
-    return reshape_rows(jnp.swapaxes(x, 0, 1), (x.shape[0] * x.shape[1], *x.shape[2:]), (first, *others))
-
-
-def _scan(step: Callable[..., Any], start: Any, xs: Any) -> tuple[Any, Any]:
-    """Scan; outside of `jit` compile nothing but loop in Python."""
-    leaves = jax.tree.leaves(xs)
-    if isinstance(leaves[0], jax.core.Tracer):
-        return jax.lax.scan(step, start, xs)
-    carry, ys = start, []
-    for i in range(leaves[0].shape[0]):
-        carry, y = step(carry, jax.tree.map(lambda x, i=i: x[i], xs))
-        ys.append(y)
-    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
-
-
-def _cond(condition: jax.Array, on_true: Callable[[], Any], on_false: Callable[[], Any]) -> Any:
-    """Branch; outside of `jit` compile nothing but run the one branch."""
-    if isinstance(condition, jax.core.Tracer):
-        return jax.lax.cond(condition, on_true, on_false)
-    return on_true() if condition else on_false()
-
-
-def _wide(dtype: Any) -> Any:
+def wide_dtype(dtype: Any) -> Any:
+    """Return the dtype in which gradients are added up: float32 at least."""
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-
-
-def not_finite(grads: Any) -> jax.Array:
-    """Return whether any entry is not finite."""
-    return count(jax.tree.map(lambda g: ~jnp.isfinite(g), grads)) > 0
 
 
 def zero_unless(keep: jax.Array, grads: Any) -> Any:

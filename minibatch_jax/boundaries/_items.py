@@ -130,17 +130,17 @@ def without_hidden(batch: Any, weights: Any, items: Items, *, columns_are_others
     or not (as with proxies): they count as the batch unless `columns_are_others`.
     """
     if not items.of_pairs:
-        return _overwrite(batch, row_mass(weights))
+        return overwrite_without(batch, row_mass(weights))
     rows, columns = row_mass(weights), row_mass(jax.tree.map(jnp.transpose, weights))
     if items.axis_name is not None and columns.shape[0] == rows.shape[0] * axis_size(items.axis_name):
         columns = own_rows(sum_over(columns, items.axis_name), rows.shape[0], items.axis_name)
     if items.kind == "pair_losses" and isinstance(batch, tuple) and len(batch) == 2:
-        return _overwrite(batch[0], rows), _overwrite(batch[1], columns)
+        return overwrite_without(batch[0], rows), overwrite_without(batch[1], columns)
     if columns_may_hold_the_batch(batch, rows.shape[0], columns.shape[0]) and not columns_are_others:
-        return _overwrite(batch, rows + columns[: rows.shape[0]])
+        return overwrite_without(batch, rows + columns[: rows.shape[0]])
     if rows.shape == columns.shape:
-        return _overwrite(batch, rows + columns)
-    return _overwrite(_overwrite(batch, rows), columns)
+        return overwrite_without(batch, rows + columns)
+    return overwrite_without(overwrite_without(batch, rows), columns)
 
 
 def columns_may_hold_the_batch(batch: Any, rows: int, columns: int) -> bool:
@@ -148,8 +148,8 @@ def columns_may_hold_the_batch(batch: Any, rows: int, columns: int) -> bool:
     return columns > rows and all(jnp.ndim(x) == 0 or x.shape[0] != columns for x in jax.tree.leaves(batch))
 
 
-def _overwrite(batch: Any, mass: jax.Array) -> Any:
-    """Overwrite the rows without mass in every leaf that has one row for each mass."""
+def overwrite_without(batch: Any, mass: jax.Array) -> Any:
+    """Overwrite the rows without mass by the heaviest one, in every leaf that has one row for each mass."""
     heaviest = jnp.argmax(replicate(mass))
 
     def overwrite(x):

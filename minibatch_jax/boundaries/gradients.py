@@ -1,4 +1,11 @@
-"""Boundary from weights to parameters: the gradient of a mini-batch whose items carry selected weights."""
+"""Boundary from weights to parameters: the gradient of a mini-batch whose items carry selected weights.
+
+With `encode`, items compare the embeddings of a batch whose activations do not fit into memory.
+
+Method: contrastive batches beyond memory (GradCache)
+Paper: 2101.06983
+Experiment: speed grad_cache
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_transformation
+from minibatch_jax.boundaries._cached_gradients import checked_encoder
 from minibatch_jax.boundaries._engine import Choice, Step, finite_only, heaviest, weights_of_batch, zero_unless
 from minibatch_jax.boundaries._items import KINDS, Items, count, sum_tree
 from minibatch_jax.boundaries._models import fixed_model, split_model
@@ -28,7 +36,7 @@ class MinibatchAux(NamedTuple):
       effective_sample_size: `[]`, of the weights.
       dropped: `[]` int32, items that had a weight and no finite value, and so lost the weight; with `score_fn` the
         scores that were not finite, too.
-      indices: `[gather]` int32, rows that were differentiated; None without `gather`.
+      indices: `[gather]` int32, rows that were differentiated; None without `gather` or with `encode`.
       model_state: what `items_fn` returned as its new state; None without `has_state`.
     """
 
@@ -55,6 +63,8 @@ def value_and_grad(
     wrt: Any = None,
     gather: int | None = None,
     micro_batches: int = 1,
+    encode: Callable[[Any, Any], Any] | None = None,
+    block_size: int | None = None,
     rows_axis: RowsAxis = None,
     axis_name: str | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, MinibatchAux], Any, Any]]:
@@ -79,14 +89,21 @@ def value_and_grad(
 
     Items that are not finite get weight 0, and no example without weight reaches the gradient: if such an example makes
     the gradient non-finite, because 0 * infinity is NaN, a second pass runs without it. Under `vmap` the second pass
-    always runs and doubles the cost. Where examples influence each other in the model (BatchNorm, in-batch negatives,
-    BatchFormer), examples without weight still influence the others; `gather` leaves them out. If no item that had a
-    weight is finite, the value is NaN and the gradient 0. The value is for reports: do not differentiate it.
+    always runs and doubles the cost (triples it with `micro_batches`). Where examples influence each other in the model
+    (BatchNorm, in-batch negatives, BatchFormer), examples without weight still influence the others; `gather` leaves
+    them out. If no item that had a weight is finite, the value is NaN and the gradient 0. The value is for reports: do
+    not differentiate it.
+
+    With `encode` and `block_size`, embeddings of all rows are computed in blocks without a gradient, `items_fn`, the
+    transformation and `loss` see these, and then blocks of rows are encoded again with a gradient, those alone in which
+    an embedding has one. The gradient is that of the whole batch, whatever `items` are. It needs the memory of a block
+    and of what `items_fn` computes: for losses without a matrix of all pairs see `mining.blockwise_losses`.
 
     Args:
       items_fn: `items_fn(params, batch) -> items`, floating point; `(items, signals)` with `has_aux`, where the dict of
         signals (such as `logits`) goes to the transformation. `items_fn(params, batch, model_state)` returns the new
-        state last with `has_state`. A dict of items (several tasks) has a dict of weights; the value is the sum.
+        state last with `has_state`. With `encode` it is `items_fn(params, embeddings, batch)`. A dict of items (several
+        tasks) has a dict of weights; the value is the sum.
       transformation: weight transformation, with its own state: `transformation.init(weights)`, where the weights have
         the shape of the items. Do not chain it with the optimizer of the parameters.
       items: `"losses"`, `"pair_losses"`, `"distances"` or `"similarities"`.
@@ -104,9 +121,15 @@ def value_and_grad(
       wrt: what to differentiate, all by default: a tree of bools (a prefix of `params`), or a function of the path of a
         parameter, such as `lambda path: "lora" in path` of `"decoder/lora_a"`; for an nnx module a filter of nnx. All
         else, and all that is no floating-point array, has None as its gradient.
-      gather: number of rows to differentiate, static, at most B; for losses.
+      gather: number of rows to differentiate, static, at most B; for losses. With `encode` for all items: how many rows
+        are left by the transformation. They are packed into as few blocks as hold them, so that an embedding may depend
+        on no other row of its block. It changes no gradient: if more rows have one, all blocks that hold some are done.
       micro_batches: number of equal blocks in which rows are scored and differentiated, to save memory at the price of
         one more forward pass; for losses.
+      encode: `encode(params, block) -> embeddings`, floating-point `[b, ...]` or a tree of them (two towers), of any
+        number of rows. It runs twice on each block and must return the same: a mutable state is an error, and random
+        numbers come from keys in the batch, one for each row. Of m blocks, block j has the rows j, j + m, j + 2m, ...
+      block_size: rows of a block, static; it divides the rows of a device.
       rows_axis: with `gather` on a mesh of Auto axes, the one (or a tuple of those) along which the rows of the batch
         lie; by default the only axis; () if every device holds all rows.
       axis_name: the axis over which `shard_map` or `pmap` shards the batch. Weights then start at 1/(global number);
@@ -124,7 +147,11 @@ def value_and_grad(
       TypeError: if an argument has a wrong type, items are not floating point, `items_fn` does not return what
         `has_aux` and `has_state` say, or the pairs have neither labels nor masks.
       ValueError: if shapes do not fit, arguments contradict each other, `gather` is not in [1, B] or no multiple of the
-        number of devices, `micro_batches` does not divide the rows, or a signal has two sources.
+        number of devices, `micro_batches` or `block_size` does not divide the rows, a signal has two sources, or a
+        module changes its state though it is encoded twice.
+
+    References:
+      Gao et al., Scaling deep contrastive learning batch size under memory limited setup (arXiv 2101.06983): `encode`.
 
     Examples:
       >>> from minibatch_jax import mining
@@ -146,7 +173,9 @@ def value_and_grad(
       >>> round(float(value), 3), round(float(grad), 3)
       (0.332, 0.008)
     """
-    _check_arguments(transformation, items, loss, score_fn, gather, micro_batches)
+    _check_arguments(transformation, items, loss, score_fn, gather, micro_batches, encode)
+    options = {"micro_batches": micro_batches > 1, "score_fn": score_fn, "has_state": has_state}
+    encoder = checked_encoder(encode, block_size, gather, rows_axis, options)
     update = optax.with_extra_args_support(transformation).update
 
     def fn(params, batch, state, *too_many, weights=None, model_state=None, score_params=None, **signals):
@@ -176,8 +205,11 @@ def value_and_grad(
             chosen, new_state = update(start, state, None, **seen)
             return Choice(start, finite_only(scores, chosen), new_state, seen)
 
-        if gather is None and micro_batches == 1 and score_fn is None:
-            passed = step.differentiate(batch, carried, choose)
+        if encoder is not None or (gather is None and micro_batches == 1 and score_fn is None):
+            if encoder is None:
+                passed = step.differentiate(batch, carried, choose)
+            else:
+                passed = encoder.differentiate(step, batch, choose)
             choice, found, own_signals, indices = passed.choice, passed.items, passed.signals, None
             counts = [(passed.weighted, passed.finite)]
         else:
@@ -230,7 +262,7 @@ def _effective_size(weights: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _check_arguments(
-    transformation: Any, items: str, loss: Any, score_fn: Any, gather: int | None, micro_batches: int
+    transformation: Any, items: str, loss: Any, score_fn: Any, gather: int | None, micro_batches: int, encode: Any
 ) -> None:
     check_transformation(transformation)
     check_choice("items", items, KINDS)
@@ -239,11 +271,11 @@ def _check_arguments(
     if gather is not None:
         check_count("gather", gather)
     check_count("micro_batches", micro_batches)
-    if items != "losses":
+    if items != "losses" and encode is None:
+        hints = {"gather": "; to see fewer pairs draw them with sample_pairs", "micro_batches": ", or encode"}
         for name, given in (("gather", gather), ("micro_batches", micro_batches > 1), ("score_fn", score_fn)):
             if given:
-                hint = "; to see fewer pairs draw them with sample_pairs" if name == "gather" else ""
-                raise ValueError(f"{name} is given with items={items!r}, wanted items='losses'{hint}.")
+                raise ValueError(f"{name} is given with items={items!r}, wanted items='losses'{hints.get(name, '')}.")
 
 
 def _check_state(transformation: Any, state: Any, weights: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import accumulate, across, normalize, value_and_grad
+from minibatch_jax import across, normalize, value_and_grad
 from minibatch_jax.selection import keep_bottomk, keep_topk
 from tests.boundaries.gradients_test import B, D, hand_gradient, lowest, problem, squared_error
 
@@ -83,17 +83,6 @@ def test_micro_batches_need_the_memory_of_one():
         compiled = jax.jit(value_and_grad(deep, select, micro_batches=m)).lower(params, rows, state).compile()
         sizes[m] = compiled.memory_analysis().temp_size_in_bytes
     assert sizes[8] < 0.4 * sizes[1]
-
-
-def test_accumulate_is_the_gradient_of_the_weighted_sum():
-    params, batch = problem()
-    weights = jnp.asarray(np.random.default_rng(1).uniform(0, 1, B), jnp.float32).at[3].set(0)
-    spoilt = batch | {"x": batch["x"].at[3].set(jnp.inf)}
-    value, grads = jax.jit(accumulate(squared_error, weights, 4))(params, spoilt)
-    clean = lambda p: jnp.sum(weights * squared_error(p, batch))  # noqa: E731
-    close((value, grads), jax.value_and_grad(clean)(params))
-    with pytest.raises(ValueError, match="micro_batches is 5, wanted a divisor of the 16 rows"):
-        accumulate(squared_error, weights, 5)(params, batch)
 
 
 def test_a_state_comes_back_from_the_differentiated_pass_and_no_other():

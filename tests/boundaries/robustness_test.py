@@ -56,9 +56,7 @@ def test_a_second_pass_is_taken_by_all_devices_of_all_axes_or_by_none():
 def test_scores_of_another_shape_than_the_items_are_named():
     batch = {"x": jnp.arange(16.0).reshape(4, 4)}
     fn = value_and_grad(slope, keep_topk(1), score_fn=lambda w, b: b["x"][:, 0])
-    with pytest.raises(
-        ValueError, match=r"items_fn returned \[4, 4\] for scores \[4\], wanted the shapes of the scores"
-    ):
+    with pytest.raises(ValueError, match=r"items_fn returned \[4, 4\] for a block of weights \[4\], wanted one"):
         fn(1.0, batch, EMPTY)
     with pytest.raises(ValueError, match=r"score_fn returned \[\], wanted \[B\] or"):
         value_and_grad(slope, keep_topk(1), score_fn=lambda w, b: jnp.zeros(()))(1.0, batch, EMPTY)
