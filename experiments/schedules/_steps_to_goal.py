@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.engine import descend
 from experiments.schedules._workloads import Task, Workload
 from minibatch_jax.schedules import best_over_trials, edge_of_search_space, ewa_decay_for_batch, steps_to_result
 from minibatch_jax.scores import grouped_value_and_grad, noise_scale
@@ -78,8 +79,7 @@ def program(task: Task, batch_size: int, spacing: float) -> Any:
             params, opt_state, average = state
             batch = draw(train, key, number, batch_size)
             grads = jax.grad(lambda p: jnp.mean(task.losses(p, batch)))(params)
-            updates, opt_state = task.optimizer(rate, warmup).update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
+            params, opt_state = descend(task.optimizer(rate, warmup), grads, params, opt_state)
             return params, opt_state, optax.incremental_update(params, average, 1 - decay)
 
         def evaluate(state, number):
@@ -183,7 +183,7 @@ def _run(workload, size, rates, goal, enough, *, seeds, limit):
 def noise_program(task: Task, batch_size: int, steps: int) -> Any:
     """`run(train, key, rate, warmup) -> noise scale [steps]` along a run, from the groups of each step."""
     fn = grouped_value_and_grad(task.losses, optax.identity(), micro_batches=GROUPS)
-    watch: Any = noise_scale(NOISE_DECAY)  # optax knows nothing of its signal and its state
+    monitor: Any = noise_scale(NOISE_DECAY)  # optax knows nothing of its signal and its state
 
     def run(train, key, rate, warmup):
         optimizer = task.optimizer(rate, warmup)
@@ -192,12 +192,11 @@ def noise_program(task: Task, batch_size: int, steps: int) -> Any:
             params, opt_state, seen = carry
             batch = draw(train, key, number, batch_size)
             _, grads, _, groups = fn(params, batch, optax.EmptyState())
-            grads, seen = watch.update(grads, seen, groups=groups)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, seen), seen.noise_scale
+            grads, seen = monitor.update(grads, seen, groups=groups)
+            return (*descend(optimizer, grads, params, opt_state), seen), seen.noise_scale
 
         params = task.start(jax.random.fold_in(key, 0))
-        start = params, optimizer.init(params), watch.init(params)
+        start = params, optimizer.init(params), monitor.init(params)
         return jax.lax.scan(step, start, jnp.arange(steps))[1]
 
     return jax.jit(run)

@@ -50,25 +50,24 @@ def tapped_losses(params: Any, batch: Batch, tap: jax.Array) -> jax.Array:
 def calls_of(params: Any, batch: Batch, blocks: int) -> dict[str, Callable[[], Any]]:
     """Jitted steps of Adam."""
     rows, nothing = batch["y"].shape[0], optax.identity()
-    optimizer, watch = optax.adam(1e-3), noise_scale()
-    watched = optax.chain(watch, optimizer)
-    start = optimizer.init(params), watched.init(params)
+    optimizer, monitor = optax.adam(1e-3), noise_scale()
+    start = optimizer.init(params), monitor.init(params)
 
-    def plain(micro_batches, params, opt_state, batch):
+    def plain(micro_batches, params, state, batch):
         step = value_and_grad(losses, nothing, micro_batches=micro_batches)
-        return descend(optimizer, step(params, batch, optax.EmptyState())[1], params, opt_state[0])
+        return descend(optimizer, step(params, batch, optax.EmptyState())[1], params, state[0])
 
-    def in_groups(params, opt_state, batch):
+    def in_groups(params, state, batch):
         step = grouped_value_and_grad(losses, nothing, micro_batches=blocks)
         _, grads, _, groups = step(params, batch, optax.EmptyState())
-        updates, state = watched.update(grads, opt_state[1], params, groups=groups)
-        return optax.apply_updates(params, updates), state
+        grads, seen = monitor.update(grads, state[1], groups=groups)
+        return descend(optimizer, grads, params, state[0]), seen
 
-    def by_examples(norms, params, opt_state, batch):
+    def by_examples(norms, params, state, batch):
         grads = value_and_grad(losses, nothing)(params, batch, optax.EmptyState())[1]
         groups = group_sums(norms(params, batch) ** 2, 1)
-        updates, state = watched.update(grads, opt_state[1], params, groups=groups)
-        return optax.apply_updates(params, updates), state
+        grads, seen = monitor.update(grads, state[1], groups=groups)
+        return descend(optimizer, grads, params, state[0]), seen
 
     def taps(params, batch):
         return ghost_gradient_norms(lambda tap: tapped_losses(params, batch, tap), rows)

@@ -64,3 +64,13 @@ def test_the_report_of_a_known_curve(tmp_path):
     }
     assert made["images: noise scale"] == pytest.approx(0, abs=1e-5)
     assert made["images: perfect scaling"] == pytest.approx(np.log2(145 / 130), rel=1e-4)
+
+
+def test_the_arms_beside_the_first_have_every_second_batch_size(monkeypatch):
+    images = np.zeros((20, 196), np.float32), np.zeros(20, np.int32)
+    split = dict(zip(("image", "label"), images))
+    monkeypatch.setattr(experiment, "image_data", lambda held_out: (split, split))
+    made = {name: make() for name, make in experiment.workloads(experiment.Config()).items()}
+    assert made["images"].batch_sizes[-1] == 8192 and len(made["images"].batch_sizes) == 10
+    assert made["images, momentum"].batch_sizes == (16, 64, 256, 1024, 4096)
+    assert made["images, quarter of the data"].examples * 4 == made["images"].examples
