@@ -1,18 +1,27 @@
 """How large the batch is, and how the learning rate follows: schedules, scaling rules, and what they are fitted to."""
 
 from . import batch_sizes as batch_sizes
+from . import critical_batch as critical_batch
 from . import decays as decays
 from . import micro_batch_planner as micro_batch_planner
 from . import momentum as momentum
 from . import scaling_rules as scaling_rules
 from . import step_costs as step_costs
 from . import tokens as tokens
+from . import training_steps as training_steps
 from . import trust_ratios as trust_ratios
 from .batch_sizes import BatchStages as BatchStages
 from .batch_sizes import ScheduledState as ScheduledState
 from .batch_sizes import batch_size_schedule as batch_size_schedule
 from .batch_sizes import batch_stages as batch_stages
 from .batch_sizes import keep_scheduled as keep_scheduled
+from .critical_batch import PowerLaw as PowerLaw
+from .critical_batch import StepsFit as StepsFit
+from .critical_batch import critical_batch_size as critical_batch_size
+from .critical_batch import ewa_decay_for_batch as ewa_decay_for_batch
+from .critical_batch import fit_critical_batch as fit_critical_batch
+from .critical_batch import fit_power_law as fit_power_law
+from .critical_batch import learning_rate_for_batch as learning_rate_for_batch
 from .decays import decay_from as decay_from
 from .decays import remaining_fraction as remaining_fraction
 from .decays import warmup_stable_decay as warmup_stable_decay
@@ -35,4 +44,11 @@ from .tokens import by_tokens as by_tokens
 from .tokens import minicpm_batch_tokens as minicpm_batch_tokens
 from .tokens import power_schedule as power_schedule
 from .tokens import tokens_of_stages as tokens_of_stages
+from .training_steps import ScalingRegimes as ScalingRegimes
+from .training_steps import best_over_trials as best_over_trials
+from .training_steps import edge_of_search_space as edge_of_search_space
+from .training_steps import halton_points as halton_points
+from .training_steps import perfect_scaling_line as perfect_scaling_line
+from .training_steps import scaling_regimes as scaling_regimes
+from .training_steps import steps_to_result as steps_to_result
 from .trust_ratios import scale_by_layer_trust_ratio as scale_by_layer_trust_ratio

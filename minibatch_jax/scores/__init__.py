@@ -2,10 +2,14 @@
 
 Norms of gradients, gradients in the logits, estimates of gradients from forward passes, alignments with a direction,
 advantages of actions.
+Norms of gradients, their noise, gradients in the logits, estimates of gradients from forward passes, alignments with a
+direction.
 """
 
 from . import advantages as advantages
 from . import directions as directions
+from . import gradient_noise as gradient_noise
+from . import grouped_gradients as grouped_gradients
 from . import last_layer as last_layer
 from . import linen_norms as linen_norms
 from . import norms as norms
@@ -14,6 +18,13 @@ from .advantages import Advantages as Advantages
 from .advantages import generalized_advantages as generalized_advantages
 from .advantages import normalized_advantages as normalized_advantages
 from .directions import gradient_alignments as gradient_alignments
+from .gradient_noise import GroupSums as GroupSums
+from .gradient_noise import NoiseEstimate as NoiseEstimate
+from .gradient_noise import NoiseScaleState as NoiseScaleState
+from .gradient_noise import group_sums as group_sums
+from .gradient_noise import noise_scale as noise_scale
+from .gradient_noise import noise_scale_from_groups as noise_scale_from_groups
+from .grouped_gradients import grouped_value_and_grad as grouped_value_and_grad
 from .last_layer import last_layer_gradients as last_layer_gradients
 from .linen_norms import linen_gradient_norms as linen_gradient_norms
 from .norms import ghost_gradient_norms as ghost_gradient_norms

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
 from minibatch_jax._loops import bind, given, map_rows
 from minibatch_jax.boundaries.chosen_rows import check_leading_axis
-from minibatch_jax.scores._rows import num_rows
+from minibatch_jax.scores._rows import num_rows, sum_of_squares
 from minibatch_jax.weights import weight_dtype
 
 CHUNK = 16
@@ -60,7 +60,7 @@ def gradient_norms(
 
 def _norm_of_row(loss_fn, params, row):
     gradient = jax.grad(lambda p: _sum_of_losses(loss_fn(p, jax.tree.map(lambda x: x[None], row)), 1))(params)
-    return jnp.sqrt(_sum_of_squares(gradient))
+    return jnp.sqrt(sum_of_squares(gradient))
 
 
 def ghost_gradient_norms(loss_fn: Callable[[jax.Array], jax.Array], batch_size: int) -> jax.Array:
@@ -206,13 +206,6 @@ def _tap_backward(squares, residuals, deltas):
 _tap_outputs.defvjp(_tap_forward, _tap_backward)
 
 
-def _sum_of_squares(tree: Any) -> jax.Array:
-    """Return the sum of squares of all floating-point entries, in float32 (float64 for float64)."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    parts = [jnp.sum(jnp.square(x.astype(weight_dtype(x.dtype)))) for x in leaves]
-    return functools.reduce(jnp.add, parts, jnp.zeros(()))
-
-
 def _sum_of_losses(losses: jax.Array, rows: int) -> jax.Array:
     check_shape("losses", losses, (rows,))
     check_floating("losses", losses)
@@ -247,7 +240,7 @@ def _layer_squares(apply: Callable[[Any, jax.Array], jax.Array], residuals: Any,
 def _squares_of_row(apply, params, row):
     x, delta = row
     _, vjp = jax.vjp(lambda p: apply(p, x[None]), params)
-    return _sum_of_squares(vjp(delta[None]))
+    return sum_of_squares(vjp(delta[None]))
 
 
 def _embedding_squares(ids: jax.Array, deltas: jax.Array) -> jax.Array:

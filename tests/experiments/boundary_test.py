@@ -12,8 +12,13 @@ FILES = sorted(FOLDER.rglob("*.py"))
 NO_TRANSFORMATIONS = {"jax.config", "nnx", "progress", "rule", "sampler", "values"}
 """what has an `update` of another kind: settings, modules, progress bars, samplers, dicts; and rules of mixing, whose
 weights of domains reach no gradient"""
-OPTIMIZER_STEPS = {"engine/arms.py": {"optimizer"}}
-"""the one file that updates an optimizer; all others call `descend`, `minimize` or `gradient_arm`"""
+OPTIMIZER_STEPS = {
+    "engine/arms.py": {"optimizer"},
+    "schedules/_steps_to_goal.py": {"monitor"},
+    "speed/noise_scale.py": {"monitor"},
+}
+"""the one file that updates an optimizer, all others call `descend`, `minimize` or `gradient_arm`; and monitors, which
+pass the gradient on as it is"""
 
 
 def updated(source: str) -> set[str]:
