@@ -82,9 +82,9 @@ def fidelity_max_value_gain(
 
     The observation has this correlation rho with the score f at the target. In its own deviations, its density given
     f <= maximum is `phi(z) Phi((gamma - rho z) / sqrt(1 - rho^2)) / Phi(gamma)`, gamma = (maximum - mean) / deviation.
-    Its second moment is known, so the gain is `rho^2 gamma phi(gamma) / (2 Phi(gamma)) - log Phi(gamma)` plus the
-    mean of `log Phi((gamma - rho z) / sqrt(1 - rho^2))`. That mean is a sum over nodes that lie where the density is, or
-    where it is cut off. Above |rho| = 1 - 1e-6 the gain is that of `max_value_gain`.
+    Its second moment is known, so the gain is `rho^2 gamma phi(gamma) / (2 Phi(gamma)) - log Phi(gamma)` plus the mean
+    of `log Phi((gamma - rho z) / sqrt(1 - rho^2))`, which is a sum over nodes. Above |rho| = 1 - 1e-6 it is the gain of
+    `max_value_gain`.
 
     Args:
       mean: floating point, posterior mean of f at each point.
