@@ -1,0 +1,196 @@
+"""Which of 256 data mixtures is best for a language model: Bayesian optimization at one and at two model sizes.
+
+DOCSTRING
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.engine import compare
+from experiments.shared.mixture_runs import mixture_runs
+from minibatch_jax.mixing import suggest_mixture
+from minibatch_jax.mixing.gaussian_process import Hyperparameters
+
+UNGUARDED = 1e-6
+"""share of the cost for runs at the target that no search falls short of"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is searched, and how long; priors and numbers of the fit are the library's."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    out: str = "runs/mixture_search"
+    targets: tuple[str, ...] = ("pile_cc", "mean")
+    searches: int = 10
+    """from as many random first rows, for each seed and target"""
+    costs: tuple[float, float] = (0.001, 0.06)
+    """of a run at 1M and at 60M parameters"""
+    best: int = 3
+    """how many of the best mixtures end a search when one of them was run at 60M"""
+    limit: int = 64
+    """cost, in runs at 60M, at which a search has missed, and how many runs a search makes at most"""
+    num_starts: int = 2
+    max_iterations: int = 25
+
+
+class Table(NamedTuple):
+    """Mixtures `[M, K]` and scores `[targets, 2, M]`, minus the losses, at 1M and 60M."""
+
+    mixtures: np.ndarray
+    scores: np.ndarray
+
+
+class Method(NamedTuple):
+    """How an arm with a model searches: its options of `suggest_mixture`; with `single`, at 60M alone."""
+
+    acquisition: str
+    single: bool
+    target_share: float = 1.0
+
+
+METHODS = {
+    "60M, expected improvement": Method("expected_improvement", True),
+    "60M, max-value entropy": Method("max_value", True),
+    "1M and 60M, unguarded": Method("max_value", False, UNGUARDED),
+    "1M and 60M, guarded": Method("max_value", False, 0.8),
+}
+
+
+def main(config: Config):
+    """Search from the same first rows with every method, and report the cost until one of the best was run at 60M."""
+    table = read_table(config.targets)
+    arms: dict[str, Callable[[int], Mapping[str, float]]] = {
+        "random order": partial(measured, config, lambda seed: random_orders(config, table, seed)),
+        "order at 1M": partial(measured, config, lambda seed: small_first(config, table)),
+    }
+    for name, method in METHODS.items():
+        arms[name] = partial(measured, config, partial(searches, config, table, method))
+    kinds = "median_cost", "mean_cost", "missed"
+    better = {f"{kind}_{shown(target)}": "lower" for target in config.targets for kind in kinds}
+    return compare(config, arms, baseline="random order", better=better)
+
+
+def read_table(targets: tuple[str, ...]) -> Table:
+    """The 256 mixtures that were run at both sizes."""
+    small, large = mixture_runs("test_1m"), mixture_runs("test_60m")
+    if not np.array_equal(small.mixtures, large.mixtures):
+        raise ValueError("The runs at 1M and 60M have different mixtures.")
+    scores = [[-runs.target(name) for runs in (small, large)] for name in targets]
+    return Table(small.mixtures.astype(np.float32), np.array(scores, np.float32))
+
+
+def measured(config: Config, find: Callable[[int], np.ndarray], seed: int) -> dict[str, float]:
+    """Median, mean and share of misses of the costs `[targets, searches]`, in runs at 60M; a miss costs the limit."""
+    metrics = {}
+    for target, costs in zip(config.targets, find(seed)):
+        name, counted = shown(target), np.minimum(costs, config.limit)
+        metrics[f"median_cost_{name}"] = float(np.median(counted))
+        metrics[f"mean_cost_{name}"] = float(np.mean(counted))
+        metrics[f"missed_{name}"] = float(np.mean(costs > config.limit))
+    return metrics
+
+
+def shown(target: str) -> str:
+    """The name of a target in the results."""
+    return "all_domains" if target == "mean" else target
+
+
+def first_rows(config: Config, table: Table, seed: int) -> np.ndarray:
+    """The row `[targets, searches]` that each search runs first, the same for every arm."""
+    return np.random.default_rng(seed).integers(0, len(table.mixtures), (len(config.targets), config.searches))
+
+
+def goals(config: Config, table: Table) -> np.ndarray:
+    """The best rows at 60M `[targets, best]`."""
+    return np.argsort(-table.scores[:, 1], axis=1)[:, : config.best]
+
+
+def random_orders(config: Config, table: Table, seed: int) -> np.ndarray:
+    """Costs of running all mixtures at 60M in a random order."""
+    rng, costs = np.random.default_rng(1000 + seed), []
+    for starts, goal in zip(first_rows(config, table, seed), goals(config, table)):
+        for start in starts:
+            rest = rng.permutation(np.delete(np.arange(len(table.mixtures)), start))
+            costs.append(1.0 + np.argmax(np.isin(np.append(start, rest), goal)))
+    return np.reshape(costs, (len(config.targets), config.searches))
+
+
+def small_first(config: Config, table: Table) -> np.ndarray:
+    """Costs of running all mixtures at 1M, and then at 60M in the order of their scores; nothing of it is random."""
+    all_small = len(table.mixtures) * config.costs[0] / config.costs[1]
+    found = []
+    for scores, goal in zip(table.scores, goals(config, table)):
+        order = np.argsort(-scores[0], kind="stable")
+        found.append(all_small + 1 + np.argmax(np.isin(order, goal)))
+    return np.tile(np.array(found)[:, None], (1, config.searches))
+
+
+def searches(config: Config, table: Table, method: Method, seed: int) -> np.ndarray:
+    """Costs of Bayesian optimization, all searches of all targets at once; infinite where nothing was found."""
+    starts = first_rows(config, table, seed)
+    scores = np.repeat(table.scores[:, 1:] if method.single else table.scores, config.searches, axis=0)
+    goal = np.repeat(goals(config, table), config.searches, axis=0)
+    keys = jax.random.split(jax.random.key(seed), starts.size)
+    share = jnp.float32(method.target_share)
+    costs = search_all(config, method.acquisition, table.mixtures, scores, goal, starts.reshape(-1), keys, share)
+    return np.asarray(costs).reshape(starts.shape)
+
+
+class Search(NamedTuple):
+    """A search after so many `runs`: their rows and sizes `[limit]`, the fit, the cost so far, and whether it ended."""
+
+    runs: jax.Array
+    rows: jax.Array
+    sizes: jax.Array
+    fit: Hyperparameters
+    cost: jax.Array
+    found: jax.Array
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.vmap, in_axes=(None, None, None, 0, 0, 0, 0, None))
+def search_all(
+    config: Config,
+    acquisition: str,
+    pool: jax.Array,
+    scores: jax.Array,
+    goal: jax.Array,
+    start: jax.Array,
+    key: jax.Array,
+    target_share: jax.Array,
+) -> jax.Array:
+    """Cost, in runs at 60M, until a row of the goal was run at the last size; infinite if none was within the limit.
+
+    The first run is of the row `start` at the first size; `scores` `[sizes, M]` is what runs give.
+    """
+    prices = np.array(config.costs[-len(scores) :]) / config.costs[-1]
+
+    def run(search: Search, row: jax.Array, size: jax.Array) -> Search:
+        found = jnp.any(row == goal) & (size == len(prices) - 1)
+        rows, sizes = search.rows.at[search.runs].set(row), search.sizes.at[search.runs].set(size)
+        cost = search.cost + jnp.asarray(prices, jnp.float32)[size]
+        return Search(search.runs + 1, rows, sizes, search.fit, cost, found)
+
+    def step(search: Search) -> Search:
+        suggestion = suggest_mixture(
+            jax.random.fold_in(key, search.runs), pool[search.rows], search.sizes, scores[search.sizes, search.rows],
+            pool, prices.tolist(), mask=jnp.arange(config.limit) < search.runs, acquisition=acquisition,
+            target_share=target_share, start=search.fit, num_starts=config.num_starts,
+            max_iterations=config.max_iterations,
+        )  # fmt: skip
+        return run(search, suggestion.row, suggestion.fidelity)._replace(fit=suggestion.process.hyperparameters)
+
+    none, one, lengths = jnp.zeros(config.limit, jnp.int32), jnp.float32(1), jnp.ones(pool.shape[1])
+    fit = Hyperparameters(lengths, one, one)  # where the first fit starts besides the center of the prior
+    if len(prices) > 1:
+        fit = Hyperparameters(lengths, one, one, lengths, one, one)
+    first = run(Search(jnp.int32(0), none, none, fit, jnp.float32(0), jnp.bool_(False)), start, jnp.int32(0))
+    last = jax.lax.while_loop(lambda search: ~search.found & (search.runs < config.limit), step, first)
+    return jnp.where(last.found, last.cost, jnp.inf)
