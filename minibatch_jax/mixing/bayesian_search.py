@@ -37,6 +37,7 @@ from minibatch_jax.geometry import product
 from minibatch_jax.mixing._gaussian import kernel, learned_covariance, learned_variances, points_of, variances
 from minibatch_jax.mixing.acquisitions import fidelity_max_value_gain, log_expected_improvement
 from minibatch_jax.mixing.gaussian_process import GaussianProcess, Hyperparameters, fit_gaussian_process
+from minibatch_jax.weights import weight_dtype
 
 
 class Suggestion(NamedTuple):
@@ -153,7 +154,8 @@ def suggest_mixture(
     prices = _checked_costs(costs)
     _check_mixtures("pool", pool, None)
     _check_mixtures("mixtures", mixtures, mask)
-    levels, dtype = len(prices), pool.dtype
+    levels, equal = len(prices), jnp.all(pool[:, None, :] == mixtures.astype(pool.dtype)[None, :, :], axis=2)
+    pool, mixtures = (x.astype(weight_dtype(x.dtype)) for x in (pool, mixtures))
     known = (fidelities >= 0) & (fidelities < levels) & mask
     which = jnp.where(known, fidelities, levels - 1).astype(jnp.int32)
     values = jnp.asarray(prices / prices[-1], mixtures.dtype)
@@ -169,14 +171,14 @@ def suggest_mixture(
     else:
         counted = process.rows.counted & (which == levels - 1)
         gains = _improvements(process, pool, scores, counted)
-        target = jnp.arange(levels)[:, None] == levels - 1
+        target = jnp.arange(levels, dtype=jnp.int32)[:, None] == levels - 1
         gains = jnp.where(target, gains[None, :], -jnp.inf)
         merit = gains
-    equal = jnp.all(pool[:, None, :] == mixtures.astype(dtype)[None, :, :], axis=2) & known[None, :]
-    made = jnp.any(equal[None] & (which[None, None, :] == jnp.arange(levels)[:, None, None]), axis=2)
+    equal &= known[None, :]
+    made = jnp.any(equal[None] & (which[None, None, :] == jnp.arange(levels, dtype=jnp.int32)[:, None, None]), axis=2)
     open_ = ~made & jnp.all(jnp.isfinite(pool), axis=1)[None, :]
     guarded = _is_guarded(known, which, prices, target_share) & jnp.any(open_[-1])
-    allowed = open_ & (~guarded | (jnp.arange(levels) == levels - 1))[:, None]
+    allowed = open_ & (~guarded | (jnp.arange(levels, dtype=jnp.int32) == levels - 1))[:, None]
     lowest = jnp.finfo(merit.dtype).min  # an open row that nothing can be said of comes before none
     merit = jnp.where(allowed, jnp.where(jnp.isfinite(merit), merit, lowest), -jnp.inf)
     _, best = first_max(jnp.ravel(merit))
@@ -271,7 +273,7 @@ def _deviations(process, points, fidelities=None):
 def _is_guarded(known, which, prices, target_share):
     """Whether the next run must be one at the target."""
     dtype = jnp.float32
-    made = known[:, None] & (which[:, None] == jnp.arange(len(prices))[None, :])
+    made = known[:, None] & (which[:, None] == jnp.arange(len(prices), dtype=jnp.int32)[None, :])
     spent = jnp.sum(made.astype(dtype), axis=0) * jnp.asarray(prices, dtype)
     share = jnp.asarray(target_share, dtype)
     below, cheapest = jnp.sum(spent[:-1]), jnp.asarray(prices[0], dtype)

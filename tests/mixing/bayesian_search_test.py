@@ -149,6 +149,19 @@ def test_recommends_the_largest_posterior_mean_at_the_target():
     assert float(best.deviation) == pytest.approx(float(found.covariance[row, row]) ** 0.5, rel=1e-2)
 
 
+def test_half_precision_is_computed_in_float32():
+    rows, levels = np.pad([2, 9, 18, 4, 16], (0, N - 5)), np.pad([0, 0, 0, 1, 1], (0, N - 5))
+    arrays = POOL[rows], score(rows, levels), np.round(64 * POOL) / 64
+    found = []
+    for cast in (lambda x: jnp.float16(x), lambda x: jnp.float32(jnp.float16(x))):
+        mixtures, scores, pool = map(cast, arrays)
+        mask, share = jnp.arange(N) < 5, jnp.float32(0.5)
+        found.append(both(0, mixtures, jnp.asarray(levels), scores, pool, mask=mask, target_share=share))
+    assert found[0].gain.dtype == jnp.float32
+    for half, wide in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1])):
+        np.testing.assert_allclose(half, wide, rtol=1e-5, atol=1e-6)
+
+
 def test_bad_input():
     mixtures, levels, scores = jnp.float32(POOL[:3]), jnp.zeros(3, jnp.int32), jnp.zeros(3)
     pool = jnp.float32(POOL)

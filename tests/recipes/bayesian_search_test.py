@@ -18,14 +18,14 @@ def recipe(train, pool, key):
 
     def run(i, found):
         rows, sizes, scores = found
-        suggestion = mixing.suggest_mixture(
-            jax.random.fold_in(key, i), pool[rows], sizes, scores, pool, COSTS, mask=jnp.arange(RUNS) < i
-        )
-        score = train(pool[suggestion.row], suggestion.fidelity)
-        return rows.at[i].set(suggestion.row), sizes.at[i].set(suggestion.fidelity), scores.at[i].set(score)
+        k, made = jax.random.fold_in(key, i), jnp.arange(RUNS) < i
+        new = mixing.suggest_mixture(k, pool[rows], sizes, scores, pool, COSTS, mask=made)
+        score = train(pool[new.row], new.fidelity)
+        return rows.at[i].set(new.row), sizes.at[i].set(new.fidelity), scores.at[i].set(score)
 
     rows, sizes, scores = jax.lax.fori_loop(1, RUNS, run, (rows, sizes, scores))
-    process = mixing.fit_gaussian_process(key, pool[rows], scores, jnp.array(COSTS)[sizes] / COSTS[-1])
+    fidelities = jnp.array(COSTS)[sizes] / COSTS[-1]
+    process = mixing.fit_gaussian_process(key, pool[rows], scores, fidelities)
     return mixing.recommend_mixture(process, pool).row, sizes
 
 
