@@ -52,14 +52,16 @@ class Method(NamedTuple):
 
     acquisition: str
     single: bool
+    exponent: float = 0.5
     target_share: float = 1.0
 
 
 METHODS = {
-    "60M, expected improvement": Method("expected_improvement", True),
-    "60M, max-value entropy": Method("max_value", True),
-    "1M and 60M, unguarded": Method("max_value", False, UNGUARDED),
-    "1M and 60M, guarded": Method("max_value", False, 0.8),
+    "60M, improvement": Method("expected_improvement", True),
+    "1M and 60M, entropy": Method("max_value", False, target_share=UNGUARDED),
+    "1M and 60M, entropy, guard": Method("max_value", False, target_share=0.8),
+    "60M, improvement, shares": Method("expected_improvement", True, exponent=1.0),
+    "1M and 60M, entropy, shares": Method("max_value", False, exponent=1.0, target_share=UNGUARDED),
 }
 
 
@@ -138,8 +140,8 @@ def searches(config: Config, table: Table, method: Method, seed: int) -> np.ndar
     scores = np.repeat(table.scores[:, 1:] if method.single else table.scores, config.searches, axis=0)
     goal = np.repeat(goals(config, table), config.searches, axis=0)
     keys = jax.random.split(jax.random.key(seed), starts.size)
-    share = jnp.float32(method.target_share)
-    costs = search_all(config, method.acquisition, table.mixtures, scores, goal, starts.reshape(-1), keys, share)
+    numbers = jnp.float32(method.target_share), jnp.float32(method.exponent)
+    costs = search_all(config, method.acquisition, table.mixtures, scores, goal, starts.reshape(-1), keys, *numbers)
     return np.asarray(costs).reshape(starts.shape)
 
 
@@ -155,7 +157,7 @@ class Search(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-@partial(jax.vmap, in_axes=(None, None, None, 0, 0, 0, 0, None))
+@partial(jax.vmap, in_axes=(None, None, None, 0, 0, 0, 0, None, None))
 def search_all(
     config: Config,
     acquisition: str,
@@ -165,6 +167,7 @@ def search_all(
     start: jax.Array,
     key: jax.Array,
     target_share: jax.Array,
+    exponent: jax.Array,
 ) -> jax.Array:
     """Cost, in runs at 60M, until a row of the goal was run at the last size; infinite if none was within the limit.
 
@@ -182,7 +185,7 @@ def search_all(
         suggestion = suggest_mixture(
             jax.random.fold_in(key, search.runs), pool[search.rows], search.sizes, scores[search.sizes, search.rows],
             pool, prices.tolist(), mask=jnp.arange(config.limit) < search.runs, acquisition=acquisition,
-            target_share=target_share, start=search.fit, num_starts=config.num_starts,
+            target_share=target_share, exponent=exponent, start=search.fit, num_starts=config.num_starts,
             max_iterations=config.max_iterations,
         )  # fmt: skip
         return run(search, suggestion.row, suggestion.fidelity)._replace(fit=suggestion.process.hyperparameters)

@@ -3,7 +3,8 @@
 A Gaussian process learns from the runs made so far how score depends on mixture and fidelity. Each suggestion is the
 open row and fidelity that tell most about the best score at the target for their cost. The paper takes one sample of
 the maximum and lets gain per cost decide alone; here the samples are averaged, and a guard bounds what may be spent
-below the target: a run a sixtieth as dear wins by its cost for very long, also where it has little left to tell.
+below the target: a run a sixtieth as dear wins by its cost for very long, also where it has little left to tell. The
+paper's process sees proportions; here it sees their square roots, because losses change most near proportion 0.
 
 References:
   Chen et al., ADMIRE-BayesOpt: accelerated data mixture re-weighting for language models with Bayesian optimization,
@@ -85,6 +86,7 @@ def suggest_mixture(
     mask: jax.Array | None = None,
     acquisition: str = "max_value",
     target_share: float | jax.Array = 0.5,
+    exponent: float | jax.Array = 0.5,
     num_samples: int = 16,
     start: Hyperparameters | None = None,
     num_starts: int = 4,
@@ -116,6 +118,8 @@ def suggest_mixture(
       acquisition: "max_value" or "expected_improvement".
       target_share: share of the costs that runs at the target have at least, in (0, 1]; 1 allows no other, and a tiny
         number any.
+      exponent: the process sees proportions to this power, in (0, 1]. With 0.5 its distances are Hellinger's; the paper
+        has 1.
       num_samples: joint samples of the scores of the pool at the target; the maximum of each is a sample.
       start: hyperparameters of the last suggestion, for the fit to start from as well.
       num_starts: of the fit, `start` included.
@@ -149,13 +153,14 @@ def suggest_mixture(
     check_integer("fidelities", fidelities)
     check_choice("acquisition", acquisition, ("max_value", "expected_improvement"))
     check_number("target_share", target_share, 0, 1, open_low=True)
+    check_number("exponent", exponent, 0, 1, open_low=True)
     check_count("num_samples", num_samples)
     mask = mask_or_all("mask", mask, mixtures.shape[:1])
     prices = _checked_costs(costs)
     _check_mixtures("pool", pool, None)
     _check_mixtures("mixtures", mixtures, mask)
     levels, equal = len(prices), jnp.all(pool[:, None, :] == mixtures.astype(pool.dtype)[None, :, :], axis=2)
-    pool, mixtures = (x.astype(weight_dtype(x.dtype)) for x in (pool, mixtures))
+    pool, mixtures = _features(pool, exponent), _features(mixtures, exponent)
     known = (fidelities >= 0) & (fidelities < levels) & mask
     which = jnp.where(known, fidelities, levels - 1).astype(jnp.int32)
     values = jnp.asarray(prices / prices[-1], mixtures.dtype)
@@ -194,33 +199,42 @@ def suggest_mixture(
     )
 
 
-def recommend_mixture(process: GaussianProcess, pool: jax.Array) -> Recommendation:
+def recommend_mixture(
+    process: GaussianProcess, pool: jax.Array, *, exponent: float | jax.Array = 0.5
+) -> Recommendation:
     """Return the row of the pool with the largest posterior mean at the target; of equal ones the first.
 
     Args:
-      process: of a `Suggestion`, or from `fit_gaussian_process` on mixtures.
+      process: of a `Suggestion`, or from `fit_gaussian_process` on `mixtures ** exponent`.
       pool: `[M, K]`, floating point. A row that is not finite is not chosen.
+      exponent: that of the suggestion.
 
     Returns:
       A `Recommendation`; its mean is NaN if the covariance of the process was not positive definite.
 
     Raises:
-      ValueError: if the pool does not have the columns of the process.
+      ValueError: if the pool does not have the columns of the process, or the exponent is not in (0, 1].
 
     References:
       Chen et al., ADMIRE-BayesOpt, 2025 (arXiv 2508.11551).
 
     Examples:
       >>> pool = jnp.stack([jnp.linspace(0, 1, 5), 1 - jnp.linspace(0, 1, 5)], axis=1)
-      >>> process = fit_gaussian_process(0, pool, -((pool[:, 0] - 0.7) ** 2), num_starts=1)
+      >>> process = fit_gaussian_process(0, jnp.sqrt(pool), -((pool[:, 0] - 0.7) ** 2), num_starts=1)
       >>> int(recommend_mixture(process, pool).row)
       3
     """
     check_shape("pool", pool, (None, process.rows.inputs.shape[1]))
-    points = _points(process, pool)
+    check_number("exponent", exponent, 0, 1, open_low=True)
+    points = _points(process, _features(pool, exponent))
     _, row = first_max(jnp.where(jnp.isfinite(points.mean), points.mean, -jnp.inf))
     mean = process.shift + process.scale * points.mean[row]
     return Recommendation(row, mean, process.scale * _deviations(process, points)[row])
+
+
+def _features(mixtures, exponent):
+    wide = mixtures.astype(weight_dtype(mixtures.dtype))
+    return wide ** jnp.asarray(exponent, wide.dtype)
 
 
 def _max_value_gains(key, process, pool, values, num_samples):

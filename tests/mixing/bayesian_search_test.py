@@ -15,6 +15,7 @@ N, M = 12, 21
 COSTS = (1.0, 10.0)
 SHARES = np.linspace(0, 1, M)
 POOL = np.stack([SHARES, 1 - SHARES], axis=1)
+SEEN = np.sqrt(POOL)  # what the process sees
 BEST = 13  # share 0.65
 
 both = jax.jit(functools.partial(suggest_mixture, costs=COSTS, num_starts=1, max_iterations=40, num_samples=256))
@@ -51,7 +52,7 @@ def chosen(suggestion):
 
 def gains_per_fidelity(process, draws=4000):
     """Mean over maxima of the loss of entropy about the maximum at the target, from one joint posterior covariance."""
-    points = np.concatenate([POOL, POOL])
+    points = np.concatenate([SEEN, SEEN])
     values = np.repeat([COSTS[0] / COSTS[1], 1.0], M)
     found = predict(process, jnp.float32(points), jnp.float32(values))
     mean, covariance = np.asarray(found.mean, np.float64), np.asarray(found.covariance, np.float64)
@@ -89,7 +90,7 @@ def test_takes_the_largest_gain_for_its_cost():
 def test_expected_improvement_takes_the_largest_at_the_target():
     rows = [3, 8, 17]
     suggestion = suggest_at_target(rows)
-    found = predict(suggestion.process, jnp.float32(POOL))
+    found = predict(suggestion.process, jnp.float32(SEEN))
     mean, deviation = np.asarray(found.mean, np.float64), np.sqrt(np.diag(np.asarray(found.covariance, np.float64)))
     z = (mean - score(np.array(rows)).max()) / deviation
     improvement = deviation * (np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) + z * special.ndtr(z))
@@ -141,7 +142,7 @@ def test_without_runs_the_first_row_is_the_cheapest_and_padding_does_not_count()
 
 def test_recommends_the_largest_posterior_mean_at_the_target():
     process = suggest([0, 4, 9, 14, 20, 8], [1, 0, 0, 0, 0, 1]).process
-    found = predict(process, jnp.float32(POOL))
+    found = predict(process, jnp.float32(SEEN))
     best = jax.jit(recommend_mixture)(process, jnp.float32(np.where(np.arange(M)[:, None] == 20, np.nan, POOL)))
     row = int(np.argmax(np.asarray(found.mean)[:20]))
     assert int(best.row) == row and abs(row - BEST) <= 2
@@ -160,6 +161,11 @@ def test_half_precision_is_computed_in_float32():
     assert found[0].gain.dtype == jnp.float32
     for half, wide in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1])):
         np.testing.assert_allclose(half, wide, rtol=1e-5, atol=1e-6)
+
+
+def test_the_process_sees_powers_of_the_shares():
+    found = suggest([2, 9, 18], [1, 1, 1]).process.rows.inputs[:3]
+    np.testing.assert_allclose(found, SEEN[[2, 9, 18]], rtol=1e-6)
 
 
 def test_bad_input():

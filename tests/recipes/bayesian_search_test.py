@@ -25,7 +25,7 @@ def recipe(train, pool, key):
 
     rows, sizes, scores = jax.lax.fori_loop(1, RUNS, run, (rows, sizes, scores))
     fidelities = jnp.array(COSTS)[sizes] / COSTS[-1]
-    process = mixing.fit_gaussian_process(key, pool[rows], scores, fidelities)
+    process = mixing.fit_gaussian_process(key, pool[rows] ** 0.5, scores, fidelities)
     return mixing.recommend_mixture(process, pool).row, sizes
 
 

@@ -46,7 +46,7 @@ def test_random_orders_cost_what_the_first_best_row_of_all_orders_costs_on_avera
 
 
 def test_searches_cost_one_run_for_a_lucky_start_and_whole_runs_at_60m(table):
-    costs = experiment.searches(CONFIG, table, experiment.METHODS["60M, expected improvement"], 0)
+    costs = experiment.searches(CONFIG, table, experiment.METHODS["60M, improvement"], 0)
     starts, goal = experiment.first_rows(CONFIG, table, 0), experiment.goals(CONFIG, table)
     lucky = np.array([np.isin(row, best) for row, best in zip(starts, goal)])
     np.testing.assert_array_equal(costs == 1, lucky)
