@@ -28,16 +28,17 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/mixture_search"
     targets: tuple[str, ...] = ("pile_cc", "mean")
-    searches: int = 10
+    searches: int = 7
     """from as many random first rows, for each seed and target"""
     costs: tuple[float, float] = (0.001, 0.06)
     """of a run at 1M and at 60M parameters"""
     best: int = 3
     """how many of the best mixtures end a search when one of them was run at 60M"""
     limit: int = 64
-    """cost, in runs at 60M, at which a search has missed, and how many runs a search makes at most"""
+    """cost, in runs at 60M, at which a search has missed, and how many runs it makes before it gives its model up"""
     num_starts: int = 2
-    max_iterations: int = 25
+    max_iterations: int = 12
+    num_samples: int = 8
 
 
 class Table(NamedTuple):
@@ -135,14 +136,32 @@ def small_first(config: Config, table: Table) -> np.ndarray:
 
 
 def searches(config: Config, table: Table, method: Method, seed: int) -> np.ndarray:
-    """Costs of Bayesian optimization, all searches of all targets at once; infinite where nothing was found."""
+    """Costs of Bayesian optimization, all searches of all targets at once.
+
+    A search that has found nothing after `limit` runs goes on with the order at 1M, or at 60M alone has missed.
+    """
     starts = first_rows(config, table, seed)
     scores = np.repeat(table.scores[:, 1:] if method.single else table.scores, config.searches, axis=0)
     goal = np.repeat(goals(config, table), config.searches, axis=0)
     keys = jax.random.split(jax.random.key(seed), starts.size)
     numbers = jnp.float32(method.target_share), jnp.float32(method.exponent)
-    costs = search_all(config, method.acquisition, table.mixtures, scores, goal, starts.reshape(-1), keys, *numbers)
-    return np.asarray(costs).reshape(starts.shape)
+    last = search_all(config, method.acquisition, table.mixtures, scores, goal, starts.reshape(-1), keys, *numbers)
+    costs, found = np.asarray(last.cost), np.asarray(last.found)
+    if method.single:
+        costs = np.where(found, costs, np.inf)
+    else:
+        rest = [
+            rest_of_order(config, *lane) for lane in zip(scores, goal, np.asarray(last.rows), np.asarray(last.sizes))
+        ]
+        costs = np.where(found, costs, costs + rest)
+    return costs.reshape(starts.shape)
+
+
+def rest_of_order(config: Config, scores: np.ndarray, goal: np.ndarray, rows: np.ndarray, sizes: np.ndarray) -> float:
+    """Cost of the order at 1M after these runs, which are not made again."""
+    small = len(scores[0]) - len(np.unique(rows[sizes == 0]))
+    order = [row for row in np.argsort(-scores[0], kind="stable") if row not in rows[sizes == 1]]
+    return small * config.costs[0] / config.costs[1] + 1 + float(np.argmax(np.isin(order, goal)))
 
 
 class Search(NamedTuple):
@@ -168,8 +187,8 @@ def search_all(
     key: jax.Array,
     target_share: jax.Array,
     exponent: jax.Array,
-) -> jax.Array:
-    """Cost, in runs at 60M, until a row of the goal was run at the last size; infinite if none was within the limit.
+) -> Search:
+    """The search when a row of the goal was run at the last size, or after `limit` runs; costs are in runs at 60M.
 
     The first run is of the row `start` at the first size; `scores` `[sizes, M]` is what runs give.
     """
@@ -186,7 +205,7 @@ def search_all(
             jax.random.fold_in(key, search.runs), pool[search.rows], search.sizes, scores[search.sizes, search.rows],
             pool, prices.tolist(), mask=jnp.arange(config.limit) < search.runs, acquisition=acquisition,
             target_share=target_share, exponent=exponent, start=search.fit, num_starts=config.num_starts,
-            max_iterations=config.max_iterations,
+            max_iterations=config.max_iterations, num_samples=config.num_samples,
         )  # fmt: skip
         return run(search, suggestion.row, suggestion.fidelity)._replace(fit=suggestion.process.hyperparameters)
 
@@ -195,5 +214,4 @@ def search_all(
     if len(prices) > 1:
         fit = Hyperparameters(lengths, one, one, lengths, one, one)
     first = run(Search(jnp.int32(0), none, none, fit, jnp.float32(0), jnp.bool_(False)), start, jnp.int32(0))
-    last = jax.lax.while_loop(lambda search: ~search.found & (search.runs < config.limit), step, first)
-    return jnp.where(last.found, last.cost, jnp.inf)
+    return jax.lax.while_loop(lambda search: ~search.found & (search.runs < config.limit), step, first)

@@ -85,7 +85,7 @@ def suggest_mixture(
     *,
     mask: jax.Array | None = None,
     acquisition: str = "max_value",
-    target_share: float | jax.Array = 0.5,
+    target_share: float | jax.Array = 0.8,
     exponent: float | jax.Array = 0.5,
     num_samples: int = 16,
     start: Hyperparameters | None = None,

@@ -36,6 +36,12 @@ def test_goals_and_the_order_at_1m_are_those_of_the_table(table):
     np.testing.assert_allclose(experiment.small_first(CONFIG, table)[0], M / 60 + 3, rtol=1e-6)
 
 
+def test_a_search_without_success_goes_on_with_the_order_at_1m(table):
+    rows, sizes = np.array([0, 5, 2, 3]), np.array([0, 0, 1, 1])  # at 1M the order is 2, 3, 0, 1
+    rest = experiment.rest_of_order(CONFIG, table.scores[0], experiment.goals(CONFIG, table)[0], rows, sizes)
+    assert rest == pytest.approx((M - 2) / 60 + 1)
+
+
 def test_random_orders_cost_what_the_first_best_row_of_all_orders_costs_on_average(table):
     many = experiment.Config(searches=4000, best=2)
     costs = experiment.random_orders(many, table, 0)
