@@ -1,7 +1,8 @@
 """One suggestion over a pool of 256 mixtures of 17 domains after 64 runs at two sizes, beside scikit-learn's fit alone.
 
-scikit-learn fits the same kind of process at one size, by L-BFGS from as many starts, and suggests nothing. Fits from
-the last hyperparameters are what a search repeats. Compiling is measured with the compilation cache off.
+Target: a tenth of the time of scikit-learn, which fits the same kind of process at one size, by L-BFGS from as many
+starts, and suggests nothing. On a busy machine of two cores it was 33 ms of 376 ms (0.09; least times 31 and 335 ms), a
+fit at one size alone 16 ms. Compiling is measured with the compilation cache off: 8 s of CPU time.
 """
 
 import os
