@@ -101,7 +101,7 @@ def suggest_mixture(
 
     The guard: an evaluation below the target is allowed as long as all of them together cost at most
     `(1 - target_share) / target_share` times what runs at the target have cost, one more of these included. So a search
-    never costs more than `1 / target_share` times its runs at the target, plus one such quotient for the next.
+    costs at most `1 / target_share` times its runs at the target, the next one included.
 
     A run in the mask whose score is not finite has failed: it does not enter the fit, is not suggested again, and has
     cost what it costs. Rows outside the mask are padding. A row of the pool is never suggested at a fidelity at which
