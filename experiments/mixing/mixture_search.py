@@ -30,13 +30,14 @@ Expected: cost until then in runs at 60M, mean ± standard error over 3 seeds of
   The order at 1M is the peer to beat, as the ranks at both sizes are correlated by 0.99 (Pile-CC) and 0.97: with one
   size the search loses to it. Both sizes with the guard need 2.4 times less on Pile-CC and 1.2 times less on the mean.
   The guard matters where the goal is hard: on the mean of domains, gain per cost alone goes on at 1M, and most searches
-  end in the order at 1M after one or two runs at 60M.
+  end in the order at 1M after one run at 60M.
   Square roots matter most: with proportions, one size needs 1.3 times as many runs on Pile-CC, and is no better than
   chance on the mean; the three best mixtures were not among 64 runs in a quarter of the searches.
-Verdict: partly: seven times faster than chance with one size on Pile-CC, fifteen to twenty-nine times with two, but only
-  1.2 to 2.4 times faster than the order of the small runs, with a guard and square roots that the paper does not have
-Tuning: square roots, cube roots and logs of shares by the error of a fit to 64 runs of other targets, where all three
-  are far better than shares, R2 0.80 to 0.86 against 0.46; the center of the prior of length-scales, {1, 2, 4}, by
+Verdict: partly: seven times faster than chance with one size on Pile-CC, fifteen to twenty-nine times with two, but
+  only 1.2 to 2.4 times faster than the order of the small runs, with a guard and roots that the paper does not have
+Tuning: roots were tried because one seed of a first run with shares had failed on the mean of the domains: square
+  roots, cube roots and logs were judged by a fit to 64 runs of another target, the mean of six domains, where all three
+  are far better than shares, R2 0.80 to 0.86 against 0.46, cube roots best. The center of the prior of length-scales, {1, 2, 4}, by
   searches for six other targets, where 2 and 4 were equal. The guard's share was not tuned.
 Reference: Chen et al., ADMIRE-BayesOpt: accelerated data mixture re-weighting for language models with Bayesian
   optimization, 2025 (arXiv 2508.11551), which adds 64 runs at 1B and reports a speed-up of over 500 %.
