@@ -50,7 +50,7 @@ def chosen(suggestion):
     return int(suggestion.row), int(suggestion.fidelity)
 
 
-def gains_per_fidelity(process, draws=4000):
+def gains_per_fidelity(process, draws=1500):
     """Mean over maxima of the loss of entropy about the maximum at the target, from one joint posterior covariance."""
     points = np.concatenate([SEEN, SEEN])
     values = np.repeat([COSTS[0] / COSTS[1], 1.0], M)
@@ -62,7 +62,7 @@ def gains_per_fidelity(process, draws=4000):
     maxima = rng.multivariate_normal(mean[M:], at_target, draws, method="eigh").max(axis=1)
     deviation = np.sqrt(np.diag(covariance)[M:])
     gamma = ((maxima[None, :] - mean[M:, None]) / deviation[:, None])[:, :, None]
-    z = np.linspace(-8, 8, 201)[None, None, :]
+    z = np.linspace(-8, 8, 81)[None, None, :]
     gains = []
     for level in range(2):
         part = slice(level * M, (level + 1) * M)
@@ -78,7 +78,7 @@ def gains_per_fidelity(process, draws=4000):
 def test_takes_the_largest_gain_for_its_cost():
     rows, levels = [2, 9, 18, 4, 16], [0, 0, 0, 1, 1]
     suggestion = suggest(rows, levels)
-    gains = gains_per_fidelity(suggestion.process, draws=400)
+    gains = gains_per_fidelity(suggestion.process, draws=150)
     row, level = chosen(suggestion)
     assert float(suggestion.gain) == pytest.approx(gains[level, row], rel=0.15)
     merit = gains / np.array(COSTS)[:, None]
