@@ -1,6 +1,8 @@
 """How domains share the batch: weights `[K]` over K domains, changed while training or fitted before it."""
 
+from . import acquisitions as acquisitions
 from . import ambient as ambient
+from . import bayesian_search as bayesian_search
 from . import best_mixtures as best_mixtures
 from . import bimix as bimix
 from . import budgets as budgets
@@ -9,6 +11,7 @@ from . import doge as doge
 from . import domains as domains
 from . import doremi as doremi
 from . import entropies as entropies
+from . import gaussian_process as gaussian_process
 from . import loss_laws as loss_laws
 from . import merging as merging
 from . import mixing_laws as mixing_laws
@@ -25,6 +28,8 @@ from .ambient import ambient_predictions as ambient_predictions
 from .ambient import ambient_targets as ambient_targets
 from .ambient import ambient_weights as ambient_weights
 from .ambient import reweigh_by_noise_level as reweigh_by_noise_level
+from .bayesian_search import recommend_mixture as recommend_mixture
+from .bayesian_search import suggest_mixture as suggest_mixture
 from .best_mixtures import best_mixture as best_mixture
 from .best_mixtures import project_capped_simplex as project_capped_simplex
 from .bimix import bimix_mixture as bimix_mixture
@@ -55,6 +60,7 @@ from .entropies import entropy_mixture as entropy_mixture
 from .entropies import joint_entropy as joint_entropy
 from .entropies import shannon_entropy as shannon_entropy
 from .entropies import von_neumann_entropy as von_neumann_entropy
+from .gaussian_process import fit_gaussian_process as fit_gaussian_process
 from .loss_laws import fit_accuracy_curve as fit_accuracy_curve
 from .loss_laws import fit_loss_law as fit_loss_law
 from .loss_laws import predict_accuracy as predict_accuracy
