@@ -22,7 +22,7 @@ from minibatch_jax.mixing.domains import domain_to_example_weights, losses_by_do
 from minibatch_jax.sampling._permutations import permuted
 from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
 
-Mix = optax.GradientTransformationExtraArgs | Callable[[jax.Array], jax.Array] | jax.Array | np.ndarray
+Mix = optax.GradientTransformation | Callable[[jax.Array], jax.Array] | jax.Array | np.ndarray
 
 
 class MixtureState(NamedTuple):
