@@ -36,7 +36,7 @@ class OnlineConfig:
     """of the windows of each domain that a run may draw"""
     held_out: int = 256
     """windows of each domain that losses are measured on"""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     temperature: float = 2.0
     max_epochs: float = 4.0
     """of UniMax"""

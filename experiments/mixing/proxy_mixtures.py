@@ -49,7 +49,7 @@ class Config:
     """of the windows of each domain that a run may draw"""
     held_out: int = 256
     """windows of each domain that losses are measured on"""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     proxy_width: int = 16
     proxy_depth: int = 1
     proxy_steps: int = 200
