@@ -1,5 +1,6 @@
 """Mixtures that are fixed by the sizes of the domains, and mixtures that training losses move."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,29 +10,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.mixing._domain_training import Trainer, domains_of
+from experiments.engine import compare
+from experiments.engine.reports import Record
+from experiments.mixing._domain_training import Trainer, compare_at_equal_time, domains_of, summarize
 from experiments.shared.text_domains import DOMAINS
 from minibatch_jax.mixing import mix_by_odm, temperature_mixture, unimax_mixture
 from minibatch_jax.sampling import mixture
 
 NATURAL = "natural"
+BETTER = {"mean_loss": "lower", "worst_loss": "lower"}
+WITH_MORE_SEEDS = (NATURAL, "uniform", "ODM, perplexity")
 
 
 @dataclass(frozen=True)
 class OnlineConfig:
     """Hyper-parameters; the arms differ in the mixture alone."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/online_mixing"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
+    more_seeds: tuple[int, ...] = (3, 4)
+    """of natural proportions, the uniform mixture and one form of online mixing"""
     steps: int = 600
     batch_size: int = 64
     evaluate_every: int = 100
     length: int = 32
     """bytes of a window"""
     width: int = 32
-    depth: int = 2
+    depth: int = 1
     fraction: float = 1 / 16
     """of the windows of each domain that a run may draw"""
     held_out: int = 256
@@ -86,3 +93,26 @@ def online_arms(config: OnlineConfig, noise: bool) -> dict[str, Callable[[int], 
     for name, rule in online_rules(config).items():
         arms[name] = functools.partial(online_arm, Trainer(config, mixture(number, config.batch_size, rule)))
     return arms
+
+
+def compare_online(config: OnlineConfig, noise: bool) -> list[Record]:
+    """Train all arms, and report at equal tokens, at equal time, and for some arms with more seeds."""
+    arms = online_arms(config, noise)
+    records = compare(config, arms, xlabel="steps", summary=summarize, baseline=NATURAL, better=BETTER)
+    compare_at_equal_time(config, records, NATURAL, BETTER)
+    if config.more_seeds and not config.arms:
+        compare(
+            dataclasses.replace(config, seeds=config.seeds + config.more_seeds, out=f"{config.out}/more_seeds"),
+            {name: functools.partial(_again, records, name, arms[name]) for name in WITH_MORE_SEEDS},
+            xlabel="steps",
+            summary=summarize,
+            baseline=NATURAL,
+            better=BETTER,
+        )
+    return records
+
+
+def _again(records: list[Record], name: str, arm: Callable[[int], Any], seed: int) -> Any:
+    """What an arm gave, if it was run with this seed."""
+    made = {r["step"]: r["metrics"] for r in records if (r["arm"], r["seed"]) == (name, seed)}
+    return made or arm(seed)

@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-from experiments.engine import compare
-from experiments.mixing._domain_training import compare_at_equal_time, summarize
-from experiments.mixing._online_arms import NATURAL, OnlineConfig, online_arms
-
-BETTER = {"mean_loss": "lower", "worst_loss": "lower"}
+from experiments.mixing._online_arms import OnlineConfig, compare_online
 
 
 @dataclass(frozen=True)
@@ -17,8 +13,5 @@ class Config(OnlineConfig):
 
 
 def main(config: Config):
-    """Train all arms, and report at equal tokens and at equal time."""
-    arms = online_arms(config, noise=True)
-    records = compare(config, arms, xlabel="steps", summary=summarize, baseline=NATURAL, better=BETTER)
-    compare_at_equal_time(config, records, NATURAL, BETTER)
-    return records
+    """Train all arms, and report."""
+    return compare_online(config, noise=True)

@@ -44,7 +44,7 @@ class Config:
     length: int = 32
     """bytes of a window"""
     width: int = 32
-    depth: int = 2
+    depth: int = 1
     fraction: float = 1 / 16
     """of the windows of each domain that a run may draw"""
     held_out: int = 256

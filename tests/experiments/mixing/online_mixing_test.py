@@ -1,5 +1,7 @@
 """The measurements of a run on domains, losses at equal time, and all arms on a tiny text."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,10 +51,8 @@ def test_a_slow_arm_and_one_with_a_proxy_are_read_off_earlier(tmp_path):
 
 
 def test_noise_is_a_domain_that_is_not_measured(tmp_path):
-    config = online_mixing_with_noise.Config(
-        **{"seeds": (0,), "out": str(tmp_path), "arms": ("natural", "uniform"), "steps": 8, "evaluate_every": 4},
-        **{"batch_size": 52, "length": 4, "width": 8, "depth": 1, "held_out": 8},
-    )
+    small: dict[str, Any] = {"steps": 8, "evaluate_every": 4, "batch_size": 52, "length": 4, "width": 8, "held_out": 8}
+    config = online_mixing_with_noise.Config((0,), str(tmp_path), ("natural", "uniform"), **small)
     natural, uniform = (r["metrics"] for r in online_mixing_with_noise.main(config) if r["step"] == 8)
     assert uniform["share_noise"] == pytest.approx(1 / 13) and "loss_noise" not in uniform
     domains = _domain_training.domains_of(config, 0, True)
