@@ -94,7 +94,7 @@ def doremi(config: Any, step_size: float) -> Find:
     """DoReMi: a reference on natural proportions, then a proxy whose weights follow its excess loss; mean mixture."""
     proxy = Proxy(config)
     natural = mixture(NUMBER, config.batch_size, optax.identity())
-    moved = mixture(NUMBER, config.batch_size, mix_by_doremi(step_size), reweigh=True)
+    sampler = mixture(NUMBER, config.batch_size, mix_by_doremi(step_size), reweigh=True)
 
     def find(tokens, domain, key):
         def plain(params, batch):
@@ -106,11 +106,11 @@ def doremi(config: Any, step_size: float) -> Find:
             return jnp.mean(losses, axis=1), {"excess": jnp.mean(excess, axis=1)}
 
         def feed(places, params, rows, batch):
-            return moved.update(places, rows, losses=batch["excess"])
+            return sampler.update(places, rows, losses=batch["excess"])
 
         places = natural.init(key, domains=domain)
         reference, _ = proxy.train(natural, places, tokens, plain, lambda places, *_: places)
-        _, places = proxy.train(moved, moved.init(key, domains=domain), tokens, with_excess, feed)
+        _, places = proxy.train(sampler, sampler.init(key, domains=domain), tokens, with_excess, feed)
         return places.mix.mean_mixture
 
     return find
