@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from minibatch_jax import compose, coupling, mining, selection, weight_transformation
+from minibatch_jax import compose, coupling, mining, mixing, selection, weight_transformation
 from minibatch_jax.testing import CHECKS, check_transformation
 from minibatch_jax.testing import transformations as laws
 from tests.case import ROWS, Case
@@ -34,7 +34,7 @@ CASES = dict(cases_of_test_files())
 
 
 def public_factories():
-    for module in (compose, selection, coupling, mining):
+    for module in (compose, selection, coupling, mining, mixing):
         for name, value in inspect.getmembers(module, inspect.isfunction):
             made = inspect.signature(value).return_annotation
             if (

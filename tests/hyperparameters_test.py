@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from minibatch_jax import compose, coupling, mining, selection
+from minibatch_jax import compose, coupling, mining, mixing, selection
 from minibatch_jax.testing import draw
 from tests.conformance_test import CASES
 
@@ -16,9 +16,12 @@ VALUES = {
     "alpha": 0.5,
     "epsilon": 0.5,
     "fraction": 0.5,
+    "graph": np.eye(16, dtype=np.float32),
     "learning_rate": 0.1,
     "power": 2.0,
     "rho": 1.0,
+    "step_size": 0.5,
+    "temperature": 2.0,
     "threshold": 0.5,
 }
 SIZES = {
@@ -32,12 +35,13 @@ SIZES = {
     "num_domains": 3,
     "num_examples": 64,
     "num_features": 3,
+    "window": 3,
 }
 """They give arrays their shapes, so no schedule can change them."""
 
 
 def factories():
-    for module in (compose, coupling, mining, selection):
+    for module in (compose, coupling, mining, mixing, selection):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if name in CASES and inspect.signature(function).return_annotation is optax.GradientTransformationExtraArgs:
                 yield name, function

@@ -10,8 +10,8 @@ import numpy as np
 from minibatch_jax._checks import check_floating, check_shape
 from minibatch_jax._vector import nonzero
 
-LARGEST_TILT = 1e6
-"""Beyond it a weight is 0 or 1 in any dtype, and the sum of two tilts stays finite."""
+LARGEST_TILT = 1e4
+"""Beyond it a weight is 0 or 1 in any dtype. XLA may round a product twice in two ways, and this bounds the error."""
 
 
 def check_mixture(name: str, mixture: jax.Array, size: int | None = None) -> None:
@@ -47,10 +47,9 @@ def shares(weights: jax.Array) -> jax.Array:
 
 
 def softmax_over(alive: jax.Array, logits: jax.Array) -> jax.Array:
-    """Return the softmax over the living domains, 0 elsewhere; uniform where all logits are -inf."""
-    logits = jnp.where(alive, logits, -jnp.inf)
-    top = jnp.max(logits)
-    powers = jnp.where(alive, jnp.where(top == -jnp.inf, 1, jnp.exp(logits - jnp.where(top == -jnp.inf, 0, top))), 0)
+    """Return the softmax over the living domains, 0 elsewhere; logits are clipped, and NaN counts as 0."""
+    logits = jnp.clip(jnp.where(jnp.isnan(logits), 0, logits), -LARGEST_TILT, LARGEST_TILT)
+    powers = jnp.where(alive, jnp.exp(logits - jnp.max(jnp.where(alive, logits, -LARGEST_TILT))), 0)
     return powers / nonzero(jnp.sum(powers))
 
 

@@ -8,7 +8,7 @@ References:
 
 Method: DoGE
 Paper: 2310.15393
-Experiment: speed mixing
+Experiment: proxy_mixtures, speed mixing
 """
 
 from collections.abc import Callable

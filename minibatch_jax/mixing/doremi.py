@@ -9,7 +9,7 @@ References:
 
 Method: DoReMi
 Paper: 2305.10429
-Experiment: speed mixing
+Experiment: proxy_mixtures, speed mixing
 """
 
 from typing import NamedTuple

@@ -6,10 +6,11 @@ References:
 
 Method: Skill-It
 Paper: 2307.14430
-Experiment: speed mixing
+Experiment: proxy_mixtures, speed mixing
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -147,29 +148,37 @@ def mix_by_skills(
         new = jnp.concatenate([found[None], state.window[:-1]])
         first = jnp.where(usable & (state.first == 0), found, state.first)
         rows = jnp.where(usable[None], new, state.window)
+        alive = weights > 0
+        counts = alive if losses == "domains" else jnp.ones(targets, bool)  # which targets do
         sums = jnp.sum(rows / nonzero(first)[None] if relative_losses else rows, axis=0)
+        sums = jnp.where(counts, sums, 0)
         step = jnp.asarray(step_size, dtype)
         if growing_step:
-            last = jnp.sum(rows[0])
-            step = step * jnp.where(last > 0, jnp.sum(first) / nonzero(last), 1)
-        alive = weights > 0
-        if losses == "domains":
-            sums = jnp.where(alive, sums, 0)
+            then, last = (jnp.sum(jnp.where(counts, x, 0)) for x in (first, rows[0]))
+            step = step * jnp.where(last > 0, then / nonzero(last), 1)
         logits = log_of(alive, shares(weights)) + step * _taught(jnp.asarray(graph, dtype), sums)
-        mixture = softmax_over(alive, jnp.nan_to_num(logits))
+        mixture = softmax_over(alive, logits)
         return mixture * jnp.sum(jnp.maximum(weights, 0)), SkillsState(rows, first)
 
-    def update_domains(weights, state, params=None, *, domain_losses, domain_counts, **extra_args):
+    return weight_transformation(init, _from_domains(mix) if losses == "domains" else _from_targets(mix, targets))
+
+
+def _from_domains(mix: Callable[..., Any]) -> Callable[..., Any]:
+    def update(weights, state, params=None, *, domain_losses, domain_counts, **extra_args):
         check_domains(weights, domain_losses=domain_losses, domain_counts=domain_counts)
         found = domain_losses.astype(weights.dtype)
         return mix(weights, state, found, observed(weights, found, domain_counts))
 
-    def update_targets(weights, state, params=None, *, target_losses, **extra_args):
+    return update
+
+
+def _from_targets(mix: Callable[..., Any], targets: int) -> Callable[..., Any]:
+    def update(weights, state, params=None, *, target_losses, **extra_args):
         check_shape("target_losses", target_losses, (targets,))
         found = target_losses.astype(weights.dtype)
         return mix(weights, state, found, jnp.isfinite(found))
 
-    return weight_transformation(init, update_domains if losses == "domains" else update_targets)
+    return update
 
 
 def _taught(graph: jax.Array, losses: jax.Array) -> jax.Array:

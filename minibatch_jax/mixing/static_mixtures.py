@@ -1,14 +1,14 @@
 """Mixtures that follow from the sizes of the domains alone: temperature sampling and UniMax.
 
 References:
-  Devlin et al., BERT, multilingual models, 2018; Raffel et al., Exploring the limits of transfer learning with a
-  unified text-to-text transformer, JMLR 2020 (arXiv 1910.10683).
+  Raffel et al., Exploring the limits of transfer learning with a unified text-to-text transformer, JMLR 2020
+  (arXiv 1910.10683).
   Chung et al., UniMax: fairer and more effective language sampling for large-scale multilingual pretraining, ICLR 2023
   (arXiv 2304.09151).
 
 Method: temperature sampling, UniMax
 Paper: 1910.10683, 2304.09151
-Experiment: speed mixing
+Experiment: online_mixing
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ def temperature_mixture(
     """Return the mixture in proportion to `min(scale x size, cap) ** (1 / temperature)`.
 
     Temperature 1 gives the natural proportions and infinity equal ones; multilingual models use 1.4 to 3.3. A domain of
-    size 0 gets weight 0, and so does, in `jit`, one of negative or non-finite size.
+    size 0 gets weight 0, and so does, in `jit`, one of negative or non-finite size. A traced temperature that is not
+    positive gives 0 everywhere.
 
     Args:
       sizes: `[K]`, examples or tokens of each domain, at least 0; an array or numbers, also beyond the range of int32.
@@ -115,7 +116,8 @@ def unimax_mixture(sizes: Sizes, budget: float | jax.Array, max_epochs: float | 
     sizes = _checked_sizes(sizes)
     dtype, number = sizes.dtype, sizes.shape[0]
     budget, max_epochs = jnp.asarray(budget, dtype), jnp.asarray(max_epochs, dtype)
-    limits = jnp.where(sizes > 0, jnp.minimum(max_epochs * (sizes / budget), 1), 0)  # as shares of the budget
+    known = (sizes > 0) & (budget > 0) & jnp.isfinite(budget) & (max_epochs > 0)
+    limits = jnp.where(known, jnp.minimum(max_epochs * (sizes / budget), 1), 0)  # as shares of the budget
     ascending = jnp.sort(limits)
     before = jnp.cumsum(ascending) - ascending
     # What is left for each, if the smaller domains are exhausted, rises until a domain has more than that, then falls.
@@ -123,7 +125,8 @@ def unimax_mixture(sizes: Sizes, budget: float | jax.Array, max_epochs: float | 
     takes = jnp.minimum(limits, level)
     spent, possible = jnp.sum(takes), jnp.sum(limits)
     unspent = jnp.where(possible < 1, 1 - possible, 0)
-    return UnimaxMixture(takes / nonzero(spent), takes * budget / nonzero(sizes), unspent * budget)
+    epochs = jnp.where(takes > 0, takes * budget / nonzero(sizes), 0)
+    return UnimaxMixture(takes / nonzero(spent), epochs, unspent * budget)
 
 
 def mix_by_temperature(temperature: float | jax.Array) -> optax.GradientTransformationExtraArgs:
@@ -157,8 +160,10 @@ def mix_by_temperature(temperature: float | jax.Array) -> optax.GradientTransfor
 
 
 def _tempered(rates: jax.Array, temperature: float | jax.Array) -> jax.Array:
-    alive = rates > 0
-    return softmax_over(alive, log_of(alive, rates) / jnp.asarray(temperature, rates.dtype))
+    """Return the mixture of rates to the power 1 / temperature; 0 everywhere for a traced temperature that is none."""
+    alive, temperature = rates > 0, jnp.asarray(temperature, rates.dtype)
+    logits = log_of(alive, rates / nonzero(jnp.max(rates))) / temperature  # at most 0: the softmax clips
+    return jnp.where(temperature > 0, softmax_over(alive, logits), 0)
 
 
 def _checked_sizes(sizes: Sizes) -> jax.Array:

@@ -36,6 +36,8 @@ PAIRWISE = frozenset(name for name, signal in SIGNALS.items() if signal.pairwise
 """Signals with one row and one column for each item."""
 REPLICATED = frozenset(name for name, signal in SIGNALS.items() if signal.replicated)
 """Signals that every device holds whole."""
+OF_DOMAINS = frozenset(name for name, signal in SIGNALS.items() if signal.shape == ("K",))
+"""Signals with one entry for each domain; where the items are domains, one that is padding has such entries, too."""
 BATCHES = 4
 """Batches in a row that the checks of the sum of the weights see."""
 
@@ -169,7 +171,7 @@ def _replace(
         new = fill if np.issubdtype(value.dtype, np.floating) else value.flat[0]
         if SIGNALS.get(name) == SIGNALS["reference_labels"]:
             value[columns] = new
-        elif name not in REPLICATED:
+        elif name not in REPLICATED or (name in OF_DOMAINS and len(value) == len(weights)):
             value[rows] = new
         if name in case.pairwise and value.shape[1:2] == columns.shape:
             value[:, columns] = new

@@ -9,8 +9,9 @@ import experiments
 
 FOLDER = Path(experiments.__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
-NO_TRANSFORMATIONS = {"jax.config", "nnx", "progress", "sampler", "values"}
-"""what has an `update` of another kind: settings, modules, progress bars, samplers, dicts"""
+NO_TRANSFORMATIONS = {"jax.config", "nnx", "progress", "rule", "sampler", "values"}
+"""what has an `update` of another kind: settings, modules, progress bars, samplers, dicts; and rules of mixing, whose
+weights of domains reach no gradient"""
 OPTIMIZER_STEPS = {"engine/arms.py": {"optimizer"}}
 """the one file that updates an optimizer; all others call `descend`, `minimize` or `gradient_arm`"""
 

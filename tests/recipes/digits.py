@@ -50,6 +50,16 @@ def noisy(fraction: float = 0.4, seed: int = 1) -> tuple[Batch, np.ndarray]:
     return data | {"y": jnp.asarray(labels, jnp.int32)}, wrong
 
 
+@functools.cache
+def domains(seed: int = 2) -> Batch:
+    """Return the images to train on with a domain "d": 0 for digits below 5, 1 for others, 2 for 512 random labels."""
+    rng, data = np.random.default_rng(seed), train()
+    noise = rng.permutation(len(data["y"])) < 512
+    labels = np.where(noise, rng.integers(0, CLASSES, len(noise)), data["y"])
+    domain = np.where(noise, 2, np.asarray(data["y"]) >= 5)
+    return data | {"y": jnp.asarray(labels, jnp.int32), "d": jnp.asarray(domain, jnp.int32)}
+
+
 def run(recipe: Callable[..., Any], *arguments: Any) -> Any:
     """Run a recipe in `jit`, so that it compiles one program, and return what it returns as NumPy arrays."""
     arrays = {i: a for i, a in enumerate(arguments) if all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(a))}
