@@ -1,7 +1,7 @@
 """Domains that share the batch in proportions which may change while training.
 
 Method: a mixture of domains, drawn or reweighed
-Experiment: online_mixing
+Experiment: online_mixing, speed samplers
 """
 
 from collections.abc import Callable
