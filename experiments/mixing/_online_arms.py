@@ -78,7 +78,7 @@ def online_rules(config: OnlineConfig) -> dict[str, optax.GradientTransformation
 
 
 def online_arms(config: OnlineConfig, noise: bool) -> dict[str, Callable[[int], Any]]:
-    """All arms, as functions of the seed; those of fixed mixtures share one program."""
+    """All arms, as functions of the seed; those of fixed mixtures share one program. With noise, two are fixed."""
     number = len(DOMAINS) + noise
     fixed = Trainer(config, mixture(number, config.batch_size, optax.identity()))
 
@@ -89,7 +89,8 @@ def online_arms(config: OnlineConfig, noise: bool) -> dict[str, Callable[[int], 
     def online_arm(trainer: Trainer, seed: int) -> Any:
         return trainer(domains_of(config, seed, noise), seed)
 
-    arms = {name: functools.partial(fixed_arm, of) for name, of in fixed_mixtures(config).items()}
+    chosen = {name: of for name, of in fixed_mixtures(config).items() if not noise or name in (NATURAL, "uniform")}
+    arms = {name: functools.partial(fixed_arm, of) for name, of in chosen.items()}
     for name, rule in online_rules(config).items():
         arms[name] = functools.partial(online_arm, Trainer(config, mixture(number, config.batch_size, rule)))
     return arms

@@ -10,6 +10,7 @@ class Config(OnlineConfig):
     """Hyper-parameters; the arms differ in the mixture alone."""
 
     out: str = "runs/online_mixing_with_noise"
+    more_seeds: tuple[int, ...] = ()
 
 
 def main(config: Config):
