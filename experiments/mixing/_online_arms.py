@@ -107,7 +107,7 @@ def compare_online(config: OnlineConfig, noise: bool) -> list[Record]:
             {name: functools.partial(_again, records, name, arms[name]) for name in WITH_MORE_SEEDS},
             xlabel="steps",
             summary=summarize,
-            baseline=NATURAL,
+            baseline={"uniform": NATURAL, "ODM, perplexity": "uniform"},
             better=BETTER,
         )
     return records
