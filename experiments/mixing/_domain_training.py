@@ -176,7 +176,8 @@ def compare_at_equal_time(
     """Compare the losses of all arms when they have taken the time of the baseline's run, from the curves.
 
     An arm whose steps cost more, or that spent time before the run, is read off at an earlier step. The cost of
-    a step is the least of all parts of all runs, in CPU time: fixed mixtures run one program, and differ by chance.
+    a step is the least of all parts of all runs, in CPU time: fixed mixtures run one program, and differ by chance. An arm
+    that has no time left for its first measurement has no loss.
 
     Args:
       config: of the experiment.
@@ -198,8 +199,8 @@ def compare_at_equal_time(
         spent = made[-1]["metrics"].get(before, 0.0) if before else 0.0
         reached = (steps[-1] * cost[baseline] - 1e3 * spent) / cost[arm]
         curves = {name: [r["metrics"][name] for r in made] for name in better}
-        found = {name: float(np.interp(reached, steps, curve)) for name, curve in curves.items()}
-        return found | {"steps": min(reached, steps[-1])}
+        found = {name: float(np.interp(reached, steps, curve, left=np.nan)) for name, curve in curves.items()}
+        return found | {"steps": min(max(reached, 0.0), steps[-1])}
 
     return compare(
         dataclasses.replace(config, out=f"{config.out}/equal_time"),

@@ -45,9 +45,10 @@ def test_a_slow_arm_and_one_with_a_proxy_are_read_off_earlier(tmp_path):
 
     config = online_mixing.Config(seeds=(0,), out=str(tmp_path))
     made = [*records("plain", 10.0, 0.0), *records("slow", 20.0, 0.0), *records("proxy", 10.0, 1.5)]
+    made += records("costly", 10.0, 5.0)
     found = compare_at_equal_time(config, made, "plain", {"loss": "lower"}, "proxy")
     by_arm = {r["arm"]: (r["metrics"]["loss"], r["metrics"]["steps"]) for r in found}
-    assert by_arm == {"plain": (1.0, 400.0), "slow": (3.0, 200.0), "proxy": (2.5, 250.0)}
+    assert by_arm == {"plain": (1.0, 400.0), "slow": (3.0, 200.0), "proxy": (2.5, 250.0), "costly": (None, 0.0)}
 
 
 def test_noise_is_a_domain_that_is_not_measured(tmp_path):
