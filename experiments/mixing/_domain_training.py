@@ -175,9 +175,9 @@ def compare_at_equal_time(
 ) -> list[Record]:
     """Compare the losses of all arms when they have taken the time of the baseline's run, from the curves.
 
-    An arm whose steps cost more, or that spent time before the run, is read off at an earlier step. The cost of
-    a step is the least of all parts of all runs, in CPU time: fixed mixtures run one program, and differ by chance. An arm
-    that has no time left for its first measurement has no loss.
+    An arm whose steps cost more, or that spent time before the run, is read off at an earlier step; one that has no time
+    left for its first measurement has no loss. The cost of a step is the least of all parts of all runs, in CPU time:
+    fixed mixtures run one program, and differ by chance.
 
     Args:
       config: of the experiment.
