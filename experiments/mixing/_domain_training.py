@@ -175,7 +175,7 @@ def compare_at_equal_time(
 ) -> list[Record]:
     """Compare the losses of all arms when they have taken the time of the baseline's run, from the curves.
 
-    An arm whose steps cost more, or that spent time before the run, is read off at an earlier step; one that has no time
+    An arm whose steps cost more, or that spent time before the run, is read off earlier; one that has no time
     left for its first measurement has no loss. The cost of a step is the least of all parts of all runs, in CPU time:
     fixed mixtures run one program, and differ by chance.
 
