@@ -7,6 +7,7 @@ are cut after that. A domain's windows to train on are as many as it has, from 8
 products) to 300 thousand (spam); its held-out windows are 512.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,6 +61,7 @@ def text_domains(
     return windows_of(documents(), length, validate=validate, per_domain=per_domain, fraction=fraction, seed=seed)
 
 
+@functools.cache
 def documents() -> list[list[bytes]]:
     """The documents of each domain, in the order of their source."""
     python, sentiment, spam = (_in_order(name) for name in ("python_text", "sentiment", "spam"))

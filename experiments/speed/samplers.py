@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.speed._timing import milliseconds
-from minibatch_jax import sampling
+from minibatch_jax import mixing, sampling
 from minibatch_jax.sampling import Sampler
 
+DOMAINS = 12
 Made = tuple[Sampler, Callable[[], Any], dict[str, jax.Array]]
 
 
@@ -29,10 +30,16 @@ def samplers(examples: int, classes: int, batch_size: int) -> dict[str, Made]:
     weights = jax.random.uniform(key, (examples,))
     shuffled, weighted = sampling.shuffled(examples, batch_size), sampling.weighted(batch_size, decay=0.5)
     by_class = sampling.by_class(classes, batch_size // 4, 4)
+    mixture = sampling.mixture(DOMAINS, batch_size, mixing.mix_by_odm())
     return {
         "shuffled": (shuffled, lambda: shuffled.init(key), {}),
         f"by_class, {classes} classes": (by_class, lambda: jax.jit(by_class.init)(key, labels=labels), {}),
         "weighted": (weighted, lambda: weighted.init(key, weights=weights), {"losses": losses}),
+        f"mixture, {DOMAINS} domains": (
+            mixture,
+            lambda: jax.jit(mixture.init)(key, domains=labels % DOMAINS),
+            {"losses": losses},
+        ),
     }
 
 

@@ -1,7 +1,7 @@
 """Domains that share the batch in proportions which may change while training.
 
 Method: a mixture of domains, drawn or reweighed
-Experiment: online_mixing
+Experiment: online_mixing, speed samplers
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from minibatch_jax.mixing.domains import domain_to_example_weights, losses_by_do
 from minibatch_jax.sampling._permutations import permuted
 from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
 
-Mix = optax.GradientTransformationExtraArgs | Callable[[jax.Array], jax.Array] | jax.Array | np.ndarray
+Mix = optax.GradientTransformation | Callable[[jax.Array], jax.Array] | jax.Array | np.ndarray
 
 
 class MixtureState(NamedTuple):
