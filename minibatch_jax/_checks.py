@@ -8,7 +8,9 @@ import numpy as np
 
 
 def check_shape(name: str, array: jax.Array, shape: tuple[int | None, ...]) -> None:
-    """Raise ValueError unless `array` has this shape; None matches any size except 0."""
+    """Raise ValueError unless `array` has this shape; None matches any size except 0. TypeError if it is a list."""
+    if isinstance(array, list | tuple):
+        raise TypeError(f"{name} is a {type(array).__name__}, wanted an array: jnp.asarray({name}).")
     actual = jnp.shape(array)
     fits = len(actual) == len(shape) and all(a > 0 if s is None else a == s for a, s in zip(actual, shape))
     if not fits:

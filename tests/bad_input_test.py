@@ -4,7 +4,17 @@ import jax.numpy as jnp
 import pytest
 
 import minibatch_jax
-from minibatch_jax import coupling, mining, selection, take, uniform_like, value_and_grad, weighted_aggregate
+from minibatch_jax import (
+    coupling,
+    mining,
+    mixing,
+    sampling,
+    selection,
+    take,
+    uniform_like,
+    value_and_grad,
+    weighted_aggregate,
+)
 
 ONES = jnp.ones(4)
 SQUARE = jnp.ones((4, 4))
@@ -50,6 +60,16 @@ BAD = {
         lambda: value_and_grad(lambda p, b: b, selection.keep_topk(2))(1.0, jnp.arange(4), None),
         TypeError,
         "losses has dtype int32, wanted a floating-point dtype",
+    ),
+    "a list for an array": (
+        lambda: mixing.sample_mixtures(0, [0.5, 0.5], 4),
+        TypeError,
+        r"prior is a list, wanted an array: jnp.asarray\(prior\)",
+    ),
+    "domains are floats": (
+        lambda: sampling.mixture(2, 2, jnp.ones(2) / 2).init(0, domains=ONES),
+        TypeError,
+        "domains has dtype float32, wanted an integer dtype",
     ),
     "negative epsilon": (lambda: coupling.couple_sinkhorn(-0.1), ValueError, "epsilon is -0.1, wanted a number in"),
     "masses": (

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FILES = files()
 RESULTS = HERE / "results"
 STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
-FIGURE = re.compile(r"([+-]?\d[\d.]*) ± (\d[\d.]*)")
+FIGURE = re.compile(r"([+-]?\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)")
 
 
 @functools.cache

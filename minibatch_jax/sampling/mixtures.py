@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
+from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_integer, check_shape
 from minibatch_jax._vector import class_numbers, nonzero
 from minibatch_jax.devices import replicate
 from minibatch_jax.mining.class_batches import ClassIndex, index_classes
@@ -140,6 +140,8 @@ def mixture(
         check_mixture("mix", fixed, num_domains)
 
     def init(key: jax.Array | int, *, domains: jax.Array, prior: jax.Array | None = None) -> MixtureState:
+        check_shape("domains", domains, (None,))
+        check_integer("domains", domains)
         index = index_classes(domains, num_domains)
         check_count("batch_size", batch_size, domains.shape[0], "the number of examples")
         _check_no_domain_empty(index.sizes)
