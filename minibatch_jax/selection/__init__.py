@@ -4,6 +4,7 @@ from . import assigned_rows as assigned_rows
 from . import centers as centers
 from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
+from . import committees as committees
 from . import concepts as concepts
 from . import coresets as coresets
 from . import crest as crest
@@ -25,6 +26,7 @@ from . import split_filters as split_filters
 from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
+from . import uncertainty as uncertainty
 from .assigned_rows import assign_rows as assign_rows
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
@@ -33,6 +35,9 @@ from .clipped_surrogate import reweigh_by_clipped_surrogate as reweigh_by_clippe
 from .colm import adam_features as adam_features
 from .colm import domain_budgets as domain_budgets
 from .colm import keep_by_colm as keep_by_colm
+from .committees import consensus_divergence as consensus_divergence
+from .committees import keep_disputed as keep_disputed
+from .committees import vote_entropy as vote_entropy
 from .concepts import concept_balanced_indices as concept_balanced_indices
 from .concepts import keep_by_concept_balance as keep_by_concept_balance
 from .concepts import keep_by_concept_count as keep_by_concept_count
@@ -81,3 +86,8 @@ from .thresholds import running_threshold as running_threshold
 from .topk import keep_bottomk as keep_bottomk
 from .topk import keep_topk as keep_topk
 from .topk import topk_mask as topk_mask
+from .uncertainty import expected_gradient_length as expected_gradient_length
+from .uncertainty import keep_uncertain as keep_uncertain
+from .uncertainty import least_confidence as least_confidence
+from .uncertainty import negative_margin as negative_margin
+from .uncertainty import prediction_entropy as prediction_entropy

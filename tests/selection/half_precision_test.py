@@ -22,6 +22,7 @@ from minibatch_jax.selection import (
     power_sampling,
     selective_backprop,
     thresholds,
+    uncertainty,
 )
 from tests.half_precision import DTYPES, check_like_float32, check_transformation, grid, public_functions
 
@@ -52,6 +53,8 @@ def embeddings(c):
     return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
 
 
+COMMITTEE = grid(9, 24, 5, 3, low=-2)
+
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
@@ -63,11 +66,13 @@ FUNCTIONS = {
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
+    "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
     "curvature_of": lambda c: crest.curvature_of(model(c)),
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
     "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
+    "expected_gradient_length": lambda c: selection.expected_gradient_length(c(LOGITS), c(POINTS)),
     "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
     "facility_location_from_features": lambda c: selection.facility_location_from_features(c(FEATURES), 4),
     "facility_location_value": lambda c: coresets.facility_location_value(
@@ -87,6 +92,7 @@ FUNCTIONS = {
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
+    "least_confidence": lambda c: selection.least_confidence(c(LOGITS)),
     "list_regressions": lambda c: selection.list_regressions(
         0, c(SAMPLES), c(TARGETS), 0.5, num_starts=4, max_iterations=2
     ),
@@ -100,9 +106,11 @@ FUNCTIONS = {
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
+    "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
     "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
+    "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
@@ -119,6 +127,8 @@ FUNCTIONS = {
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "update_quadratic_model": lambda c: averages(model(c)),
     "variance_reduction": lambda c: importance_sampling.variance_reduction(c(MASS / 64), c(LOSSES + 1)),
+    "vote_entropy": lambda c: selection.vote_entropy(c(COMMITTEE)),
+    "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
 OF_INTEGERS = {"concept_balanced_indices", "concept_targets", "domain_budgets"}
@@ -130,6 +140,7 @@ KEEP_DTYPE = {
     "power_inclusion",
     "running_threshold",
     "weighted_mean_loss",
+    "without_top",
 }
 
 
