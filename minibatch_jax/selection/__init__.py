@@ -1,6 +1,7 @@
 """Which examples of a batch count: weights `[B]`."""
 
 from . import assigned_rows as assigned_rows
+from . import badge as badge
 from . import centers as centers
 from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
@@ -28,6 +29,8 @@ from . import thresholds as thresholds
 from . import topk as topk
 from . import uncertainty as uncertainty
 from .assigned_rows import assign_rows as assign_rows
+from .badge import badge_indices as badge_indices
+from .badge import keep_by_badge as keep_by_badge
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
 from .clipped_surrogate import clipped_ratios as clipped_ratios

@@ -59,3 +59,7 @@ def uneven(rng: np.random.Generator) -> np.ndarray:
 
 def committee(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"committee_logits": rng.normal(size=(ROWS, 4, 3)).astype(np.float32)}
+
+
+def predicted_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return predicted(rng) | features(rng)

@@ -58,6 +58,7 @@ COMMITTEE = grid(9, 24, 5, 3, low=-2)
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
+    "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
         list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool), c(FEATURES)),
