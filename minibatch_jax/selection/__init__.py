@@ -7,6 +7,7 @@ from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
 from . import committees as committees
 from . import concepts as concepts
+from . import contrastive_acquisition as contrastive_acquisition
 from . import coresets as coresets
 from . import crest as crest
 from . import dpp as dpp
@@ -17,6 +18,7 @@ from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import list_decodable as list_decodable
+from . import multi_label as multi_label
 from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import randomness as randomness
@@ -44,6 +46,7 @@ from .committees import vote_entropy as vote_entropy
 from .concepts import concept_balanced_indices as concept_balanced_indices
 from .concepts import keep_by_concept_balance as keep_by_concept_balance
 from .concepts import keep_by_concept_count as keep_by_concept_count
+from .contrastive_acquisition import contrastive_scores as contrastive_scores
 from .coresets import facility_location as facility_location
 from .coresets import facility_location_from_features as facility_location_from_features
 from .coresets import keep_medoids as keep_medoids
@@ -72,6 +75,8 @@ from .jest import softmax_jest_indices as softmax_jest_indices
 from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_embeddings
 from .list_decodable import list_regressions as list_regressions
 from .list_decodable import soft_filter as soft_filter
+from .multi_label import adaptive_inconsistency as adaptive_inconsistency
+from .multi_label import cardinality_inconsistency as cardinality_inconsistency
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion

@@ -57,6 +57,7 @@ COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
+    "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
@@ -66,8 +67,12 @@ FUNCTIONS = {
         c(LOSSES),
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
+    "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
     "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
+    "contrastive_scores": lambda c: selection.contrastive_scores(
+        c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])
+    ),
     "curvature_of": lambda c: crest.curvature_of(model(c)),
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
