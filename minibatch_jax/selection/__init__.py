@@ -26,6 +26,7 @@ from . import reducible as reducible
 from . import selective_backprop as selective_backprop
 from . import sift as sift
 from . import split_filters as split_filters
+from . import stopping_rules as stopping_rules
 from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
@@ -87,6 +88,15 @@ from .selective_backprop import keep_by_loss_rank as keep_by_loss_rank
 from .sift import sift_indices as sift_indices
 from .split_filters import multifilter as multifilter
 from .split_filters import multifilter_regressions as multifilter_regressions
+from .stopping_rules import StoppingRule as StoppingRule
+from .stopping_rules import StoppingState as StoppingState
+from .stopping_rules import cohen_kappa as cohen_kappa
+from .stopping_rules import f_score_change as f_score_change
+from .stopping_rules import stop_after as stop_after
+from .stopping_rules import stop_by_changes as stop_by_changes
+from .stopping_rules import stop_by_f_score as stop_by_f_score
+from .stopping_rules import stop_by_kappa as stop_by_kappa
+from .stopping_rules import stop_by_uncertainty as stop_by_uncertainty
 from .swaps import refine as refine
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k

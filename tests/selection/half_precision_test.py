@@ -45,6 +45,10 @@ def model(c, steps=3):
     return found
 
 
+def two_checks(rule, first, second):
+    return rule.update(rule.update(rule.init(len(first)), first)[1], second)
+
+
 def averages(found):
     return found.gradient, found.curvature, found.loss
 
@@ -127,6 +131,11 @@ FUNCTIONS = {
     "similarity_matrix": lambda c: coresets.similarity_matrix(c(FEATURES)),
     "soft_filter": lambda c: selection.soft_filter(c(MASS), c(LOSSES)),
     "softmax_jest_indices": lambda c: selection.softmax_jest_indices(0, c(SQUARE), c(SQUARE.T), 4, 2),
+    "stop_after": lambda c: two_checks(selection.stop_after(2), c(LOGITS), c(LOGITS[::-1])),
+    "stop_by_changes": lambda c: two_checks(selection.stop_by_changes(), c(LOGITS), c(LOGITS[::-1])),
+    "stop_by_f_score": lambda c: two_checks(selection.stop_by_f_score(), c(POINTS[:, :2]), c(POINTS[:, 1:])),
+    "stop_by_kappa": lambda c: two_checks(selection.stop_by_kappa(), c(LOGITS), c(LOGITS[::-1])),
+    "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
@@ -137,7 +146,7 @@ FUNCTIONS = {
     "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
-OF_INTEGERS = {"concept_balanced_indices", "concept_targets", "domain_budgets"}
+OF_INTEGERS = {"cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
     "best_of_list",
