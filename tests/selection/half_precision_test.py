@@ -103,6 +103,7 @@ FUNCTIONS = {
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
     "least_confidence": lambda c: selection.least_confidence(c(LOGITS)),
+    "lightweight_probabilities": lambda c: selection.lightweight_probabilities(c(POINTS), item_weights=c(MASS)),
     "list_regressions": lambda c: selection.list_regressions(
         0, c(SAMPLES), c(TARGETS), 0.5, num_starts=4, max_iterations=2
     ),
