@@ -78,7 +78,7 @@ def cohen_kappa(first: jax.Array, second: jax.Array, num_classes: int) -> jax.Ar
     """
     check_count("num_classes", num_classes)
     first, second, counts, number = _counted(first, second, num_classes)
-    columns = jnp.arange(num_classes)[None]
+    columns = jnp.arange(num_classes, dtype=jnp.int32)[None]
     shares = [_number((x[:, None] == columns) & counts[:, None]) / number for x in (first, second)]
     agreement = _number((first == second) & counts) / number
     by_chance = jnp.sum(shares[0] * shares[1])

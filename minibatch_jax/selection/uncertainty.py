@@ -118,6 +118,8 @@ def expected_gradient_length(logits: jax.Array, features: jax.Array, *, ord: int
     check_shape("features", features, (logits.shape[0], None))
     check_floating("features", features)
     inputs, finite = finite_rows(features)
+    dtype = jnp.promote_types(probabilities.dtype, inputs.dtype)
+    probabilities, inputs = probabilities.astype(dtype), inputs.astype(dtype)
     rest = without_top(probabilities)
     missing = jnp.sum(rest, axis=1)
     if ord == 1:
