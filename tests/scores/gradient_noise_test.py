@@ -205,6 +205,25 @@ def test_gradients_that_are_averaged_already_are_refused():
         jax.shard_map(update, mesh=mesh, in_specs=P("data"), out_specs=P())(jnp.ones(8))
 
 
+def test_groups_that_are_summed_already_are_refused():
+    tx, mesh = noise_scale(axis_name="data"), jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def update(x):
+        groups = jax.lax.psum(group_sums(x, 1), "data")
+        return tx.update(jax.lax.pmean(x, "data"), tx.init(None), groups=groups)[1]
+
+    with pytest.raises(ValueError, match="groups are the same on all devices of 'data', wanted those of each device"):
+        jax.shard_map(update, mesh=mesh, in_specs=P("data"), out_specs=P())(jnp.ones(8))
+
+
+def test_negative_weights_of_rows_are_flagged():
+    params, batch, _ = problem(4)
+    fn = grouped_value_and_grad(losses, optax.identity(), micro_batches=2)
+    weights = jnp.array([0.5, 0.5, -0.25, 0.25])
+    _, grads, _, groups = fn(params, batch, optax.EmptyState(), weights=weights)
+    assert not noise_scale_from_groups(groups, optax.tree.norm(grads, squared=True)).usable
+
+
 def test_norms_of_examples_from_this_library_are_groups_of_one():
     params, batch, gradients = problem(8)
     groups = group_sums(scores.gradient_norms(losses, params, batch) ** 2, 1)
