@@ -265,6 +265,7 @@ def _varies(x, axis_name):
 
 
 def _averaged(state, found, decay):
+    negative = (found.variance < 0) | (found.gradient_square < 0)
     finite = jnp.isfinite(found.variance) & jnp.isfinite(found.gradient_square)
     steps = state.steps + finite.astype(jnp.int32)
     share = jnp.where(finite, (1 - decay) / nonzero(1 - decay ** jnp.maximum(steps, 1).astype(jnp.float32)), 0)
@@ -280,6 +281,6 @@ def _averaged(state, found, decay):
         variance.astype(jnp.float32),
         jnp.where(steps > 0, ratio, jnp.nan).astype(jnp.float32),
         steps,
-        state.negative + (finite & ~found.usable).astype(jnp.int32),
+        state.negative + (finite & negative).astype(jnp.int32),
         state.skipped + (~finite).astype(jnp.int32),
     )

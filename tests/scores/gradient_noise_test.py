@@ -102,6 +102,11 @@ def test_the_monitor_divides_averages_and_counts_what_it_flags():
     assert (int(state.steps), int(state.negative), int(state.skipped)) == (3, 1, 1)
 
 
+def test_a_gradient_of_zero_is_no_negative_estimate():
+    _, state = noise_scale().update(jnp.zeros(2), noise_scale().init(None), groups=group_sums(jnp.zeros(3), 1))
+    assert np.isnan(state.noise_scale) and (int(state.steps), int(state.negative), int(state.skipped)) == (1, 0, 0)
+
+
 def test_the_ratio_is_unknown_while_the_averages_allow_none():
     tx = noise_scale()
     groups = group_sums(jnp.array([5.0, 3.0]), 4)
