@@ -254,7 +254,7 @@ def learning_rate_for_batch(largest: Any, batch_size: Any, noise_scale: Any) -> 
         `minibatch_jax.scores.noise_scale`.
 
     Returns:
-      `largest / (1 + noise_scale / batch_size)`.
+      `largest / (1 + noise_scale / batch_size)`, NaN where an array is out of range.
 
     Raises:
       ValueError: if an argument known at trace time is out of range.
@@ -269,4 +269,7 @@ def learning_rate_for_batch(largest: Any, batch_size: Any, noise_scale: Any) -> 
     check_number("largest", largest, 0, open_low=True)
     check_number("batch_size", batch_size, 0, open_low=True)
     check_number("noise_scale", noise_scale, 0)
-    return largest / (1 + noise_scale / batch_size)
+    rate: Any = largest / (1 + noise_scale / batch_size)
+    if not isinstance(rate, jax.Array):
+        return rate
+    return jnp.where((largest > 0) & (batch_size > 0) & (noise_scale >= 0), rate, jnp.nan)

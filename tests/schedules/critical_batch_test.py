@@ -113,6 +113,11 @@ def test_rules_for_another_batch_size_are_those_of_the_papers():
     assert learning_rate_for_batch(0.3, 64, 64) == pytest.approx(0.15)  # half of it at the noise scale
 
 
+def test_a_traced_noise_scale_out_of_range_has_no_rate():
+    rates = jax.jit(lambda noise: learning_rate_for_batch(0.3, 64, noise))(jnp.array([64.0, 0.0, -80.0, jnp.nan]))
+    np.testing.assert_allclose(rates, [0.15, 0.3, np.nan, np.nan], rtol=1e-6)
+
+
 def test_an_average_of_parameters_is_made_of_two_functions_of_optax():
     decay, average, values = 0.9, jnp.zeros(()), np.array([3.0, -1.0, 2.0, 7.0], np.float32)
     for value in values:
