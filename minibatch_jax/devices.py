@@ -126,6 +126,11 @@ def sum_over(tree: Any, axis_name: str | None) -> Any:
     return jax.lax.psum(tree, axis_name) if bound_axis(axis_name) else tree
 
 
+def max_over(tree: Any, axis_name: str | None) -> Any:
+    """Return the largest over the devices of an axis, the tree itself where none is bound; it has no derivative."""
+    return jax.lax.pmax(tree, axis_name) if bound_axis(axis_name) else tree
+
+
 def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:
     """Concatenate the rows of all devices, `[b, ...] -> [b * devices, ...]`; scalars are kept.
 

@@ -2,7 +2,8 @@
 
 The network is an MLP 784-512-512-10, the batch has 1024 rows, and a step is gradients by `accumulate` without an
 optimizer. Beside a part that does not depend on the micro-batch, temporaries grow with it; the gradients of all sizes
-of micro-batches are equal up to rounding. All times in one process, in turns.
+of micro-batches are equal up to rounding. All times in one process, in turns. At the end two tables of arithmetic: how
+long pipelines wait, and what a block of a transformer keeps for the backward pass.
 """
 
 import functools
@@ -17,7 +18,7 @@ import optax
 from experiments.engine import init_mlp, mlp
 from experiments.speed._timing import milliseconds
 from minibatch_jax import accumulate
-from minibatch_jax.schedules import largest_micro_batch, pipeline_bubble
+from minibatch_jax.schedules import activation_bytes, largest_micro_batch, pipeline_bubble
 
 
 def losses(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -66,6 +67,12 @@ def main(
         print(f"  in {budget:g} MB: {found.size} rows, {found.accumulation_steps} micro-batches, which needs {needs}")
     waits = ", ".join(f"{pipeline_bubble(4, number):.2f} of {number}" for number in (1, 4, 16, 64))
     print(f"  idle fraction of a pipeline of 4 stages, by its number of micro-batches: {waits}")
+    devices = (1, 2, 4, 8)
+    print("  MB that a block of 5120 features and 40 heads keeps of 2048 tokens, by the devices that share a layer:")
+    print(f"  {'recomputed':>12}" + "".join(f"{number:>9}" for number in devices))
+    for recompute in ("none", "selective", "full"):
+        kept = [activation_bytes(1, 2048, 5120, 40, tensor_parallel=t, recompute=recompute) / 1e6 for t in devices]
+        print(f"  {recompute:>12}" + "".join(f"{number:>9.0f}" for number in kept))
 
 
 if __name__ == "__main__":

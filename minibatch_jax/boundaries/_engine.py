@@ -227,6 +227,10 @@ class Step(NamedTuple):
         shapes = jax.eval_shape(one_block, first, first_weights, carried)
         if jax.tree.structure(shapes.carried) != jax.tree.structure(carried):
             raise TypeError("items_fn changes the structure of its state, wanted the same in every micro-batch.")
+        kinds = [jax.tree.map(_kind, tree) for tree in (shapes.carried, carried)]
+        if kinds[0] != kinds[1]:
+            changed = [f"{new}, wanted {old}" for new, old in zip(*map(jax.tree.leaves, kinds)) if new != old]
+            raise TypeError(f"items_fn returned a state with {changed[0]} as it was given, in every micro-batch.")
         zeros = jax.tree.map(lambda t: jnp.zeros_like(t, dtype=wide_dtype(t.dtype)), self.model.trained)
         scalars = [jnp.zeros((), x.dtype) for x in (shapes.value, shapes.weighted, shapes.finite)]
         start = (scalars[0], zeros, *scalars[1:])
@@ -240,6 +244,10 @@ class Step(NamedTuple):
         shapes = [jax.tree.map(lambda x: list(jnp.shape(x)), tree) for tree in (items, weights)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{self.name} returned {shapes[0]} for a block of weights {shapes[1]}, wanted one shape.")
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype if hasattr(x, 'dtype') else jnp.result_type(x)}{list(jnp.shape(x))}"
 
 
 def whole_rows(items: jax.Array, weights: jax.Array) -> jax.Array:

@@ -30,8 +30,9 @@ def accumulate(
 
     Sums over all blocks are divided once, by the sum of all weights, so the result does not depend on the number of
     blocks. A loss of weight 0 does not reach the gradient, and one that is not finite counts as one of weight 0; if a
-    token makes the gradient non-finite, its row counts as one of weight 0. If no weight is left, the value is NaN and
-    the gradient 0. To choose the weights from the losses of the whole batch, use `value_and_grad(micro_batches=m)`.
+    token makes the gradient non-finite, its row counts as one of weight 0. If no weight is left, or the weights do not
+    sum to more than 0, the value is NaN and the gradient 0. To choose the weights from the losses of the whole batch,
+    use `value_and_grad(micro_batches=m)`.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses`, `[b]` or `[b, T]`, of any number of rows.
@@ -65,7 +66,10 @@ def accumulate(
         step = Step(loss_fn, Items("losses", None, axis), model, name="loss_fn")
         batch = jax.tree.map(jnp.asarray, batch)
         check_leading_axis("batch", batch, jnp.shape(weights)[0])
-        passed = step.differentiate_blocks(batch, as_weights(weights), (model.rest, None), micro_batches, recheck=True)
+        own = as_weights(weights)
+        exponent = jnp.frexp(sum_over(jnp.sum(own), axis))[1]  # sums near 1, exactly scaled, do not overflow in float16
+        own = jnp.ldexp(own, -jnp.clip(exponent, -100, 100))
+        passed = step.differentiate_blocks(batch, own, (model.rest, None), micro_batches, recheck=True)
         sums = passed.value, passed.grads, jnp.sum(passed.choice.weights)
         value, grads, total = sum_over(sums, axis)
         model.write(passed.carried[0])
@@ -74,6 +78,7 @@ def accumulate(
             wide = wide_dtype(g.dtype)
             return (g.astype(wide) / total.astype(wide)).astype(g.dtype)
 
-        return value / total, model.gradient(zero_unless(total > 0, jax.tree.map(mean, grads)))
+        value = jnp.where(total > 0, value / total, jnp.nan)
+        return value, model.gradient(zero_unless(total > 0, jax.tree.map(mean, grads)))
 
     return fn

@@ -20,12 +20,19 @@ def since(step: Any, start: Any) -> jax.Array:
     step = countable(step)
     if jnp.issubdtype(step.dtype, jnp.floating):
         return real(step) - jnp.asarray(start, real(step).dtype)
-    return _float32(step.astype(jnp.int32) - whole(start))
+    near = _float32(step.astype(jnp.int32) - whole(start))
+    if step.dtype == jnp.int32 or step.dtype.itemsize < 4:
+        return near
+    far = _float32(step)  # uint32 and int64 reach beyond int32
+    return jnp.where(jnp.abs(far) <= LARGEST, near, far - jnp.asarray(start, jnp.float32))
 
 
 def countable(step: Any) -> jax.Array:
     """Return a number as an array, an int beyond int32, such as a number of tokens, as a float."""
-    return jnp.asarray(float(step) if isinstance(step, int) and step > LARGEST else step)
+    whole_number = isinstance(step, int) or (isinstance(step, np.ndarray | np.integer) and step.dtype.kind in "iu")
+    if whole_number and np.any(np.abs(np.asarray(step, np.float64)) > LARGEST):
+        step = np.asarray(step, jnp.zeros(()).dtype)
+    return jnp.asarray(step)
 
 
 def whole(number: Any) -> jax.Array:

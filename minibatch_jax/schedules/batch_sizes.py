@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count, check_whole
+from minibatch_jax._checks import check_count, check_shape, check_whole
 from minibatch_jax._vector import nonzero
 from minibatch_jax.schedules._steps import real, since
 from minibatch_jax.weights import weight_transformation
@@ -147,7 +147,7 @@ def keep_scheduled(batch_size: int | jax.Array | optax.Schedule) -> optax.Gradie
 
     Raises:
       TypeError: if the batch size is neither a number nor a function.
-      ValueError: if it is a number below 1.
+      ValueError: if it is a number below 1 or, in `init` and `update`, the weights are not `[B]`.
 
     References:
       Smith et al., 2017 (arXiv 1711.00489).
@@ -163,9 +163,11 @@ def keep_scheduled(batch_size: int | jax.Array | optax.Schedule) -> optax.Gradie
         check_count("batch_size", batch_size, traced=True)
 
     def init(weights):
+        check_shape("weights", weights, (None,))
         return ScheduledState(jnp.zeros((), jnp.int32))
 
     def update(weights, state, params=None, **extra_args):
+        check_shape("weights", weights, (None,))
         wanted = jnp.floor(real(batch_size(state.step) if callable(batch_size) else batch_size))
         place = jnp.cumsum(weights != 0, dtype=jnp.int32)
         kept = jnp.where(place.astype(wanted.dtype) <= wanted, weights, 0)

@@ -41,8 +41,8 @@ class StepsFit(NamedTuple):
       a: `[]`, steps that no batch size saves.
       b: `[]`, examples that no number of steps saves.
       error: `[]`, root of the mean squared error of log S.
-      determined: `[]` bool, whether three batch sizes reached the goal and both parts show in the data. Where not, a or
-        b is a bound of the search, or NaN with fewer than two batch sizes.
+      determined: `[]` bool, whether three different batch sizes reached the goal and both parts show in the data.
+        Where not, a or b may be a bound of the search, or NaN with fewer than two points.
     """
 
     a: jax.Array
@@ -52,7 +52,7 @@ class StepsFit(NamedTuple):
 
 
 class PowerLaw(NamedTuple):
-    """Fit of y = coefficient * x^exponent, NaN from fewer than two points.
+    """Fit of y = coefficient * x^exponent, NaN from fewer than two different x.
 
     Attributes:
       coefficient: `[]`.
@@ -101,7 +101,9 @@ def fit_critical_batch(batch_sizes: jax.Array, steps: jax.Array) -> StepsFit:
     residuals, level = _curve(rho[None], log_sizes, log_steps, there, count)
     a = jnp.where(count >= 2, jnp.exp(level[0]), jnp.nan)
     margin = width / 2
-    determined = (count >= 3) & (rho > low + margin) & (rho < high - margin)
+    again = there[None] & (sizes[:, None] == sizes[None]) & jnp.tri(len(sizes), k=-1, dtype=bool)
+    different = jnp.sum(there & ~jnp.any(again, axis=1))
+    determined = (different >= 3) & (rho > low + margin) & (rho < high - margin)
     return StepsFit(a, a * jnp.exp(rho), jnp.sqrt(jnp.sum(residuals**2) / nonzero(count)), determined)
 
 
@@ -146,7 +148,7 @@ def critical_batch_size(
       overhead: fraction of more examples, at least 0.
 
     Returns:
-      `(1 + overhead) optimal_batch + overhead b / a`, of the shape of the arguments.
+      `(1 + overhead) optimal_batch + overhead b / a`, of the shape of the arguments; NaN where one is out of range.
 
     Raises:
       ValueError: if an argument known at trace time is out of range.
@@ -162,7 +164,8 @@ def critical_batch_size(
         check_number(name, value, 0, open_low=is_open)
     check_number("overhead", overhead, 0)
     a, b, optimal_batch, overhead = (jnp.asarray(x, jnp.result_type(float)) for x in (a, b, optimal_batch, overhead))
-    return (1 + overhead) * optimal_batch + overhead * b / a
+    valid = (a > 0) & (b >= 0) & (optimal_batch > 0) & (overhead >= 0)
+    return jnp.where(valid, (1 + overhead) * optimal_batch + overhead * b / a, jnp.nan)
 
 
 def fit_power_law(x: jax.Array, y: jax.Array, *, space: str = "log") -> PowerLaw:
@@ -199,7 +202,7 @@ def fit_power_law(x: jax.Array, y: jax.Array, *, space: str = "log") -> PowerLaw
         scaled = jnp.where(there, y * jnp.exp(-level), 0)
         shift, exponent = fori_loop(0, _ITERATIONS, bind(_gauss_newton, from_middle, scaled, there), start)
         level += shift
-    known = (count >= 2) & (mean(from_middle**2) > 0)
+    known = jnp.max(jnp.where(there, x, -jnp.inf)) > jnp.min(jnp.where(there, x, jnp.inf))
     return PowerLaw(*(jnp.where(known, value, jnp.nan) for value in (jnp.exp(level - exponent * middle), exponent)))
 
 
@@ -251,7 +254,7 @@ def learning_rate_for_batch(largest: Any, batch_size: Any, noise_scale: Any) -> 
         `minibatch_jax.scores.noise_scale`.
 
     Returns:
-      `largest / (1 + noise_scale / batch_size)`.
+      `largest / (1 + noise_scale / batch_size)`, NaN where an array is out of range.
 
     Raises:
       ValueError: if an argument known at trace time is out of range.
@@ -266,4 +269,7 @@ def learning_rate_for_batch(largest: Any, batch_size: Any, noise_scale: Any) -> 
     check_number("largest", largest, 0, open_low=True)
     check_number("batch_size", batch_size, 0, open_low=True)
     check_number("noise_scale", noise_scale, 0)
-    return largest / (1 + noise_scale / batch_size)
+    rate: Any = largest / (1 + noise_scale / batch_size)
+    if not isinstance(rate, jax.Array):
+        return rate
+    return jnp.where((largest > 0) & (batch_size > 0) & (noise_scale >= 0), rate, jnp.nan)

@@ -13,6 +13,7 @@ Paper: 1706.02677
 Experiment: large_batches
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ def momentum_correction(
       nesterov: whether to look one step ahead.
 
     Returns:
-      A transformation of updates, in the dtype of the updates.
+      A transformation of updates, in the dtype of the updates. None, the gradient of what is frozen, stays None.
 
     Raises:
       TypeError: if the rate or the momentum is not a number.
@@ -85,9 +86,17 @@ def momentum_correction(
         def decayed(u, v):  # the velocity after this gradient
             return momentum * v + real(u) / nonzero(rate).astype(v.dtype)
 
-        velocity = jax.tree.map(decayed, updates, state.velocity)
-        ahead = jax.tree.map(decayed, updates, velocity) if nesterov else velocity
-        moves = jax.tree.map(lambda u, v: (rate.astype(v.dtype) * v).astype(jnp.result_type(u)), updates, ahead)
+        def trained(move):
+            return lambda u, v: None if u is None else move(u, v)
+
+        def move(u, v):
+            return (rate.astype(v.dtype) * v).astype(jnp.result_type(u))
+
+        over = functools.partial(jax.tree.map, is_leaf=lambda u: u is None)
+        velocity = over(trained(decayed), updates, state.velocity)
+        ahead = over(trained(decayed), updates, velocity) if nesterov else velocity
+        moves = over(trained(move), updates, ahead)
+        velocity = over(lambda new, old: old if new is None else new, velocity, state.velocity)
         return moves, MomentumCorrectionState(jnp.asarray(optax.safe_increment(state.step)), velocity)
 
     return optax.GradientTransformation(init, update)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_number, check_whole
@@ -36,7 +37,7 @@ def linear_scaling(base_rate: Number, base_batch: Number, batch: Number) -> Numb
       batch: batch size to use, > 0; may be traced, such as that of a step.
 
     Returns:
-      A number, or an array if an argument is one, in float32 at least.
+      A number, or an array if an argument is one, in float32 at least, NaN where an argument is out of range.
 
     Raises:
       TypeError: if an argument is not a number.
@@ -63,7 +64,7 @@ def sqrt_scaling(base_rate: Number, base_batch: Number, batch: Number) -> Number
       batch: batch size to use, > 0; may be traced, such as that of a step.
 
     Returns:
-      A number, or an array if an argument is one, in float32 at least.
+      A number, or an array if an argument is one, in float32 at least, NaN where an argument is out of range.
 
     Raises:
       TypeError: if an argument is not a number.
@@ -170,4 +171,7 @@ def _scaled(base_rate: Number, base_batch: Number, batch: Number, power: float) 
     check_number("base_batch", base_batch, 0, open_low=True)
     check_number("batch", batch, 0, open_low=True)
     rate, base, size = (real(x) if isinstance(x, jax.Array) else x for x in (base_rate, base_batch, batch))
-    return rate * (size / base) ** power
+    scaled: Any = rate * (size / base) ** power
+    if not isinstance(scaled, jax.Array):
+        return scaled
+    return jnp.where((rate >= 0) & (base > 0) & (size > 0), scaled, jnp.nan)

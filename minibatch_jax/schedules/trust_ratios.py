@@ -59,7 +59,8 @@ def scale_by_layer_trust_ratio(
       clip: largest ratio, > 0, may be traced. LARC is a coefficient divided by the learning rate, with clip 1.
 
     Returns:
-      A transformation of gradients that needs the parameters, in the dtype of the gradients.
+      A transformation of gradients that needs the parameters, in the dtype of the gradients. None, the gradient of what
+      is frozen, stays None.
 
     Raises:
       TypeError: if a number is none.
@@ -82,6 +83,8 @@ def scale_by_layer_trust_ratio(
         check_number("clip", clip, 0, open_low=True)
 
     def scaled(path, gradient, param):
+        if gradient is None:
+            return None
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         inside = _axes_of_a_layer(name, param, () if batch_axes is None else batch_axes(name, param))
         w, g = real(param), real(gradient)
@@ -99,7 +102,7 @@ def scale_by_layer_trust_ratio(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("params is None, wanted the parameters: update(gradients, state, params).")
-        return jax.tree_util.tree_map_with_path(scaled, updates, params), state
+        return jax.tree_util.tree_map_with_path(scaled, updates, params, is_leaf=lambda g: g is None), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_number, check_shape, mask_or_all
 from minibatch_jax._loops import bind, scan
-from minibatch_jax.devices import sum_over
+from minibatch_jax.devices import max_over, sum_over
 from minibatch_jax.weights import weight_dtype
 
 
@@ -146,7 +146,10 @@ def normalized_advantages(
     counts = exists & jnp.isfinite(advantages)
     clean = jnp.where(counts, advantages, 0)
     number, total = sum_over((jnp.sum(counts, dtype=jnp.int32).astype(clean.dtype), jnp.sum(clean)), axis_name)
-    centered = clean - total / jnp.maximum(number, 1)
+    ends = [jnp.max(jnp.where(counts, x, -jnp.inf)) for x in (clean, -clean)]
+    high, minus_low = max_over(jax.lax.stop_gradient(ends), axis_name)
+    equal = high == -minus_low  # then their mean may differ from them by rounding
+    centered = jnp.where(equal, 0, clean - total / jnp.maximum(number, 1))
     squares = sum_over(jnp.sum(jnp.where(counts, centered**2, 0)), axis_name)
     deviation = jnp.sqrt(squares / jnp.maximum(number - 1, 1)) + epsilon
     scaled = jnp.where(deviation > 0, centered / jnp.where(deviation > 0, deviation, 1), 0)
@@ -155,5 +158,5 @@ def normalized_advantages(
 
 def _one_step_back(advantage, inputs):
     error, factor = inputs
-    advantage = error + factor * advantage
+    advantage = jnp.where(factor == 0, error, error + factor * advantage)  # 0 * NaN is NaN
     return advantage, advantage

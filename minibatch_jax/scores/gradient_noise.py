@@ -182,7 +182,8 @@ def noise_scale(decay: Any = 0.99, *, axis_name: str | None = None) -> optax.Gra
     or decays comes later in the chain. Beside the updates, `update` takes one of these:
 
     - `groups=`: sums from `group_sums` or `grouped_value_and_grad`, with updates averaged over the whole batch. With
-      `axis_name` they are the groups of one device, and the devices share five numbers.
+      `axis_name` they are the groups of one device, and the devices share five numbers; those of
+      `grouped_value_and_grad(axis_name=...)` are of all devices and take none here.
     - `group_size=`, with `axis_name`: updates are the mean gradient of the `group_size` examples of one device, before
       the average over devices, which the monitor computes for itself.
 
@@ -196,7 +197,8 @@ def noise_scale(decay: Any = 0.99, *, axis_name: str | None = None) -> optax.Gra
     Raises:
       TypeError: if `decay` is no number or, in `update`, neither or both of `groups` and `group_size` are given.
       ValueError: if `decay` is outside [0, 1) or, in `update`, `group_size` comes with fewer than two devices, or with
-        updates that are averaged over the devices already.
+        updates that are averaged over the devices already, or `groups` that are summed over them already come with
+        `axis_name`.
 
     References:
       McCandlish et al., 2018 (arXiv 1812.06162).
@@ -224,6 +226,7 @@ def noise_scale(decay: Any = 0.99, *, axis_name: str | None = None) -> optax.Gra
         if groups is None:
             found = _estimate_over_devices(updates, group_size, axis_name)
         else:
+            _check_not_summed(groups, axis_name)
             found = noise_scale_from_groups(sum_over(groups, axis_name), sum_of_squares(updates))
         return updates, _averaged(state, found, decay)
 
@@ -233,13 +236,27 @@ def noise_scale(decay: Any = 0.99, *, axis_name: str | None = None) -> optax.Gra
 def _estimate_over_devices(updates, group_size, axis_name):
     if axis_size(axis_name) < 2:
         raise ValueError(f"group_size is given with axis_name={axis_name!r}, wanted an axis of at least two devices.")
-    varying = [_varies(x, axis_name) for x in jax.tree.leaves(updates)]
-    if _varies(jax.lax.axis_index(axis_name), axis_name) and not any(varying):  # shard_map tracks what varies
+    if _equal_everywhere(updates, axis_name):
         raise ValueError(f"updates are the same on all devices of {axis_name!r}, wanted the gradient of each device.")
     groups = group_sums(sum_of_squares(updates)[None], group_size)
     share = groups.mass / sum_over(groups.mass, axis_name)
     wide = jax.tree.map(lambda x: share * x.astype(weight_dtype(x.dtype)), updates)
     return noise_scale_from_groups(sum_over(groups, axis_name), sum_of_squares(sum_over(wide, axis_name)))
+
+
+def _check_not_summed(groups, axis_name):
+    """Raise where the groups are sums over the devices already, as those of `grouped_value_and_grad(axis_name=...)`."""
+    if axis_size(axis_name) > 1 and _equal_everywhere(groups, axis_name):
+        raise ValueError(
+            f"groups are the same on all devices of {axis_name!r}, wanted those of each device; sums over all devices, "
+            "as grouped_value_and_grad(axis_name=...) gives them, need no axis_name here."
+        )
+
+
+def _equal_everywhere(tree, axis_name):
+    """Return whether it is known that no array varies along the axis: shard_map tracks it, pmap and vmap do not."""
+    tracked = _varies(jax.lax.axis_index(axis_name), axis_name)
+    return tracked and not any(_varies(x, axis_name) for x in jax.tree.leaves(tree))
 
 
 def _varies(x, axis_name):
@@ -248,6 +265,7 @@ def _varies(x, axis_name):
 
 
 def _averaged(state, found, decay):
+    negative = (found.variance < 0) | (found.gradient_square < 0)
     finite = jnp.isfinite(found.variance) & jnp.isfinite(found.gradient_square)
     steps = state.steps + finite.astype(jnp.int32)
     share = jnp.where(finite, (1 - decay) / nonzero(1 - decay ** jnp.maximum(steps, 1).astype(jnp.float32)), 0)
@@ -263,6 +281,6 @@ def _averaged(state, found, decay):
         variance.astype(jnp.float32),
         jnp.where(steps > 0, ratio, jnp.nan).astype(jnp.float32),
         steps,
-        state.negative + (finite & ~found.usable).astype(jnp.int32),
+        state.negative + (finite & negative).astype(jnp.int32),
         state.skipped + (~finite).astype(jnp.int32),
     )

@@ -132,6 +132,7 @@ def _around_losses_backward(_, weights):
     mass, squared = jnp.sum(rows), jnp.sum(rows**2)
     there = mass > 0
     over_size = jnp.where(there, squared / jnp.where(there, mass, 1), 0)
+    over_size = jnp.where(jnp.any(rows < 0), jnp.nan, over_size)
     return weights, GroupSums(0 * mass, over_size, squared, mass, there.astype(dtype))
 
 

@@ -101,6 +101,18 @@ def test_losses_that_are_not_finite_leave_the_mean():
         agree(grads, jax.tree.map(jnp.zeros_like, params))
 
 
+def test_weights_without_a_positive_sum_give_no_number():
+    value, grads = accumulate(lambda w, x: (w - x) ** 2, jnp.array([1.0, -3.0]), 2)(0.5, jnp.array([0.0, 1.0]))
+    assert np.isnan(value) and grads == 0
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_sums_beyond_float16_have_the_mean_gradient(blocks):
+    rows = jnp.full(1024, 200, jnp.float16)
+    value, grad = accumulate(lambda w, x: w * x, jnp.ones(1024), blocks)(jnp.ones((), jnp.float16), rows)
+    assert float(value) == float(grad) == 200
+
+
 def test_a_dict_of_tasks_is_accumulated_with_one_selection_each():
     with jax.enable_x64(True):
         params, batch = jax.tree.map(lambda x: x.astype(jnp.float64), problem())

@@ -223,6 +223,13 @@ def test_misspelt_axes_are_named():
             "micro_batches is 3, wanted a divisor of the 16 rows",
         ),
         (
+            lambda p, b: value_and_grad(
+                lambda p, b, s: (squared_error(p, b), jnp.float16(s)), SELECT, has_state=True, micro_batches=2
+            )(p, b, STATE, model_state=0.0),
+            TypeError,
+            r"items_fn returned a state with float16\[\], wanted float32\[\] as it was given, in every micro-batch",
+        ),
+        (
             lambda p, b: value_and_grad(squared_error, SELECT, has_state=True)(p, b, STATE),
             TypeError,
             "positional argument",

@@ -16,20 +16,22 @@ def recipe(denoise, params, optimizer, data, key):
     count = mixing.reweigh_by_noise_level()
 
     def losses(params, batch):
-        targets = mixing.ambient_targets(batch["x"], batch["input"], batch["noise_levels"], batch["corruption"])
-        error = jnp.mean((denoise(params, batch["input"], jnp.log(batch["noise_levels"])) - targets) ** 2, axis=1)
-        return error, {name: batch[name] for name in ("noise_levels", "corruption")}
+        _, inputs, levels, corruption = batch
+        error = denoise(params, inputs, jnp.log(levels)) - mixing.ambient_targets(*batch)
+        return jnp.mean(error**2, axis=1), {"noise_levels": levels, "corruption": corruption}
 
     def step(carry, key):
         params, opt_state, state = carry
         keys = jax.random.split(key, 3)
-        batch = jax.tree.map(lambda a: jax.random.choice(keys[0], a, (64,)), data)
-        levels = mixing.ambient_noise_levels(keys[1], batch["corruption"], log_mean=-0.4, log_std=0.5)
-        batch["input"] = mixing.ambient_inputs(keys[2], batch["x"], levels, batch["corruption"])
-        batch["noise_levels"] = levels
+        x, corruption = (jax.random.choice(keys[0], data[n], (64,)) for n in ("x", "corruption"))
+        levels = mixing.ambient_noise_levels(keys[1], corruption, log_mean=-0.4, log_std=0.5)
+        batch = x, mixing.ambient_inputs(keys[2], x, levels, corruption), levels, corruption
         (_, aux), grads, state = value_and_grad(losses, count, has_aux=True)(params, batch, state)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state, state), (batch["corruption"], levels, aux.weights)
+        return (
+            (optax.apply_updates(params, updates), opt_state, state),
+            (corruption, levels, aux.weights),
+        )
 
     start = params, optimizer.init(params), count.init(jnp.zeros(64))
     (params, *_), seen = jax.lax.scan(step, start, jax.random.split(key, 1000))

@@ -21,15 +21,19 @@ def recipe(act, log_probs_of, params, optimizer, key):
     def mini_batch(carry, rows):
         params, opt_state, rollout = carry
         batch = jax.tree.map(lambda a: a[rows.indices], rollout)
-        batch["advantage"] = scores.normalized_advantages(batch["advantage"], where=rows.weights > 0)
-        known = {"weights": rows.weights, "advantages": batch["advantage"]}
-        grads = value_and_grad(items, surrogate, has_aux=True)(params, batch, optax.EmptyState(), **known)[1]
+        batch["advantage"] = scores.normalized_advantages(
+            batch["advantage"],
+            where=rows.weights > 0,  # the last of four has 36 rows
+        )
+        grads = value_and_grad(items, surrogate, has_aux=True)(
+            params, batch, optax.EmptyState(), weights=rows.weights, advantages=batch["advantage"]
+        )[1]
         updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state, rollout), None
 
     def one_rollout(carry, key):
         rollout = act(carry[0], key)
-        passes = [sampling.epoch_rows(k, 1536, 500) for k in jax.random.split(key, 3)]  # the last has 36 rows
+        passes = [sampling.epoch_rows(k, 1536, 500) for k in jax.random.split(key, 3)]
         rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), *passes)
         (*carry, _), _ = jax.lax.scan(mini_batch, (*carry, rollout), rows)
         return tuple(carry), jnp.mean(rollout["advantage"])

@@ -27,12 +27,14 @@ def recipe(losses, params, data, held_out, key):
 
     def steps_at(size):
         curves = jax.vmap(lambda rate: losses_at(size, rate))(2.0 ** jnp.arange(-3, 1))
-        reached = [schedules.steps_to_result(jnp.arange(1, 201), curve, 0.45, consecutive=3) for curve in curves]
+        at = jnp.arange(1, 201)
+        reached = [schedules.steps_to_result(at, curve, 0.45, consecutive=3) for curve in curves]
         return schedules.best_over_trials(jnp.stack(reached))[1]
 
     steps = jnp.stack([steps_at(size) for size in SIZES])
     fit = schedules.fit_critical_batch(jnp.array(SIZES), steps)
-    return steps, fit, schedules.critical_batch_size(fit.a, fit.b, SIZES[0]), schedules.scaling_regimes(SIZES, steps)
+    critical = schedules.critical_batch_size(fit.a, fit.b, SIZES[0])
+    return steps, fit, critical, schedules.scaling_regimes(SIZES, steps)
 
 
 def test_a_larger_batch_needs_fewer_steps_and_more_examples():

@@ -29,7 +29,9 @@ def split() -> tuple[Batch, Batch]:
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     data = {"x": (images[order] / 16).astype(np.float32), "y": labels[order].astype(np.int32)}
-    return {k: jnp.asarray(a[:1536]) for k, a in data.items()}, {k: jnp.asarray(a[1536:1792]) for k, a in data.items()}
+    with jax.ensure_compile_time_eval():  # a recipe that is traced may be the first to ask
+        parts = [{k: jnp.asarray(a[some]) for k, a in data.items()} for some in (slice(1536), slice(1536, 1792))]
+    return parts[0], parts[1]
 
 
 def train() -> Batch:

@@ -24,7 +24,8 @@ def recipe(losses, seed_model, optimizer, parts, held_out, key):
         return jax.lax.scan(lambda carry, key: step(carry, key, part), start, keys)[0][0]
 
     models = jax.vmap(continued)(parts)
-    proxy = jax.value_and_grad(lambda w: jnp.mean(losses(mixing.merge_parameters(w, models), held_out)))
+    loss_of = lambda w: jnp.mean(losses(mixing.merge_parameters(w, models), held_out))  # noqa: E731
+    proxy = jax.value_and_grad(loss_of)
 
     def better(weights, _):
         loss, slope = proxy(weights)

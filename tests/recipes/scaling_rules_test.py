@@ -13,7 +13,8 @@ from tests.recipes import digits
 
 def recipe(losses, params, data, key, base_rate, base_batch, batch):
     peak = schedules.linear_scaling(base_rate, base_batch, batch)
-    optimizer = optax.sgd(schedules.gradual_warmup(base_rate, peak, warmup_steps=5 * (base_batch < batch)), 0.9)
+    rate = schedules.gradual_warmup(base_rate, peak, warmup_steps=5 * (base_batch < batch))
+    optimizer = optax.sgd(rate, 0.9)
     sampler = sampling.shuffled(len(data["y"]), batch)
 
     def step(carry, _):

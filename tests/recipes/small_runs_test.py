@@ -24,11 +24,14 @@ def recipe(losses, params, optimizer, data_sets, held_out, key):
         start, keys = (params, optimizer.init(params)), jax.random.split(key, 150)
         return jax.lax.scan(lambda carry, key: step(carry, key, data), start, keys)[1]
 
-    curves = jax.vmap(lambda data: jax.lax.map(lambda key: run(data, key), jax.random.split(key, 5)))(data_sets)
-    short, target = curves[:, :2, :30], curves[:, 2:, -1]
-    lengths = jnp.arange(1.0, 31.0)
-    predict = jax.vmap(lambda curve: mixing.predict_loss(mixing.fit_loss_law(lengths, curve), 150.0))
-    by_law = mixing.decision_accuracy(predict(jnp.mean(short, axis=1)), target)
+    keys = jax.random.split(key, 5)
+    curves = jax.vmap(lambda data: jax.lax.map(lambda key: run(data, key), keys))(data_sets)
+    short, target, lengths = curves[:, :2, :30], curves[:, 2:, -1], jnp.arange(1.0, 31.0)
+
+    def law(curve):
+        return mixing.predict_loss(mixing.fit_loss_law(lengths, curve), 150.0)
+
+    by_law = mixing.decision_accuracy(jax.vmap(law)(jnp.mean(short, axis=1)), target)
     spread = mixing.decision_accuracy_draws(key, short[:, :, -1], target, 200)
     return mixing.decision_accuracy(short[:, :, -1], target), by_law, spread, target
 

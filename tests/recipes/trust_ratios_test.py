@@ -25,7 +25,8 @@ def init():
 
 
 def recipe(forward, params, data, key):
-    lars = schedules.scale_by_layer_trust_ratio(0.05, 1e-4, batch_axes=lambda path, leaf: 0 if path == "stack" else ())
+    axes = lambda path, leaf: 0 if path == "stack" else ()  # noqa: E731
+    lars = schedules.scale_by_layer_trust_ratio(0.05, 1e-4, batch_axes=axes)
     rate = optax.cosine_decay_schedule(1.0, 150)
     momentum = schedules.momentum_correction(rate, 0.9)
     optimizer = optax.chain(lars, optax.scale_by_learning_rate(rate), momentum)
@@ -40,7 +41,8 @@ def recipe(forward, params, data, key):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), updates
 
-    (params, _), updates = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, 150))
+    keys = jax.random.split(key, 150)
+    (params, _), updates = jax.lax.scan(step, (params, optimizer.init(params)), keys)
     return params, jax.tree.map(lambda u: u[0], updates)
 
 

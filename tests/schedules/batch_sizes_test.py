@@ -98,6 +98,7 @@ def test_a_schedule_may_be_injected():
         (lambda: batch_size_schedule([1, 2], []), "boundaries has 0 steps, wanted 1"),
         (lambda: batch_size_schedule([1, 2, 3], [4, 4]), "boundaries has 4 after 4"),
         (lambda: keep_scheduled(0), "batch_size is 0, wanted at least 1"),
+        (lambda: keep_scheduled(1).init(jnp.ones((1, 4))), r"weights has shape \[1, 4\]"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -89,6 +89,19 @@ def test_too_few_points_give_nan():
     assert np.isnan(fit_power_law(jnp.ones(3), jnp.arange(1.0, 4.0))).all()
 
 
+@pytest.mark.parametrize("space", ["log", "plain"])
+@pytest.mark.parametrize("x", [7.0, 0.1])
+def test_points_at_one_x_give_no_law_and_at_two_batch_sizes_no_certainty(x, space):
+    assert np.isnan(fit_power_law(jnp.full(11, x), jnp.arange(1.0, 12.0), space=space)).all()
+    found = fit_critical_batch(x * jnp.array([16.0, 16.0, 64.0]), jnp.array([100.0, 102.0, 40.0]))
+    assert np.isfinite(found.a) and not found.determined
+
+
+@pytest.mark.parametrize("a, b, optimal", [(-1.0, 100.0, 16.0), (0.0, 100.0, 16.0), (1.0, -1.0, 16.0), (1.0, 1.0, 0.0)])
+def test_a_fit_out_of_range_has_no_critical_batch(a, b, optimal):
+    assert np.isnan(critical_batch_size(*jnp.array([a, b, optimal])))
+
+
 def test_the_critical_batch_sees_a_fifth_more_examples():
     a, b, optimal = 12.0, 5000.0, 32
     size = float(critical_batch_size(a, b, optimal))
@@ -98,6 +111,11 @@ def test_the_critical_batch_sees_a_fifth_more_examples():
 def test_rules_for_another_batch_size_are_those_of_the_papers():
     assert ewa_decay_for_batch(0.99, 256, 1024) == pytest.approx(0.99**4)
     assert learning_rate_for_batch(0.3, 64, 64) == pytest.approx(0.15)  # half of it at the noise scale
+
+
+def test_a_traced_noise_scale_out_of_range_has_no_rate():
+    rates = jax.jit(lambda noise: learning_rate_for_batch(0.3, 64, noise))(jnp.array([64.0, 0.0, -80.0, jnp.nan]))
+    np.testing.assert_allclose(rates, [0.15, 0.3, np.nan, np.nan], rtol=1e-6)
 
 
 def test_an_average_of_parameters_is_made_of_two_functions_of_optax():

@@ -99,6 +99,22 @@ def test_late_steps_and_numbers_of_tokens_are_exact(step):
     np.testing.assert_allclose(schedule(step), 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("step", [np.int64(11_500_000_000), np.array(11_500_000_000), np.uint64(11_500_000_000)])
+def test_integers_of_numpy_beyond_int32_do_not_wrap(step):
+    schedule = warmup_stable_decay(1.0, 10**9, 10**10, 10**9, "linear")
+    np.testing.assert_allclose(schedule(step), 0.5, rtol=1e-6)
+
+
+def test_wide_integers_of_jax_do_not_wrap_and_stay_exact():
+    schedule = warmup_stable_decay(1.0, 10**9, 10**10, 10**9, "linear")
+    np.testing.assert_allclose(schedule(jnp.uint32(3_000_000_000)), 1)
+    late = decay_from(optax.constant_schedule(1.0), 10**9, 101, "linear")
+    np.testing.assert_allclose([late(jnp.uint32(10**9 + 50)), late(np.int64(10**9 + 50))], 0.5, rtol=1e-6)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        np.testing.assert_allclose(schedule(jnp.int64(11_500_000_000)), 0.5, rtol=1e-6)
+        np.testing.assert_allclose(late(jnp.int64(10**9 + 50)), 0.5, rtol=1e-6)
+
+
 def test_an_optimizer_takes_it_and_a_peak_may_be_traced():
     schedule = warmup_stable_decay(0.4, W, STABLE, D)
     tx = optax.inject_hyperparams(optax.sgd)(learning_rate=schedule)

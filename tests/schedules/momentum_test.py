@@ -59,6 +59,18 @@ def test_a_rate_of_zero_moves_nothing_and_lets_the_velocity_decay():
     np.testing.assert_allclose(found[:, 0], [-2, 0, 0, -(0.5**3 + 1)])
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_what_is_frozen_has_no_gradient_and_no_move(nesterov):
+    params = {"w": jnp.ones(2), "frozen": jnp.ones(3)}
+    tx, plain = inside(0.25, 0.5, nesterov), optax.sgd(0.25, 0.5, nesterov)
+    state, expected = tx.init(params), plain.init(params)
+    for gradient in (1.0, 3.0):
+        updates, state = tx.update({"w": jnp.full(2, gradient), "frozen": None}, state)
+        wanted, expected = plain.update({"w": jnp.full(2, gradient), "frozen": None}, expected)
+        np.testing.assert_allclose(updates["w"], wanted["w"], rtol=1e-6)
+        assert updates["frozen"] is None and jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+
+
 def test_the_rate_may_be_injected_and_half_precision_is_averaged_in_float32():
     tx = optax.inject_hyperparams(inside, static_args=("nesterov",))(learning_rate=at, nesterov=False)
     with jax.numpy_dtype_promotion("standard"):

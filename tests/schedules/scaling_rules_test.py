@@ -24,6 +24,12 @@ def test_a_traced_batch_size_in_any_dtype_scales_in_float32():
     np.testing.assert_allclose(half, 3.2, rtol=1e-6)
 
 
+def test_a_traced_batch_size_out_of_range_has_no_rate():
+    sizes = jnp.array([64.0, 0.0, -64.0])
+    for rule in (linear_scaling, sqrt_scaling):
+        np.testing.assert_array_equal(jax.jit(lambda b, rule=rule: rule(0.25, 64, b))(sizes), [0.25, np.nan, np.nan])
+
+
 def test_goyal_at_every_step_by_hand():
     """Base .1 at 256, batch 1024, 10 steps an epoch: one of 50 equal rises a step, then a tenth at 300, 600, 800."""
     schedule = goyal_schedule(0.1, 256, 1024, steps_per_epoch=10)

@@ -79,6 +79,15 @@ def test_a_norm_of_zero_has_the_ratio_one_as_in_optax(denominator):
     check_same(updated(zero, zero, denominator=denominator), zero)
 
 
+def test_what_is_frozen_has_no_gradient():
+    params = {"w": jnp.array([3.0, 4.0]), "frozen": jnp.ones(3), "empty": jnp.zeros((0, 2))}
+    tx = scale_by_layer_trust_ratio(1.0)
+    gradients = {"w": jnp.array([0.0, 2.0]), "frozen": None, "empty": jnp.zeros((0, 2))}
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    assert updates["frozen"] is None and updates["empty"].shape == (0, 2)
+    np.testing.assert_allclose(updates["w"], [0, 5])
+
+
 def test_the_clip_bounds_the_ratio():
     found = updated(denominator="sum", clip=0.004)
     plain = jax.tree.map(lambda g, w: g + BETA * w, G, W)

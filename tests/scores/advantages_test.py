@@ -92,6 +92,20 @@ def test_rows_that_are_not_finite_stay_and_equal_rows_become_zero():
     np.testing.assert_allclose(half[-1], (3999 / 4000) ** 0.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rows, value", [(7, 0.3), (13, 123.456)])
+def test_equal_rows_become_zero_where_their_mean_is_rounded(rows, value):
+    np.testing.assert_array_equal(normalized_advantages(jnp.full(rows, value)), 0)
+
+
+@pytest.mark.parametrize("decay, known", [(0.9, [0, 1]), (0.0, [0, 1, 2])])
+def test_what_is_not_finite_does_not_leave_its_episode(decay, known):
+    rewards, ends = jnp.array([1.0, 2.0, 3.0, jnp.nan]), jnp.array([False, True, False, False])
+    clean = generalized_advantages(jnp.nan_to_num(rewards), jnp.ones(4), jnp.array(1.0), ends, decay=decay)
+    found = generalized_advantages(rewards, jnp.ones(4), jnp.array(1.0), ends, decay=decay)
+    np.testing.assert_array_equal(np.isfinite(found.advantages), np.isin(np.arange(4), known))
+    np.testing.assert_array_equal(found.returns[jnp.array(known)], clean.returns[jnp.array(known)])
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

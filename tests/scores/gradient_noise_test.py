@@ -102,6 +102,11 @@ def test_the_monitor_divides_averages_and_counts_what_it_flags():
     assert (int(state.steps), int(state.negative), int(state.skipped)) == (3, 1, 1)
 
 
+def test_a_gradient_of_zero_is_no_negative_estimate():
+    _, state = noise_scale().update(jnp.zeros(2), noise_scale().init(None), groups=group_sums(jnp.zeros(3), 1))
+    assert np.isnan(state.noise_scale) and (int(state.steps), int(state.negative), int(state.skipped)) == (1, 0, 0)
+
+
 def test_the_ratio_is_unknown_while_the_averages_allow_none():
     tx = noise_scale()
     groups = group_sums(jnp.array([5.0, 3.0]), 4)
@@ -203,6 +208,25 @@ def test_gradients_that_are_averaged_already_are_refused():
     update = lambda x: tx.update(jax.lax.pmean(x, "data"), tx.init(None), group_size=1)[1]  # noqa: E731
     with pytest.raises(ValueError, match="updates are the same on all devices of 'data'"):
         jax.shard_map(update, mesh=mesh, in_specs=P("data"), out_specs=P())(jnp.ones(8))
+
+
+def test_groups_that_are_summed_already_are_refused():
+    tx, mesh = noise_scale(axis_name="data"), jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def update(x):
+        groups = jax.lax.psum(group_sums(x, 1), "data")
+        return tx.update(jax.lax.pmean(x, "data"), tx.init(None), groups=groups)[1]
+
+    with pytest.raises(ValueError, match="groups are the same on all devices of 'data', wanted those of each device"):
+        jax.shard_map(update, mesh=mesh, in_specs=P("data"), out_specs=P())(jnp.ones(8))
+
+
+def test_negative_weights_of_rows_are_flagged():
+    params, batch, _ = problem(4)
+    fn = grouped_value_and_grad(losses, optax.identity(), micro_batches=2)
+    weights = jnp.array([0.5, 0.5, -0.25, 0.25])
+    _, grads, _, groups = fn(params, batch, optax.EmptyState(), weights=weights)
+    assert not noise_scale_from_groups(groups, optax.tree.norm(grads, squared=True)).usable
 
 
 def test_norms_of_examples_from_this_library_are_groups_of_one():
