@@ -15,6 +15,7 @@ from jax.core import Tracer
 from minibatch_jax._checks import check_floating, check_shape
 from minibatch_jax._loops import bind, while_loop
 from minibatch_jax._vector import nonzero
+from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_dtype
 
 ROUNDING = 0.01
@@ -48,7 +49,7 @@ def huber_fit(
     penalty: jax.Array,
     max_iterations: int,
 ) -> Fit:
-    """Minimize `sum weights * huber(model(params, *inputs) - targets) + params @ penalty @ params / 2` from each start.
+    """Minimize `sum weights * huber(model(params, *inputs) - targets) + product(product(params, penalty), params) / 2` from each start.
 
     Args:
       model: a function of a module, `model(params [P], *inputs)` gives `[M]`.
@@ -115,7 +116,7 @@ def _huber(residuals, delta):
 
 def _objective(inputs, targets, weights, delta, penalty, params, *, model):
     losses = weights * _huber(model(params, *inputs) - targets, delta)
-    return jnp.sum(losses) + params @ penalty @ params / 2
+    return jnp.sum(losses) + product(product(params, penalty), params) / 2
 
 
 def _normal_equations(inputs, targets, weights, delta, penalty, params, *, model):
@@ -128,8 +129,8 @@ def _normal_equations(inputs, targets, weights, delta, penalty, params, *, model
     above = weights * jnp.minimum(1, delta / nonzero(size))
     near = jnp.where(size <= delta, above, above / 10)
     jacobian = jax.jacfwd(model)(params, *inputs)
-    hessians = jnp.stack([(jacobian * w[:, None]).T @ jacobian + penalty for w in (above, near)])
-    return (jacobian * above[:, None]).T @ residuals + penalty @ params, hessians
+    hessians = jnp.stack([product((jacobian * w[:, None]).T, jacobian) + penalty for w in (above, near)])
+    return product((jacobian * above[:, None]).T, residuals) + product(penalty, params), hessians
 
 
 def _step(inputs, targets, weights, delta, penalty, state, *, model):

@@ -25,6 +25,7 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax._loops import bind
+from minibatch_jax.geometry import product
 from minibatch_jax.mixing._bfgs import minimize_all
 from minibatch_jax.mixing._gaussian import (
     Factors,
@@ -278,8 +279,8 @@ def _prior(rows, spread):
     if spread is None:
         weight = rows.counted.astype(dtype)
         count = jnp.maximum(jnp.sum(weight), 1)
-        middle = (weight @ rows.inputs) / count
-        spread = jnp.sqrt(weight @ (rows.inputs - middle[None]) ** 2 / count)
+        middle = product(weight, rows.inputs) / count
+        spread = jnp.sqrt(product(weight, (rows.inputs - middle[None]) ** 2) / count)
     check_shape("spread", spread, (size,))
     spread = spread.astype(dtype)
     unit = jnp.log(jnp.where((spread > 0) & jnp.isfinite(spread), spread, 1)) + math.log(size) / 2

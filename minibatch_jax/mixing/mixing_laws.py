@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_number, check_shape
+from minibatch_jax.geometry import product
 from minibatch_jax.mixing._fits import check_runs, huber_fit, spread, usable_mixtures
 
 
@@ -136,11 +137,10 @@ def predict_losses(law: MixingLaw, mixtures: jax.Array) -> jax.Array:
       2.0
     """
     check_shape("mixtures", mixtures, (*mixtures.shape[:-1], law.slopes.shape[-1]))
-    powers = jnp.einsum(
-        "...k,vdk->...vd", mixtures.astype(law.slopes.dtype), law.slopes.reshape(-1, *law.slopes.shape[-2:])
-    )
+    slopes = law.slopes.reshape(-1, *law.slopes.shape[-2:])
+    powers = jnp.einsum("...k,vdk->...vd", mixtures.astype(slopes.dtype), slopes, precision="highest")
     scales = law.scales.reshape(-1, law.scales.shape[-1])
-    terms = jnp.einsum("...vd,vd->...v", jnp.exp(powers), scales)
+    terms = jnp.einsum("...vd,vd->...v", jnp.exp(powers), scales, precision="highest")
     found = terms + jnp.broadcast_to(law.constant.reshape(-1), terms.shape)
     return found if law.constant.ndim else found[..., 0]
 
@@ -171,7 +171,7 @@ def _fit_one(mixtures, values, counts, key, delta, ridge, num_terms, num_starts,
 
 def _law(params, mixtures):
     slopes = params[1:].reshape(-1, mixtures.shape[1])
-    return jnp.exp(params[0]) + jnp.sum(jnp.exp(mixtures @ slopes.T), axis=1)
+    return jnp.exp(params[0]) + jnp.sum(jnp.exp(product(mixtures, slopes.T)), axis=1)
 
 
 def _starts(mixtures, targets, weights, key, num_terms, num_starts):
@@ -185,9 +185,9 @@ def _starts(mixtures, targets, weights, key, num_terms, num_starts):
         above = jnp.maximum(targets - fraction * least, 1e-3)
         trust = weights * above**2 / jnp.max(weights * above**2 + 1e-30)
         weighted = mixtures * trust[:, None]
-        gram = weighted.T @ mixtures + 1e-3 * jnp.eye(domains, dtype=dtype)
+        gram = product(weighted.T, mixtures) + 1e-3 * jnp.eye(domains, dtype=dtype)
         level = jnp.sum(trust * jnp.log(above)) / jnp.maximum(jnp.sum(trust), 1e-30)
-        return level + jnp.linalg.solve(gram, weighted.T @ (jnp.log(above) - level))
+        return level + jnp.linalg.solve(gram, product(weighted.T, jnp.log(above) - level))
 
     slopes = jnp.repeat(jax.vmap(regress)(fractions)[:, None], num_terms, axis=1) - jnp.log(
         jnp.asarray(num_terms, dtype)

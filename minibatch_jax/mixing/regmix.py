@@ -21,6 +21,7 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax._vector import nonzero
+from minibatch_jax.geometry import product
 from minibatch_jax.mixing._fits import check_runs, usable_mixtures
 from minibatch_jax.weights import weight_dtype
 
@@ -209,14 +210,14 @@ def fit_regression(
         counts = usable & jnp.isfinite(values)
         weights = counts.astype(values.dtype)
         values, total = jnp.where(counts, values, 0), jnp.maximum(jnp.sum(weights), 1)
-        center, mean = weights @ inputs / total, weights @ values / total
+        center, mean = product(weights, inputs) / total, product(weights, values) / total
         centered = jnp.where(counts[:, None], inputs - center[None], 0)
         # by the singular values, which float32 resolves where the normal equations square the condition
         left, singular, right = jnp.linalg.svd(centered, full_matrices=False)
         smallest = jnp.max(singular) * max(centered.shape) * jnp.finfo(values.dtype).eps
         inverse = jnp.where(singular > smallest, singular / nonzero(singular**2 + ridge), 0)
-        coefficients = (inverse * ((weights * (values - mean)) @ left)) @ right
-        return Regression(mean - center @ coefficients, coefficients, jnp.sum(counts, dtype=jnp.int32))
+        coefficients = product(inverse * product(weights * (values - mean), left), right)
+        return Regression(mean - product(center, coefficients), coefficients, jnp.sum(counts, dtype=jnp.int32))
 
     if losses.ndim == 1:
         return fit(losses)
@@ -247,7 +248,7 @@ def predict_regression(regression: Regression, mixtures: jax.Array) -> jax.Array
             f"mixtures has {domains} domains, wanted those of the regression, which has {count} coefficients."
         )
     inputs = _features(mixtures.astype(regression.coefficients.dtype), count > domains)
-    found = inputs @ regression.coefficients
+    found = product(inputs, regression.coefficients)
     return found + jnp.broadcast_to(regression.intercept, found.shape)
 
 
