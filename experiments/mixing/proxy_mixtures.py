@@ -1,4 +1,40 @@
-"""Mixtures that a small proxy model finds before the run: DoReMi, DoGE, Skill-It, with the proxy's cost counted."""
+"""Mixtures that a small proxy model finds before the run: DoReMi, DoGE, Skill-It, with the proxy's cost counted.
+
+Claim: a mixture that a small proxy finds lowers the loss of the main run at equal tokens, for a small part of its cost.
+Data: that of `online_mixing`. `python -m experiments.datasets fetch sentiment newsgroups spam`
+Command: `python -m experiments proxy_mixtures`
+Minutes: 3 on one CPU core
+Expected: mean ± standard error over 3 seeds, after 600 steps of 64 windows; nats a byte, "mean" over the domains and
+  "worst" of them; differences to natural proportions, paired by seed; how often the domain seen most was seen; CPU
+  seconds of the proxies, compilation not counted, while a run takes 5
+
+  | arm              | mean          | worst         | mean - natural | worst - natural | epochs | proxy s |
+  |------------------|---------------|---------------|----------------|-----------------|--------|---------|
+  | natural          | 2.440 ± 0.004 | 2.967 ± 0.021 |                |                 | 0.5    | 0.0     |
+  | uniform          | 2.374 ± 0.002 | 3.276 ± 0.014 | -0.066 ± 0.005 | +0.309 ± 0.011  | 6.1    | 0.0     |
+  | DoReMi, step 1   | 2.492 ± 0.018 | 2.825 ± 0.060 | +0.053 ± 0.021 | -0.142 ± 0.053  | 8.4    | 2.7     |
+  | DoReMi, step 0.1 | 2.481 ± 0.011 | 2.822 ± 0.010 | +0.042 ± 0.011 | -0.146 ± 0.012  | 1.2    | 2.8     |
+  | DoGE             | 2.428 ± 0.004 | 3.939 ± 0.118 | -0.012 ± 0.007 | +0.972 ± 0.126  | 9.5    | 15.2    |
+  | Skill-It         | 2.413 ± 0.002 | 3.157 ± 0.102 | -0.027 ± 0.004 | +0.190 ± 0.082  | 14.1   | 2.6     |
+
+  Equal tokens: on the mean, Skill-It is ahead of natural proportions, DoGE ties with them (within two standard errors),
+  DoReMi is behind, and all four are behind the uniform mixture, which needs no proxy. On the worst domain DoReMi is
+  ahead of both by more than two standard errors, because it gives spam more than half of all windows; with a step of 1
+  its mixtures differ between seeds (prose had 0.30 of one and 0.03 of another). DoGE gives spam less than 1 %: its
+  gradient is not aligned with those of the other domains. Skill-It ties with the uniform mixture on the worst domain.
+  Equal time (equal_time), the proxies' time taken from the run: all are behind natural proportions, DoReMi by 0.23 and
+  Skill-It by 0.13 on the mean. DoGE, whose proxy takes the gradient of every domain in every step, has spent three runs
+  before its own begins. A proxy is cheap only beside a run that is much larger than this one.
+Verdict: not reproduced: no proxy's mixture reaches the mean of the uniform mixture at equal tokens, and with their cost
+  all are behind natural proportions; DoReMi lowers the worst loss alone.
+Tuning: none of the proxies' numbers. DoReMi's step is 1, as published, and 0.1, as its authors advise for few domains;
+  DoGE's are the published ones but for the learning rate, here Adam's 1e-2, which makes its steps larger; the step of
+  Skill-It, 0.5, and the sizes of the proxies, width 16 and 200 steps, are first guesses. Adam's rate is that of
+  `online_mixing`, tuned for natural proportions and the uniform mixture.
+  The weights of a proxy's step are those after the step before.
+Reference: Xie et al., DoReMi: optimizing data mixtures speeds up language model pretraining, 2023 (arXiv 2305.10429);
+  Fan et al., DoGE, 2024 (arXiv 2310.15393); Chen et al., Skill-it!, 2023 (arXiv 2307.14430).
+"""
 
 import functools
 from collections.abc import Callable
