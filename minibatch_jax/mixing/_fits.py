@@ -49,7 +49,7 @@ def huber_fit(
     penalty: jax.Array,
     max_iterations: int,
 ) -> Fit:
-    """Minimize `sum weights * huber(model(params, *inputs) - targets) + product(product(params, penalty), params) / 2` from each start.
+    """Minimize `sum weights * huber(model(params, *inputs) - targets) + params @ penalty @ params / 2` from each start.
 
     Args:
       model: a function of a module, `model(params [P], *inputs)` gives `[M]`.

@@ -29,7 +29,7 @@ class BiMixLaw(NamedTuple):
 
     Attributes:
       proportion_exponents: `[K]`, alpha.
-      step_scales: `[K]`, B; 0 where the law knows no steps.
+      log_step_scales: `[K]`, logarithm of B, which may be beyond float32; -inf where the law knows no steps.
       step_exponents: `[K]`, beta.
       constants: `[K]`, C.
       floor: `[]`, proportions below it count as it.
@@ -39,7 +39,7 @@ class BiMixLaw(NamedTuple):
     """
 
     proportion_exponents: jax.Array
-    step_scales: jax.Array
+    log_step_scales: jax.Array
     step_exponents: jax.Array
     constants: jax.Array
     floor: jax.Array
@@ -139,7 +139,7 @@ def predict_bimix(law: BiMixLaw, proportions: jax.Array, steps: jax.Array | floa
 
     Examples:
       >>> one, unknown = jnp.ones(1), jnp.zeros(1)
-      >>> law = BiMixLaw(one / 2, unknown, unknown, one, jnp.asarray(0.001), unknown, unknown, unknown)
+      >>> law = BiMixLaw(one / 2, jnp.log(unknown), unknown, one, jnp.asarray(0.001), unknown, unknown, unknown)
       >>> predict_bimix(law, jnp.array([0.0625])).tolist()
       [4.0]
     """
@@ -175,7 +175,7 @@ def bimix_mixture(law: BiMixLaw, targets: jax.Array, steps: jax.Array | float = 
     Examples:
       >>> two, unknown = jnp.ones(2), jnp.zeros(2)
       >>> constants = jnp.array([1.0, 8.0])
-      >>> law = BiMixLaw(two / 2, unknown, unknown, constants, jnp.asarray(0.001), unknown, unknown, unknown)
+      >>> law = BiMixLaw(two / 2, jnp.log(unknown), unknown, constants, jnp.asarray(0.001), unknown, unknown, unknown)
       >>> print(*(f"{share:.3f}" for share in bimix_mixture(law, jnp.ones(2)).tolist()))
       0.200 0.800
     """
@@ -206,8 +206,8 @@ def _at_steps(law: BiMixLaw, steps: jax.Array) -> jax.Array:
     """Return `B / s^beta + C`, `[..., K]`."""
     logs = jnp.log(steps) if steps.ndim else jnp.log(steps)[None]
     exponents = jnp.broadcast_to(law.step_exponents, (*logs.shape[:-1], law.step_exponents.shape[0]))
-    scales = jnp.broadcast_to(law.step_scales, exponents.shape)
-    return scales * jnp.exp(-exponents * logs) + jnp.broadcast_to(law.constants, exponents.shape)
+    scales = jnp.broadcast_to(law.log_step_scales, exponents.shape)
+    return jnp.exp(scales - exponents * logs) + jnp.broadcast_to(law.constants, exponents.shape)
 
 
 def _fit_one(shares, values, counts, steps, key, floor, delta, num_starts, max_iterations):
@@ -236,7 +236,7 @@ def _fit_one(shares, values, counts, steps, key, floor, delta, num_starts, max_i
     scale, rate = of_steps if of_steps else (jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype))
     rate = jnp.exp(rate)
     loss, number = found.loss * unit**2, jnp.sum(counts, dtype=jnp.int32)
-    scale = jnp.exp(scale + rate * middle)
+    scale += rate * middle
     return BiMixLaw(jnp.exp(exponent), scale, rate, jnp.exp(constant), floor, loss, found.converged, number)
 
 
