@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop
-from minibatch_jax.mixing._fits import huber_fit, spread
+from minibatch_jax.mixing._fits import huber_fit, num_different, spread
 from minibatch_jax.weights import weight_dtype
 
 BISECTIONS = 60
@@ -34,7 +34,7 @@ class BiMixLaw(NamedTuple):
       constants: `[K]`, C.
       floor: `[]`, proportions below it count as it.
       loss: `[K]`, sum of Huber losses of log L at the fit.
-      converged: `[K]` bool, whether the fit is at a minimum and had runs enough.
+      converged: `[K]` bool, whether the fit is at a minimum and had enough runs that differ in proportion or steps.
       num_runs: `[K]` int32, runs that counted.
     """
 
@@ -120,7 +120,7 @@ def fit_bimix(
         return _fit_one(shares, values, counts, logs, key, floor, delta, num_starts, max_iterations)
 
     law = jax.vmap(fit, in_axes=(1, 1, 1, 0))(proportions, losses, usable, keys)
-    return law._replace(converged=law.converged & (law.num_runs >= free), floor=floor)
+    return law._replace(floor=floor)
 
 
 def predict_bimix(law: BiMixLaw, proportions: jax.Array, steps: jax.Array | float = 1.0) -> jax.Array:
@@ -236,8 +236,10 @@ def _fit_one(shares, values, counts, steps, key, floor, delta, num_starts, max_i
     scale, rate = of_steps if of_steps else (jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype))
     rate = jnp.exp(rate)
     loss, number = found.loss * unit**2, jnp.sum(counts, dtype=jnp.int32)
+    known = shares[:, None] if steps is None else jnp.stack([shares, steps], axis=1)
+    converged = found.converged & (num_different(known, counts) >= starts.shape[1])
     scale += rate * middle
-    return BiMixLaw(jnp.exp(exponent), scale, rate, jnp.exp(constant), floor, loss, found.converged, number)
+    return BiMixLaw(jnp.exp(exponent), scale, rate, jnp.exp(constant), floor, loss, converged, number)
 
 
 def _law(params, shares, unit, steps=None):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_number, check_shape
 from minibatch_jax.geometry import product
-from minibatch_jax.mixing._fits import check_runs, huber_fit, spread, usable_mixtures
+from minibatch_jax.mixing._fits import check_runs, huber_fit, num_different, spread, usable_mixtures
 
 
 class MixingLaw(NamedTuple):
@@ -32,7 +32,7 @@ class MixingLaw(NamedTuple):
       scales: `[V, D]`, k of each term.
       slopes: `[V, D, K]`, t of each term, with mean 0 over domains: negative for domains that lower the loss.
       loss: `[V]`, sum of Huber losses at the fit, with the ridge.
-      converged: `[V]` bool, whether the fit is at a minimum and had runs enough.
+      converged: `[V]` bool, whether the fit is at a minimum and had runs of enough different mixtures.
       num_runs: `[V]` int32, runs that counted.
     """
 
@@ -70,7 +70,8 @@ def fit_mixing_law(
       num_terms: D, static; more than 1 for validation data that is itself a mixture.
       num_starts: starts of each fit, static.
       delta: Huber's, in units of the loss, positive, may be traced; runs farther off than this count less.
-      ridge: penalty of slopes, at least 0, may be traced. Without it each law needs at least `D * K + 1` runs.
+      ridge: penalty of slopes, at least 0, may be traced. Without it each law needs at least `D * K + 1` runs, of
+        as many different mixtures.
       max_iterations: of each start, static.
 
     Returns:
@@ -110,11 +111,11 @@ def fit_mixing_law(
 
     def fit(values, key):
         counts = usable & jnp.isfinite(values)
-        return _fit_one(mixtures, values, counts, key, delta, ridge, num_terms, num_starts, max_iterations)
+        law = _fit_one(mixtures, values, counts, key, delta, ridge, num_terms, num_starts, max_iterations)
+        enough = num_different(mixtures, counts) >= jnp.where(ridge > 0, 2, free)
+        return law._replace(converged=law.converged & enough)
 
     law = jax.vmap(fit, in_axes=(1, 0))(table, keys)
-    enough = law.num_runs >= jnp.where(ridge > 0, 2, free)
-    law = law._replace(converged=law.converged & enough)
     return law if losses.ndim == 2 else jax.tree.map(lambda x: x[0], law)
 
 

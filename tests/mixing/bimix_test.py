@@ -62,6 +62,12 @@ def test_scipy_finds_no_lower_minimum_and_runs_without_a_loss_have_no_weight():
         assert lower_by(objective, at, float(law.loss[domain])) < 1e-4
 
 
+def test_runs_that_differ_in_neither_proportion_nor_steps_do_not_determine_a_law():
+    proportions, losses, steps = (np.resize(x[:3], x.shape) for x in runs(1))
+    law = fit(*as_float32(proportions, losses, steps), key=0, num_starts=16)
+    assert law.num_runs.tolist() == [24] * 3 and not law.converged.any()
+
+
 def test_without_steps_the_law_is_a_power_of_the_proportion():
     proportions = np.random.default_rng(2).dirichlet(np.ones(3), 24)
     proportions[0] = [0.0, 0.5, 0.5]
