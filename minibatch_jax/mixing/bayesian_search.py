@@ -214,7 +214,8 @@ def recommend_mixture(
       A `Recommendation`; its mean is NaN if the covariance of the process was not positive definite.
 
     Raises:
-      ValueError: if the pool does not have the columns of the process, or the exponent is not in (0, 1].
+      ValueError: if the pool does not have the columns of the process, a concrete row does not sum to one within 0.01
+        or lies outside [0, 1], or the exponent is not in (0, 1].
 
     References:
       Chen et al., ADMIRE-BayesOpt, 2025 (arXiv 2508.11551).
@@ -227,6 +228,7 @@ def recommend_mixture(
     """
     check_shape("pool", pool, (None, process.rows.inputs.shape[1]))
     check_number("exponent", exponent, 0, 1, open_low=True)
+    _check_mixtures("pool", pool, None)
     points = _points(process, _features(pool, exponent))
     _, row = first_max(jnp.where(jnp.isfinite(points.mean), points.mean, -jnp.inf))
     mean = process.shift + process.scale * points.mean[row]

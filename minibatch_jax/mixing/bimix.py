@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop
+from minibatch_jax._vector import nonzero
 from minibatch_jax.mixing._fits import huber_fit, num_different, spread
 from minibatch_jax.weights import weight_dtype
 
@@ -192,7 +193,7 @@ def bimix_mixture(law: BiMixLaw, targets: jax.Array, steps: jax.Array | float = 
     low, high = fori_loop(0, BISECTIONS, bind(_bisect, tops, powers), (low, high))
     found = jnp.exp(powers * (tops - high))
     total = jnp.sum(found)
-    return jnp.where(total > 0, found / jnp.where(total > 0, total, 1), 1 / count)
+    return jnp.where(total > 0, found / nonzero(total), 1 / count)
 
 
 def _bisect(tops, powers, _, bounds):

@@ -182,9 +182,10 @@ def test_the_process_sees_powers_of_the_shares():
 def test_bad_input():
     mixtures, levels, scores = jnp.float32(POOL[:3]), jnp.zeros(3, jnp.int32), jnp.zeros(3)
     pool = jnp.float32(POOL)
-    wrong = pool.at[4, 0].set(0.7)
+    wrong, process = pool.at[4, 0].set(0.7), suggest_at_target([2, 9, 18]).process
     for call, error, message in [
         (lambda: suggest_mixture(0, mixtures, levels, scores, wrong), ValueError, r"pool has a row .* of sum 1\.5"),
+        (lambda: recommend_mixture(process, wrong), ValueError, r"pool has a row .* of sum 1\.5"),
         (lambda: suggest_mixture(0, 2 * mixtures, levels, scores, pool), ValueError, "mixtures has a row .* of sum 2"),
         (
             lambda: suggest_mixture(0, mixtures, levels, scores, pool, (2.0, 1.0)),
