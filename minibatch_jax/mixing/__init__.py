@@ -1,4 +1,13 @@
-"""How domains share the batch: weights `[K]` over K domains, changed while training or fitted before it."""
+"""How domains share the batch: weights `[K]` over K domains, changed while training or fitted before it.
+
+- Proportions that stay: `temperature_mixture`, `unimax_mixture`, `blend_from_epochs`, `length_mixture`.
+- Functions of the step: `two_phase`, `two_phase_mixture`, `mixture_schedule`, `annealed_mixture`.
+- Rules that learn while training: `mix_by_odm`, and for proxies `mix_by_doremi`, `mix_by_doge`, `mix_by_skills`.
+- Fits to small runs: `sample_mixtures`, `fit_mixing_law`, `fit_bimix`, `fit_regression`, then `best_mixture`.
+- A search, run after run: `suggest_mixture`, `recommend_mixture`.
+
+`sampling.mixture` draws rows by the first three kinds. The guide is docs/mixing.md.
+"""
 
 from . import acquisitions as acquisitions
 from . import ambient as ambient

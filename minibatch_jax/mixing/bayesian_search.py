@@ -110,9 +110,10 @@ def suggest_mixture(
     Args:
       key: int seed or key, for the samples of the maximum and the starts of the fit.
       mixtures: `[N, K]`, floating point, of the runs.
-      fidelities: `[N]`, integers, which of `costs` each run had.
+      fidelities: `[N]`, integers, which of `costs` each run had; all 0 if there is one cost.
       scores: `[N]`, floating point, of each run; larger is better, such as minus a loss.
-      pool: `[M, K]`, floating point, mixtures to choose from. A row that is not finite is not chosen.
+      pool: `[M, K]`, floating point, mixtures to choose from, within the caps if there are any. A row that is not
+        finite is not chosen.
       costs: cost of a run at each fidelity, increasing; the last one is the target.
       mask: `[N]` bool, runs that were made; None means all.
       acquisition: "max_value" or "expected_improvement".

@@ -37,7 +37,8 @@ def mix_by_schedule(mixture: Mixture) -> optax.GradientTransformationExtraArgs:
     """Give the domains the proportions of a mixture schedule; they are those of step 0 at the first update.
 
     What the weights were does not matter beside their sum, which stays, and zeros: a domain of weight 0 gets none, and
-    the others share what it would have had. Put it first in a chain, to start another transformation from it.
+    the others share what it would have had. Put it first in a chain, to start another transformation from it;
+    `mix_by_odm` draws its warm-up from what comes in, and after that only keeps the zeros.
 
     Args:
       mixture: `fn(step) -> [K]`, such as `two_phase_mixture` returns. Proportions that are negative or not finite

@@ -104,11 +104,11 @@ def mixture(
     Returns:
       A sampler; `init(key, domains=domains, prior=prior)` with `[N]` int domains and `[K]` proportions, by default
       those of the rows. A row whose domain is outside [0, K) is never drawn. `update(state, rows, losses=losses)`
-      takes `[b]` losses of rows as they were drawn, late or out of order; the transformation sees their means by domain
-      as `domain_losses` and their numbers as `domain_counts`, and further signals as they come. Give these two instead
-      of `losses` to feed back others, such as those of a validation set. Rows of no domain and losses that are not
-      finite are ignored and counted, and if there are no others the state stays as it is. The sampler is fed back to
-      only where `mix` is a transformation.
+      takes `[b]` losses of rows as they were drawn, late or out of order, such as means over the tokens of a row; the
+      transformation sees their means by domain as `domain_losses` and their numbers as `domain_counts`, and further
+      signals as they come. Give these two instead of `losses` to feed back others, such as those of a validation set.
+      Rows of no domain and losses that are not finite are ignored and counted, and if there are no others the state
+      stays as it is. The sampler is fed back to only where `mix` is a transformation; else `update` does nothing.
 
     Raises:
       TypeError: if a size is not a static int, `reweigh` not a bool, or `mix` something else; in `init`, if domains are

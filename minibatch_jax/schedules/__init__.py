@@ -1,4 +1,14 @@
-"""How large the batch is, and how the learning rate follows: schedules, scaling rules, and what they are fitted to."""
+"""How large the batch is, and how the learning rate follows: schedules, scaling rules, and what they are fitted to.
+
+- Schedules of the rate: `warmup_stable_decay`, `decay_from`, `power_schedule`, `by_tokens`.
+- Another batch size: `linear_scaling`, `sqrt_scaling`, `gradual_warmup`, `goyal_schedule`, `momentum_correction`,
+  `scale_by_layer_trust_ratio`.
+- A batch that grows: `batch_stages`, `batch_size_schedule`, `keep_scheduled`.
+- Which size pays off: `steps_to_result`, `fit_critical_batch`, `critical_batch_size`, and `scores.noise_scale`.
+- What fits into memory: `largest_micro_batch`, `plan`.
+
+The guide is docs/schedules.md.
+"""
 
 from . import batch_sizes as batch_sizes
 from . import critical_batch as critical_batch

@@ -1,9 +1,7 @@
 """Scores of examples that feed the signals of a transformation.
 
-Norms of gradients, gradients in the logits, estimates of gradients from forward passes, alignments with a direction,
-advantages of actions.
 Norms of gradients, their noise, gradients in the logits, estimates of gradients from forward passes, alignments with a
-direction.
+direction, advantages of actions.
 """
 
 from . import advantages as advantages

@@ -43,7 +43,9 @@ def grouped_value_and_grad(
     """Make a function like that of `value_and_grad` which also returns the sums over micro-batches and devices.
 
     The groups are the micro-batches, on each device of the axis. Their norms are taken where their gradients are formed
-    and cost one more read of a gradient for each group. A row of several losses `[B, T]` counts as one example.
+    and cost one more read of a gradient for each group. A row of several losses `[B, T]` counts as one example. Weights
+    apply as they are given, unlike those of `accumulate`: for the mean over a mask, end the transformation in
+    `normalize()`.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> losses` `[B]` or `[B, T]`, as for `value_and_grad`.

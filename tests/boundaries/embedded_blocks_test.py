@@ -75,7 +75,7 @@ def masks():
 
 
 JEST = among_rows(keep_by_jest(8, 2, 0))
-CASES = {
+STEPS = {
     "ntxent": (one_tower, similarities, NOTHING, {"items": "similarities", "loss": mining.ntxent_loss}),
     "supcon": (one_tower, similarities, NOTHING, {"items": "similarities", "loss": mining.supcon_loss}),
     "miner": (
@@ -101,7 +101,7 @@ def by_hand(name, params, batch):
     if name == "triplets":
         d = distances(params, one_tower(params, batch), batch)
         return mining.triplet_loss(d, *masks(), margin=0.4, mining="semihard")
-    loss = CASES[name][3]["loss"]
+    loss = STEPS[name][3]["loss"]
     return loss(similarities(params, one_tower(params, batch), batch), *masks())
 
 
@@ -111,7 +111,7 @@ def agree(found, expected, rtol=1e-6, atol=1e-9):
 
 def signals_of(name, params, batch):
     if name != "jest":
-        return {"labels": LABELS} if CASES[name][3] else {}
+        return {"labels": LABELS} if STEPS[name][3] else {}
     return {"reference_pair_losses": 0.5 * pair_losses(params, encode(params, batch), batch)}
 
 
@@ -119,9 +119,9 @@ def state_of(transformation, options):
     return transformation.init(jnp.ones((B, B) if "items" in options else B))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", STEPS)
 def test_the_gradient_is_that_of_all_embeddings_at_once(name):
-    encoder, items_fn, transformation, options = CASES[name]
+    encoder, items_fn, transformation, options = STEPS[name]
     with jax.enable_x64(True):
         params, batch = problem()
         state, signals = state_of(transformation, options), signals_of(name, params, batch)
