@@ -15,6 +15,7 @@ from jax.core import Tracer
 from minibatch_jax._checks import check_floating, check_shape
 from minibatch_jax._loops import bind, while_loop
 from minibatch_jax._vector import nonzero
+from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_dtype
 
 ROUNDING = 0.01
@@ -100,6 +101,14 @@ def check_runs(mixtures: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.A
     return mixtures.astype(dtype), losses.astype(dtype)
 
 
+def num_different(rows: jax.Array, counted: jax.Array) -> jax.Array:
+    """Return how many different rows `[M, K]` are among the counted ones `[M]`, int32: repeats fix no parameter."""
+    number = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    equal = jnp.all(rows[:, None] == rows[None], axis=2)
+    earlier = (number[:, None] > number[None]) & counted[None]
+    return jnp.sum(counted & ~jnp.any(equal & earlier, axis=1), dtype=jnp.int32)
+
+
 def spread(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Return the weighted standard deviation of `[M]`, or 1 where that is 0."""
     total = nonzero(jnp.sum(weights))
@@ -115,7 +124,7 @@ def _huber(residuals, delta):
 
 def _objective(inputs, targets, weights, delta, penalty, params, *, model):
     losses = weights * _huber(model(params, *inputs) - targets, delta)
-    return jnp.sum(losses) + params @ penalty @ params / 2
+    return jnp.sum(losses) + product(product(params, penalty), params) / 2
 
 
 def _normal_equations(inputs, targets, weights, delta, penalty, params, *, model):
@@ -128,8 +137,8 @@ def _normal_equations(inputs, targets, weights, delta, penalty, params, *, model
     above = weights * jnp.minimum(1, delta / nonzero(size))
     near = jnp.where(size <= delta, above, above / 10)
     jacobian = jax.jacfwd(model)(params, *inputs)
-    hessians = jnp.stack([(jacobian * w[:, None]).T @ jacobian + penalty for w in (above, near)])
-    return (jacobian * above[:, None]).T @ residuals + penalty @ params, hessians
+    hessians = jnp.stack([product((jacobian * w[:, None]).T, jacobian) + penalty for w in (above, near)])
+    return product((jacobian * above[:, None]).T, residuals) + product(penalty, params), hessians
 
 
 def _step(inputs, targets, weights, delta, penalty, state, *, model):

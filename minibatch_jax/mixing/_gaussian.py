@@ -7,7 +7,9 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from minibatch_jax._checks import check_floating, check_shape, mask_or_all
@@ -71,7 +73,7 @@ class Points(NamedTuple):
 
 
 def rows_of(inputs: jax.Array, scores: jax.Array, fidelities: jax.Array | None, mask: jax.Array | None) -> Rows:
-    """Return the rows, of which those in the mask and finite count. Raise unless shapes and dtypes fit."""
+    """Return the rows, of which those in the mask, finite and of a fidelity in [0, 1] count. Raise unless they fit."""
     check_shape("inputs", inputs, (None, None))
     check_floating("inputs", inputs)
     check_shape("scores", scores, inputs.shape[:1])
@@ -81,10 +83,21 @@ def rows_of(inputs: jax.Array, scores: jax.Array, fidelities: jax.Array | None, 
     if fidelities is not None:
         check_shape("fidelities", fidelities, inputs.shape[:1])
         check_floating("fidelities", fidelities)
-        counted &= jnp.isfinite(fidelities)
+        check_fidelities("fidelities", fidelities, mask)
+        counted &= (fidelities >= 0) & (fidelities <= 1)
         fidelities = jnp.where(counted, fidelities, 1).astype(dtype)
     inputs = jnp.where(counted[:, None], inputs, 0).astype(dtype)
     return Rows(inputs, fidelities, jnp.where(counted, scores, 0).astype(dtype), counted)
+
+
+def check_fidelities(name: str, fidelities: jax.Array, mask: jax.Array | None = None) -> None:
+    """Raise if a concrete fidelity of a row that is not masked out is below 0 or above 1."""
+    if isinstance(fidelities, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+        return
+    values = np.asarray(fidelities, np.float64)
+    values = values if mask is None else values[np.asarray(mask)]
+    if np.any((values < 0) | (values > 1)):
+        raise ValueError(f"{name} has {values.min():.6g} to {values.max():.6g}, wanted numbers in [0, 1].")
 
 
 def standardized(rows: Rows) -> tuple[Rows, jax.Array, jax.Array]:

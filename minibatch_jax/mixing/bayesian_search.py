@@ -49,7 +49,7 @@ class Suggestion(NamedTuple):
       fidelity: `[]` int32, index into the costs; -1 if the pool is exhausted.
       gain: `[]`, of this evaluation, not divided by its cost: nats about the maximum, or log expected improvement.
       guarded: `[]` bool, whether the guard asked for the target fidelity.
-      exhausted: `[]` bool, whether no row is open at any fidelity.
+      exhausted: `[]` bool, whether no row is open at any fidelity that the acquisition may choose.
       process: the fitted process; its `hyperparameters` make a good `start` for the next suggestion.
     """
 
@@ -132,7 +132,8 @@ def suggest_mixture(
     Raises:
       TypeError: if an array has the wrong kind of numbers or a count is not an int.
       ValueError: if shapes do not match, the costs are not positive and increasing, a concrete mixture does not sum to
-        one within 0.01 or lies outside [0, 1], the acquisition is unknown, or a number is out of range.
+        one within 0.01 or lies outside [0, 1], a concrete fidelity has no cost, the acquisition is unknown, or a number
+        is out of range.
 
     References:
       Chen et al., ADMIRE-BayesOpt, 2025 (arXiv 2508.11551).
@@ -160,6 +161,7 @@ def suggest_mixture(
     prices = _checked_costs(costs)
     _check_mixtures("pool", pool, None)
     _check_mixtures("mixtures", mixtures, mask)
+    _check_fidelities(fidelities, mask, len(prices))
     levels, equal = len(prices), jnp.all(pool[:, None, :] == mixtures.astype(pool.dtype)[None, :, :], axis=2)
     pool, mixtures = _features(pool, exponent), _features(mixtures, exponent)
     known = (fidelities >= 0) & (fidelities < levels) & mask
@@ -176,13 +178,12 @@ def suggest_mixture(
         merit = jnp.log(gains) - jnp.log(jnp.asarray(prices, gains.dtype))[:, None]
     else:
         counted = process.rows.counted & (which == levels - 1)
-        gains = _improvements(process, pool, scores, counted)
-        target = jnp.arange(levels, dtype=jnp.int32)[:, None] == levels - 1
-        gains = jnp.where(target, gains[None, :], -jnp.inf)
-        merit = gains
+        gains = merit = jnp.tile(_improvements(process, pool, scores, counted)[None], (levels, 1))
     equal &= known[None, :]
     made = jnp.any(equal[None] & (which[None, None, :] == jnp.arange(levels, dtype=jnp.int32)[:, None, None]), axis=2)
     open_ = ~made & jnp.all(jnp.isfinite(pool), axis=1)[None, :]
+    if acquisition == "expected_improvement":
+        open_ &= jnp.arange(levels, dtype=jnp.int32)[:, None] == levels - 1
     guarded = _is_guarded(known, which, prices, target_share) & jnp.any(open_[-1])
     allowed = open_ & (~guarded | (jnp.arange(levels, dtype=jnp.int32) == levels - 1))[:, None]
     lowest = jnp.finfo(merit.dtype).min  # an open row that nothing can be said of comes before none
@@ -214,7 +215,8 @@ def recommend_mixture(
       A `Recommendation`; its mean is NaN if the covariance of the process was not positive definite.
 
     Raises:
-      ValueError: if the pool does not have the columns of the process, or the exponent is not in (0, 1].
+      ValueError: if the pool does not have the columns of the process, a concrete row does not sum to one within 0.01
+        or lies outside [0, 1], or the exponent is not in (0, 1].
 
     References:
       Chen et al., ADMIRE-BayesOpt, 2025 (arXiv 2508.11551).
@@ -227,6 +229,7 @@ def recommend_mixture(
     """
     check_shape("pool", pool, (None, process.rows.inputs.shape[1]))
     check_number("exponent", exponent, 0, 1, open_low=True)
+    _check_mixtures("pool", pool, None)
     points = _points(process, _features(pool, exponent))
     _, row = first_max(jnp.where(jnp.isfinite(points.mean), points.mean, -jnp.inf))
     mean = process.shift + process.scale * points.mean[row]
@@ -302,6 +305,15 @@ def _checked_costs(costs):
     ):
         raise ValueError(f"costs is {prices.tolist()}, wanted a list of positive and increasing numbers.")
     return prices
+
+
+def _check_fidelities(fidelities, mask, levels):
+    """Raise if a concrete run has a fidelity that no cost is known of."""
+    if isinstance(fidelities, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+        return
+    found = np.asarray(fidelities)[np.asarray(mask)]
+    if found.size and (found.min() < 0 or found.max() >= levels):
+        raise ValueError(f"fidelities has {found.min()} to {found.max()}, wanted 0 to {levels - 1}, one for each cost.")
 
 
 def _check_mixtures(name, mixtures, mask):

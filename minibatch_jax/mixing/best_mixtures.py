@@ -36,7 +36,8 @@ class BestMixture(NamedTuple):
       gap: `[]`, for a convex law no mixture within the caps has a loss lower than by this (the Frank-Wolfe gap).
       residual: `[]`, largest change of a proportion by a projected gradient step of size 1: 0 where the conditions of
         Karush, Kuhn and Tucker hold.
-      converged: `[]` bool, whether the gap is within the tolerance; False too where the caps cannot be met.
+      converged: `[]` bool, whether the gap is within the tolerance; False too where the caps cannot be met, and where
+        the law has no finite slope: the search then ends at the last mixture where it had one.
       iterations: `[]` int32.
     """
 
@@ -190,7 +191,7 @@ def _step(predict, law, targets, caps, state):
     moved = mixture - state.ahead
     after = gradient_at(predict, law, targets, mixture)
     measured = jnp.sum((after - gradient) * moved) / nonzero(jnp.sum(moved**2))
-    taken = ~(measured > state.curvature)
+    taken = ~(measured > state.curvature) & jnp.all(jnp.isfinite(after))
     turned = jnp.sum((state.ahead - mixture) * (mixture - state.mixture)) > 0
     momentum = jnp.where(turned, 1, (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2)
     factor = jnp.where(turned, 0, (state.momentum - 1) / momentum)
@@ -202,4 +203,4 @@ def _step(predict, law, targets, caps, state):
 
 
 def _goes_on(tolerance, state, *, max_iterations):
-    return ~(state.gap <= tolerance) & (state.iterations < max_iterations)
+    return ~(state.gap <= tolerance) & (state.iterations < max_iterations) & (state.curvature < jnp.inf)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop
-from minibatch_jax.mixing._fits import huber_fit, spread
+from minibatch_jax._vector import nonzero
+from minibatch_jax.mixing._fits import huber_fit, num_different, spread
 from minibatch_jax.weights import weight_dtype
 
 BISECTIONS = 60
@@ -29,17 +30,17 @@ class BiMixLaw(NamedTuple):
 
     Attributes:
       proportion_exponents: `[K]`, alpha.
-      step_scales: `[K]`, B; 0 where the law knows no steps.
+      log_step_scales: `[K]`, logarithm of B, which may be beyond float32; -inf where the law knows no steps.
       step_exponents: `[K]`, beta.
       constants: `[K]`, C.
       floor: `[]`, proportions below it count as it.
       loss: `[K]`, sum of Huber losses of log L at the fit.
-      converged: `[K]` bool, whether the fit is at a minimum and had runs enough.
+      converged: `[K]` bool, whether the fit is at a minimum and had enough runs that differ in proportion or steps.
       num_runs: `[K]` int32, runs that counted.
     """
 
     proportion_exponents: jax.Array
-    step_scales: jax.Array
+    log_step_scales: jax.Array
     step_exponents: jax.Array
     constants: jax.Array
     floor: jax.Array
@@ -120,7 +121,7 @@ def fit_bimix(
         return _fit_one(shares, values, counts, logs, key, floor, delta, num_starts, max_iterations)
 
     law = jax.vmap(fit, in_axes=(1, 1, 1, 0))(proportions, losses, usable, keys)
-    return law._replace(converged=law.converged & (law.num_runs >= free), floor=floor)
+    return law._replace(floor=floor)
 
 
 def predict_bimix(law: BiMixLaw, proportions: jax.Array, steps: jax.Array | float = 1.0) -> jax.Array:
@@ -139,7 +140,7 @@ def predict_bimix(law: BiMixLaw, proportions: jax.Array, steps: jax.Array | floa
 
     Examples:
       >>> one, unknown = jnp.ones(1), jnp.zeros(1)
-      >>> law = BiMixLaw(one / 2, unknown, unknown, one, jnp.asarray(0.001), unknown, unknown, unknown)
+      >>> law = BiMixLaw(one / 2, jnp.log(unknown), unknown, one, jnp.asarray(0.001), unknown, unknown, unknown)
       >>> predict_bimix(law, jnp.array([0.0625])).tolist()
       [4.0]
     """
@@ -175,7 +176,7 @@ def bimix_mixture(law: BiMixLaw, targets: jax.Array, steps: jax.Array | float = 
     Examples:
       >>> two, unknown = jnp.ones(2), jnp.zeros(2)
       >>> constants = jnp.array([1.0, 8.0])
-      >>> law = BiMixLaw(two / 2, unknown, unknown, constants, jnp.asarray(0.001), unknown, unknown, unknown)
+      >>> law = BiMixLaw(two / 2, jnp.log(unknown), unknown, constants, jnp.asarray(0.001), unknown, unknown, unknown)
       >>> print(*(f"{share:.3f}" for share in bimix_mixture(law, jnp.ones(2)).tolist()))
       0.200 0.800
     """
@@ -192,7 +193,7 @@ def bimix_mixture(law: BiMixLaw, targets: jax.Array, steps: jax.Array | float = 
     low, high = fori_loop(0, BISECTIONS, bind(_bisect, tops, powers), (low, high))
     found = jnp.exp(powers * (tops - high))
     total = jnp.sum(found)
-    return jnp.where(total > 0, found / jnp.where(total > 0, total, 1), 1 / count)
+    return jnp.where(total > 0, found / nonzero(total), 1 / count)
 
 
 def _bisect(tops, powers, _, bounds):
@@ -206,8 +207,8 @@ def _at_steps(law: BiMixLaw, steps: jax.Array) -> jax.Array:
     """Return `B / s^beta + C`, `[..., K]`."""
     logs = jnp.log(steps) if steps.ndim else jnp.log(steps)[None]
     exponents = jnp.broadcast_to(law.step_exponents, (*logs.shape[:-1], law.step_exponents.shape[0]))
-    scales = jnp.broadcast_to(law.step_scales, exponents.shape)
-    return scales * jnp.exp(-exponents * logs) + jnp.broadcast_to(law.constants, exponents.shape)
+    scales = jnp.broadcast_to(law.log_step_scales, exponents.shape)
+    return jnp.exp(scales - exponents * logs) + jnp.broadcast_to(law.constants, exponents.shape)
 
 
 def _fit_one(shares, values, counts, steps, key, floor, delta, num_starts, max_iterations):
@@ -236,8 +237,10 @@ def _fit_one(shares, values, counts, steps, key, floor, delta, num_starts, max_i
     scale, rate = of_steps if of_steps else (jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype))
     rate = jnp.exp(rate)
     loss, number = found.loss * unit**2, jnp.sum(counts, dtype=jnp.int32)
-    scale = jnp.exp(scale + rate * middle)
-    return BiMixLaw(jnp.exp(exponent), scale, rate, jnp.exp(constant), floor, loss, found.converged, number)
+    known = shares[:, None] if steps is None else jnp.stack([shares, steps], axis=1)
+    converged = found.converged & (num_different(known, counts) >= starts.shape[1])
+    scale += rate * middle
+    return BiMixLaw(jnp.exp(exponent), scale, rate, jnp.exp(constant), floor, loss, converged, number)
 
 
 def _law(params, shares, unit, steps=None):

@@ -24,6 +24,7 @@ import numpy as np
 
 from minibatch_jax._checks import check_count, check_number, check_shape
 from minibatch_jax._vector import nonzero
+from minibatch_jax.mixing._mixtures import check_mixture
 from minibatch_jax.schedules._steps import real
 
 
@@ -72,7 +73,7 @@ def epochs_of(mixture: jax.Array, sizes: jax.Array, tokens: float | jax.Array) -
     """Return how many times a run passes over each domain, mixture x tokens / sizes.
 
     Args:
-      mixture: `[K]`, proportions.
+      mixture: `[K]`, floating point, proportions.
       sizes: `[K]`, tokens of each domain, >= 0.
       tokens: tokens of the run, >= 0, may be traced.
 
@@ -80,14 +81,16 @@ def epochs_of(mixture: jax.Array, sizes: jax.Array, tokens: float | jax.Array) -
       `[K]`; infinite where an empty domain has a proportion, 0 where it has none.
 
     Raises:
-      ValueError: if shapes differ, or a concrete number is negative.
+      TypeError: if the mixture is not floating point.
+      ValueError: if shapes differ, a concrete mixture does not sum to 1, or a concrete number is negative.
 
     Examples:
       >>> epochs_of(jnp.array([0.5, 0.5]), jnp.array([1000.0, 100.0]), 800).tolist()
       [0.4000000059604645, 4.0]
     """
     check_number("tokens", tokens, 0)
-    mixture = _amounts("mixture", mixture)
+    check_mixture("mixture", mixture)
+    mixture = real(mixture)
     return _passes(mixture * real(tokens), _amounts("sizes", sizes, mixture.shape))
 
 

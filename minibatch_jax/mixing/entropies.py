@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_floating, check_shape
+from minibatch_jax._vector import nonzero
 from minibatch_jax.weights import weight_dtype
 
 
@@ -39,13 +40,13 @@ def shannon_entropy(counts: jax.Array, *, corrected: bool = False) -> jax.Array:
     check_shape("counts", counts, (None, None))
     counts = _numbers(counts)
     total = jnp.sum(counts, axis=1)
-    shares = counts / jnp.where(total > 0, total, 1)[:, None]
+    shares = counts / nonzero(total)[:, None]
     entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0), axis=1)
     entropy = jnp.maximum(entropy, 0)
     if not corrected:
         return entropy
     support = jnp.sum(counts > 0, axis=1, dtype=jnp.int32).astype(entropy.dtype)
-    return entropy + jnp.where(total > 0, (support - 1) / (2 * jnp.where(total > 0, total, 1)), 0)
+    return entropy + jnp.where(total > 0, (support - 1) / (2 * nonzero(total)), 0)
 
 
 def joint_entropy(counts: jax.Array, *, corrected: bool = False) -> jax.Array:
@@ -153,7 +154,7 @@ def entropy_mixture(entropies: jax.Array, mode: str = "softmax") -> jax.Array:
         largest = jnp.where(jnp.isfinite(largest), largest, 0)
         shares = jnp.where(known, jnp.exp(jnp.where(known, entropies, 0) - largest), 0)
     total = jnp.sum(shares)
-    return jnp.where(total > 0, shares / jnp.where(total > 0, total, 1), 1 / entropies.shape[0])
+    return jnp.where(total > 0, shares / nonzero(total), 1 / entropies.shape[0])
 
 
 def _numbers(counts: jax.Array) -> jax.Array:

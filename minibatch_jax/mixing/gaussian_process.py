@@ -25,11 +25,13 @@ import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
 from minibatch_jax._loops import bind
+from minibatch_jax.geometry import product
 from minibatch_jax.mixing._bfgs import minimize_all
 from minibatch_jax.mixing._gaussian import (
     Factors,
     Hyperparameters,
     Rows,
+    check_fidelities,
     factorize,
     kernel,
     learned_covariance,
@@ -105,7 +107,7 @@ def fidelity_kernel(
       `[A, M]`, float32 (float64 if the points are).
 
     Raises:
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match, or a concrete fidelity is outside [0, 1].
 
     References:
       Wu et al., Practical multi-fidelity Bayesian optimization for hyperparameter tuning, 2019 (arXiv 1903.04703).
@@ -122,6 +124,7 @@ def fidelity_kernel(
     for name, given, points in (("fidelities", fidelities, x), ("other_fidelities", other_fidelities, y)):
         if given is not None:
             check_shape(name, given, points.shape[:1])
+            check_fidelities(name, given)
     return kernel(hyperparameters, x, y, fidelities, other_fidelities)
 
 
@@ -149,7 +152,7 @@ def log_marginal_likelihood(
 
     Raises:
       TypeError: if inputs, scores or fidelities are not floating point.
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match, or a concrete fidelity is outside [0, 1].
 
     References:
       Rasmussen & Williams, Gaussian processes for machine learning, 2006, section 2.7.
@@ -202,8 +205,8 @@ def fit_gaussian_process(
 
     Raises:
       TypeError: if inputs, scores or fidelities are not floating point, or a count is not an int.
-      ValueError: if shapes do not match, a count or the tolerance is out of range, or `start` is of one fidelity and
-        there are several.
+      ValueError: if shapes do not match, a concrete fidelity, a count or the tolerance is out of range, or `start` is
+        of one fidelity and there are several.
 
     References:
       Rasmussen & Williams, Gaussian processes for machine learning, 2006, section 5.4.
@@ -252,7 +255,7 @@ def posterior(process: GaussianProcess, inputs: jax.Array, fidelities: jax.Array
 
     Raises:
       TypeError: if the inputs are not floating point.
-      ValueError: if shapes do not match.
+      ValueError: if shapes do not match, or a concrete fidelity is outside [0, 1].
 
     References:
       Rasmussen & Williams, Gaussian processes for machine learning, 2006, section 2.7.
@@ -266,6 +269,7 @@ def posterior(process: GaussianProcess, inputs: jax.Array, fidelities: jax.Array
     check_floating("inputs", inputs)
     if fidelities is not None:
         check_shape("fidelities", fidelities, inputs.shape[:1])
+        check_fidelities("fidelities", fidelities)
     x = inputs.astype(process.factors.factor.dtype)
     points = points_of(process.hyperparameters, process.rows, process.factors, x, fidelities)
     covariance = kernel(process.hyperparameters, x, x, fidelities, fidelities) + learned_covariance(points, points)
@@ -278,8 +282,8 @@ def _prior(rows, spread):
     if spread is None:
         weight = rows.counted.astype(dtype)
         count = jnp.maximum(jnp.sum(weight), 1)
-        middle = (weight @ rows.inputs) / count
-        spread = jnp.sqrt(weight @ (rows.inputs - middle[None]) ** 2 / count)
+        middle = product(weight, rows.inputs) / count
+        spread = jnp.sqrt(product(weight, (rows.inputs - middle[None]) ** 2) / count)
     check_shape("spread", spread, (size,))
     spread = spread.astype(dtype)
     unit = jnp.log(jnp.where((spread > 0) & jnp.isfinite(spread), spread, 1)) + math.log(size) / 2

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
-from minibatch_jax.mixing._fits import huber_fit, spread
+from minibatch_jax.mixing._fits import huber_fit, num_different, spread
 from minibatch_jax.weights import weight_dtype
 
 START_EXPONENTS = (0.05, 0.2, 0.5)
@@ -39,7 +39,8 @@ class LossLaw(NamedTuple):
       exponents: `[T]`, in (0, 1).
       limit: `[]`, E, the loss that no size goes below; 0 in a law without.
       loss: `[]`, sum of the Huber losses of the fit.
-      converged: `[]` bool, whether the fit is at a minimum and there are more points than numbers of the law.
+      converged: `[]` bool, whether the fit is at a minimum, there are more points than numbers of the law, and at least
+        as many different sizes.
     """
 
     log_scales: jax.Array
@@ -58,7 +59,7 @@ class AccuracyCurve(NamedTuple):
       slope: `[]`, positive.
       middle: `[]`, loss of the mean of low and high.
       error: `[]`, root of the mean squared error of the accuracies.
-      converged: `[]` bool, whether the fit is at a minimum and there are more than four points.
+      converged: `[]` bool, whether the fit is at a minimum, and there are more than four points and four losses.
     """
 
     low: jax.Array
@@ -92,7 +93,7 @@ def fit_loss_law(
 
     Returns:
       The law, float32 (float64 if the losses are); not `converged` with fewer usable points than one more than it has
-      numbers, where some of its numbers are arbitrary.
+      numbers, or fewer different sizes than it has numbers, where some of its numbers are arbitrary.
 
     Raises:
       TypeError: if an input is not floating point or a count is not a static int.
@@ -133,7 +134,7 @@ def fit_loss_law(
     terms = sizes.shape[1]
     levels, exponents = found.params[:terms], jax.nn.sigmoid(found.params[terms : 2 * terms])
     floor = jnp.exp(found.params[-1]) if limit else jnp.zeros((), dtype)
-    enough = number > starts.shape[1]
+    enough = (number > starts.shape[1]) & (num_different(logs, counts) >= starts.shape[1])
     return LossLaw(levels + exponents * middle, exponents, floor, found.loss * unit**2, found.converged & enough)
 
 
@@ -206,8 +207,9 @@ def fit_accuracy_curve(losses: jax.Array, accuracies: jax.Array, *, max_iteratio
     parabola = jnp.asarray(1e6, dtype)  # all residuals are smaller: least squares
     found = huber_fit(_curve, starts, inputs, accuracies / scale, weights, parabola, penalty, max_iterations)
     low, high, slope, middle = _curve_numbers(found.params)
+    enough = (number > 4) & (num_different(losses[:, None], counts) >= 4)
     error = scale * jnp.sqrt(2 * found.loss / jnp.maximum(number, 1).astype(dtype))
-    return AccuracyCurve(low, high, slope / unit, center + unit * middle, error, found.converged & (number > 4))
+    return AccuracyCurve(low, high, slope / unit, center + unit * middle, error, found.converged & enough)
 
 
 def predict_accuracy(curve: AccuracyCurve, losses: jax.Array | float) -> jax.Array:

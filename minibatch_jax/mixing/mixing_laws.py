@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_number, check_shape
-from minibatch_jax.mixing._fits import check_runs, huber_fit, spread, usable_mixtures
+from minibatch_jax.geometry import product
+from minibatch_jax.mixing._fits import check_runs, huber_fit, num_different, spread, usable_mixtures
 
 
 class MixingLaw(NamedTuple):
@@ -31,7 +32,7 @@ class MixingLaw(NamedTuple):
       scales: `[V, D]`, k of each term.
       slopes: `[V, D, K]`, t of each term, with mean 0 over domains: negative for domains that lower the loss.
       loss: `[V]`, sum of Huber losses at the fit, with the ridge.
-      converged: `[V]` bool, whether the fit is at a minimum and had runs enough.
+      converged: `[V]` bool, whether the fit is at a minimum and had runs of enough different mixtures.
       num_runs: `[V]` int32, runs that counted.
     """
 
@@ -69,7 +70,8 @@ def fit_mixing_law(
       num_terms: D, static; more than 1 for validation data that is itself a mixture.
       num_starts: starts of each fit, static.
       delta: Huber's, in units of the loss, positive, may be traced; runs farther off than this count less.
-      ridge: penalty of slopes, at least 0, may be traced. Without it each law needs at least `D * K + 1` runs.
+      ridge: penalty of slopes, at least 0, may be traced. Without it each law needs at least `D * K + 1` runs, of
+        as many different mixtures.
       max_iterations: of each start, static.
 
     Returns:
@@ -109,11 +111,11 @@ def fit_mixing_law(
 
     def fit(values, key):
         counts = usable & jnp.isfinite(values)
-        return _fit_one(mixtures, values, counts, key, delta, ridge, num_terms, num_starts, max_iterations)
+        law = _fit_one(mixtures, values, counts, key, delta, ridge, num_terms, num_starts, max_iterations)
+        enough = num_different(mixtures, counts) >= jnp.where(ridge > 0, 2, free)
+        return law._replace(converged=law.converged & enough)
 
     law = jax.vmap(fit, in_axes=(1, 0))(table, keys)
-    enough = law.num_runs >= jnp.where(ridge > 0, 2, free)
-    law = law._replace(converged=law.converged & enough)
     return law if losses.ndim == 2 else jax.tree.map(lambda x: x[0], law)
 
 
@@ -136,11 +138,10 @@ def predict_losses(law: MixingLaw, mixtures: jax.Array) -> jax.Array:
       2.0
     """
     check_shape("mixtures", mixtures, (*mixtures.shape[:-1], law.slopes.shape[-1]))
-    powers = jnp.einsum(
-        "...k,vdk->...vd", mixtures.astype(law.slopes.dtype), law.slopes.reshape(-1, *law.slopes.shape[-2:])
-    )
+    slopes = law.slopes.reshape(-1, *law.slopes.shape[-2:])
+    powers = jnp.einsum("...k,vdk->...vd", mixtures.astype(slopes.dtype), slopes, precision="highest")
     scales = law.scales.reshape(-1, law.scales.shape[-1])
-    terms = jnp.einsum("...vd,vd->...v", jnp.exp(powers), scales)
+    terms = jnp.einsum("...vd,vd->...v", jnp.exp(powers), scales, precision="highest")
     found = terms + jnp.broadcast_to(law.constant.reshape(-1), terms.shape)
     return found if law.constant.ndim else found[..., 0]
 
@@ -171,7 +172,7 @@ def _fit_one(mixtures, values, counts, key, delta, ridge, num_terms, num_starts,
 
 def _law(params, mixtures):
     slopes = params[1:].reshape(-1, mixtures.shape[1])
-    return jnp.exp(params[0]) + jnp.sum(jnp.exp(mixtures @ slopes.T), axis=1)
+    return jnp.exp(params[0]) + jnp.sum(jnp.exp(product(mixtures, slopes.T)), axis=1)
 
 
 def _starts(mixtures, targets, weights, key, num_terms, num_starts):
@@ -185,9 +186,9 @@ def _starts(mixtures, targets, weights, key, num_terms, num_starts):
         above = jnp.maximum(targets - fraction * least, 1e-3)
         trust = weights * above**2 / jnp.max(weights * above**2 + 1e-30)
         weighted = mixtures * trust[:, None]
-        gram = weighted.T @ mixtures + 1e-3 * jnp.eye(domains, dtype=dtype)
+        gram = product(weighted.T, mixtures) + 1e-3 * jnp.eye(domains, dtype=dtype)
         level = jnp.sum(trust * jnp.log(above)) / jnp.maximum(jnp.sum(trust), 1e-30)
-        return level + jnp.linalg.solve(gram, weighted.T @ (jnp.log(above) - level))
+        return level + jnp.linalg.solve(gram, product(weighted.T, jnp.log(above) - level))
 
     slopes = jnp.repeat(jax.vmap(regress)(fractions)[:, None], num_terms, axis=1) - jnp.log(
         jnp.asarray(num_terms, dtype)

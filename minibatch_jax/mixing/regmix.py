@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
 from minibatch_jax._vector import nonzero
+from minibatch_jax.geometry import product
 from minibatch_jax.mixing._fits import check_runs, usable_mixtures
 from minibatch_jax.weights import weight_dtype
 
@@ -87,7 +89,7 @@ def sample_mixtures(
 
     Raises:
       TypeError: if the prior is not floating point or a count is not a static int.
-      ValueError: if the shape is not `[K]` or a number is out of range.
+      ValueError: if the shape is not `[K]`, a number is out of range, or no domain of a concrete prior is above 0.
 
     References:
       Liu et al., ICLR 2025 (arXiv 2407.01492).
@@ -97,8 +99,7 @@ def sample_mixtures(
       >>> drawn.valid.tolist(), bool(jnp.all(drawn.mixtures <= jnp.array([[1.0, 0.6, 0.2]]) + 2e-4))
       ([True, True, True, True], True)
     """
-    check_shape("prior", prior, (None,))
-    check_floating("prior", prior)
+    prior = _prior(prior)
     check_count("n", n)
     check_count("oversampling", oversampling)
     check_number("flattening", flattening, 0)
@@ -106,9 +107,7 @@ def sample_mixtures(
     check_number("smallest", smallest, 0, 1, open_low=True)
     for strength in strengths:
         check_number("strengths", strength, 0, open_low=True)
-    dtype = weight_dtype(prior.dtype)
-    prior = jnp.where((prior > 0) & jnp.isfinite(prior), prior, 0).astype(dtype)
-    prior = prior / nonzero(jnp.sum(prior))
+    dtype = prior.dtype
     flat = jnp.where(prior > 0, prior**flattening, 0)
     strength_key, draw_key = jax.random.split(as_key(key))
     low, high = (jnp.log(jnp.asarray(strength, dtype)) for strength in strengths)
@@ -139,18 +138,18 @@ def average_of_top(
     """Return the mean of the mixtures with the lowest predicted loss among draws from Dirichlet(prior).
 
     Args:
-      predict: `predict(mixtures [N, K])` gives losses `[N]`; draws whose prediction is not finite come last.
+      predict: `predict(mixtures [N, K])` gives losses `[N]`; draws whose prediction is not finite do not count.
       key: typed PRNG key or int seed.
       prior: `[K]`, floating point, proportions of the domains in the data; those not above 0 are never drawn.
       num_draws: N, static.
       num_averaged: how many are averaged, static.
 
     Returns:
-      `[K]`, sums to 1.
+      `[K]`, sums to 1; all 0 if no prediction is finite or, in `jit`, no domain has a prior above 0.
 
     Raises:
       TypeError: if the prior is not floating point or a count is not a static int.
-      ValueError: if a shape does not match or a count is out of range.
+      ValueError: if a shape does not match, a count is out of range, or no domain of a concrete prior is above 0.
 
     References:
       Liu et al., ICLR 2025 (arXiv 2407.01492).
@@ -161,16 +160,17 @@ def average_of_top(
       >>> average_of_top(predict, 0, jnp.array([0.5, 0.5]), num_draws=4096, num_averaged=16).round(2).tolist()
       [0.25, 0.75]
     """
-    check_shape("prior", prior, (None,))
-    check_floating("prior", prior)
+    prior = _prior(prior)
     check_count("num_draws", num_draws)
     check_count("num_averaged", num_averaged, num_draws, "the number of draws")
-    prior = jnp.where((prior > 0) & jnp.isfinite(prior), prior, 0).astype(weight_dtype(prior.dtype))
-    mixtures = _dirichlet(as_key(key), jnp.broadcast_to(prior / nonzero(jnp.sum(prior)), (num_draws, prior.shape[0])))
+    mixtures = _dirichlet(as_key(key), jnp.broadcast_to(prior, (num_draws, prior.shape[0])))
     losses = jnp.asarray(predict(mixtures))
     check_shape("predict(mixtures)", losses, (num_draws,))
-    lowest = jax.lax.top_k(-jnp.where(jnp.isfinite(losses), losses, jnp.inf), num_averaged)[1]
-    return jnp.mean(mixtures[lowest], axis=0)
+    known = jnp.isfinite(losses) & jnp.any(prior > 0)
+    best = jax.lax.top_k(-jnp.where(known, losses, jnp.inf), num_averaged)[1]
+    counted = known[best]
+    total = jnp.sum(jnp.where(counted[:, None], mixtures[best], 0), axis=0)
+    return total / jnp.maximum(jnp.sum(counted, dtype=jnp.int32), 1).astype(total.dtype)
 
 
 def fit_regression(
@@ -209,14 +209,14 @@ def fit_regression(
         counts = usable & jnp.isfinite(values)
         weights = counts.astype(values.dtype)
         values, total = jnp.where(counts, values, 0), jnp.maximum(jnp.sum(weights), 1)
-        center, mean = weights @ inputs / total, weights @ values / total
+        center, mean = product(weights, inputs) / total, product(weights, values) / total
         centered = jnp.where(counts[:, None], inputs - center[None], 0)
         # by the singular values, which float32 resolves where the normal equations square the condition
         left, singular, right = jnp.linalg.svd(centered, full_matrices=False)
         smallest = jnp.max(singular) * max(centered.shape) * jnp.finfo(values.dtype).eps
         inverse = jnp.where(singular > smallest, singular / nonzero(singular**2 + ridge), 0)
-        coefficients = (inverse * ((weights * (values - mean)) @ left)) @ right
-        return Regression(mean - center @ coefficients, coefficients, jnp.sum(counts, dtype=jnp.int32))
+        coefficients = product(inverse * product(weights * (values - mean), left), right)
+        return Regression(mean - product(center, coefficients), coefficients, jnp.sum(counts, dtype=jnp.int32))
 
     if losses.ndim == 1:
         return fit(losses)
@@ -247,8 +247,19 @@ def predict_regression(regression: Regression, mixtures: jax.Array) -> jax.Array
             f"mixtures has {domains} domains, wanted those of the regression, which has {count} coefficients."
         )
     inputs = _features(mixtures.astype(regression.coefficients.dtype), count > domains)
-    found = inputs @ regression.coefficients
+    found = product(inputs, regression.coefficients)
     return found + jnp.broadcast_to(regression.intercept, found.shape)
+
+
+def _prior(prior: jax.Array) -> jax.Array:
+    """Return the prior divided by its sum, 0 where it is no number above 0; raise if it is known to have none."""
+    check_shape("prior", prior, (None,))
+    check_floating("prior", prior)
+    usable = jnp.isfinite(prior) & (prior > 0)
+    if not isinstance(usable, jax.core.Tracer) and not bool(jnp.any(usable)):
+        raise ValueError(f"prior is {np.asarray(prior).tolist()}, wanted a number above 0.")
+    prior = jnp.where(usable, prior, 0).astype(weight_dtype(prior.dtype))
+    return prior / nonzero(jnp.sum(prior))
 
 
 def _features(mixtures: jax.Array, quadratic: bool) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
-from minibatch_jax.mixing._fits import huber_fit, spread
+from minibatch_jax.mixing._fits import huber_fit, num_different, spread
 from minibatch_jax.weights import weight_dtype
 
 
@@ -31,7 +31,8 @@ class SizeLaw(NamedTuple):
       exponent: `[]`, of all curves.
       reference: `[]`, geometric mean of the sizes.
       loss: `[]`, sum of Huber losses at the fit.
-      converged: `[]` bool, whether the fit is at a minimum and each curve had two sizes, all together one more.
+      converged: `[]` bool, whether the fit is at a minimum and each curve had two different sizes, all together one
+        more.
     """
 
     limits: jax.Array
@@ -105,7 +106,7 @@ def fit_size_law(
     inputs = (jnp.where(known, logs - middle, 0),)
     found = huber_fit(_law, starts, inputs, targets.reshape(-1), weights.reshape(-1), delta, penalty, max_iterations)
     limits, scales = jnp.exp(found.params[:curves]) * unit, jnp.exp(found.params[curves:-1]) * unit
-    of_curve = jnp.sum(counts, axis=0, dtype=jnp.int32)
+    of_curve = jax.vmap(num_different, in_axes=(None, 1))(logs[:, None], counts)
     enough = jnp.all(of_curve >= 2) & (jnp.sum(of_curve) > 2 * curves)
     return SizeLaw(
         limits, scales, jnp.exp(found.params[-1]), jnp.exp(middle), found.loss * unit**2, found.converged & enough

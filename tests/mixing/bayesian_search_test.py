@@ -163,6 +163,17 @@ def test_half_precision_is_computed_in_float32():
         np.testing.assert_allclose(half, wide, rtol=1e-5, atol=1e-6)
 
 
+def test_improvement_at_the_target_is_exhausted_where_all_rows_were_run_there():
+    """The other fidelity of every row is open, and no improvement can come of it."""
+    rows, levels = jnp.float32(POOL[:2]), jnp.ones(2, jnp.int32)
+    found = jax.jit(
+        functools.partial(
+            suggest_mixture, costs=COSTS, acquisition="expected_improvement", num_starts=1, max_iterations=1
+        )
+    )(0, rows, levels, jnp.arange(2.0), rows)
+    assert found.exhausted and chosen(found) == (-1, -1)
+
+
 def test_the_process_sees_powers_of_the_shares():
     found = suggest([2, 9, 18], [1, 1, 1]).process.rows.inputs[:3]
     np.testing.assert_allclose(found, SEEN[[2, 9, 18]], rtol=1e-6)
@@ -171,9 +182,10 @@ def test_the_process_sees_powers_of_the_shares():
 def test_bad_input():
     mixtures, levels, scores = jnp.float32(POOL[:3]), jnp.zeros(3, jnp.int32), jnp.zeros(3)
     pool = jnp.float32(POOL)
-    wrong = pool.at[4, 0].set(0.7)
+    wrong, process = pool.at[4, 0].set(0.7), suggest_at_target([2, 9, 18]).process
     for call, error, message in [
         (lambda: suggest_mixture(0, mixtures, levels, scores, wrong), ValueError, r"pool has a row .* of sum 1\.5"),
+        (lambda: recommend_mixture(process, wrong), ValueError, r"pool has a row .* of sum 1\.5"),
         (lambda: suggest_mixture(0, 2 * mixtures, levels, scores, pool), ValueError, "mixtures has a row .* of sum 2"),
         (
             lambda: suggest_mixture(0, mixtures, levels, scores, pool, (2.0, 1.0)),
@@ -182,6 +194,7 @@ def test_bad_input():
         ),
         (lambda: suggest_mixture(0, mixtures, levels, scores, pool, ()), ValueError, "costs is .., wanted"),
         (lambda: suggest_mixture(0, mixtures, scores, scores, pool), TypeError, "fidelities has dtype float32"),
+        (lambda: suggest_mixture(0, mixtures, levels + 1, scores, pool), ValueError, "fidelities has 1 to 1, wanted 0"),
         (lambda: suggest_mixture(0, mixtures, levels, scores[:2], pool), ValueError, r"scores has shape \[2\]"),
         (lambda: suggest_mixture(0, mixtures, levels, scores, pool[:, :1]), ValueError, r"mixtures has shape \[3, 2\]"),
         (

@@ -102,6 +102,12 @@ def test_caps_that_cannot_be_met_are_named_or_flagged():
     np.testing.assert_allclose(found.mixture, caps / 0.6, rtol=1e-5)
 
 
+def test_a_law_without_a_slope_leaves_the_mixture_where_it_was():
+    found = best(law_of([jnp.nan], [[-1.0, 0, 1]]), jnp.ones(1), jnp.array([0.2, 1, 1]))
+    np.testing.assert_allclose(found.mixture, [0.2, 0.4, 0.4], rtol=1e-6)
+    assert not found.converged and found.iterations < 200
+
+
 def test_other_bad_input_is_named():
     law = law_of([1.0], [[-1.0, 0, 1]])
     with pytest.raises(ValueError, match=r"targets has shape \[2\], wanted \[1\]"):

@@ -55,9 +55,17 @@ def test_scipy_finds_no_lower_minimum_and_runs_without_a_loss_have_no_weight():
             level = np.logaddexp(params[1], params[2] - np.exp(params[3]) * logs[1])
             return huber_sum(level - np.exp(params[0]) * logs[0] - logs[2], 0.01)
 
-        at = np.log([law.proportion_exponents, law.constants, law.step_scales, law.step_exponents])[:, domain]
+        at = np.log([law.proportion_exponents, law.constants, np.exp(law.log_step_scales), law.step_exponents])[
+            :, domain
+        ]
         assert objective(at) == pytest.approx(float(law.loss[domain]), rel=1e-3)
         assert lower_by(objective, at, float(law.loss[domain])) < 1e-4
+
+
+def test_runs_that_differ_in_neither_proportion_nor_steps_do_not_determine_a_law():
+    proportions, losses, steps = (np.resize(x[:3], x.shape) for x in runs(1))
+    law = fit(*as_float32(proportions, losses, steps), key=0, num_starts=16)
+    assert law.num_runs.tolist() == [24] * 3 and not law.converged.any()
 
 
 def test_without_steps_the_law_is_a_power_of_the_proportion():
@@ -71,7 +79,7 @@ def test_without_steps_the_law_is_a_power_of_the_proportion():
 
 
 def known_law(alpha=ALPHA):
-    arrays = as_float32(alpha, SCALE, BETA, CONSTANT, 1e-3, np.zeros(3))
+    arrays = as_float32(alpha, np.log(SCALE), BETA, CONSTANT, 1e-3, np.zeros(3))
     return bimix.BiMixLaw(*arrays[:5], arrays[5], jnp.ones(3, bool), jnp.ones(3, jnp.int32))
 
 
@@ -114,3 +122,13 @@ def test_bad_input_is_named(change, error, message):
     given = {"proportions": jnp.full((5, 3), 1 / 3), "losses": jnp.ones((5, 3)), "key": 0} | change
     with pytest.raises(error, match=message):
         fit_bimix(given.pop("proportions"), given.pop("losses"), given.pop("steps", None), **given)
+
+
+def test_a_law_whose_scale_is_beyond_float32_predicts_between_its_runs():
+    """Losses that fall by steps to the power of -6 around ten billion have B = 1e60."""
+    proportions, steps = np.linspace(0.1, 0.9, 12)[:, None], np.geomspace(2e9, 5e10, 12)
+    losses = proportions**-0.2 * (2 + (steps[:, None] / 1e10) ** -6)
+    law = fit(*as_float32(proportions, losses, steps), key=0, num_starts=16)
+    assert law.converged.all()
+    np.testing.assert_allclose(predict_bimix(law, jnp.array([0.5]), 1e10), 0.5**-0.2 * 3, rtol=1e-3)
+    np.testing.assert_allclose(mix(law, jnp.ones(1), 1e10), 1)

@@ -83,6 +83,7 @@ def test_under_jit_nothing_is_refused():
         (lambda: blend_from_epochs(SIZES, EPOCHS[:2]), r"epochs has shape \[2\], wanted \[3\]"),
         (lambda: blend_from_epochs(SIZES, 0 * EPOCHS), "sizes and epochs have the product 0"),
         (lambda: epochs_of(EPOCHS, SIZES, -1), "tokens is -1"),
+        (lambda: epochs_of(jnp.array([0.5, 0.9, 0.0]), SIZES, 1), "mixture has the sum 1.4, wanted 1"),
         (lambda: downsample_for_horizon(SIZES, 0, 5), "tokens is 0"),
         (lambda: schedule_budget(lambda s: EPOCHS, SIZES[:2], 5, 1), "the mixtures of all steps has shape"),
         (lambda: schedule_budget(lambda s: EPOCHS, SIZES, 5, -1), "tokens_per_step has"),

@@ -194,6 +194,7 @@ def test_bad_input():
     for call, message in [
         (lambda: fit_gaussian_process(0, x, y[:2]), r"scores has shape \[2\], wanted \[12\]"),
         (lambda: fit_gaussian_process(0, x, y, s[:2]), r"fidelities has shape \[2\], wanted \[12\]"),
+        (lambda: fit_gaussian_process(0, x, y, s + 1), r"fidelities has .* to 2, wanted numbers in \[0, 1\]"),
         (lambda: fit_gaussian_process(0, x, y, num_starts=0), "num_starts is 0, wanted at least 1"),
         (lambda: fit_gaussian_process(0, x, y, s, start=Hyperparameters(x[0], y[0], y[0])), "start has other fields"),
         (lambda: fit_gaussian_process(0, x, y, spread=jnp.ones(2)), r"spread has shape \[2\], wanted \[3\]"),

@@ -26,8 +26,8 @@ def log_law(numbers, sizes):
     return np.log(limit)
 
 
-def fitted(name, losses):
-    sizes = jnp.asarray(PAIRS if name == "five" else COMPUTE, jnp.float32)
+def fitted(name, losses, compute=COMPUTE):
+    sizes = jnp.asarray(PAIRS if name == "five" else compute, jnp.float32)
     fit = jax.jit(mixing.fit_loss_law, static_argnames="limit")
     return fit(sizes, jnp.asarray(losses, jnp.float32), limit=name != "two")
 
@@ -71,6 +71,8 @@ def test_points_that_are_no_losses_do_not_count_and_too_few_points_are_told():
     np.testing.assert_allclose(numbers_of(fitted("three", spoiled), "three"), NUMBERS["three"], rtol=1e-3)
     few = np.where(np.arange(9) < 3, losses, -1.0)
     assert not bool(fitted("three", few).converged)
+    two_sizes = np.resize(COMPUTE[:2], 9)
+    assert not bool(fitted("three", np.exp(log_law(NUMBERS["three"], two_sizes)), two_sizes).converged)
     nothing = fitted("three", np.full(9, np.nan))
     assert not bool(nothing.converged) and all(np.all(np.isfinite(part)) for part in nothing[:3])
 
@@ -91,6 +93,8 @@ def test_an_accuracy_curve_is_the_one_of_scipy():
         mixing.predict_accuracy(found, jnp.asarray(losses, jnp.float32)), curve(losses, *known), atol=1e-3
     )
     assert bool(found.converged)
+    repeated = jnp.asarray(np.resize(losses[:3], 41), jnp.float32), jnp.asarray(np.resize(noisy[:3], 41), jnp.float32)
+    assert not bool(jax.jit(mixing.fit_accuracy_curve)(*repeated).converged)
 
 
 @pytest.mark.parametrize(

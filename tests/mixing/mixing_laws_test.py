@@ -93,6 +93,12 @@ def test_rows_that_are_no_runs_have_no_weight():
     assert all(np.isfinite(x).all() for x in few)
 
 
+def test_runs_that_repeat_three_mixtures_do_not_determine_a_law_of_four_numbers():
+    mixtures, losses = (np.resize(x[:3], x.shape) for x in runs(5))
+    law = fit(jnp.asarray(mixtures, jnp.float32), jnp.asarray(losses, jnp.float32), key=0, num_starts=8)
+    assert law.num_runs.tolist() == [20, 20] and not law.converged.any()
+
+
 def test_proportions_that_were_rounded_are_divided_by_their_sum():
     mixtures, losses = (np.asarray(x, np.float32) for x in runs(6))
     scaled = mixtures * np.linspace(0.995, 1.005, 20, dtype=np.float32)[:, None]

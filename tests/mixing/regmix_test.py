@@ -100,3 +100,19 @@ def test_bad_input_is_named():
         sample_mixtures(0, PRIOR, 0)
     with pytest.raises(TypeError, match="prior has dtype int32"):
         sample_mixtures(0, jnp.arange(3), 2)
+
+
+def test_draws_without_a_prediction_are_not_averaged_and_a_prior_of_zeros_gives_none():
+    """Only the draws with more than 0.9 of the first domain have a prediction, and they are fewer than are averaged."""
+
+    def predict(mixtures, largest=1.0):
+        share = mixtures[:, 0]
+        return jnp.where((share > 0.9) & (share <= largest), share, jnp.nan)
+
+    top = jax.jit(functools.partial(average_of_top, num_draws=256, num_averaged=128), static_argnums=0)
+    assert 0.9 < top(predict, 0, jnp.ones(2) / 2)[0] < 1
+    assert top(functools.partial(predict, largest=0.0), 0, jnp.ones(2) / 2).tolist() == [0, 0]
+    assert top(lambda mixtures: mixtures[:, 0], 0, jnp.zeros(2)).tolist() == [0, 0]
+    for draw_from in (functools.partial(sample_mixtures, n=4), functools.partial(average_of_top, predict)):
+        with pytest.raises(ValueError, match=r"prior is \[0.0, nan\], wanted a number above 0"):
+            draw_from(key=0, prior=jnp.array([0.0, jnp.nan]))

@@ -55,3 +55,5 @@ def test_too_few_losses_are_named_or_flagged():
     given = np.where(np.arange(6)[:, None] < 5, np.nan, truth(SIZES))
     law = fit(*as_float32(SIZES, given), key=0, num_starts=16)
     assert not law.converged and all(np.isfinite(x).all() for x in law)
+    one_size = np.full_like(SIZES, SIZES[0])
+    assert not fit(*as_float32(one_size, truth(one_size)), key=0, num_starts=16).converged
