@@ -18,9 +18,10 @@ OF_PAIRS = {"reference_labels"}  # `weight_transformation` makes `positives` and
 
 
 def functions_called_update():
-    """The updates of transformations; those of samplers take what their factories say."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())) if path.parent.name != "sampling" else ():
+    """The updates of transformations of weights; samplers and transformations of gradients take what they say."""
+    others = {PACKAGE / "scores" / "gradient_noise.py", *(PACKAGE / "sampling").glob("*.py")}
+    for path in sorted({*PACKAGE.rglob("*.py")} - others):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name == "update" and node.args.kwarg is not None:
                 yield path, node
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.engine import descend
 from experiments.shared.backbones import ByteTransformer
 from experiments.shared.text_domains import byte_losses
 
@@ -88,8 +89,7 @@ def train_all(
         domains = jax.random.choice(domain_key, windows.shape[0], (batch_size,), p=mixture)
         tokens = windows[domains, jax.random.randint(row_key, (batch_size,), 0, windows.shape[1])]
         grads = jax.grad(lambda p: jnp.mean(model.losses(p, tokens)))(params)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
+        return descend(optimizer, grads, params, opt_state), None
 
     def train_one(run):
         params, key, mixture = run

@@ -46,7 +46,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine import compare, init_mlp, mlp
+from experiments.engine import compare, descend, init_mlp, mlp
 from minibatch_jax import value_and_grad
 from minibatch_jax.coupling import sliced_wasserstein
 from minibatch_jax.mixing import ambient_inputs, ambient_noise_levels, ambient_targets, reweigh_by_noise_level
@@ -154,8 +154,7 @@ def train(config: Config, key, examples, declared, num_clean, clean_share, clamp
         params, opt_state, state = carry
         batch = draw_batch(config, key, examples, declared, num_clean, clean_share, clamp)
         _, grads, state = gradient(params, batch, state)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state, state), None
+        return (*descend(optimizer, grads, params, opt_state), state), None
 
     params = init_mlp(jax.random.fold_in(key, 0), (3, config.hidden, config.hidden, 2))
     start = params, optimizer.init(params), count.init(jnp.zeros(config.batch_size))
