@@ -29,9 +29,12 @@ def end_on_ctrl_c(message: str) -> None:
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)  # written to at once, whatever the main thread does
-    threading.Thread(target=_end_on_byte, args=(read, message), daemon=True).start()
+    ending = threading.Lock()
+    # The byte is written at once, whatever the main thread does. The handler has to wait for it, and is for the case
+    # that an event loop of another library has taken the wakeup or that its pipe is closed.
+    signal.signal(signal.SIGINT, lambda number, frame: _end(ending, message))
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_end_on_byte, args=(read, ending, message), daemon=True).start()
 
 
 def until_ctrl_c(action: Callable[[], int], message: str) -> int:
@@ -89,9 +92,17 @@ def _ends_it() -> bool:
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _end_on_byte(read: int, message: str) -> None:
-    while os.read(read, 1)[0] != signal.SIGINT:
+def _end_on_byte(read: int, ending: threading.Lock, message: str) -> None:
+    while (byte := os.read(read, 1)) and byte[0] != signal.SIGINT:
         pass
+    if byte:
+        _end(ending, message)
+
+
+def _end(ending: threading.Lock, message: str) -> None:
+    """End the process, unless another thread is at it."""
+    if not ending.acquire(blocking=False):
+        return
     flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
     flushing.start()
     flushing.join(0.5)  # the main thread may be writing, and nobody reading

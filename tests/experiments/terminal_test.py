@@ -45,6 +45,10 @@ MOMENTS = {
     except KeyboardInterrupt:
         sys.excepthook(*sys.exc_info())
         raise ImportError("no such module")""",
+    "a library that took the wakeup": """
+    import signal
+    signal.set_wakeup_fd(-1)
+    begin(); time.sleep(60)""",
     "a destructor": """
     class Thing:
         def __del__(self):
