@@ -1,4 +1,4 @@
-"""Safe divisors, entries replaced, labels as indices, and extremes of a vector with their first index.
+"""Safe divisors, entries replaced, labels as indices, different rows, extremes of a vector with their first index.
 
 The extremes are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up to ten
 times as long as minima of halves, which XLA vectorizes.
@@ -41,6 +41,14 @@ def class_numbers(labels: jax.Array, number: int) -> jax.Array:
     if number <= jnp.iinfo(labels.dtype).max:
         known &= labels < number
     return jnp.where(known, labels.astype(jnp.int32), number)
+
+
+def num_different(rows: jax.Array, counted: jax.Array) -> jax.Array:
+    """Return how many different rows `[M, K]` are among the counted ones `[M]`, int32: repeats fix no parameter."""
+    number = lax.iota(jnp.int32, rows.shape[0])
+    equal = jnp.all(rows[:, None] == rows[None], axis=2)
+    earlier = (number[:, None] > number[None]) & counted[None]
+    return jnp.sum(counted & ~jnp.any(equal & earlier, axis=1), dtype=jnp.int32)
 
 
 def first_min(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -101,14 +101,6 @@ def check_runs(mixtures: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.A
     return mixtures.astype(dtype), losses.astype(dtype)
 
 
-def num_different(rows: jax.Array, counted: jax.Array) -> jax.Array:
-    """Return how many different rows `[M, K]` are among the counted ones `[M]`, int32: repeats fix no parameter."""
-    number = jnp.arange(rows.shape[0], dtype=jnp.int32)
-    equal = jnp.all(rows[:, None] == rows[None], axis=2)
-    earlier = (number[:, None] > number[None]) & counted[None]
-    return jnp.sum(counted & ~jnp.any(equal & earlier, axis=1), dtype=jnp.int32)
-
-
 def spread(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Return the weighted standard deviation of `[M]`, or 1 where that is 0."""
     total = nonzero(jnp.sum(weights))

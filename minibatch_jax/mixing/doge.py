@@ -21,8 +21,9 @@ import optax
 from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax._loops import bind, given, map_rows
 from minibatch_jax.mixing._mixtures import check_domains, exponentiated_step, running_mean
+from minibatch_jax.scores._rows import sum_of_squares
 from minibatch_jax.scores.directions import gradient_alignments
-from minibatch_jax.weights import weight_dtype, weight_transformation
+from minibatch_jax.weights import weight_transformation
 
 TINY = 1e-6
 
@@ -80,7 +81,7 @@ def domain_alignments(
     """
     if direction is not None:
         slopes = gradient_alignments(domain_losses_fn, params, batch, direction)
-        return slopes / (jnp.sqrt(_sum_of_squares(direction).astype(slopes.dtype)) + TINY) if normalize else slopes
+        return slopes / (jnp.sqrt(sum_of_squares(direction).astype(slopes.dtype)) + TINY) if normalize else slopes
     shape = jax.eval_shape(domain_losses_fn, params, batch)
     check_shape("losses", shape, (None,))
     check_floating("losses", shape)
@@ -93,12 +94,7 @@ def domain_alignments(
 
 
 def _square_of_gradient(domain_losses_fn, params, batch, domain):
-    return _sum_of_squares(jax.grad(lambda p: domain_losses_fn(p, batch)[domain])(params))
-
-
-def _sum_of_squares(tree: Any) -> jax.Array:
-    squares = [jnp.sum(x.astype(weight_dtype(x.dtype)) ** 2) for x in jax.tree.leaves(tree)]
-    return jnp.sum(jnp.stack(squares))
+    return sum_of_squares(jax.grad(lambda p: domain_losses_fn(p, batch)[domain])(params))
 
 
 def mix_by_doge(

@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
-from minibatch_jax.mixing._fits import huber_fit, num_different, spread
+from minibatch_jax._vector import num_different
+from minibatch_jax.mixing._fits import huber_fit, spread
 from minibatch_jax.weights import weight_dtype
 
 START_EXPONENTS = (0.05, 0.2, 0.5)

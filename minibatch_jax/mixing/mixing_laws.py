@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_number, check_shape
+from minibatch_jax._vector import num_different
 from minibatch_jax.geometry import product
-from minibatch_jax.mixing._fits import check_runs, huber_fit, num_different, spread, usable_mixtures
+from minibatch_jax.mixing._fits import check_runs, huber_fit, spread, usable_mixtures
 
 
 class MixingLaw(NamedTuple):

@@ -14,7 +14,6 @@ Paper: 2412.15285, 2412.17743
 Experiment: two_phase_mixture
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ import optax
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_number, check_shape, check_whole
 from minibatch_jax._vector import nonzero
 from minibatch_jax.mixing._mixtures import check_mixture
-from minibatch_jax.schedules._steps import countable, real, since, whole
+from minibatch_jax.schedules._steps import check_increasing, countable, real, since, whole
 from minibatch_jax.schedules.decays import Shape, remaining_fraction, warmup_stable_decay
 
 Mixture = Callable[[Any], jax.Array]
@@ -75,9 +74,7 @@ def mixture_schedule(table: jax.Array, boundaries: Sequence[int] | jax.Array, in
         for number, row in enumerate(table):
             check_mixture(f"table[{number}]", row)
     if not isinstance(edges, jax.core.Tracer):
-        for left, right in itertools.pairwise([0, *edges]):
-            if right <= left:
-                raise ValueError(f"boundaries has {right} after {left}, wanted increasing steps above 0.")
+        check_increasing(edges)
     table = real(table)
 
     def fn(step):

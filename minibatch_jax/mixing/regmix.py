@@ -24,6 +24,7 @@ from minibatch_jax._checks import as_key, check_choice, check_count, check_float
 from minibatch_jax._vector import nonzero
 from minibatch_jax.geometry import product
 from minibatch_jax.mixing._fits import check_runs, usable_mixtures
+from minibatch_jax.mixing._mixtures import shares
 from minibatch_jax.weights import weight_dtype
 
 STRENGTHS = 15
@@ -258,8 +259,7 @@ def _prior(prior: jax.Array) -> jax.Array:
     usable = jnp.isfinite(prior) & (prior > 0)
     if not isinstance(usable, jax.core.Tracer) and not bool(jnp.any(usable)):
         raise ValueError(f"prior is {np.asarray(prior).tolist()}, wanted a number above 0.")
-    prior = jnp.where(usable, prior, 0).astype(weight_dtype(prior.dtype))
-    return prior / nonzero(jnp.sum(prior))
+    return shares(jnp.where(usable, prior, 0).astype(weight_dtype(prior.dtype)))
 
 
 def _features(mixtures: jax.Array, quadratic: bool) -> jax.Array:

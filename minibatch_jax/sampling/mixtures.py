@@ -17,7 +17,7 @@ from minibatch_jax._checks import as_key, check_choice, check_count, check_float
 from minibatch_jax._vector import class_numbers, nonzero
 from minibatch_jax.devices import replicate
 from minibatch_jax.mining.class_batches import ClassIndex, index_classes
-from minibatch_jax.mixing._mixtures import check_mixture
+from minibatch_jax.mixing._mixtures import check_mixture, shares
 from minibatch_jax.mixing.domains import domain_to_example_weights, losses_by_domain
 from minibatch_jax.sampling._permutations import permuted
 from minibatch_jax.sampling._sampler import Rows, Sampler, ignore, rows_of
@@ -271,8 +271,7 @@ def _proportions(weights: Any, sizes: jax.Array) -> jax.Array:
     """Return weights `[K]` divided by their sum; those that are negative, not finite or of an empty domain are 0."""
     weights = jnp.asarray(weights)
     usable = jnp.isfinite(weights) & (weights > 0) & (sizes > 0)
-    weights = jnp.where(usable, weights, 0).astype(jnp.float32)
-    return weights / nonzero(jnp.sum(weights))
+    return shares(jnp.where(usable, weights, 0).astype(jnp.float32))
 
 
 def _checked(mix: Any, weights: Any, num_domains: int) -> jax.Array:

@@ -1,10 +1,14 @@
 """Arithmetic of steps: exact for integers, and without overflow for counts of tokens, which are floats."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from minibatch_jax._checks import check_whole
 
 LARGEST = np.iinfo(np.int32).max
 
@@ -38,6 +42,22 @@ def countable(step: Any) -> jax.Array:
 def whole(number: Any) -> jax.Array:
     """Return integers as int32; those beyond its range are at its end, which no step reaches."""
     return number.astype(jnp.int32) if isinstance(number, jax.Array) else jnp.asarray(np.minimum(number, LARGEST), "i4")
+
+
+def check_boundaries(boundaries: Sequence[int], stages: int) -> None:
+    """Raise unless these are the steps, increasing ints above 0, at which all stages but the first begin."""
+    if len(boundaries) != stages - 1:
+        raise ValueError(f"boundaries has {len(boundaries)} steps, wanted {stages - 1}.")
+    for boundary in boundaries:
+        check_whole("boundaries", boundary)
+    check_increasing(boundaries)
+
+
+def check_increasing(boundaries: Any) -> None:
+    """Raise unless numbers are above 0 and each is larger than the one before."""
+    for left, right in itertools.pairwise([0, *boundaries]):
+        if right <= left:
+            raise ValueError(f"boundaries has {right} after {left}, wanted increasing steps above 0.")
 
 
 def _float32(array: jax.Array) -> jax.Array:

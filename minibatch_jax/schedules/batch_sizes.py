@@ -12,7 +12,6 @@ Paper: 1711.00489
 Experiment: large_batches
 """
 
-import itertools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count, check_shape, check_whole
+from minibatch_jax._checks import check_count, check_shape
 from minibatch_jax._vector import nonzero
-from minibatch_jax.schedules._steps import real, since
+from minibatch_jax.schedules._steps import check_boundaries, real, since
 from minibatch_jax.weights import weight_transformation
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -115,14 +114,9 @@ def batch_size_schedule(batch_sizes: Sequence[int], boundaries: Sequence[int]) -
       >>> [int(size(step)) for step in (0, 31, 32)]
       [32, 32, 64]
     """
-    if len(boundaries) != len(batch_sizes) - 1:
-        raise ValueError(f"boundaries has {len(boundaries)} steps, wanted {len(batch_sizes) - 1}.")
+    check_boundaries(boundaries, len(batch_sizes))
     for size in batch_sizes:
         check_count("batch_sizes", size)
-    for left, right in itertools.pairwise([0, *boundaries]):
-        check_whole("boundaries", right)
-        if right <= left:
-            raise ValueError(f"boundaries has {right} after {left}, wanted increasing steps above 0.")
 
     def fn(step: Any) -> jax.Array:
         size = jnp.asarray(batch_sizes[0], jnp.int32)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop
-from minibatch_jax._vector import nonzero
+from minibatch_jax._vector import nonzero, num_different
 from minibatch_jax.weights import weight_dtype
 
 _STARTS = 128
@@ -101,9 +101,7 @@ def fit_critical_batch(batch_sizes: jax.Array, steps: jax.Array) -> StepsFit:
     residuals, level = _curve(rho[None], log_sizes, log_steps, there, count)
     a = jnp.where(count >= 2, jnp.exp(level[0]), jnp.nan)
     margin = width / 2
-    again = there[None] & (sizes[:, None] == sizes[None]) & jnp.tri(len(sizes), k=-1, dtype=bool)
-    different = jnp.sum(there & ~jnp.any(again, axis=1))
-    determined = (different >= 3) & (rho > low + margin) & (rho < high - margin)
+    determined = (num_different(sizes[:, None], there) >= 3) & (rho > low + margin) & (rho < high - margin)
     return StepsFit(a, a * jnp.exp(rho), jnp.sqrt(jnp.sum(residuals**2) / nonzero(count)), determined)
 
 

@@ -11,7 +11,6 @@ Paper: 2408.13359, 2404.06395
 Experiment: power_horizons
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import optax
 
 from minibatch_jax._checks import check_number, check_whole
-from minibatch_jax.schedules._steps import real, since
+from minibatch_jax.schedules._steps import check_boundaries, real, since
 
 TokensFn = Callable[[Any], Any]
 
@@ -153,15 +152,10 @@ def tokens_of_stages(tokens_per_step: Sequence[float], boundaries: Sequence[int]
       >>> [float(tokens(step)) for step in (0, 10, 12)]
       [0.0, 10000.0, 14000.0]
     """
+    check_boundaries(boundaries, len(tokens_per_step))
     edges = [0, *boundaries]
-    if len(edges) != len(tokens_per_step):
-        raise ValueError(f"boundaries has {len(edges) - 1} steps, wanted {len(tokens_per_step) - 1}.")
     for number in tokens_per_step:
         check_number("tokens_per_step", number, 0, open_low=True)
-    for left, right in itertools.pairwise(edges):
-        check_whole("boundaries", right)
-        if right <= left:
-            raise ValueError(f"boundaries has {right} after {left}, wanted increasing steps above 0.")
     lengths = np.diff(np.asarray(edges, np.float64))
     before = np.cumsum([0.0, *(lengths * np.asarray(tokens_per_step[:-1], np.float64))])
 
