@@ -11,11 +11,10 @@ import optax
 from flax import nnx
 
 from experiments.engine import descend
-from experiments.shared.backbones import ByteTransformer
+from experiments.shared.backbones import ByteTransformer, Params, functional
 from experiments.shared.text_domains import byte_losses
 
 LENGTH = 32
-Params = Any
 
 
 class ByteModel:
@@ -23,15 +22,11 @@ class ByteModel:
 
     def __init__(self, width: int):
         self._build = functools.partial(ByteTransformer, length=LENGTH, width=width, depth=1, heads=2)
-        self._graph = nnx.split(self._build(rngs=nnx.Rngs(0)))[0]
+        self.apply, _ = functional(self._build(rngs=nnx.Rngs(0)))
 
     def init(self, key: jax.Array) -> Params:
         """New parameters."""
-        return nnx.to_pure_dict(nnx.split(self._build(rngs=nnx.Rngs(key)))[1])
-
-    def apply(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Logits `[B, L, 256]`."""
-        return nnx.merge(self._graph, params)(tokens)
+        return functional(self._build(rngs=nnx.Rngs(key)))[1]
 
     @functools.cached_property
     def size(self) -> int:
@@ -98,14 +93,6 @@ def train_all(
         return jax.lax.scan(lambda carry, key: step(carry, key, mixture), carry, keys)[0][0]
 
     return jax.lax.map(train_one, (starts, keys, mixtures))
-
-
-def by_domain(split: dict[str, np.ndarray], per_domain: int | None = None) -> np.ndarray:
-    """Windows `[K, M, L]` of a split of `text_domains`, as many of each domain as the smallest has or as given."""
-    counts = np.bincount(split["domain"])
-    size = min(counts.min(), per_domain or counts.min())
-    firsts = np.cumsum(counts) - counts
-    return np.stack([split["tokens"][first : first + size] for first in firsts])
 
 
 def map_models(function: Callable[..., Any], params: Params) -> Any:

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,29 +23,28 @@ from minibatch_jax.sampling import Sampler
 NOISE = "noise"
 
 
-class Config(Protocol):
-    """The fields of an experiment's dataclass that the training reads."""
+@dataclass(frozen=True)
+class Training:
+    """Fields that the experiments share; an experiment says where its results go."""
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def evaluate_every(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def length(self) -> int: ...
-    @property
-    def fraction(self) -> float: ...
-    @property
-    def held_out(self) -> int: ...
-    @property
-    def validate(self) -> bool: ...
+    seeds: tuple[int, ...] = (0, 1, 2)
+    out: str = "runs"
+    arms: tuple[str, ...] = ()
+    """names of the arms to run; empty: all"""
+    steps: int = 600
+    batch_size: int = 64
+    evaluate_every: int = 100
+    length: int = 32
+    """bytes of a window"""
+    width: int = 32
+    depth: int = 1
+    fraction: float = 1 / 16
+    """of the windows of each domain that a run may draw"""
+    held_out: int = 256
+    """windows of each domain that losses are measured on"""
+    learning_rate: float = 1e-2
+    validate: bool = False
+    """measure on documents left out of the training documents: for tuning"""
 
 
 class Domains(NamedTuple):
@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
 
 @functools.lru_cache(1)
-def domains_of(config: Any, seed: int, noise: bool = False) -> Domains:
+def domains_of(config: Training, seed: int, noise: bool = False) -> Domains:
     """The twelve domains of text; with `noise`, a thirteenth of random bytes, as large as they are on average."""
     splits = text_domains(config.length, validate=config.validate, fraction=config.fraction, seed=seed)
     train, held_out = splits["train"], splits["validation"]["tokens"].reshape(len(DOMAINS), -1, config.length)
@@ -86,7 +86,7 @@ def domains_of(config: Any, seed: int, noise: bool = False) -> Domains:
     return Domains(names, *map(jnp.asarray, (tokens, domain, held_out)))
 
 
-def network(config: Config, seed: int) -> tuple[Apply, Params]:
+def network(config: Training, seed: int) -> tuple[Apply, Params]:
     """The function of the network, and its parameters by seed."""
     sizes = {"length": config.length, "width": config.width, "depth": config.depth}
     return functional(ByteTransformer(**sizes, rngs=nnx.Rngs(seed)))
@@ -95,7 +95,7 @@ def network(config: Config, seed: int) -> tuple[Apply, Params]:
 class Trainer:
     """Trains on what a sampler draws, and feeds the losses back to it."""
 
-    def __init__(self, config: Config, sampler: Sampler, average: float = 0.98):
+    def __init__(self, config: Training, sampler: Sampler, average: float = 0.98):
         """Keep what is the same for all seeds; `average` is the decay of the parameters that are measured."""
         self._config, self._sampler = config, sampler
         self._optimizer = optax.adam(config.learning_rate)

@@ -12,7 +12,7 @@ import optax
 
 from experiments.engine import compare
 from experiments.engine.reports import Record
-from experiments.mixing._domain_training import Trainer, compare_at_equal_time, domains_of, summarize
+from experiments.mixing._domain_training import Trainer, Training, compare_at_equal_time, domains_of, summarize
 from experiments.shared.text_domains import DOMAINS
 from minibatch_jax.mixing import mix_by_odm, temperature_mixture, unimax_mixture
 from minibatch_jax.sampling import mixture
@@ -23,27 +23,12 @@ WITH_MORE_SEEDS = (NATURAL, "uniform", "ODM, perplexity")
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
+class OnlineConfig(Training):
     """Hyper-parameters; the arms differ in the mixture alone."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/online_mixing"
-    arms: tuple[str, ...] = ()
-    """names of the arms to run; empty: all"""
     more_seeds: tuple[int, ...] = (3, 4)
     """of natural proportions, the uniform mixture and one form of online mixing"""
-    steps: int = 600
-    batch_size: int = 64
-    evaluate_every: int = 100
-    length: int = 32
-    """bytes of a window"""
-    width: int = 32
-    depth: int = 1
-    fraction: float = 1 / 16
-    """of the windows of each domain that a run may draw"""
-    held_out: int = 256
-    """windows of each domain that losses are measured on"""
-    learning_rate: float = 1e-2
     temperature: float = 2.0
     max_epochs: float = 4.0
     """of UniMax"""
@@ -51,8 +36,6 @@ class OnlineConfig:
     """of the rewards of online mixing"""
     warmup: int = 6
     """updates of online mixing that learn nothing: 1 % of the run"""
-    validate: bool = False
-    """measure on documents left out of the training documents: for tuning"""
 
 
 def fixed_mixtures(config: OnlineConfig) -> dict[str, Callable[[Any], jax.Array]]:

@@ -44,7 +44,7 @@ from scipy import stats
 
 from experiments.engine import compare
 from experiments.shared import byte_runs
-from experiments.shared.text_domains import DOMAINS, text_domains
+from experiments.shared.text_domains import DOMAINS, by_domain, text_domains
 from minibatch_jax.schedules import decay_from, warmup_stable_decay
 
 K = len(DOMAINS)
@@ -74,7 +74,7 @@ class Judge:
     def __init__(self, config: Config, splits: dict[str, Any]):
         self.config = config
         self.tokens, self.domain = (jnp.asarray(splits["train"][column]) for column in ("tokens", "domain"))
-        self.held_out = byte_runs.by_domain(splits["validation"])
+        self.held_out = jnp.asarray(by_domain(splits["validation"]))
         self.candidates = (1 - config.share) / K + config.share * jnp.eye(K)
         self.stable_steps = config.steps - config.decay_steps
         self.full = functools.cache(lambda seed: self.runs(seed, config.steps))

@@ -40,8 +40,8 @@ import numpy as np
 import scipy.stats
 
 from experiments.engine import compare
-from experiments.mixing._byte_models import LENGTH, by_domain, byte_model, map_models, trainer
-from experiments.shared.text_domains import DOMAINS, domain_losses, text_domains
+from experiments.mixing._byte_models import LENGTH, byte_model, map_models, trainer
+from experiments.shared.text_domains import DOMAINS, by_domain, domain_losses, text_domains
 from minibatch_jax.mixing import merge_parameters
 
 PARTS = ("c", "python", "movies", "recreation", "spam")

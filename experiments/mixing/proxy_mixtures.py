@@ -52,6 +52,7 @@ from experiments.mixing._domain_training import (
     Domains,
     Run,
     Trainer,
+    Training,
     compare_at_equal_time,
     domains_of,
     network,
@@ -67,25 +68,10 @@ BEFORE = "proxy_cpu_seconds"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """Hyper-parameters; the arms differ in the mixture alone."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/proxy_mixtures"
-    arms: tuple[str, ...] = ()
-    """names of the arms to run; empty: all"""
-    steps: int = 600
-    batch_size: int = 64
-    evaluate_every: int = 100
-    length: int = 32
-    """bytes of a window"""
-    width: int = 32
-    depth: int = 1
-    fraction: float = 1 / 16
-    """of the windows of each domain that a run may draw"""
-    held_out: int = 256
-    """windows of each domain that losses are measured on"""
-    learning_rate: float = 1e-2
     proxy_width: int = 16
     proxy_depth: int = 1
     proxy_steps: int = 200
@@ -97,8 +83,6 @@ class Config:
     """of Skill-It"""
     measured: int = 64
     """training windows of each domain on which Skill-It measures losses"""
-    validate: bool = False
-    """measure on documents left out of the training documents: for tuning"""
 
 
 def main(config: Config):

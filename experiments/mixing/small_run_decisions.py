@@ -48,8 +48,8 @@ import numpy as np
 import optax
 
 from experiments.engine import compare
-from experiments.mixing._byte_models import LENGTH, by_domain, byte_model, map_models, trainer
-from experiments.shared.text_domains import DOMAINS, domain_losses, text_domains
+from experiments.mixing._byte_models import LENGTH, byte_model, map_models, trainer
+from experiments.shared.text_domains import DOMAINS, by_domain, domain_losses, text_domains
 from minibatch_jax.mixing import choice_scores, compute_fraction, decision_accuracy, fit_loss_law, predict_loss
 
 HALF = LENGTH // 2

@@ -45,7 +45,7 @@ import optax
 
 from experiments.engine import compare
 from experiments.shared import byte_runs
-from experiments.shared.text_domains import DOMAINS, Split, text_domains
+from experiments.shared.text_domains import DOMAINS, Split, by_domain, text_domains
 from minibatch_jax.mixing import annealed_mixture, blend_from_epochs, schedule_budget, two_phase, two_phase_mixture
 
 GOOD = tuple(DOMAINS.index(name) for name in ("prose", "movies", "science"))
@@ -74,7 +74,7 @@ class Config:
 def main(config: Config):
     """Train all arms with all seeds, and report."""
     splits = text_domains(byte_runs.LENGTH, validate=config.validate)
-    pool, held_out = scarce_pool(splits["train"]), byte_runs.by_domain(splits["validation"])
+    pool, held_out = scarce_pool(splits["train"]), jnp.asarray(by_domain(splits["validation"]))
     tokens, domain = (jnp.asarray(pool[column]) for column in ("tokens", "domain"))
     schedules = mixtures(config, jnp.asarray(np.bincount(pool["domain"]), jnp.float32))
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments.shared import byte_runs
-from experiments.shared.text_domains import DOMAINS, text_domains
+from experiments.shared.text_domains import DOMAINS, by_domain, text_domains
 
 K = len(DOMAINS)
 WINDOWS = 8000
@@ -39,7 +39,7 @@ class Branches:
     ):
         splits = text_domains(byte_runs.LENGTH, validate=validate, per_domain=WINDOWS)
         self._tokens, self._domain = (jnp.asarray(splits["train"][column]) for column in ("tokens", "domain"))
-        self._held_out = byte_runs.by_domain(splits["validation"])
+        self._held_out = jnp.asarray(by_domain(splits["validation"]))
         self._stable, self._starts, self._chunk, self._size = stable, sorted(starts), chunk, size
         self._checkpoint = functools.cache(self._new_checkpoint)
 

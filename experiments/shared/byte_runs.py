@@ -15,7 +15,7 @@ from flax import nnx
 
 from experiments.engine import descend
 from experiments.shared.backbones import Apply, ByteTransformer, functional
-from experiments.shared.text_domains import Split, byte_losses, domain_losses
+from experiments.shared.text_domains import byte_losses, domain_losses
 from minibatch_jax import sampling
 
 LENGTH = 32
@@ -74,11 +74,6 @@ def train(run: Run, tokens: jax.Array, mixtures: jax.Array, rates: jax.Array, si
 def held_out_losses(params: Any, tokens: jax.Array, size: Size = SMALL) -> jax.Array:
     """Loss of each domain `[K]` in nats a byte on held-out windows `[K, M, L]`."""
     return domain_losses(apply_of(size), params, tokens)
-
-
-def by_domain(split: Split) -> jax.Array:
-    """The held-out split as `[K, M, L]`."""
-    return jnp.asarray(split["tokens"].reshape(split["domain"].max() + 1, -1, split["tokens"].shape[1]))
 
 
 def values(schedule: Any, num_steps: int) -> jax.Array:

@@ -108,6 +108,14 @@ def windows_of(
     }
 
 
+def by_domain(split: Split, per_domain: int | None = None) -> np.ndarray:
+    """Windows `[K, M, L]` of a split of `text_domains`, as many of each domain as the smallest has or as given."""
+    counts = np.bincount(split["domain"])
+    size = min(counts.min(), per_domain or counts.min())
+    firsts = np.cumsum(counts) - counts
+    return np.stack([split["tokens"][first : first + size] for first in firsts])
+
+
 def domain_losses(apply: Callable[[Any, jax.Array], jax.Array], params: Any, tokens: jax.Array) -> jax.Array:
     """Mean cross-entropy of each domain `[K]` in nats a byte, of windows `[K, M, L]`, a domain at a time."""
     return jax.lax.map(lambda windows: jnp.mean(byte_losses(apply, params, windows)), tokens)

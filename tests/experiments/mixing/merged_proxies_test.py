@@ -8,6 +8,7 @@ import pytest
 from experiments.engine import folders
 from experiments.mixing import _byte_models, merged_proxies
 from experiments.mixing.merged_proxies import UNIONS, Config, agreement
+from experiments.shared.text_domains import by_domain
 
 
 def domains(number, per_domain=4):
@@ -28,8 +29,8 @@ def test_each_model_learns_the_domains_of_its_mixture():
 
 def test_domains_are_cut_to_the_size_of_the_smallest():
     split = {"tokens": np.arange(7)[:, None].repeat(2, 1), "domain": np.array([0, 0, 0, 1, 1, 2, 2])}
-    assert _byte_models.by_domain(split)[:, :, 0].tolist() == [[0, 1], [3, 4], [5, 6]]
-    assert _byte_models.by_domain(split, 1)[:, :, 0].tolist() == [[0], [3], [5]]
+    assert by_domain(split)[:, :, 0].tolist() == [[0, 1], [3, 4], [5, 6]]
+    assert by_domain(split, 1)[:, :, 0].tolist() == [[0], [3], [5]]
 
 
 def test_correlations_tell_an_order_within_sizes_from_one_between_them():
