@@ -46,6 +46,7 @@ SIGNALS = {
     "advantages": Signal(("B",), _FLOAT, "how much better than expected each action was"),
     "log_ratios": Signal(("B",), _FLOAT, "log-probability of each action less that when it was drawn"),
     "logits": Signal(("B", "C"), _FLOAT, "class scores of the current model"),
+    "committee_logits": Signal(("B", "M", "C"), _FLOAT, "class scores of each member of a committee"),
     "teacher_logits": Signal(("B", "C"), _FLOAT, "class scores of a teacher"),
     "features": Signal(("B", "D"), _FLOAT, "one vector per example"),
     "cost": Signal(("B0", "B1"), _FLOAT, "price of pairing a source with a target", pairwise=True),

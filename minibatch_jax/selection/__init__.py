@@ -1,10 +1,13 @@
 """Which examples of a batch count: weights `[B]`."""
 
 from . import assigned_rows as assigned_rows
+from . import badge as badge
 from . import centers as centers
 from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
+from . import committees as committees
 from . import concepts as concepts
+from . import contrastive_acquisition as contrastive_acquisition
 from . import coresets as coresets
 from . import crest as crest
 from . import dpp as dpp
@@ -14,7 +17,9 @@ from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
+from . import lightweight_coresets as lightweight_coresets
 from . import list_decodable as list_decodable
+from . import multi_label as multi_label
 from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import randomness as randomness
@@ -22,10 +27,14 @@ from . import reducible as reducible
 from . import selective_backprop as selective_backprop
 from . import sift as sift
 from . import split_filters as split_filters
+from . import stopping_rules as stopping_rules
 from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
+from . import uncertainty as uncertainty
 from .assigned_rows import assign_rows as assign_rows
+from .badge import badge_indices as badge_indices
+from .badge import keep_by_badge as keep_by_badge
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
 from .clipped_surrogate import clipped_ratios as clipped_ratios
@@ -33,9 +42,13 @@ from .clipped_surrogate import reweigh_by_clipped_surrogate as reweigh_by_clippe
 from .colm import adam_features as adam_features
 from .colm import domain_budgets as domain_budgets
 from .colm import keep_by_colm as keep_by_colm
+from .committees import consensus_divergence as consensus_divergence
+from .committees import keep_disputed as keep_disputed
+from .committees import vote_entropy as vote_entropy
 from .concepts import concept_balanced_indices as concept_balanced_indices
 from .concepts import keep_by_concept_balance as keep_by_concept_balance
 from .concepts import keep_by_concept_count as keep_by_concept_count
+from .contrastive_acquisition import contrastive_scores as contrastive_scores
 from .coresets import facility_location as facility_location
 from .coresets import facility_location_from_features as facility_location_from_features
 from .coresets import keep_medoids as keep_medoids
@@ -62,8 +75,12 @@ from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices
 from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_embeddings
+from .lightweight_coresets import keep_lightweight_coreset as keep_lightweight_coreset
+from .lightweight_coresets import lightweight_probabilities as lightweight_probabilities
 from .list_decodable import list_regressions as list_regressions
 from .list_decodable import soft_filter as soft_filter
+from .multi_label import adaptive_inconsistency as adaptive_inconsistency
+from .multi_label import cardinality_inconsistency as cardinality_inconsistency
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
@@ -74,6 +91,15 @@ from .selective_backprop import keep_by_loss_rank as keep_by_loss_rank
 from .sift import sift_indices as sift_indices
 from .split_filters import multifilter as multifilter
 from .split_filters import multifilter_regressions as multifilter_regressions
+from .stopping_rules import StoppingRule as StoppingRule
+from .stopping_rules import StoppingState as StoppingState
+from .stopping_rules import cohen_kappa as cohen_kappa
+from .stopping_rules import f_score_change as f_score_change
+from .stopping_rules import stop_after as stop_after
+from .stopping_rules import stop_by_changes as stop_by_changes
+from .stopping_rules import stop_by_f_score as stop_by_f_score
+from .stopping_rules import stop_by_kappa as stop_by_kappa
+from .stopping_rules import stop_by_uncertainty as stop_by_uncertainty
 from .swaps import refine as refine
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
@@ -81,3 +107,8 @@ from .thresholds import running_threshold as running_threshold
 from .topk import keep_bottomk as keep_bottomk
 from .topk import keep_topk as keep_topk
 from .topk import topk_mask as topk_mask
+from .uncertainty import expected_gradient_length as expected_gradient_length
+from .uncertainty import keep_uncertain as keep_uncertain
+from .uncertainty import least_confidence as least_confidence
+from .uncertainty import negative_margin as negative_margin
+from .uncertainty import prediction_entropy as prediction_entropy

@@ -12,24 +12,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count, check_floating, check_shape, mask_or_all
+from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
 from minibatch_jax._vector import one_zero
 from minibatch_jax.weights import weight_transformation
 
 
-def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
-    """Return the mask of the k highest scores; ties go to the lowest index, non-finite scores are never kept.
+def topk_mask(
+    scores: jax.Array, k: int, *, where: jax.Array | None = None, key: jax.Array | int | None = None
+) -> jax.Array:
+    """Return the mask of the k highest scores; non-finite scores are never kept.
 
     Args:
       scores: `[B]`, floating point.
       k: how many to keep, 1 <= k <= B, static.
       where: `[B]` bool, which items may be kept; all by default.
+      key: int seed or key that breaks ties at random. By default they go to the lowest index, which prefers the first
+        rows of a file if many scores are equal, as those of saturated probabilities are.
 
     Returns:
       `[B]` bool, at most k True (fewer if fewer scores are finite and allowed).
 
     Raises:
-      TypeError: if the scores are not floating point or k is not a static int.
+      TypeError: if the scores are not floating point, k is not a static int or the key is no key.
       ValueError: if shapes do not match or k is not in [1, B].
 
     Examples:
@@ -41,7 +45,12 @@ def topk_mask(scores: jax.Array, k: int, *, where: jax.Array | None = None) -> j
     check_count("k", k, scores.shape[0], "the number of scores")
     allowed = jnp.isfinite(scores)
     allowed &= mask_or_all("where", where, scores.shape)
-    _, indices = jax.lax.top_k(jnp.where(allowed, one_zero(scores), -jnp.inf), k)
+    ranked = jnp.where(allowed, one_zero(scores), -jnp.inf)
+    if key is None:
+        _, indices = jax.lax.top_k(ranked, k)
+    else:
+        order = jax.random.permutation(as_key(key), scores.shape[0])
+        indices = order[jax.lax.top_k(ranked[order], k)[1]]
     return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed
 
 

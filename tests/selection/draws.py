@@ -25,6 +25,10 @@ def classified(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"logits": logits, "labels": rng.integers(0, 3, ROWS).astype(np.int32)}
 
 
+def predicted(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"logits": rng.normal(size=(ROWS, 3)).astype(np.float32)}
+
+
 def norms(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"gradient_norms": rng.gamma(2.0, size=ROWS).astype(np.float32)}
 
@@ -51,3 +55,11 @@ def mixed(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def uneven(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(0.5 / ROWS, 1.5 / ROWS, ROWS).astype(np.float32)
+
+
+def committee(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"committee_logits": rng.normal(size=(ROWS, 4, 3)).astype(np.float32)}
+
+
+def predicted_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return predicted(rng) | features(rng)

@@ -22,6 +22,7 @@ from minibatch_jax.selection import (
     power_sampling,
     selective_backprop,
     thresholds,
+    uncertainty,
 )
 from tests.half_precision import DTYPES, check_like_float32, check_transformation, grid, public_functions
 
@@ -44,6 +45,10 @@ def model(c, steps=3):
     return found
 
 
+def two_checks(rule, first, second):
+    return rule.update(rule.update(rule.init(len(first)), first)[1], second)
+
+
 def averages(found):
     return found.gradient, found.curvature, found.loss
 
@@ -52,9 +57,13 @@ def embeddings(c):
     return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
 
 
+COMMITTEE = grid(9, 24, 5, 3, low=-2)
+
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
+    "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
+    "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
         list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool), c(FEATURES)),
@@ -62,12 +71,18 @@ FUNCTIONS = {
         c(LOSSES),
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
+    "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
+    "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
+    "contrastive_scores": lambda c: selection.contrastive_scores(
+        c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])
+    ),
     "curvature_of": lambda c: crest.curvature_of(model(c)),
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
     "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
+    "expected_gradient_length": lambda c: selection.expected_gradient_length(c(LOGITS), c(POINTS)),
     "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
     "facility_location_from_features": lambda c: selection.facility_location_from_features(c(FEATURES), 4),
     "facility_location_value": lambda c: coresets.facility_location_value(
@@ -87,6 +102,8 @@ FUNCTIONS = {
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
+    "least_confidence": lambda c: selection.least_confidence(c(LOGITS)),
+    "lightweight_probabilities": lambda c: selection.lightweight_probabilities(c(POINTS), item_weights=c(MASS)),
     "list_regressions": lambda c: selection.list_regressions(
         0, c(SAMPLES), c(TARGETS), 0.5, num_starts=4, max_iterations=2
     ),
@@ -100,9 +117,11 @@ FUNCTIONS = {
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
+    "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
     "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
+    "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
@@ -113,15 +132,22 @@ FUNCTIONS = {
     "similarity_matrix": lambda c: coresets.similarity_matrix(c(FEATURES)),
     "soft_filter": lambda c: selection.soft_filter(c(MASS), c(LOSSES)),
     "softmax_jest_indices": lambda c: selection.softmax_jest_indices(0, c(SQUARE), c(SQUARE.T), 4, 2),
+    "stop_after": lambda c: two_checks(selection.stop_after(2), c(LOGITS), c(LOGITS[::-1])),
+    "stop_by_changes": lambda c: two_checks(selection.stop_by_changes(), c(LOGITS), c(LOGITS[::-1])),
+    "stop_by_f_score": lambda c: two_checks(selection.stop_by_f_score(), c(POINTS[:, :2]), c(POINTS[:, 1:])),
+    "stop_by_kappa": lambda c: two_checks(selection.stop_by_kappa(), c(LOGITS), c(LOGITS[::-1])),
+    "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "update_quadratic_model": lambda c: averages(model(c)),
     "variance_reduction": lambda c: importance_sampling.variance_reduction(c(MASS / 64), c(LOSSES + 1)),
+    "vote_entropy": lambda c: selection.vote_entropy(c(COMMITTEE)),
+    "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
-OF_INTEGERS = {"concept_balanced_indices", "concept_targets", "domain_budgets"}
+OF_INTEGERS = {"cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
     "best_of_list",
@@ -130,6 +156,7 @@ KEEP_DTYPE = {
     "power_inclusion",
     "running_threshold",
     "weighted_mean_loss",
+    "without_top",
 }
 
 

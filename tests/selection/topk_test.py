@@ -1,9 +1,11 @@
 import hypothesis
 import hypothesis.extra.numpy as hnp
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from minibatch_jax import selection
 from minibatch_jax.selection import keep_bottomk, keep_topk, topk_mask
@@ -71,3 +73,12 @@ def test_weights_are_the_gradient_of_the_sum_of_the_k_extreme_losses(k):
 @pytest.mark.parametrize("scores", [[-0.0, 0.0, 0.0], [0.0, -0.0, 0.0]])
 def test_zeros_of_both_signs_tie(scores):
     assert topk_mask(jnp.array(scores), 1).tolist() == [True, False, False]
+
+
+def test_a_key_breaks_ties_uniformly_and_changes_nothing_else():
+    scores = jnp.array([1.0, 2.0, 1.0, jnp.nan, 1.0, 0.0, 1.0])
+    where = jnp.array([True, True, True, True, True, True, False])
+    draws = jax.vmap(lambda key: topk_mask(scores, 3, where=where, key=key))(jax.random.split(jax.random.key(0), 3000))
+    subsets, counts = np.unique(np.asarray(draws), axis=0, return_counts=True)
+    assert {tuple(np.flatnonzero(row)) for row in subsets} == {(0, 1, 2), (0, 1, 4), (1, 2, 4)}
+    assert chisquare(counts).pvalue > 1e-3

@@ -12,6 +12,7 @@ KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
 PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
 CALLS = {
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
+    "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where

@@ -1,0 +1,148 @@
+"""Which unlabeled examples to label next: unsure ones that differ, by their gradients in the last layer (BADGE).
+
+The gradient of an example, for the label that the model thinks likeliest, is long if the model is unsure of it. Draws
+by k-means++ among these gradients are long and far from one another. The gradient in a last layer of C classes and D
+inputs has C * D entries, but it is an outer product, so its distances need no more than both factors.
+
+References:
+  Ash et al., Deep batch active learning by diverse, uncertain gradient lower bounds, ICLR 2020 (arXiv 1906.03671).
+  Arthur & Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
+from minibatch_jax._loops import bind, fori_loop
+from minibatch_jax._vector import first_max
+from minibatch_jax.geometry import measurable_rows
+from minibatch_jax.selection.uncertainty import without_top
+from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
+
+
+class _Factors(NamedTuple):
+    """Gradients `residuals[i] (x) inputs[i]` of N examples: `[N, C]`, `[N, D]`, and their squared lengths `[N]`."""
+
+    residuals: jax.Array
+    inputs: jax.Array
+    squares: jax.Array
+
+
+def badge_indices(
+    key: jax.Array | int, logits: jax.Array, features: jax.Array, k: int, *, where: jax.Array | None = None
+) -> jax.Array:
+    """Draw k examples by k-means++ among the gradients of the last layer, each for its likeliest label.
+
+    The first is one with the longest gradient; each next one is drawn with a probability proportional to the
+    squared distance to the nearest gradient drawn before. Where all distances left are 0, draws are uniform. No example
+    is drawn twice. O(k N (C + D)) time, O(N (C + D)) memory: the gradients themselves are never formed.
+
+    Args:
+      key: int seed or key.
+      logits: `[N, C]`, floating point.
+      features: `[N, D]`, floating point, inputs of the last layer; append a 1 to each for a layer with a bias.
+      k: how many to draw, 1 <= k <= N, static.
+      where: `[N]` bool, which examples may be drawn; all by default.
+
+    Returns:
+      `[k]` int32, in order of the draws, distinct; N, one past the end, where no example was left. Examples whose
+      softmax is NaN, or with features that are not finite or whose squared norm overflows, are never drawn.
+
+    Raises:
+      TypeError: if logits or features are not floating point, k is not a static int, `where` is not bool or the key is
+        no key.
+      ValueError: if shapes do not match or k is not in [1, N].
+
+    References:
+      Ash et al., ICLR 2020 (arXiv 1906.03671).
+
+    Examples:
+      >>> logits = jnp.array([[0.0, 0.0], [99.0, 0.0], [0.0, 0.0]])
+      >>> features = jnp.array([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+      >>> badge_indices(0, logits, features, 3).tolist()
+      [0, 2, 1]
+    """
+    check_shape("logits", logits, (None, None))
+    check_floating("logits", logits)
+    size = logits.shape[0]
+    check_shape("features", features, (size, None))
+    check_floating("features", features)
+    check_count("k", k, size, "the number of examples")
+    key = as_key(key)
+    probabilities = jax.nn.softmax(logits.astype(weight_dtype(logits.dtype)), axis=1)
+    inputs, measurable = measurable_rows(features)
+    free = measurable & jnp.all(jnp.isfinite(probabilities), axis=1) & mask_or_all("where", where, (size,))
+    rest = without_top(jnp.where(free[:, None], probabilities, 0))
+    missing = jnp.sum(rest, axis=1, keepdims=True)
+    residuals = jnp.where(rest == probabilities, rest, -missing)
+    dtype = jnp.promote_types(residuals.dtype, inputs.dtype)
+    residuals, inputs = residuals.astype(dtype), jnp.where(free[:, None], inputs, 0).astype(dtype)
+    factors = _Factors(residuals, inputs, jnp.sum(residuals**2, axis=1) * jnp.sum(inputs**2, axis=1))
+    state = jnp.full(k, size, jnp.int32), jnp.full(size, jnp.inf, dtype), free
+    return fori_loop(0, k, bind(_draw_next, key, factors), state)[0]
+
+
+def keep_by_badge(k: int, key: jax.Array | int) -> optax.GradientTransformationExtraArgs:
+    """Keep k examples that are unsure and differ, weights unchanged (BADGE). Signals: `logits` and `features`.
+
+    Over the weights `[N]` of a pool, with 0 for what has a label, these are the next examples to label. The features
+    are the inputs of the last layer. If fewer than k examples have a weight, all of them are kept. Examples whose
+    softmax is NaN, or with features that are not finite or whose squared norm overflows, are never kept.
+
+    Args:
+      k: how many to keep, 1 <= k <= N, static.
+      key: typed PRNG key or int seed.
+
+    Returns:
+      A transformation over `[N]` weights with `rng_key` in its state.
+
+    Raises:
+      TypeError: if k is not a static int, the key is no key or, in `update`, a signal is not floating point.
+      ValueError: if k < 1 or, in `update`, k > N or the shapes of the signals do not match.
+
+    References:
+      Ash et al., ICLR 2020 (arXiv 1906.03671).
+
+    Examples:
+      >>> tx = keep_by_badge(1, key=0)
+      >>> logits, features = jnp.zeros((3, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+      >>> tx.update(jnp.ones(3), tx.init(jnp.ones(3)), logits=logits, features=features)[0].tolist()
+      [1.0, 0.0, 0.0]
+    """
+    check_count("k", k)
+    rng_key = as_key(key)
+
+    def update(weights, state, params=None, *, logits, features, **extra_args):
+        check_shape("logits", logits, (*weights.shape, None))
+        next_key, draw_key = jax.random.split(state.rng_key)
+        drawn = badge_indices(draw_key, logits, features, k, where=weights != 0)
+        kept = jnp.zeros(weights.shape, bool).at[drawn].set(True, mode="drop")
+        return jnp.where(kept, weights, 0), KeyState(next_key)
+
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
+
+
+def _draw_next(key, factors, t, state):
+    indices, nearest, free = state
+    size = free.shape[0]
+    gumbel = jax.random.gumbel(jax.random.fold_in(key, t), (size,), nearest.dtype)
+    longest = factors.squares == jnp.max(jnp.where(free, factors.squares, -1))
+    chances = jnp.where(free, jnp.where(t == 0, longest.astype(nearest.dtype), nearest), 0)
+    log_chances = jnp.where(jnp.any(chances > 0), jnp.log(chances), 0)
+    score, j = first_max(jnp.where(free, log_chances + gumbel, -jnp.inf))
+    valid = score > -jnp.inf
+    distances = _squared_distances_to(factors, j)
+    nearest = jnp.minimum(nearest, jnp.where(valid, distances, jnp.inf))
+    return indices.at[t].set(jnp.where(valid, j, size)), nearest, free.at[j].set(False)
+
+
+def _squared_distances_to(factors: _Factors, j: jax.Array) -> jax.Array:
+    """Return the squared distance `[N]` of each gradient to that of example j."""
+    inner = jnp.sum(factors.residuals * factors.residuals[j][None], axis=1)
+    inner *= jnp.sum(factors.inputs * factors.inputs[j][None], axis=1)
+    squared = factors.squares + factors.squares[j] - 2 * inner
+    rounding = 8 * jnp.finfo(squared.dtype).eps * (factors.squares + factors.squares[j])
+    return jnp.where(squared <= rounding, 0, squared)
