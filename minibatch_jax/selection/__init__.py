@@ -2,6 +2,7 @@
 
 from . import assigned_rows as assigned_rows
 from . import badge as badge
+from . import batch_bald as batch_bald
 from . import centers as centers
 from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
@@ -17,6 +18,7 @@ from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
+from . import k_means as k_means
 from . import lightweight_coresets as lightweight_coresets
 from . import list_decodable as list_decodable
 from . import multi_label as multi_label
@@ -35,6 +37,8 @@ from . import uncertainty as uncertainty
 from .assigned_rows import assign_rows as assign_rows
 from .badge import badge_indices as badge_indices
 from .badge import keep_by_badge as keep_by_badge
+from .batch_bald import batch_bald_indices as batch_bald_indices
+from .batch_bald import keep_by_batch_bald as keep_by_batch_bald
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
 from .clipped_surrogate import clipped_ratios as clipped_ratios
@@ -75,6 +79,9 @@ from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices
 from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_embeddings
+from .k_means import k_means_clusters as k_means_clusters
+from .k_means import k_means_indices as k_means_indices
+from .k_means import keep_by_k_means as keep_by_k_means
 from .lightweight_coresets import keep_lightweight_coreset as keep_lightweight_coreset
 from .lightweight_coresets import lightweight_probabilities as lightweight_probabilities
 from .list_decodable import list_regressions as list_regressions
