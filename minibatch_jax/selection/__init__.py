@@ -1,8 +1,10 @@
 """Which examples of a batch count: weights `[B]`."""
 
+from . import anchors as anchors
 from . import assigned_rows as assigned_rows
 from . import badge as badge
 from . import centers as centers
+from . import class_balance as class_balance
 from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
 from . import committees as committees
@@ -20,6 +22,7 @@ from . import jest_embeddings as jest_embeddings
 from . import lightweight_coresets as lightweight_coresets
 from . import list_decodable as list_decodable
 from . import multi_label as multi_label
+from . import near_labeled as near_labeled
 from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import randomness as randomness
@@ -32,11 +35,17 @@ from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
 from . import uncertainty as uncertainty
+from .anchors import anchor_indices as anchor_indices
+from .anchors import anchor_scores as anchor_scores
+from .anchors import keep_near_anchors as keep_near_anchors
 from .assigned_rows import assign_rows as assign_rows
 from .badge import badge_indices as badge_indices
 from .badge import keep_by_badge as keep_by_badge
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
+from .class_balance import class_targets as class_targets
+from .class_balance import keep_by_class_balance as keep_by_class_balance
+from .class_balance import top_of_classes as top_of_classes
 from .clipped_surrogate import clipped_ratios as clipped_ratios
 from .clipped_surrogate import reweigh_by_clipped_surrogate as reweigh_by_clipped_surrogate
 from .colm import adam_features as adam_features
@@ -81,6 +90,8 @@ from .list_decodable import list_regressions as list_regressions
 from .list_decodable import soft_filter as soft_filter
 from .multi_label import adaptive_inconsistency as adaptive_inconsistency
 from .multi_label import cardinality_inconsistency as cardinality_inconsistency
+from .near_labeled import keep_near_labeled as keep_near_labeled
+from .near_labeled import near_labeled_mask as near_labeled_mask
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
