@@ -19,6 +19,7 @@ from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
+from . import labeling as labeling
 from . import lightweight_coresets as lightweight_coresets
 from . import list_decodable as list_decodable
 from . import multi_label as multi_label
@@ -84,6 +85,11 @@ from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices
 from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_embeddings
+from .labeling import Labeling as Labeling
+from .labeling import add_labels as add_labels
+from .labeling import kept_rows as kept_rows
+from .labeling import start_labeling as start_labeling
+from .labeling import unlabeled_weights as unlabeled_weights
 from .lightweight_coresets import keep_lightweight_coreset as keep_lightweight_coreset
 from .lightweight_coresets import lightweight_probabilities as lightweight_probabilities
 from .list_decodable import list_regressions as list_regressions

@@ -156,8 +156,8 @@ def keep_by_class_balance(
         allowed = (weights != 0) & jnp.isfinite(scores)
         predicted = jnp.where(allowed, jnp.argmax(logits, axis=1).astype(jnp.int32), number)
         next_key, share_key, tie_key = jax.random.split(state.rng_key, 3)
-        counts = (_counts(x, number) for x in (class_numbers(reference_labels, number), predicted))
-        targets = class_targets(share_key, *counts, k)
+        label_counts = _counts(class_numbers(reference_labels, number), number)
+        targets = class_targets(share_key, label_counts, _counts(predicted, number), k)
         kept = top_of_classes(scores, predicted, targets, key=tie_key)
         return jnp.where(kept, weights, 0), KeyState(next_key)
 
