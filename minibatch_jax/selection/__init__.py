@@ -1,9 +1,11 @@
 """Which examples of a batch count: weights `[B]`."""
 
+from . import anchors as anchors
 from . import assigned_rows as assigned_rows
 from . import badge as badge
 from . import batch_bald as batch_bald
 from . import centers as centers
+from . import class_balance as class_balance
 from . import clipped_surrogate as clipped_surrogate
 from . import colm as colm
 from . import committees as committees
@@ -19,9 +21,11 @@ from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import k_means as k_means
+from . import labeling as labeling
 from . import lightweight_coresets as lightweight_coresets
 from . import list_decodable as list_decodable
 from . import multi_label as multi_label
+from . import near_labeled as near_labeled
 from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import randomness as randomness
@@ -34,6 +38,9 @@ from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
 from . import uncertainty as uncertainty
+from .anchors import anchor_indices as anchor_indices
+from .anchors import anchor_scores as anchor_scores
+from .anchors import keep_near_anchors as keep_near_anchors
 from .assigned_rows import assign_rows as assign_rows
 from .badge import badge_indices as badge_indices
 from .badge import keep_by_badge as keep_by_badge
@@ -41,6 +48,9 @@ from .batch_bald import batch_bald_indices as batch_bald_indices
 from .batch_bald import keep_by_batch_bald as keep_by_batch_bald
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
+from .class_balance import class_targets as class_targets
+from .class_balance import keep_by_class_balance as keep_by_class_balance
+from .class_balance import top_of_classes as top_of_classes
 from .clipped_surrogate import clipped_ratios as clipped_ratios
 from .clipped_surrogate import reweigh_by_clipped_surrogate as reweigh_by_clipped_surrogate
 from .colm import adam_features as adam_features
@@ -82,12 +92,19 @@ from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_e
 from .k_means import k_means_clusters as k_means_clusters
 from .k_means import k_means_indices as k_means_indices
 from .k_means import keep_by_k_means as keep_by_k_means
+from .labeling import Labeling as Labeling
+from .labeling import add_labels as add_labels
+from .labeling import kept_rows as kept_rows
+from .labeling import start_labeling as start_labeling
+from .labeling import unlabeled_weights as unlabeled_weights
 from .lightweight_coresets import keep_lightweight_coreset as keep_lightweight_coreset
 from .lightweight_coresets import lightweight_probabilities as lightweight_probabilities
 from .list_decodable import list_regressions as list_regressions
 from .list_decodable import soft_filter as soft_filter
 from .multi_label import adaptive_inconsistency as adaptive_inconsistency
 from .multi_label import cardinality_inconsistency as cardinality_inconsistency
+from .near_labeled import keep_near_labeled as keep_near_labeled
+from .near_labeled import near_labeled_mask as near_labeled_mask
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion

@@ -62,6 +62,10 @@ COMMITTEE = grid(9, 24, 5, 3, low=-2)
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
+    "anchor_indices": lambda c: selection.anchor_indices(
+        0, c(FEATURES), jnp.asarray(LABELS[:24]), num_classes=4, num_anchors=3
+    ),
+    "anchor_scores": lambda c: selection.anchor_scores(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
     "batch_bald_indices": lambda c: selection.batch_bald_indices(0, c(COMMITTEE), 4, num_samples=16),
@@ -119,6 +123,7 @@ FUNCTIONS = {
     "multifilter_regressions": lambda c: selection.multifilter_regressions(
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
+    "near_labeled_mask": lambda c: selection.near_labeled_mask(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
@@ -141,6 +146,7 @@ FUNCTIONS = {
     "stop_by_kappa": lambda c: two_checks(selection.stop_by_kappa(), c(LOGITS), c(LOGITS[::-1])),
     "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
+    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), jnp.array([3, 0, 2, 90])),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
@@ -150,7 +156,14 @@ FUNCTIONS = {
     "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
-OF_INTEGERS = {"cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"}
+OF_INTEGERS = {
+    "class_targets",
+    "cohen_kappa",
+    "concept_balanced_indices",
+    "concept_targets",
+    "domain_budgets",
+    "f_score_change",
+}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
     "best_of_list",
