@@ -65,7 +65,7 @@ from experiments.datasets import arrays
 from experiments.engine import compare
 from experiments.engine.panels import draw_panels
 from minibatch_jax import weights_of
-from minibatch_jax.selection import keep_by_power
+from minibatch_jax.selection import keep_by_influence, keep_by_power
 
 Task = Literal["mnist", "fashion_mnist"]
 TASKS: tuple[Task, ...] = ("mnist", "fashion_mnist")
@@ -135,6 +135,7 @@ def selections() -> dict[str, tuple]:
     made: dict[str, tuple] = {"random": (power(0.0, False),), "random, weak model's too": (power(0.0, False), True)}
     made |= {f"power {alpha}": (power(alpha, False),) for alpha in (-0.5, 0.5, 1.0)}
     made |= {f"power {alpha}, unbiased": (power(alpha, True),) for alpha in (0.5, 1.0)}
+    made |= {"influence": (influence("own"),), "influence, unbiased": (influence("unbiased"),)}
     return made | {"most uncertain": (hardest,), "all": (everything,)}
 
 
@@ -144,6 +145,17 @@ def power(alpha: float, unbiased: bool) -> Weigh:
     def weigh(problem, share, key):
         selection = keep_by_power(share, alpha, key, weighting="unbiased" if unbiased else "own")
         return weights_of(selection, jnp.ones(len(problem.logits)), teacher_logits=problem.logits)
+
+    return weigh
+
+
+def influence(weighting: str) -> Weigh:
+    """In proportion to the influence on the fit, which is optimal for unbiased weights."""
+
+    def weigh(problem, share, key):
+        selection = keep_by_influence(share, key, weighting=weighting)
+        start, features = jnp.ones(len(problem.logits)), problem.pool.inputs
+        return weights_of(selection, start, teacher_logits=problem.logits, features=features)
 
     return weigh
 

@@ -1,5 +1,6 @@
 """Which examples of a batch count: weights `[B]`."""
 
+from . import alignments as alignments
 from . import assigned_rows as assigned_rows
 from . import badge as badge
 from . import centers as centers
@@ -15,6 +16,7 @@ from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
+from . import influence_sampling as influence_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import lightweight_coresets as lightweight_coresets
@@ -32,6 +34,8 @@ from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
 from . import uncertainty as uncertainty
+from .alignments import keep_by_alignment as keep_by_alignment
+from .alignments import reweigh_by_alignment as reweigh_by_alignment
 from .assigned_rows import assign_rows as assign_rows
 from .badge import badge_indices as badge_indices
 from .badge import keep_by_badge as keep_by_badge
@@ -71,6 +75,8 @@ from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
 from .importance_sampling import keep_by_importance as keep_by_importance
+from .influence_sampling import influence_lengths as influence_lengths
+from .influence_sampling import keep_by_influence as keep_by_influence
 from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices

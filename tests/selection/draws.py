@@ -63,3 +63,11 @@ def committee(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def predicted_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return predicted(rng) | features(rng)
+
+
+def aligned(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"alignments": rng.normal(size=ROWS).astype(np.float32)}
+
+
+def surrogate_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return surrogate(rng) | features(rng)
