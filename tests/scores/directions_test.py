@@ -45,10 +45,11 @@ def test_bad_input_is_named():
 def test_the_last_layer_has_the_alignment_of_forward_mode_differentiation():
     rng = np.random.default_rng(2)
     features, labels = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), jnp.arange(6) % 3
-    draw = lambda: {
-        "w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
-        "b": jnp.asarray(rng.normal(size=3), jnp.float32),
-    }
+
+    def draw():
+        kernel, bias = rng.normal(size=(4, 3)), rng.normal(size=3)
+        return {"w": jnp.asarray(kernel, jnp.float32), "b": jnp.asarray(bias, jnp.float32)}
+
     params, direction = draw(), draw()
 
     def cross_entropies(params, batch):
