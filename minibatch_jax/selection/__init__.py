@@ -15,6 +15,7 @@ from . import dpp as dpp
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_matching as gradient_matching
+from . import guidance as guidance
 from . import importance_sampling as importance_sampling
 from . import influence_sampling as influence_sampling
 from . import jest as jest
@@ -71,6 +72,8 @@ from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
 from .gradient_matching import gradient_match as gradient_match
 from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
+from .guidance import GuidanceState as GuidanceState
+from .guidance import reweigh_by_guidance as reweigh_by_guidance
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm

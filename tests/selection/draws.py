@@ -71,3 +71,7 @@ def aligned(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def surrogate_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return surrogate(rng) | features(rng)
+
+
+def guided(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return features(rng) | aligned(rng)
