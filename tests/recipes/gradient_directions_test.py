@@ -15,8 +15,10 @@ def recipe(losses, params, data, key):
 
     def directions(size):
         rows = jax.random.randint(key, (8, size), 0, len(data["y"]))
-        grads = jax.lax.map(lambda r: gradient(params, jax.tree.map(lambda a: a[r], data)), rows)
-        return gradient_direction_variance(grads), gradient_direction_error(grads, gradient(params, data))
+        batches = jax.tree.map(lambda a: a[rows], data)
+        grads = jax.lax.map(lambda batch: gradient(params, batch), batches)
+        variance = gradient_direction_variance(grads)
+        return variance, gradient_direction_error(grads, gradient(params, data))
 
     return directions(16), directions(128)
 

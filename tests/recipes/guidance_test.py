@@ -13,7 +13,8 @@ from tests.recipes import digits
 
 
 def recipe(losses, params, optimizer, data, trusted, key):
-    sampler, select = sampling.shuffled(len(data["y"]), 64), selection.reweigh_by_guidance(1, key=1, floor=0.01)
+    sampler = sampling.shuffled(len(data["y"]), 64)
+    select = selection.reweigh_by_guidance(1, key=1, floor=0.01)
     fn = value_and_grad(losses, select)
 
     def step(carry, _):

@@ -15,8 +15,8 @@ from tests.recipes import digits
 
 def recipe(losses, params, optimizer, data, teacher_logits, key):
     features = jnp.pad(data["x"], ((0, 0), (0, 1)), constant_values=1.0)
-    selection = keep_by_influence(0.1, key, ridge=1e-2)
-    weights = weights_of(selection, jnp.ones(len(data["y"])), teacher_logits=teacher_logits, features=features)
+    selection, ones = keep_by_influence(0.1, key, ridge=1e-2), jnp.ones(len(data["y"]))
+    weights = weights_of(selection, ones, teacher_logits=teacher_logits, features=features)
     fn = value_and_grad(losses, optax.identity())  # only rows of weight above 0 need a label
 
     def step(carry, _):
