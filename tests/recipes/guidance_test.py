@@ -22,9 +22,11 @@ def recipe(losses, params, optimizer, data, trusted, key):
         rows, place = sampler.sample(place)
         batch = jax.tree.map(lambda a: a[rows.indices], data)
         direction = jax.grad(lambda p: jnp.mean(losses(p, trusted)))(params)
-        aligned = scores.alignment(losses, params, batch, direction)
-        features = jnp.log(losses(params, batch) + 1e-3)[:, None]
-        (_, aux), grads, state = fn(params, batch, state, features=features, alignments=aligned)
+        signals = {
+            "alignments": scores.alignment(losses, params, batch, direction),
+            "features": jnp.log(losses(params, batch) + 1e-3)[:, None],
+        }
+        (_, aux), grads, state = fn(params, batch, state, **signals)
         updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
         return (params, opt_state, state, place), (rows.indices, aux.weights)
