@@ -43,6 +43,7 @@ SIGNALS = {
     "pair_losses": Signal(("B", "B"), _FLOAT, "loss of each pair under the current model", pairwise=True),
     "reference_pair_losses": Signal(("B", "B"), _FLOAT, "loss of each pair under a reference model", pairwise=True),
     "gradient_norms": Signal(("B",), _FLOAT, "norm of the gradient of each example's loss"),
+    "alignments": Signal(("B",), _FLOAT, "how far the gradient of each example points along a direction"),
     "advantages": Signal(("B",), _FLOAT, "how much better than expected each action was"),
     "log_ratios": Signal(("B",), _FLOAT, "log-probability of each action less that when it was drawn"),
     "logits": Signal(("B", "C"), _FLOAT, "class scores of the current model"),

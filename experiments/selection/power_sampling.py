@@ -19,6 +19,8 @@ Expected: test error and loss by the share kept, mean ± standard error over 3 s
   | power 1.0                | 0.210 ± 0.001 | 0.193 ± 0.001 | 0.185 ± 0.000 | 0.182 ± 0.001 | 0.436 ± 0.002 |
   | power 0.5, unbiased      | 0.209 ± 0.001 | 0.194 ± 0.002 | 0.187 ± 0.000 | 0.182 ± 0.000 | 0.440 ± 0.004 |
   | power 1.0, unbiased      | 0.209 ± 0.002 | 0.196 ± 0.004 | 0.187 ± 0.001 | 0.182 ± 0.001 | 0.443 ± 0.006 |
+  | influence                | 0.207 ± 0.002 | 0.190 ± 0.001 | 0.185 ± 0.001 | 0.181 ± 0.000 | 0.439 ± 0.003 |
+  | influence, unbiased      | 0.206 ± 0.001 | 0.192 ± 0.001 | 0.187 ± 0.001 | 0.182 ± 0.001 | 0.438 ± 0.003 |
   | most uncertain           | 0.330 ± 0.080 | 0.247 ± 0.041 | 0.200 ± 0.006 | 0.184 ± 0.001 | 0.518 ± 0.045 |
   | all                      | 0.180 ± 0.000 | 0.180 ± 0.000 | 0.180 ± 0.000 | 0.180 ± 0.000 | 0.409 ± 0.001 |
 
@@ -31,7 +33,9 @@ Expected: test error and loss by the share kept, mean ± standard error over 3 s
   | power 1.0                | 0.050 ± 0.007 | 0.035 ± 0.002 | 0.030 ± 0.001 | 0.029 ± 0.001 | 0.112 ± 0.002 |
   | power 0.5, unbiased      | 0.038 ± 0.002 | 0.033 ± 0.001 | 0.030 ± 0.000 | 0.030 ± 0.000 | 0.104 ± 0.003 |
   | power 1.0, unbiased      | 0.042 ± 0.004 | 0.036 ± 0.002 | 0.030 ± 0.001 | 0.029 ± 0.001 | 0.113 ± 0.003 |
-  | most uncertain           | 0.069 ± 0.024 | 0.034 ± 0.002 | 0.030 ± 0.002 | 0.028 ± 0.001 | 0.114 ± 0.002 |
+  | influence                | 0.037 ± 0.001 | 0.033 ± 0.001 | 0.030 ± 0.001 | 0.029 ± 0.001 | 0.106 ± 0.002 |
+  | influence, unbiased      | 0.034 ± 0.001 | 0.033 ± 0.001 | 0.030 ± 0.000 | 0.030 ± 0.000 | 0.103 ± 0.003 |
+  | most uncertain           | 0.069 ± 0.024 | 0.033 ± 0.002 | 0.030 ± 0.002 | 0.028 ± 0.001 | 0.114 ± 0.002 |
   | all                      | 0.029 ± 0.000 | 0.029 ± 0.000 | 0.029 ± 0.000 | 0.029 ± 0.000 | 0.091 ± 0.000 |
 
   Partly reproduced: on fashion_mnist the powers 0.5 and 1 are better than random from 10 % on (at 10 %, seed by seed:
@@ -41,6 +45,9 @@ Expected: test error and loss by the share kept, mean ± standard error over 3 s
   power without them (fashion_mnist) or better (mnist).
   Not reproduced: that the correction gives the gain away. At 10 % the unbiased loss of power 0.5 is as good as that of
   the biased one on fashion_mnist (-0.016 ± 0.006), and on mnist it is worse by 0.003.
+  Influence sampling, which the theory calls optimal only among unbiased choices, is the best arm of few labels on
+  Fashion-MNIST: at 5 % its unbiased form has an error of 0.034 (random 0.046, power 0.5 0.041), and at 10 % it equals
+  power 0.5; on MNIST it gains 0.003 to 0.005 at 10 %. It needs the inputs of the model beside the weak model's logits.
   Where a part beats all rows: see `subset_beats_all`.
 Verdict: partly: on Fashion-MNIST powers of the uncertainty beat random examples, on MNIST by next to nothing;
   correcting for it does not give the gain away.
@@ -65,7 +72,7 @@ from experiments.datasets import arrays
 from experiments.engine import compare
 from experiments.engine.panels import draw_panels
 from minibatch_jax import weights_of
-from minibatch_jax.selection import keep_by_power
+from minibatch_jax.selection import keep_by_influence, keep_by_power
 
 Task = Literal["mnist", "fashion_mnist"]
 TASKS: tuple[Task, ...] = ("mnist", "fashion_mnist")
@@ -135,6 +142,7 @@ def selections() -> dict[str, tuple]:
     made: dict[str, tuple] = {"random": (power(0.0, False),), "random, weak model's too": (power(0.0, False), True)}
     made |= {f"power {alpha}": (power(alpha, False),) for alpha in (-0.5, 0.5, 1.0)}
     made |= {f"power {alpha}, unbiased": (power(alpha, True),) for alpha in (0.5, 1.0)}
+    made |= {"influence": (influence("own"),), "influence, unbiased": (influence("unbiased"),)}
     return made | {"most uncertain": (hardest,), "all": (everything,)}
 
 
@@ -144,6 +152,17 @@ def power(alpha: float, unbiased: bool) -> Weigh:
     def weigh(problem, share, key):
         selection = keep_by_power(share, alpha, key, weighting="unbiased" if unbiased else "own")
         return weights_of(selection, jnp.ones(len(problem.logits)), teacher_logits=problem.logits)
+
+    return weigh
+
+
+def influence(weighting: str) -> Weigh:
+    """In proportion to the influence on the fit, which is optimal for unbiased weights."""
+
+    def weigh(problem, share, key):
+        selection = keep_by_influence(share, key, weighting=weighting)
+        start, features = jnp.ones(len(problem.logits)), problem.pool.inputs
+        return weights_of(selection, start, teacher_logits=problem.logits, features=features)
 
     return weigh
 

@@ -22,7 +22,7 @@ from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax._loops import bind, given, map_rows
 from minibatch_jax.mixing._mixtures import check_domains, exponentiated_step, running_mean
 from minibatch_jax.scores._rows import sum_of_squares
-from minibatch_jax.scores.directions import gradient_alignments
+from minibatch_jax.scores.directions import alignment
 from minibatch_jax.weights import weight_transformation
 
 TINY = 1e-6
@@ -80,13 +80,13 @@ def domain_alignments(
       [4.0, 4.0]
     """
     if direction is not None:
-        slopes = gradient_alignments(domain_losses_fn, params, batch, direction)
+        slopes = alignment(domain_losses_fn, params, batch, direction)
         return slopes / (jnp.sqrt(sum_of_squares(direction).astype(slopes.dtype)) + TINY) if normalize else slopes
     shape = jax.eval_shape(domain_losses_fn, params, batch)
     check_shape("losses", shape, (None,))
     check_floating("losses", shape)
     total = jax.grad(lambda p: jnp.sum(domain_losses_fn(p, batch)))(params)
-    slopes = gradient_alignments(domain_losses_fn, params, batch, total)
+    slopes = alignment(domain_losses_fn, params, batch, total)
     one = bind(given(_square_of_gradient, domain_losses_fn), params, batch)
     squares = map_rows(one, jnp.arange(shape.shape[0])).astype(slopes.dtype)
     others = slopes - squares

@@ -1,11 +1,12 @@
 """Scores of examples that feed the signals of a transformation.
 
 Norms of gradients, their noise, gradients in the logits, estimates of gradients from forward passes, alignments with a
-direction, advantages of actions.
+direction, the spread of directions, advantages of actions.
 """
 
 from . import advantages as advantages
 from . import directions as directions
+from . import gradient_directions as gradient_directions
 from . import gradient_noise as gradient_noise
 from . import grouped_gradients as grouped_gradients
 from . import last_layer as last_layer
@@ -15,7 +16,10 @@ from . import zeroth_order as zeroth_order
 from .advantages import Advantages as Advantages
 from .advantages import generalized_advantages as generalized_advantages
 from .advantages import normalized_advantages as normalized_advantages
-from .directions import gradient_alignments as gradient_alignments
+from .directions import alignment as alignment
+from .directions import last_layer_alignment as last_layer_alignment
+from .gradient_directions import gradient_direction_error as gradient_direction_error
+from .gradient_directions import gradient_direction_variance as gradient_direction_variance
 from .gradient_noise import GroupSums as GroupSums
 from .gradient_noise import NoiseEstimate as NoiseEstimate
 from .gradient_noise import NoiseScaleState as NoiseScaleState

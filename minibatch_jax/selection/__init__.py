@@ -1,5 +1,6 @@
 """Which examples of a batch count: weights `[B]`."""
 
+from . import alignments as alignments
 from . import anchors as anchors
 from . import assigned_rows as assigned_rows
 from . import badge as badge
@@ -20,7 +21,9 @@ from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_lengths as gradient_lengths
 from . import gradient_matching as gradient_matching
+from . import guidance as guidance
 from . import importance_sampling as importance_sampling
+from . import influence_sampling as influence_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import k_means as k_means
@@ -43,6 +46,8 @@ from . import thresholds as thresholds
 from . import topk as topk
 from . import typi_clust as typi_clust
 from . import uncertainty as uncertainty
+from .alignments import keep_by_alignment as keep_by_alignment
+from .alignments import reweigh_by_alignment as reweigh_by_alignment
 from .anchors import anchor_indices as anchor_indices
 from .anchors import anchor_scores as anchor_scores
 from .anchors import keep_near_anchors as keep_near_anchors
@@ -96,10 +101,14 @@ from .gradient_lengths import expected_layer_gradient_length as expected_layer_g
 from .gradient_lengths import expected_word_gradient_length as expected_word_gradient_length
 from .gradient_matching import gradient_match as gradient_match
 from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
+from .guidance import GuidanceState as GuidanceState
+from .guidance import reweigh_by_guidance as reweigh_by_guidance
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
 from .importance_sampling import keep_by_importance as keep_by_importance
+from .influence_sampling import influence_lengths as influence_lengths
+from .influence_sampling import keep_by_influence as keep_by_influence
 from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices

@@ -72,3 +72,15 @@ def near_references(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def contrasted(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return near_references(rng) | predicted(rng) | {"reference_logits": rng.normal(size=(5, 3)).astype(np.float32)}
+
+
+def aligned(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"alignments": rng.normal(size=ROWS).astype(np.float32)}
+
+
+def surrogate_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return surrogate(rng) | features(rng)
+
+
+def guided(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return features(rng) | aligned(rng)

@@ -131,6 +131,7 @@ FUNCTIONS = {
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
+    "influence_lengths": lambda c: selection.influence_lengths(c(LOGITS), c(POINTS)),
     "least_confidence": lambda c: selection.least_confidence(c(LOGITS)),
     "lightweight_probabilities": lambda c: selection.lightweight_probabilities(c(POINTS), item_weights=c(MASS)),
     "list_regressions": lambda c: selection.list_regressions(

@@ -1,0 +1,113 @@
+"""How much the directions of mini-batch gradients differ, from one another and from that of the whole data set.
+
+Both numbers are 0 where all gradients point the same way, 1/2 where they are orthogonal, and 1 where they are opposite.
+They say how noisy batches of a size are, whatever the length of their gradients: under dropout, for example, gradients
+are shorter and agree more.
+
+References:
+  Liu et al., Dropout reduces underfitting, ICML 2023 (arXiv 2303.01500).
+
+Method: directions of mini-batch gradients
+Paper: 2303.01500
+Experiment: early_dropout
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import check_floating, check_shape
+from minibatch_jax._vector import nonzero
+from minibatch_jax.boundaries.chosen_rows import check_leading_axis
+from minibatch_jax.weights import weight_dtype
+
+
+def gradient_direction_variance(gradients: Any) -> jax.Array:
+    """Return the mean cosine distance between the gradients of mini-batches, halved: 0 if all agree.
+
+    The cosines of all pairs are those of the sum of the unit gradients, so time and memory are linear in the number of
+    gradients. The cosine with a gradient of 0 counts as 0.
+
+    Args:
+      gradients: pytree with leaves `[n, ...]`, floating point, n >= 2: gradients of n mini-batches at the same
+        parameters, of equal size if runs are compared.
+
+    Returns:
+      `[]`, in [0, 1] up to rounding, float32 (float64 if a leaf is); NaN if a gradient is not finite.
+
+    Raises:
+      TypeError: if a leaf is not floating point.
+      ValueError: if there is no leaf, leaves differ in n or n is 1.
+
+    References:
+      Liu et al., ICML 2023 (arXiv 2303.01500).
+
+    Examples:
+      >>> float(gradient_direction_variance({"w": jnp.array([[1.0, 0.0], [0.0, 5.0]])}))
+      0.5
+    """
+    leaves = _rows(gradients)
+    n = leaves[0].shape[0]
+    if n < 2:
+        raise ValueError(f"gradients has {n} row, wanted two or more: the gradients of several mini-batches.")
+    norms = _norms(leaves)
+    sums = [jnp.sum(row / nonzero(norms).reshape(n, *[1] * (row.ndim - 1)), axis=0) for row in leaves]
+    together = sum(jnp.sum(jnp.square(total)) for total in sums)
+    agreement = (together - jnp.sum(norms > 0, dtype=norms.dtype)) / (n * (n - 1))
+    return jnp.where(jnp.isfinite(norms).all(), (1 - agreement) / 2, jnp.nan)
+
+
+def gradient_direction_error(gradients: Any, full_gradient: Any) -> jax.Array:
+    """Return the mean cosine distance of mini-batch gradients to the gradient of the whole data set, halved.
+
+    The cosine with a gradient of 0 counts as 0.
+
+    Args:
+      gradients: pytree with leaves `[n, ...]`, floating point: gradients of n mini-batches at the same parameters, in
+        training mode (with dropout if there is any).
+      full_gradient: pytree with leaves `[...]`: the gradient over all examples, in evaluation mode.
+
+    Returns:
+      `[]`, in [0, 1] up to rounding, float32 (float64 if a leaf is); NaN if a gradient is not finite.
+
+    Raises:
+      TypeError: if a leaf is not floating point.
+      ValueError: if there is no leaf, leaves differ in n or the trees do not match.
+
+    References:
+      Liu et al., ICML 2023 (arXiv 2303.01500).
+
+    Examples:
+      >>> float(gradient_direction_error(jnp.array([[2.0, 0.0], [0.0, -5.0]]), jnp.array([1.0, 0.0])))
+      0.25
+    """
+    leaves = _rows(gradients)
+    structures = jax.tree.structure(gradients), jax.tree.structure(full_gradient)
+    if structures[0] != structures[1]:
+        raise ValueError(f"full_gradient has the structure {structures[1]}, wanted that of gradients, {structures[0]}.")
+    full = []
+    for row, whole in zip(leaves, jax.tree.leaves(full_gradient)):
+        check_shape("full_gradient", whole, row.shape[1:])
+        check_floating("full_gradient", whole)
+        full.append(whole.astype(row.dtype)[None])
+    inner = sum(jnp.sum((row * whole).reshape(row.shape[0], -1), axis=1) for row, whole in zip(leaves, full))
+    cosines = inner / nonzero(_norms(leaves)) / nonzero(_norms(full))
+    finite = jnp.isfinite(_norms(leaves)).all() & jnp.isfinite(_norms(full)).all()
+    return jnp.where(finite, jnp.mean(1 - cosines) / 2, jnp.nan)
+
+
+def _rows(gradients: Any) -> list[jax.Array]:
+    """Return the leaves in one dtype."""
+    leaves = jax.tree.leaves(gradients)
+    if not leaves or jnp.ndim(leaves[0]) == 0:
+        raise ValueError(f"gradients has the shapes {jax.tree.map(jnp.shape, gradients)}, wanted arrays [n, ...].")
+    check_leading_axis("gradients", gradients, leaves[0].shape[0])
+    for leaf in leaves:
+        check_floating("gradients", leaf)
+    dtype = weight_dtype(jnp.result_type(*leaves))
+    return [leaf.astype(dtype) for leaf in leaves]
+
+
+def _norms(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(row.reshape(row.shape[0], -1)), axis=1) for row in leaves))  # pyright: ignore
