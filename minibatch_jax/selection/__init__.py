@@ -3,6 +3,7 @@
 from . import anchors as anchors
 from . import assigned_rows as assigned_rows
 from . import badge as badge
+from . import batch_bald as batch_bald
 from . import centers as centers
 from . import class_balance as class_balance
 from . import clipped_surrogate as clipped_surrogate
@@ -19,6 +20,7 @@ from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
+from . import k_means as k_means
 from . import labeling as labeling
 from . import lightweight_coresets as lightweight_coresets
 from . import list_decodable as list_decodable
@@ -42,6 +44,8 @@ from .anchors import keep_near_anchors as keep_near_anchors
 from .assigned_rows import assign_rows as assign_rows
 from .badge import badge_indices as badge_indices
 from .badge import keep_by_badge as keep_by_badge
+from .batch_bald import batch_bald_indices as batch_bald_indices
+from .batch_bald import keep_by_batch_bald as keep_by_batch_bald
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
 from .class_balance import class_targets as class_targets
@@ -85,6 +89,9 @@ from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices
 from .jest_embeddings import jest_indices_from_embeddings as jest_indices_from_embeddings
+from .k_means import k_means_clusters as k_means_clusters
+from .k_means import k_means_indices as k_means_indices
+from .k_means import keep_by_k_means as keep_by_k_means
 from .labeling import Labeling as Labeling
 from .labeling import add_labels as add_labels
 from .labeling import kept_rows as kept_rows

@@ -68,6 +68,7 @@ FUNCTIONS = {
     "anchor_scores": lambda c: selection.anchor_scores(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
+    "batch_bald_indices": lambda c: selection.batch_bald_indices(0, c(COMMITTEE), 4, num_samples=16),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
         list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool), c(FEATURES)),
@@ -103,6 +104,8 @@ FUNCTIONS = {
         0, embeddings(c), embeddings(c), 4, 2
     ),
     "k_center": lambda c: selection.k_center(c(FEATURES), 4),
+    "k_means_clusters": lambda c: selection.k_means_clusters(0, c(FEATURES), 4),
+    "k_means_indices": lambda c: selection.k_means_indices(0, c(FEATURES), 4),
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
