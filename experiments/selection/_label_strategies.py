@@ -70,15 +70,17 @@ STRATEGIES: dict[str, Callable[[Budget], Transformation]] = {
     "expected gradient": scored(lambda s: expected_gradient_length(s["logits"], s["features"])),
     "BALD": lambda b: selection.keep_disputed(b.k, key=0),
     "votes of a committee": lambda b: selection.keep_disputed(b.k, key=0, score="votes"),
+    "BatchBALD": lambda b: selection.keep_by_batch_bald(b.k, key=0, num_samples=128),
     "contrastive (CAL)": scored(contrastive),
     "BADGE": lambda b: selection.keep_by_badge(b.k, key=0),
     "core-set": far_from_labels,
     "light-weight core-set": lambda b: selection.keep_lightweight_coreset(b.k, key=0, weighting="own"),
+    "k-means": lambda b: selection.keep_by_k_means(b.k, key=0),
     "margin near labels (SEALS)": after(lambda b: selection.keep_near_labeled(10)),
     "margin near anchors (AnchorAL)": after(lambda b: selection.keep_near_anchors(500, 0, num_classes=b.classes)),
     "margin of balanced classes": lambda b: selection.keep_by_class_balance(b.k, key=0),
 }
-OF_COMMITTEES = {"BALD", "votes of a committee"}
+OF_COMMITTEES = {"BALD", "BatchBALD", "votes of a committee"}
 """strategies that read `committee_logits`"""
 
 
