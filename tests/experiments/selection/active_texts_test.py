@@ -25,7 +25,7 @@ def planted(monkeypatch):
     rng = np.random.default_rng(0)
 
     def arrays(name, split):
-        label = rng.integers(0, 3, 150)
+        label = rng.integers(0, 3, 600)
         said = [rng.choice(WORDS[c if rng.random() < 0.8 else rng.integers(3)], 2) for c in label for _ in range(2)]
         texts = [" ".join([*a, *b, "the"]).encode() for a, b in zip(said[::2], said[1::2])]
         return {"text": np.array(texts, object), "label": label.astype(np.int32)}
