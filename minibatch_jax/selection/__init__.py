@@ -28,6 +28,7 @@ from . import multi_label as multi_label
 from . import near_labeled as near_labeled
 from . import partitions as partitions
 from . import power_sampling as power_sampling
+from . import prob_cover as prob_cover
 from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
@@ -37,6 +38,7 @@ from . import stopping_rules as stopping_rules
 from . import swaps as swaps
 from . import thresholds as thresholds
 from . import topk as topk
+from . import typi_clust as typi_clust
 from . import uncertainty as uncertainty
 from .anchors import anchor_indices as anchor_indices
 from .anchors import anchor_scores as anchor_scores
@@ -48,6 +50,7 @@ from .batch_bald import batch_bald_indices as batch_bald_indices
 from .batch_bald import keep_by_batch_bald as keep_by_batch_bald
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
+from .centers import keep_new_centers as keep_new_centers
 from .class_balance import class_targets as class_targets
 from .class_balance import keep_by_class_balance as keep_by_class_balance
 from .class_balance import top_of_classes as top_of_classes
@@ -63,6 +66,7 @@ from .concepts import concept_balanced_indices as concept_balanced_indices
 from .concepts import keep_by_concept_balance as keep_by_concept_balance
 from .concepts import keep_by_concept_count as keep_by_concept_count
 from .contrastive_acquisition import contrastive_scores as contrastive_scores
+from .contrastive_acquisition import keep_by_contrast as keep_by_contrast
 from .coresets import facility_location as facility_location
 from .coresets import facility_location_from_features as facility_location_from_features
 from .coresets import keep_medoids as keep_medoids
@@ -108,6 +112,9 @@ from .near_labeled import near_labeled_mask as near_labeled_mask
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
+from .prob_cover import keep_by_prob_cover as keep_by_prob_cover
+from .prob_cover import largest_pure_radius as largest_pure_radius
+from .prob_cover import prob_cover_indices as prob_cover_indices
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
@@ -131,6 +138,9 @@ from .thresholds import running_threshold as running_threshold
 from .topk import keep_bottomk as keep_bottomk
 from .topk import keep_topk as keep_topk
 from .topk import topk_mask as topk_mask
+from .typi_clust import keep_by_typi_clust as keep_by_typi_clust
+from .typi_clust import typi_clust_indices as typi_clust_indices
+from .typi_clust import typical_indices as typical_indices
 from .uncertainty import expected_gradient_length as expected_gradient_length
 from .uncertainty import keep_uncertain as keep_uncertain
 from .uncertainty import least_confidence as least_confidence
