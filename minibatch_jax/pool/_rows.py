@@ -20,20 +20,22 @@ class Rows:
     Attributes:
       name: what errors call it.
       size, width: N, D.
-      unit: whether rows are compared by their directions, so that no length is too large.
+      compared: what counts of a row: "distances" to others, "directions", so that no length is too large, or "logits",
+        whose softmax must be finite.
       block_size: rows of a chunk; the last is filled up with NaN.
+      logits: second array of the same rows, in the same chunks, or None. A row counts if both of its parts do.
       own: numbers of the chunks of this process, consecutive. Every chunk belongs to one process.
     """
 
-    def __init__(self, pool: Pool, block_size: int, *, unit: bool = False):
+    def __init__(self, pool: Pool, block_size: int, *, compared: str = "distances", logits: "Rows | None" = None):
         self._pool = pool
-        self.name, self.unit = pool.name, unit
+        self.name, self.compared, self.logits = pool.name, compared, logits
         (self.size, self.width), self.dtype = pool.shape, pool.dtype
         self.block_size = min(block_size, self.size)
         count = -(-self.size // self.block_size)
         edges = [count * p // jax.process_count() for p in range(jax.process_count() + 1)]
         self.own = range(edges[jax.process_index()], edges[jax.process_index() + 1])
-        self._counted: dict[int, np.ndarray] = {}  # causes by shard `[3, S]` of each own chunk that was read
+        self._counted: dict[int, np.ndarray] = {}  # causes by shard `[4, S]` of each own chunk that was read
 
     def chunk(self, number: int) -> np.ndarray:
         """Return the rows `[block_size, D]` of a chunk, in float32 or in half precision."""
@@ -55,13 +57,17 @@ class Rows:
 
     def ends(self) -> str:
         """Return a digest of the first and the last row, which tells this file from most others of its shape."""
-        return hashlib.sha256(self.at(np.array([0, self.size - 1])).tobytes()).hexdigest()
+        ends = np.array([0, self.size - 1])
+        found = self.at(ends).tobytes() + (b"" if self.logits is None else self.logits.at(ends).tobytes())
+        return hashlib.sha256(found).hexdigest()
 
     def digest(self) -> str:
         """Return a digest of all rows. It takes a pass over the file, of which each process reads its part."""
         digest = hashlib.sha256()
         for number in self.own:
             digest.update(np.ascontiguousarray(self.chunk(number)).view(np.uint8).data)
+            if self.logits is not None:
+                digest.update(np.ascontiguousarray(self.logits.chunk(number)).view(np.uint8).data)
         parts = gather({"digest": np.frombuffer(digest.digest(), np.uint8)})
         return hashlib.sha256(b"".join(part["digest"].tobytes() for part in parts)).hexdigest()
 
@@ -70,17 +76,25 @@ class Rows:
         for number in self.own:
             if number not in self._counted:
                 self.chunk(number)
-        own = sum(self._counted.values(), np.zeros((3, len(self._pool.shards)), np.int64))
+        own = sum(self._counted.values(), np.zeros((4, len(self._pool.shards)), np.int64))
         examples = [f"row {row}: {why}" for row, why in sorted(self._pool.damaged().items())[:EXAMPLES]]
         everyone = gather({"counts": own, "examples": np.array(examples, str)})
         counts = np.sum([part["counts"] for part in everyone], axis=0)
         told = dict.fromkeys(str(example) for part in everyone for example in part["examples"])
-        found = PoolReport(self._pool.shards, self._pool.sizes, counts[0], counts[1], counts[2], tuple(told)[:EXAMPLES])
+        found = PoolReport(
+            self._pool.shards, self._pool.sizes, counts[0], counts[1], counts[2], counts[3], tuple(told)[:EXAMPLES]
+        )
         if found.dropped == self.size:
-            why = "".join(f" ({example})" for example in found.examples[:1])
+            why = "; ".join([str(found).split(": ", 1)[1].split("\n")[0], *found.examples[:1]])
             raise ValueError(
-                f"pool {self.name} has no row of {self.size} that is finite in float32{why}, wanted one or more."
+                f"pool {self.name} has no row of {self.size} that is finite in float32 ({why}), wanted one or more."
             )
+        return found
+
+    def are_among(self, chosen: np.ndarray) -> np.ndarray:
+        """Return which of this process's rows `[own rows]` are among some row numbers."""
+        found = np.zeros(self.own_rows, bool)
+        found[chosen[(chosen >= self.first) & (chosen < self.first + self.own_rows)] - self.first] = True
         return found
 
     def places(self, number: int) -> slice:
@@ -99,13 +113,19 @@ class Rows:
         return self.own.start * self.block_size
 
     def _causes(self, start: int, rows: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-        """Return how many rows of a chunk, given as stored and as used, do not count, by cause and shard `[3, S]`."""
-        counts = np.zeros((3, len(self._pool.shards)), np.int64)
-        lost = np.flatnonzero(~np.asarray(_counting(chunk, unit=self.unit))[: len(rows)])
+        """Return how many rows of a chunk, given as stored and as used, do not count, by cause and shard `[4, S]`."""
+        counts = np.zeros((4, len(self._pool.shards)), np.int64)
+        own = np.asarray(_counting(chunk, compared=self.compared))[: len(rows)]
+        both = own
+        if self.logits is not None:
+            both = (
+                own & np.asarray(_counting(self.logits.chunk(start // self.block_size), compared="logits"))[: len(rows)]
+            )
+        lost = np.flatnonzero(~both)
         if len(lost):
             damaged = np.isin(lost + start, list(self._pool.damaged()))
-            not_finite = ~damaged & ~np.isfinite(rows[lost]).all(1)
-            cause = np.where(damaged, 2, np.where(not_finite, 0, 1))
+            not_finite = ~np.isfinite(rows[lost]).all(1)
+            cause = np.select([damaged, own[lost], not_finite], [2, 3, 0], 1)
             np.add.at(counts, (cause, self._pool.shard_of(lost + start)), 1)
         return counts
 
@@ -119,11 +139,19 @@ def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
     return measurable_rows(rows)
 
 
-@functools.partial(jax.jit, static_argnames="unit")
-def _counting(rows, *, unit):
-    return usable(rows, unit)[1]
+@functools.partial(jax.jit, static_argnames="compared")
+def _counting(rows, *, compared):
+    if compared == "logits":
+        return jnp.all(jnp.isfinite(jax.nn.softmax(rows.astype(jnp.float32), axis=1)), axis=1)
+    return usable(rows, unit=compared == "directions")[1]
 
 
-def open_rows(pool: Any, block_size: int, *, unit: bool = False, name: str = "pool") -> Rows:
-    """Check what a user gave as the pool and open it."""
-    return Rows(named_pool(name, pool), int(block_size), unit=unit)
+def open_rows(pool: Any, block_size: int, *, compared: str = "distances", logits: Any = None) -> Rows:
+    """Check what a user gave as the pool, and as its logits, and open it."""
+    opened = named_pool("pool", pool)
+    if logits is None:
+        return Rows(opened, int(block_size), compared=compared)
+    second = named_pool("logits", logits)
+    if len(second) != len(opened):
+        raise ValueError(f"logits {second.name} has {len(second)} rows, wanted {len(opened)} as pool {opened.name}.")
+    return Rows(opened, int(block_size), compared=compared, logits=Rows(second, int(block_size), compared="logits"))
