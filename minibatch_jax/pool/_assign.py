@@ -65,7 +65,7 @@ def assign_rows(
     check_choice("metric", metric, METRICS)
     check_count("block_size", block_size)
     unit = metric == "cosine"
-    rows = open_rows(pool, block_size, compared="directions" if unit else "distances")
+    rows = open_rows(pool, block_size, unit=unit)
     points: Any = np.asarray(centers)
     check_shape("centers", points, (None, rows.width))
     if not np.issubdtype(points.dtype, np.floating):

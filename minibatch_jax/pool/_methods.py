@@ -60,7 +60,7 @@ def _facility_location(pool, k, block_size, *, metric="sqeuclidean", rows_per_pa
     check_choice("metric", metric, METRICS)
     check_count("rows_per_part", rows_per_part)
     check_whole("seed", seed)
-    rows = open_rows(pool, block_size, compared="directions" if metric == "cosine" else "distances")
+    rows = open_rows(pool, block_size, unit=metric == "cosine")
     k = _count(k, rows)
     if 2 * k > rows_per_part:
         raise ValueError(
@@ -73,7 +73,7 @@ def _facility_location(pool, k, block_size, *, metric="sqeuclidean", rows_per_pa
 def _k_center(pool, k, block_size, *, metric="sqeuclidean", chosen=None):
     check_choice("metric", metric, METRICS)
     unit = metric == "cosine"
-    rows = open_rows(pool, block_size, compared="directions" if unit else "distances")
+    rows = open_rows(pool, block_size, unit=unit)
     k, before = _count(k, rows), _row_numbers(chosen, rows)
     call = {"unit": unit, "chosen": _digest(before)}
     return Prepared(rows, centers_job(rows, k, unit, before), call)
@@ -81,7 +81,7 @@ def _k_center(pool, k, block_size, *, metric="sqeuclidean", chosen=None):
 
 def _sift(pool, k, block_size, *, queries, noise=0.01):
     check_number("noise", noise, 0, open_low=True)
-    rows = open_rows(pool, block_size, compared="directions")
+    rows = open_rows(pool, block_size, unit=True)
     check_count("k", k)
     targets, dropped = _queries(queries, rows.width)
     call = {"noise": float(noise), "queries": _digest(targets)}
@@ -99,7 +99,7 @@ def _badge(pool, k, block_size, *, logits, chosen=None, seed=0):
 def _uncertain(pool, k, block_size, *, score="margin", chosen=None, seed=0):
     check_choice("score", score, tuple(SCORES))
     check_whole("seed", seed)
-    rows = open_rows(pool, block_size, compared="logits")
+    rows = open_rows(pool, block_size, softmax=True)
     k, before = _count(k, rows), _row_numbers(chosen, rows)
     call = {"score": score, "seed": int(seed), "chosen": _digest(before)}
     return Prepared(rows, uncertain_job(rows, k, score, before, int(seed)), call)

@@ -20,16 +20,18 @@ class Rows:
     Attributes:
       name: what errors call it.
       size, width: N, D.
-      compared: what counts of a row: "distances" to others, "directions", so that no length is too large, or "logits",
-        whose softmax must be finite.
+      unit: whether rows are compared by their directions, so that no length is too large.
+      softmax: whether rows are logits, which count if their softmax is finite.
       block_size: rows of a chunk; the last is filled up with NaN.
       logits: second array of the same rows, in the same chunks, or None. A row counts if both of its parts do.
       own: numbers of the chunks of this process, consecutive. Every chunk belongs to one process.
     """
 
-    def __init__(self, pool: Pool, block_size: int, *, compared: str = "distances", logits: "Rows | None" = None):
+    def __init__(
+        self, pool: Pool, block_size: int, *, unit: bool = False, softmax: bool = False, logits: "Rows | None" = None
+    ):
         self._pool = pool
-        self.name, self.compared, self.logits = pool.name, compared, logits
+        self.name, self.unit, self.softmax, self.logits = pool.name, unit, softmax, logits
         (self.size, self.width), self.dtype = pool.shape, pool.dtype
         self.block_size = min(block_size, self.size)
         count = -(-self.size // self.block_size)
@@ -115,12 +117,10 @@ class Rows:
     def _causes(self, start: int, rows: np.ndarray, chunk: np.ndarray) -> np.ndarray:
         """Return how many rows of a chunk, given as stored and as used, do not count, by cause and shard `[4, S]`."""
         counts = np.zeros((4, len(self._pool.shards)), np.int64)
-        own = np.asarray(_counting(chunk, compared=self.compared))[: len(rows)]
-        both = own
+        own = both = np.asarray(_counting(chunk, unit=self.unit, softmax=self.softmax))[: len(rows)]
         if self.logits is not None:
-            both = (
-                own & np.asarray(_counting(self.logits.chunk(start // self.block_size), compared="logits"))[: len(rows)]
-            )
+            logits = self.logits.chunk(start // self.block_size)
+            both = own & np.asarray(_counting(logits, unit=False, softmax=True))[: len(rows)]
         lost = np.flatnonzero(~both)
         if len(lost):
             damaged = np.isin(lost + start, list(self._pool.damaged()))
@@ -139,19 +139,23 @@ def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
     return measurable_rows(rows)
 
 
-@functools.partial(jax.jit, static_argnames="compared")
-def _counting(rows, *, compared):
-    if compared == "logits":
+@functools.partial(jax.jit, static_argnames=("unit", "softmax"))
+def _counting(rows, *, unit, softmax):
+    if softmax:
         return jnp.all(jnp.isfinite(jax.nn.softmax(rows.astype(jnp.float32), axis=1)), axis=1)
-    return usable(rows, unit=compared == "directions")[1]
+    return usable(rows, unit)[1]
 
 
-def open_rows(pool: Any, block_size: int, *, compared: str = "distances", logits: Any = None) -> Rows:
+def open_rows(
+    pool: Any, block_size: int, *, unit: bool = False, softmax: bool = False, logits: Any | None = None
+) -> Rows:
     """Check what a user gave as the pool, and as its logits, and open it."""
-    opened = named_pool("pool", pool)
-    if logits is None:
-        return Rows(opened, int(block_size), compared=compared)
-    second = named_pool("logits", logits)
-    if len(second) != len(opened):
-        raise ValueError(f"logits {second.name} has {len(second)} rows, wanted {len(opened)} as pool {opened.name}.")
-    return Rows(opened, int(block_size), compared=compared, logits=Rows(second, int(block_size), compared="logits"))
+    opened, second, block_size = named_pool("pool", pool), None, int(block_size)
+    if logits is not None:
+        logits = named_pool("logits", logits)
+        if len(logits) != len(opened):
+            raise ValueError(
+                f"logits {logits.name} has {len(logits)} rows, wanted {len(opened)} as pool {opened.name}."
+            )
+        second = Rows(logits, block_size, softmax=True)
+    return Rows(opened, block_size, unit=unit, softmax=softmax, logits=second)
