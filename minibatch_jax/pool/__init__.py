@@ -2,6 +2,18 @@
 
 from minibatch_jax.pool._assign import PoolAssignment, assign_rows
 from minibatch_jax.pool._labeling import PoolLabels, label_in_rounds
+from minibatch_jax.pool._open import Pool, open_pool
+from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._select import PoolSelection, select_from_pool
 
-__all__ = ["PoolAssignment", "PoolLabels", "PoolSelection", "assign_rows", "label_in_rounds", "select_from_pool"]
+__all__ = [
+    "Pool",
+    "PoolAssignment",
+    "PoolLabels",
+    "PoolReport",
+    "PoolSelection",
+    "assign_rows",
+    "label_in_rounds",
+    "open_pool",
+    "select_from_pool",
+]
