@@ -308,9 +308,7 @@ def check_code(
       ValueError: if a count does not fit or the metric is unknown.
 
     Examples:
-      >>> check_code(1000, 64, 7, 256, "cosine", 1000, 10)
-      Traceback (most recent call last):
-      ValueError: num_parts is 7, wanted a divisor of 64 (the width of the rows).
+      >>> check_code(1000, 64, 8, 256, "cosine", 1000, 10)
     """
     check_choice("metric", metric, METRICS)
     check_count("num_parts", num_parts, width, "the width of the rows")
@@ -439,7 +437,7 @@ def _nearest(distances, count):
 
     They lie in the groups with the least minima, so that only those are sorted.
     """
-    size, queries = distances.shape
+    queries = distances.shape[1]
     groups = distances.reshape(-1, GROUP, queries)
     if count >= groups.shape[0]:
         lowest, places = jax.lax.top_k(-distances.T, count)

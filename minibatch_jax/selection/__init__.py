@@ -22,6 +22,7 @@ from . import list_decodable as list_decodable
 from . import multi_label as multi_label
 from . import partitions as partitions
 from . import power_sampling as power_sampling
+from . import query_sets as query_sets
 from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
@@ -84,6 +85,8 @@ from .multi_label import cardinality_inconsistency as cardinality_inconsistency
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
+from .query_sets import keep_nearest_in_turn as keep_nearest_in_turn
+from .query_sets import nearest_in_turn as nearest_in_turn
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss

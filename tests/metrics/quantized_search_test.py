@@ -1,6 +1,7 @@
 """The search in two stages against a search in NumPy and against faiss."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -139,10 +140,12 @@ def test_a_large_offset_costs_no_recall():
 
 def test_no_array_of_all_distances_is_formed():
     size, asked = 1 << 16, 512
-    arrays = [jax.ShapeDtypeStruct(s, d) for s, d in [((4, 16, 4), "float32"), ((size, 4), "uint8"), ((size,), "bool")]]
+    arrays: Any = [
+        jax.ShapeDtypeStruct(s, d) for s, d in [((4, 16, 4), "float32"), ((size, 4), "uint8"), ((size,), "bool")]
+    ]
     code = quantized_search.ProductCode(*arrays, metric="sqeuclidean")
     call = jax.jit(lambda q, c: quantized_search.short_lists(q, c, 50, block_size=4096))
-    memory = call.lower(jax.ShapeDtypeStruct((asked, 16), "float32"), code).compile().memory_analysis()
+    memory: Any = call.lower(jax.ShapeDtypeStruct((asked, 16), "float32"), code).compile().memory_analysis()
     assert memory.temp_size_in_bytes < size * asked * 4 / 8
 
 
