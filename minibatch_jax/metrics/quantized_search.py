@@ -1,8 +1,8 @@
 """The nearest rows in two stages: distances to compressed rows choose a short list, exact distances order it.
 
 A product code cuts each row into parts, and writes for each part the number of the nearest of up to 256 centers of that
-part, one byte. A query's squared distances to all centers make a table, and its distance to a compressed row is a sum of
-one entry for each part. With 16 parts a million rows take 16 MB, whatever their width.
+part, one byte. A query's squared distances to all centers make a table, and its distance to a compressed row is the sum
+of one entry for each part. With 16 parts a million rows take 16 MB, whatever their width.
 
 References:
   Jégou, Douze & Schmid, Product quantization for nearest neighbor search, TPAMI 33 (1), 2011.

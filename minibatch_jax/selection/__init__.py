@@ -66,6 +66,7 @@ from .dpp import keep_diverse as keep_diverse
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
+from .got_d import transport_scores_in_blocks as transport_scores_in_blocks
 from .gradient_matching import gradient_match as gradient_match
 from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
