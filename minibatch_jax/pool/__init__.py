@@ -1,6 +1,8 @@
 """Rows of a pool on disk that exceeds memory: chosen, or assigned to centers; in one or several processes."""
 
 from minibatch_jax.pool._assign import PoolAssignment, assign_rows
+from minibatch_jax.pool._open import Pool, open_pool
+from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._select import PoolSelection, select_from_pool
 
-__all__ = ["PoolAssignment", "PoolSelection", "assign_rows", "select_from_pool"]
+__all__ = ["Pool", "PoolAssignment", "PoolReport", "PoolSelection", "assign_rows", "open_pool", "select_from_pool"]
