@@ -1,4 +1,4 @@
-"""Choose k rows of a pool on disk in one call, by facility location, k-center or SIFT, with a progress bar."""
+"""Choose k rows of a pool on disk in one call, by facility location, k-center, SIFT or GOT-D, with a progress bar."""
 
 import contextlib
 import hashlib
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import check_choice, check_count, check_number, check_shape, check_whole
@@ -15,11 +16,12 @@ from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import kept_from_others, run
-from minibatch_jax.pool._rows import open_rows
+from minibatch_jax.pool._rows import open_rows, usable
 from minibatch_jax.pool._sift import sift_job
+from minibatch_jax.pool._transport import transport_job
 from minibatch_jax.processes import check_same_arguments
 
-METHODS = ("facility_location", "k_center", "sift")
+METHODS = ("facility_location", "k_center", "sift", "got_d")
 METRICS = ("sqeuclidean", "euclidean", "cosine")
 
 
@@ -28,15 +30,18 @@ class PoolSelection(NamedTuple):
 
     Attributes:
       indices: `[k]` int64, in order of choice, distinct except for SIFT; N, one past the end, where no row was left.
-      weights: `[k]` float32, number of rows of the pool that are nearest to each chosen row, or 1 for SIFT; 0 where no
-        row was left.
+      weights: `[k]` float32, number of rows of the pool that are nearest to each chosen row, or 1 for SIFT and GOT-D; 0
+        where no row was left.
       values: `[k]` float32, one number for each chosen row: the gain in the last part (facility location), the distance
-        to the rows chosen before (k-center), or the variance left at the queries after the choice (SIFT).
+        to the rows chosen before (k-center), the variance left at the queries after the choice (SIFT), or the score, of
+        which the lowest are chosen (GOT-D).
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
-        location), the largest distance (k-center), or the variance left at the queries (SIFT).
+        location), the largest distance (k-center), the variance left at the queries (SIFT), or the entropic cost of the
+        transport of the whole pool to the queries (GOT-D).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
       report: which rows these are, by shard and cause; `print` shows it as text.
-      dropped_queries: number of queries of SIFT that do not count, because they are not finite in float32; else 0.
+      dropped_queries: number of queries of SIFT or GOT-D that do not count, because they are not finite in float32;
+        else 0.
     """
 
     indices: np.ndarray
@@ -56,6 +61,7 @@ def select_from_pool(
     metric: str = "sqeuclidean",
     queries: np.ndarray | None = None,
     noise: float = 0.01,
+    epsilon: float = 0.01,
     rows_per_part: int = 4096,
     seed: int = 0,
     block_size: int = 16384,
@@ -74,20 +80,25 @@ def select_from_pool(
     - "k_center": the same choice as `selection.k_center`, up to rounding. O(N k D) time, O(block_size D + N) memory.
     - "sift": the same choice as `selection.sift_indices`, up to rounding; one pass over the file for each of k choices.
       O(N k D) time, O(block_size D + N Q + D^2) memory.
+    - "got_d": the same choice as the lowest `selection.transport_scores_in_blocks`, up to its tolerance of 1e-3; one
+      pass over the file for each of some ten iterations, started from a sample of 8192 rows. Distances are squared
+      Euclidean ones. O(N Q (D + Q)) time for a pass, O(block_size Q + N + Q^2) memory. If 50 passes do not suffice, a
+      `RuntimeWarning` says so. Sums over several processes round otherwise than those of one.
 
     Args:
       pool: what `open_pool` opens: a file of `[N, D]` floating point (float16 is fine), a list of such shards, a data
         source, an array or memory map. Rows that are not finite in float32 neither count nor are chosen; `report` of
         the result tells how many, in which shard and why.
       k: how many to choose.
-      method: "facility_location", "k_center" or "sift".
+      method: "facility_location", "k_center", "sift" or "got_d".
       metric: "sqeuclidean", "euclidean" or "cosine"; for k-center the first two choose the same rows, and SIFT always
-        takes the cosine.
-      queries: `[Q, D]`, floating point, for SIFT only. Rows that are not finite in float32 do not count;
-        `dropped_queries` of the result tells how many.
+        takes the cosine and GOT-D the squared distance.
+      queries: `[Q, D]`, floating point, for SIFT, or the targets of GOT-D. Rows that are not finite in float32 do not
+        count; `dropped_queries` of the result tells how many.
       noise: variance of an observation, positive, for SIFT only.
+      epsilon: entropic regularization, as a fraction of the mean cost, positive, for GOT-D only.
       rows_per_part: rows of a part, at least 2 k, for facility location only.
-      seed: seed of the shuffle into parts, at least 0, for facility location only.
+      seed: seed of the shuffle into parts (facility location) or of the sample (GOT-D), at least 0.
       block_size: rows to read at a time.
       state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
         same call continues from the last saved round, with the same result; a finished call returns at once. If that
@@ -112,6 +123,7 @@ def select_from_pool(
       Mirzasoleiman et al., Distributed submodular maximization, NeurIPS 2013 (arXiv 1411.0541).
       Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
       Hübotter et al., ICLR 2025 (arXiv 2410.08020).
+      Kang et al., ICLR 2024 (arXiv 2405.02774).
 
     Examples:
       >>> import numpy as np
@@ -125,16 +137,22 @@ def select_from_pool(
     check_count("block_size", block_size)
     check_whole("seed", seed)
     check_number("noise", noise, 0, open_low=True)
-    rows = open_rows(pool, block_size, unit=method == "sift" or metric == "cosine")
+    check_number("epsilon", epsilon, 0, open_low=True)
+    rows = open_rows(pool, block_size, unit=method == "sift" or (metric == "cosine" and method != "got_d"))
     check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
     call |= {"dtype": str(rows.dtype), "block_size": rows.block_size}
     dropped_queries = 0
     if method == "sift":
-        targets, dropped_queries = _queries(queries, rows.width)
+        targets, dropped_queries = _queries(queries, rows.width, method)
         call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
         job = sift_job(rows, k, targets, float(noise))
+    elif method == "got_d":
+        targets, dropped_queries = _queries(queries, rows.width, method)
+        call |= {"epsilon": float(epsilon), "seed": int(seed)}
+        call |= {"queries": hashlib.sha256(targets.tobytes()).hexdigest()}
+        job = transport_job(rows, k, targets, float(epsilon), int(seed))
     elif method == "k_center":
         call |= {"unit": metric == "cosine"}
         job = centers_job(rows, k, metric == "cosine")
@@ -158,17 +176,17 @@ def select_from_pool(
     return PoolSelection(indices, weights, values, cost, report.dropped, report, dropped_queries)
 
 
-def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
+def _queries(queries: Any, width: int, method: str) -> tuple[np.ndarray, int]:
     """Return the queries that are finite in float32, and how many are not."""
     if queries is None:
-        raise ValueError("queries is None, wanted [Q, D] for the method 'sift'.")
+        raise ValueError(f"queries is None, wanted [Q, D] for the method {method!r}.")
     check_shape("queries", queries, (None, width))
     queries = np.asarray(queries)
     if not np.issubdtype(queries.dtype, np.floating):
         raise TypeError(f"queries has dtype {queries.dtype}, wanted a floating-point dtype.")
     with np.errstate(over="ignore"):
         queries = queries.astype(np.float32)
-    finite = queries[np.isfinite(queries).all(1)]
+    finite = queries[np.asarray(usable(jnp.asarray(queries), unit=method == "sift")[1])]
     if not len(finite):
         raise ValueError(f"queries has no row of {len(queries)} that is finite in float32, wanted one or more.")
     return finite, len(queries) - len(finite)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from minibatch_jax._locks import locked_folder
-from minibatch_jax.pool import _centers, _rounds, select_from_pool
+from minibatch_jax.pool import _centers, _rounds, _transport, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
 CALLS = {
@@ -20,12 +20,13 @@ CALLS = {
     "k-center, shards": {"method": "k_center", "block_size": 64, "pool": ["first.npy", "second.parquet"]},
     "k-center, one chunk": {"method": "k_center", "block_size": 512},
     "SIFT": SIFT | {"block_size": 64},
+    "GOT-D": SIFT | {"method": "got_d", "block_size": 64},
     "SIFT, one chunk": SIFT | {"block_size": 512},
 }
 
 
 def select(folder: Path, name: str, state_folder: Path | None = None):
-    _centers.CANDIDATES = 4
+    _centers.CANDIDATES, _transport.SAMPLE = 4, 20
     options = dict(CALLS[name])
     pool = [folder / shard for shard in options.pop("pool", ["pool.npy"])]
     return select_from_pool(pool, 9, progress=False, state_folder=state_folder, **options)
@@ -103,10 +104,9 @@ def main(port: str, process: int, folder: Path, rounds: int) -> None:
     for name in CALLS:
         if rounds:
             stop_after(rounds, process)
-            try:
+            with contextlib.suppress(Stopped):  # some are done before
                 select(folder, name, folder / name)
-            except Stopped:
-                _rounds._save = save
+            _rounds._save = save
         chosen = select(folder, name, folder / name)
         np.savez(folder / f"{name}-{process}.npz", **chosen._replace(report=str(chosen.report))._asdict())
     jax.distributed.shutdown()
