@@ -162,8 +162,8 @@ def nearest_rows(
     check_count("block_size", block_size)
     rows = open_rows(pool, block_size, unit=code.metric == "cosine")
     count = quantized_search.shortlist_size(k, shortlist, rows.size)
-    check_shape("queries", queries, (None, rows.width))
-    asked = np.asarray(queries)
+    asked: Any = np.asarray(queries)
+    check_shape("queries", asked, (None, rows.width))
     if not np.issubdtype(asked.dtype, np.floating):
         raise TypeError(f"queries has dtype {asked.dtype}, wanted a floating-point dtype.")
     with np.errstate(over="ignore"):

@@ -61,8 +61,8 @@ def _pass(rows: Rows, targets: np.ndarray, state: State) -> State:
         for name, value in sums._asdict().items():
             total[name] += np.asarray(value, np.float64)
     everyone = gather(total)
-    sums = _semidual.Sums(*(np.sum([part[name] for part in everyone], axis=0, dtype=np.float64) for name in total))
-    sums = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), sums)
+    added = (np.sum([part[name] for part in everyone], axis=0) for name in total)
+    sums = _semidual.Sums(*(jnp.asarray(x, jnp.float32) for x in added))
     ascent = _advance(_as_ascent(state), sums, masses, state["epsilon"], state["scale"])
     taken = np.array_equal(ascent.potentials, state["trial"])
     return state | _as_state(ascent) | ({"own": own} if taken else {})

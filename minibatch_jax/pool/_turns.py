@@ -86,7 +86,7 @@ def nearest_in_turn(
     rows = open_rows(pool, block_size, unit=unit)
     check_count("k", k, rows.size, "the number of rows")
     asked, counted, dropped_queries = _sets(queries, rows.width, metric)
-    limits = np.full(len(asked), rows.size) if quotas is None else np.asarray(quotas)
+    limits: Any = np.full(len(asked), rows.size) if quotas is None else np.asarray(quotas)
     check_shape("quotas", limits, (len(asked),))
     check_integer("quotas", limits)
     check_same_arguments(shape=[rows.size, rows.width], k=k, metric=metric, queries=asked, quotas=limits)
@@ -106,14 +106,14 @@ def nearest_in_turn(
 
 def _sets(queries: Any, width: int, metric: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the queries `[S, Q, D]` as the metric compares them, which count `[S, Q]`, and how many do not."""
-    sets = [np.asarray(one) for one in queries]
+    sets: list[Any] = [np.asarray(one) for one in queries]
     if not sets:
         raise ValueError("queries is empty, wanted at least one set [Q, D].")
     for number, one in enumerate(sets):
         check_shape(f"queries[{number}]", one, (None, width))
         if not np.issubdtype(one.dtype, np.floating):
             raise TypeError(f"queries[{number}] has dtype {one.dtype}, wanted a floating-point dtype.")
-    padded = np.full((len(sets), max(map(len, sets)), width), np.nan, np.float32)
+    padded: Any = np.full((len(sets), max(map(len, sets)), width), np.nan, np.float32)
     with np.errstate(over="ignore"):
         for number, one in enumerate(sets):
             padded[number, : len(one)] = one
