@@ -35,6 +35,7 @@ from . import near_labeled as near_labeled
 from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import prob_cover as prob_cover
+from . import query_sets as query_sets
 from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
@@ -96,6 +97,7 @@ from .dpp import keep_diverse as keep_diverse
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
+from .got_d import transport_scores_in_blocks as transport_scores_in_blocks
 from .gradient_lengths import expected_gradient_length as expected_gradient_length
 from .gradient_lengths import expected_layer_gradient_length as expected_layer_gradient_length
 from .gradient_lengths import expected_word_gradient_length as expected_word_gradient_length
@@ -136,6 +138,8 @@ from .power_sampling import power_inclusion as power_inclusion
 from .prob_cover import keep_by_prob_cover as keep_by_prob_cover
 from .prob_cover import largest_pure_radius as largest_pure_radius
 from .prob_cover import prob_cover_indices as prob_cover_indices
+from .query_sets import keep_nearest_in_turn as keep_nearest_in_turn
+from .query_sets import nearest_in_turn as nearest_in_turn
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
