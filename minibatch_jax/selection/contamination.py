@@ -144,7 +144,8 @@ def keep_without_overlap(
 
 
 def _fingerprints(row, *, ngram):
-    (high, found), (low, _) = (ngram_hashes(*row, ngram, jnp.uint32(seed)) for seed in SEEDS)
+    tokens, exists = row
+    (high, found), (low, _) = (ngram_hashes(tokens, exists, ngram, jnp.uint32(seed)) for seed in SEEDS)
     none = jnp.uint32(NO_NGRAM)
     return jnp.where(found, high, none), jnp.where(found, low, none), found
 

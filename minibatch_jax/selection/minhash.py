@@ -305,7 +305,8 @@ def _jump(earlier):
 
 def _signature(functions, row, *, ngram):
     seed, multipliers, offsets = functions
-    hashes, found = ngram_hashes(*row, ngram, seed)
+    tokens, exists = row
+    hashes, found = ngram_hashes(tokens, exists, ngram, seed)
     permuted = mixed(hashes[:, None] * multipliers[None] + offsets[None])
     return jnp.min(jnp.where(found[:, None], permuted, jnp.uint32(NO_NGRAM)), axis=0)
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape, mask_or_all
-from minibatch_jax._loops import bind, fori_loop
+from minibatch_jax._loops import bind, fori_loop, map_rows
 from minibatch_jax._vector import first_max, nonzero
 from minibatch_jax.geometry import product, unit_rows
 from minibatch_jax.selection._similarities import usable_features
@@ -236,10 +236,7 @@ def closest_pairs(rows: jax.Array, exists: jax.Array) -> jax.Array:
       >>> closest_pairs(jnp.array([[[1.0, 0.0], [0.0, 1.0]]]), jnp.array([[True, True]])).tolist()
       [1.0]
     """
-    itself = jnp.eye(rows.shape[1], dtype=bool)
-    squares = jnp.sum((rows[:, :, None] - rows[:, None]) ** 2, axis=-1)
-    pair = exists[:, :, None] & exists[:, None] & ~itself[None]
-    return jnp.min(jnp.where(pair, squares / 2, jnp.inf), axis=(1, 2))
+    return map_rows(_closest_pair, (rows, exists))
 
 
 class BatchSums(NamedTuple):
@@ -341,3 +338,10 @@ def _draw_center(key, rows, exists, t, state):
     row = rows[first_max(jnp.where(exists, log_chances + gumbel, -jnp.inf))[1]]
     nearest = jnp.minimum(nearest, jnp.sum((rows - row[None]) ** 2, axis=1))
     return centers.at[t].set(row), nearest
+
+
+def _closest_pair(cluster):
+    rows, exists = cluster
+    squares = jnp.sum((rows[:, None] - rows[None]) ** 2, axis=-1)  # does not cancel
+    pair = exists[:, None] & exists[None] & ~jnp.eye(len(rows), dtype=bool)
+    return jnp.min(jnp.where(pair, squares / 2, jnp.inf))
