@@ -25,7 +25,7 @@ import optax
 from minibatch_jax._checks import as_key, check_choice, check_count, check_number, check_shape, mask_or_all
 from minibatch_jax._loops import bind, fori_loop, map_rows, while_loop
 from minibatch_jax.selection._ngrams import NO_NGRAM, mixed, ngram_hashes, row_hashes, token_rows
-from minibatch_jax.weights import weight_transformation
+from minibatch_jax.weights import weight_dtype, weight_transformation
 
 WEIGHTINGS = ("own", "represented")
 COMPARED = 4096
@@ -265,13 +265,14 @@ def weights_of_distinct(weights: jax.Array, found: NearDuplicates, weighting: st
       weighting: "own" or "represented".
 
     Returns:
-      `[N]`.
+      `[N]`, float32 (float64 if the weights are).
 
     Examples:
       >>> found = NearDuplicates(jnp.array([True, False]), jnp.array([0, 0]), jnp.zeros(2))
       >>> weights_of_distinct(jnp.ones(2), found, "represented").tolist()
       [2.0, 0.0]
     """
+    weights = weights.astype(weight_dtype(weights.dtype))
     if weighting == "own":
         return jnp.where(found.keep, weights, 0)
     size = weights.shape[0]

@@ -25,6 +25,7 @@ from minibatch_jax._loops import bind, fori_loop, map_rows
 from minibatch_jax._vector import first_max, nonzero
 from minibatch_jax.geometry import product, unit_rows
 from minibatch_jax.selection._similarities import usable_features
+from minibatch_jax.weights import weight_dtype
 
 
 class ClusterState(NamedTuple):
@@ -236,7 +237,7 @@ def closest_pairs(rows: jax.Array, exists: jax.Array) -> jax.Array:
       >>> closest_pairs(jnp.array([[[1.0, 0.0], [0.0, 1.0]]]), jnp.array([[True, True]])).tolist()
       [1.0]
     """
-    return map_rows(_closest_pair, (rows, exists))
+    return map_rows(_closest_pair, (rows.astype(weight_dtype(rows.dtype)), exists))
 
 
 class BatchSums(NamedTuple):
@@ -269,6 +270,7 @@ def batch_sums(centers: jax.Array, rows: jax.Array, exists: jax.Array) -> BatchS
       [2, 0]
     """
     rows, k = unit_rows(rows), centers.shape[0]
+    centers = centers.astype(rows.dtype)
     nearest = jnp.argmax(product(rows, centers.T), axis=1).astype(jnp.int32)
     distances = jnp.sum((rows - centers[nearest]) ** 2, axis=1) / 2  # does not cancel
     owner = jnp.where(exists, nearest, k)
@@ -296,6 +298,7 @@ def moved_centers(
       >>> moved_centers(jnp.eye(2), jnp.zeros(2, jnp.int32), sums, added)[0].tolist()
       [[0.0, 1.0], [0.0, 1.0]]
     """
+    centers, sums = (x.astype(weight_dtype(x.dtype)) for x in (centers, sums))
     counts = counts + added
     more, total = added[:, None].astype(centers.dtype), nonzero(counts)[:, None].astype(centers.dtype)
     mean = unit_rows(centers + (sums - more * centers) / total)
@@ -322,6 +325,7 @@ def reseeded_centers(
       >>> found[0].tolist(), int(found[1])
       ([[1.0, 0.0], [0.0, 1.0]], 1)
     """
+    centers, candidates, distances = (x.astype(weight_dtype(x.dtype)) for x in (centers, candidates, distances))
     empty = counts == 0
     turn = jnp.cumsum(empty, dtype=jnp.int32) - 1
     place = jnp.minimum(turn, distances.shape[0] - 1)
