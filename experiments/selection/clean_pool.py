@@ -187,7 +187,8 @@ def search_scores(pool: JunkPool, found: Cleaning, place: int) -> dict[str, floa
 
 def largest_similarity(tokens: np.ndarray, sample: np.ndarray) -> np.ndarray:
     """Largest Jaccard similarity of the set of n-grams of each row of a sample to that of an earlier row, exactly."""
-    grams = sum(tokens[:, i : tokens.shape[1] - NGRAM + 1 + i].astype(np.int64) << 8 * i for i in range(NGRAM))
+    windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.int64), NGRAM, axis=1)
+    grams = windows @ 256 ** np.arange(NGRAM)
     columns = np.unique(grams, return_inverse=True)[1].reshape(grams.shape)
     counts = sparse.csr_matrix(
         (np.ones(columns.size), columns.reshape(-1), np.arange(len(columns) + 1) * columns.shape[1])
