@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import minibatch_jax
-from minibatch_jax.pool import select_from_pool
+from minibatch_jax.pool import open_pool, select_from_pool
 from minibatch_jax.scores import linen_gradient_norms
 
 OTHERS = (
     "flax",
     "rich",
+    "pyarrow",
+    "array_record",
     "chex",
     "scipy",
     "sklearn",
@@ -55,6 +57,15 @@ def test_the_progress_bar_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     with pytest.raises(ImportError, match=r"rich is missing, wanted it here: .*'minibatch_jax\[pool\]'$"):
         select_from_pool(tmp_path / "rows.npy", 2, method="k_center", progress=True)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("parquet", "pyarrow"), ("array_record", "array_record")])
+def test_a_kind_of_file_names_its_extra(kind, package, monkeypatch, tmp_path):
+    (tmp_path / f"rows.{kind}").write_bytes(b"some")
+    for module in (package, "array_record.python.array_record_module"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{package} is missing, wanted it here: .*'minibatch_jax\[{kind}\]'$"):
+        open_pool(tmp_path / f"rows.{kind}")
 
 
 def test_parts_with_an_extra_are_attributes_of_the_package():

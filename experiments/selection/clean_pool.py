@@ -57,7 +57,7 @@ RATES = {
 class Config:
     """Hyper-parameters; the arms of training differ in the rows of the pool."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     out: str = "runs/clean_pool"
     arms: tuple[str, ...] = ()
     """names of the arms to run; empty: all"""
@@ -76,7 +76,7 @@ class Config:
     passes: int = 3
     fraction: float = 0.05
     """of the pool that the model sees"""
-    steps: int = 800
+    steps: int = 500
     learning_rate: float | None = None
     """of Adam, with a cosine decay; None: as tuned for each arm"""
     num_hashes: int = 128

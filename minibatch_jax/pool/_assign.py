@@ -1,12 +1,12 @@
 """Which center is nearest to each row of a pool on disk, in one pass over the file."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minibatch_jax._checks import check_choice, check_count, check_shape
 from minibatch_jax.pool._centers import nearest_center
+from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import gather
 from minibatch_jax.pool._rows import open_rows
 from minibatch_jax.processes import check_same_arguments
@@ -20,16 +20,18 @@ class PoolAssignment(NamedTuple):
     Attributes:
       indices: `[N]` int32, number of the nearest center; -1 for a row that is not finite in float32.
       distances: `[N]` float32, Euclidean distance to this center, up to rounding; NaN where the number is -1.
-      dropped: number of rows that are not finite.
+      dropped: number of rows that are not finite in float32.
+      report: which rows these are, by shard and cause; `print` shows it as text.
     """
 
     indices: np.ndarray
     distances: np.ndarray
     dropped: int
+    report: PoolReport
 
 
 def assign_rows(
-    pool: str | Path | np.ndarray, centers: np.ndarray, *, metric: str = "euclidean", block_size: int = 16384
+    pool: Any, centers: np.ndarray, *, metric: str = "euclidean", block_size: int = 16384
 ) -> PoolAssignment:
     """Return the nearest center of each of N rows of a file, read a block at a time in one pass; ties go to the first.
 
@@ -38,13 +40,14 @@ def assign_rows(
     host: do not call it inside `jit`.
 
     Args:
-      pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map.
+      pool: what `open_pool` opens: a file of `[N, D]` floating point (float16 is fine), shards, a data source, an
+        array or memory map.
       centers: `[k, D]`, floating point, such as `pool[chosen.indices]`. A center that is not finite is nearest to none.
       metric: "euclidean", or "cosine" for the Euclidean distance between rows scaled to unit length.
       block_size: rows to read at a time.
 
     Returns:
-      `PoolAssignment(indices, distances, dropped)`.
+      `PoolAssignment(indices, distances, dropped, report)`.
 
     Raises:
       TypeError: if the pool or the centers are not floating point or a count is not an int.
@@ -61,7 +64,8 @@ def assign_rows(
     """
     check_choice("metric", metric, METRICS)
     check_count("block_size", block_size)
-    rows = open_rows(pool, block_size)
+    unit = metric == "cosine"
+    rows = open_rows(pool, block_size, unit=unit)
     points: Any = np.asarray(centers)
     check_shape("centers", points, (None, rows.width))
     if not np.issubdtype(points.dtype, np.floating):
@@ -72,15 +76,14 @@ def assign_rows(
         raise ValueError(f"centers has no row of {len(points)} that is finite in float32, wanted one or more.")
     points = points[usable]
     check_same_arguments(shape=[rows.size, rows.width], metric=metric, centers=points.tobytes(), pool=rows.ends())
-    unit = metric == "cosine"
     if unit:
         lengths = np.linalg.norm(points, axis=1, keepdims=True)
         points = points / np.where(lengths > 0, lengths, 1)
     squares, owners = nearest_center(rows, unit, points)
-    dropped = rows.dropped(int(np.isfinite(squares).sum()))
+    report = rows.report()
     parts = gather({"squares": squares, "owners": owners})
     squares, owners = (np.concatenate([part[name] for part in parts])[: rows.size] for name in ("squares", "owners"))
     exists = np.isfinite(squares)
     indices = np.where(exists, usable[owners], -1).astype(np.int32)
     distances = np.where(exists, np.sqrt(np.maximum(np.where(exists, squares, 0), 0)), np.nan).astype(np.float32)
-    return PoolAssignment(indices, distances, dropped)
+    return PoolAssignment(indices, distances, report.dropped, report)

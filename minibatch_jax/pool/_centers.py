@@ -7,7 +7,6 @@ the farthest row of the whole pool, and it becomes a center without another pass
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +20,13 @@ CANDIDATES = 4096
 BLOCK = 512
 
 
-def centers_job(rows: Rows, k: int, unit: bool, make: Any) -> Job:
+def centers_job(rows: Rows, k: int, unit: bool) -> Job:
     """Make the job. Its state: the nearest center of each own row, the squared distance to it, and all centers."""
     return Job(
         init=lambda: _init(rows, unit),
         step=lambda state: _choose(rows, k, unit, state),
         progress=lambda state: min(int(state["passed"]) / k, 1.0),
-        result=lambda state: _result(rows, k, state, make),
+        result=lambda state: _result(rows, k, state),
     )
 
 
@@ -40,7 +39,7 @@ def _init(rows: Rows, unit: bool) -> State:
     """Start with the row nearest to the mean as the first center."""
     mean = _mean(rows, unit)
     distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
-    rows.dropped(int(np.isfinite(distances).sum()))
+    rows.report()
     place = int(np.argmin(distances)) if len(distances) else 0
     found = gather({"distance": distances[place : place + 1], "row": np.array([rows.first + place])})
     best = min((f for f in found if len(f["distance"])), key=lambda f: (f["distance"][0], f["row"][0]))
@@ -72,14 +71,13 @@ def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
     }
 
 
-def _result(rows: Rows, k: int, state: State, make: Any) -> Any:
-    counts, costs, finite = np.zeros(k), [0.0], 0
+def _result(rows: Rows, k: int, state: State) -> tuple:
+    counts, costs = np.zeros(k), [0.0]
     for part in gather({"owners": state["owners"], "nearest": state["nearest"]}):
         exists = np.isfinite(part["nearest"]) | (part["nearest"] == -np.inf)
         counts += np.bincount(part["owners"][exists & (part["owners"] < k)], minlength=k)
         costs.append(float(np.sqrt(max(part["nearest"][exists].max(initial=0), 0))))
-        finite += int(exists.sum())
-    return make(state["centers"], counts.astype(np.float32), state["radii"], max(costs), rows.size - finite)
+    return (state["centers"], counts.astype(np.float32), state["radii"], max(costs))
 
 
 def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

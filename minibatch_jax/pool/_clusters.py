@@ -16,6 +16,7 @@ import numpy as np
 from minibatch_jax._checks import check_count, check_whole
 from minibatch_jax.geometry import unit_rows
 from minibatch_jax.pool._centers import nearest_center
+from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import Job, State, gather, kept_from_others, run
 from minibatch_jax.pool._rows import Rows, open_rows, usable
 from minibatch_jax.pool._select import _bar
@@ -48,6 +49,7 @@ class PoolClusters(NamedTuple):
         cluster of near-duplicates.
       reseeded: how many empty clusters were moved to a far row on the way.
       dropped: number of rows that are not finite in float32.
+      report: which rows these are, by shard and cause; `print` shows it as text.
     """
 
     centers: np.ndarray
@@ -59,6 +61,7 @@ class PoolClusters(NamedTuple):
     closest: np.ndarray
     reseeded: int
     dropped: int
+    report: PoolReport
 
 
 def cluster_rows(
@@ -82,8 +85,9 @@ def cluster_rows(
     all get the result of a single process. This function runs on the host: do not call it inside `jit`.
 
     Args:
-      pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map. Rows that are not
-        finite in float32 do not count; `dropped` of the result tells how many.
+      pool: what `open_pool` opens: a file of `[N, D]` floating point (float16 is fine), a list of such shards, a data
+        source, an array or memory map. Rows that are not finite in float32 do not count; `report` of the result tells
+        how many, in which shard and why.
       k: number of clusters.
       passes: how often the centers see each row.
       batch_size: rows of an update; the start is drawn from as many random rows, or from k if these are more.
@@ -94,7 +98,8 @@ def cluster_rows(
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
-      `PoolClusters(centers, indices, distances, sizes, mean_distances, examples, closest, reseeded, dropped)`.
+      `PoolClusters(centers, indices, distances, sizes, mean_distances, examples, closest, reseeded, dropped,
+      report)`.
 
     Raises:
       TypeError: if the pool is not floating point or a count is not an int.
@@ -119,7 +124,7 @@ def cluster_rows(
     check_count("batch_size", batch_size)
     check_count("examples", examples)
     check_whole("seed", seed)
-    rows = open_rows(pool, -(-int(batch_size) // CHUNKS))
+    rows = open_rows(pool, -(-int(batch_size) // CHUNKS), unit=True)
     check_count("k", k, rows.size, "the number of rows")
     call = {"method": "spherical k-means", "k": int(k), "shape": [rows.size, rows.width], "dtype": str(rows.dtype)}
     call |= {"processes": jax.process_count(), "batch_size": int(batch_size), "passes": int(passes), "seed": int(seed)}
@@ -130,7 +135,7 @@ def cluster_rows(
     with kept_from_others(folder):
         if folder is not None:
             call |= {"digest of the pool": rows.digest()}
-        with _bar("spherical k-means", progress) as show:
+        with _bar("cluster_rows", progress) as show:
             return run(job, folder, call, show)
 
 
@@ -205,7 +210,7 @@ def _assign(rows: Rows, state: State) -> State:
 
 
 def _result(rows: Rows, k: int, examples: int, state: State) -> PoolClusters:
-    dropped = rows.dropped(int(np.isfinite(state["squares"]).sum()))
+    report = rows.report()
     parts = gather({"squares": state["squares"], "owners": state["owners"]})
     squares, owners = (np.concatenate([part[name] for part in parts])[: rows.size] for name in ("squares", "owners"))
     exists = np.isfinite(squares)
@@ -215,7 +220,16 @@ def _result(rows: Rows, k: int, examples: int, state: State) -> PoolClusters:
     shown = rows.at(np.maximum(chosen, 0).reshape(-1)).reshape(*chosen.shape, rows.width)
     closest = np.asarray(_closest(shown, chosen >= 0))
     return PoolClusters(
-        state["centers"], indices, distances, sizes, means, chosen, closest, int(state["reseeded"]), dropped
+        state["centers"],
+        indices,
+        distances,
+        sizes,
+        means,
+        chosen,
+        closest,
+        int(state["reseeded"]),
+        report.dropped,
+        report,
     )
 
 

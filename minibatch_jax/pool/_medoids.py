@@ -10,7 +10,7 @@ before: of all rows, or of weighted medoids.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     level_sizes: list[int]
 
 
-def medoids_job(rows: Rows, k: int, metric: str, rows_per_part: int, seed: int, make: Any) -> Job:
+def medoids_job(rows: Rows, k: int, metric: str, rows_per_part: int, seed: int) -> Job:
     """Make the job. Its state: rows and weights of this level (empty at level 0), and medoids of the finished parts."""
     sizes = [rows.size]
     while sizes[-1] > rows_per_part:
@@ -58,7 +58,7 @@ def medoids_job(rows: Rows, k: int, metric: str, rows_per_part: int, seed: int, 
         init=lambda: _level(0, *nobody, *nobody, done=0),
         step=lambda state: _choose(rows, plan, state),
         progress=lambda state: int(state["done"]) / total,
-        result=lambda state: _result(rows, plan, state, make),
+        result=lambda state: _result(rows, plan, state),
     )
 
 
@@ -85,20 +85,19 @@ def _choose(rows: Rows, plan: Plan, state: State) -> State:
     return _level(level + 1, survivors, survived, members[items], weights[items], done) | {"gains": gains}
 
 
-def _result(rows: Rows, plan: Plan, state: State, make: Any) -> Any:
+def _result(rows: Rows, plan: Plan, state: State) -> tuple:
     chosen, missing, unit = state["rows"], plan.k - len(state["rows"]), plan.metric == "cosine"
     squares, owners = nearest_center(rows, unit, points_at(rows, chosen, unit))
     exists = np.isfinite(squares)
-    dropped = rows.dropped(int(exists.sum()))
+    dropped = rows.report().dropped
     distances = np.sqrt(squares[exists]) if plan.metric == "euclidean" else squares[exists]
     counts = np.bincount(owners[exists], minlength=plan.k).astype(np.float64)
     found = gather({"counts": counts, "cost": np.array(distances.sum(dtype=np.float64))})
-    return make(
+    return (
         np.append(chosen, np.full(missing, rows.size)),
         np.sum([f["counts"] for f in found], 0).astype(np.float32),
         np.append(state["gains"], np.zeros(missing, np.float32)),
         sum(float(f["cost"]) for f in found) / (rows.size - dropped),
-        dropped,
     )
 
 

@@ -1,7 +1,6 @@
 """Choose k rows of a pool on disk in one call, by facility location, k-center or SIFT, with a progress bar."""
 
 import contextlib
-import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from minibatch_jax._checks import check_choice, check_count, check_number, check
 from minibatch_jax._extras import require
 from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._medoids import medoids_job
+from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import kept_from_others, run
 from minibatch_jax.pool._rows import open_rows
 from minibatch_jax.pool._sift import sift_job
@@ -35,6 +35,7 @@ class PoolSelection(NamedTuple):
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
         location), the largest distance (k-center), or the variance left at the queries (SIFT).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
+      report: which rows these are, by shard and cause; `print` shows it as text.
       dropped_queries: number of queries of SIFT that do not count, because they are not finite in float32; else 0.
     """
 
@@ -43,11 +44,12 @@ class PoolSelection(NamedTuple):
     values: np.ndarray
     cost: float
     dropped: int
+    report: PoolReport
     dropped_queries: int
 
 
 def select_from_pool(
-    pool: str | Path | np.ndarray,
+    pool: Any,
     k: int,
     *,
     method: str = "facility_location",
@@ -74,8 +76,9 @@ def select_from_pool(
       O(N k D) time, O(block_size D + N Q + D^2) memory.
 
     Args:
-      pool: `.npy` file of `[N, D]` floating point (float16 is fine), or an array or memory map. Rows that are not
-        finite in float32 neither count nor are chosen; `dropped` of the result tells how many.
+      pool: what `open_pool` opens: a file of `[N, D]` floating point (float16 is fine), a list of such shards, a data
+        source, an array or memory map. Rows that are not finite in float32 neither count nor are chosen; `report` of
+        the result tells how many, in which shard and why.
       k: how many to choose.
       method: "facility_location", "k_center" or "sift".
       metric: "sqeuclidean", "euclidean" or "cosine"; for k-center the first two choose the same rows, and SIFT always
@@ -94,7 +97,7 @@ def select_from_pool(
       progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
-      `PoolSelection(indices, weights, values, cost, dropped, dropped_queries)`.
+      `PoolSelection(indices, weights, values, cost, dropped, report, dropped_queries)`.
 
     Raises:
       TypeError: if the pool or the queries are not floating point or a count is not an int.
@@ -122,20 +125,19 @@ def select_from_pool(
     check_count("block_size", block_size)
     check_whole("seed", seed)
     check_number("noise", noise, 0, open_low=True)
-    rows = open_rows(pool, block_size)
+    rows = open_rows(pool, block_size, unit=method == "sift" or metric == "cosine")
     check_count("k", k, None if method == "sift" else rows.size, "the number of rows")
     k = int(k)
     call = {"method": method, "k": k, "shape": [rows.size, rows.width], "processes": jax.process_count()}
     call |= {"dtype": str(rows.dtype), "block_size": rows.block_size}
-    make = functools.partial(PoolSelection, dropped_queries=0)
+    dropped_queries = 0
     if method == "sift":
         targets, dropped_queries = _queries(queries, rows.width)
-        make = functools.partial(PoolSelection, dropped_queries=dropped_queries)
         call |= {"noise": float(noise), "queries": hashlib.sha256(targets.tobytes()).hexdigest()}
-        job = sift_job(rows, k, targets, float(noise), make)
+        job = sift_job(rows, k, targets, float(noise))
     elif method == "k_center":
         call |= {"unit": metric == "cosine"}
-        job = centers_job(rows, k, metric == "cosine", make)
+        job = centers_job(rows, k, metric == "cosine")
     else:
         check_count("rows_per_part", rows_per_part)
         if 2 * k > rows_per_part:
@@ -143,15 +145,17 @@ def select_from_pool(
                 f"rows_per_part is {rows_per_part}, wanted at least 2 k = {2 * k}, so that a part leaves out half."
             )
         call |= {"metric": metric, "rows_per_part": int(rows_per_part), "seed": int(seed)}
-        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed), make)
+        job = medoids_job(rows, k, metric, int(rows_per_part), int(seed))
     check_same_arguments(**call, state_folder_given=state_folder is not None)
     check_same_arguments(pool=rows.ends())
     folder = None if state_folder is None else Path(state_folder)
     with kept_from_others(folder):
         if folder is not None:
             call |= {"digest of the pool": rows.digest()}
-        with _bar(method, progress) as show:
-            return run(job, folder, call, show)
+        with _bar(f"select_from_pool, {method}", progress) as show:
+            indices, weights, values, cost = run(job, folder, call, show)
+        report = rows.report()
+    return PoolSelection(indices, weights, values, cost, report.dropped, report, dropped_queries)
 
 
 def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
@@ -171,7 +175,7 @@ def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
 
 
 @contextlib.contextmanager
-def _bar(method: str, progress: bool) -> Iterator[Callable[[float], None]]:
+def _bar(description: str, progress: bool) -> Iterator[Callable[[float], None]]:
     if not progress or jax.process_index() > 0:
         yield lambda share: None
         return
@@ -183,5 +187,5 @@ def _bar(method: str, progress: bool) -> Iterator[Callable[[float], None]]:
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns) as bar:
-        task = bar.add_task(f"select_from_pool, {method}", total=1.0)
+        task = bar.add_task(description, total=1.0)
         yield lambda share: bar.update(task, completed=share)

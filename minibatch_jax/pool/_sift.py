@@ -4,8 +4,6 @@ The kernel is an inner product, so the posterior covariance after some choices i
 one product of every row with a vector. The state holds `Q + 1` numbers for every row.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,7 @@ from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows, usable
 
 
-def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -> Job:
+def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float) -> Job:
     """Make the job. Its state: variance of each own row and its covariance with the queries, the choices, the next."""
     norms = np.sqrt(np.sum(queries.astype(np.float64) ** 2, 1, keepdims=True))
     targets = queries / np.where(norms > 0, norms, 1)
@@ -23,7 +21,7 @@ def sift_job(rows: Rows, k: int, queries: np.ndarray, noise: float, make: Any) -
     def result(state):
         left, indices = state["left"].astype(np.float32), state["indices"]
         weights = np.where(indices < rows.size, 1, 0).astype(np.float32)
-        return make(indices, weights, left, float(left[-1]), _dropped(rows, state["variance"]))
+        return (indices, weights, left, float(left[-1]))
 
     return Job(
         init=lambda: _init(rows, targets, noise),
@@ -39,7 +37,7 @@ def _init(rows: Rows, targets: np.ndarray, noise: float) -> State:
     for number in rows.own:
         places, found = rows.places(number), _start(rows.chunk(number), targets.astype(np.float32), np.float32(noise))
         cross[places], variance[places], gains[places] = map(np.asarray, found)
-    _dropped(rows, variance)
+    rows.report()
     return {
         "cross": cross,
         "variance": variance,
@@ -74,10 +72,6 @@ def _choose(rows: Rows, targets: np.ndarray, noise: float, state: State) -> Stat
         "indices": np.append(state["indices"], following),
         "left": np.append(state["left"], max(before - np.sum(seen**2), 0)),
     }
-
-
-def _dropped(rows: Rows, variance: np.ndarray) -> int:
-    return rows.dropped(int(np.sum(variance > -np.inf)))
 
 
 def _best(rows: Rows, gains: np.ndarray) -> int:

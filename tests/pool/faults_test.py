@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minibatch_jax.pool import _centers, _rounds, _rows
+from minibatch_jax.pool import _centers, _files, _rounds
 from tests.pool.select_test import CALLS, D, Killed, KilledAfter, N, assert_same, clusters, each_method, select
 
 OPERATIONS = {
@@ -185,7 +185,7 @@ def test_a_damaged_pool_is_named(tmp_path):
         flipped[place] ^= 1 << (place % 8)
         path.write_bytes(flipped)
         try:
-            found = _rows.NpyFile(path)
+            found = _files.NpyFile(path)
         except ValueError as error:
             assert str(path) in str(error)
         else:
@@ -193,13 +193,13 @@ def test_a_damaged_pool_is_named(tmp_path):
 
 
 KINDS = {  # how a pool on disk is given, and the class that reads it
-    "path": (lambda path: path, _rows.FileRows),
-    "map": (lambda path: np.load(path, mmap_mode="r"), _rows.FileRows),
-    "writable map": (lambda path: np.load(path, mmap_mode="r+"), _rows.FileRows),
-    "array of a map": (lambda path: np.asarray(np.load(path, mmap_mode="r")), _rows.FileRows),
-    "rows of a map": (lambda path: np.load(path, mmap_mode="r")[7:], _rows.FileRows),
-    "columns of a map": (lambda path: np.load(path, mmap_mode="r")[:, 1:], _rows.MappedRows),
-    "private map": (lambda path: np.load(path, mmap_mode="c"), _rows.MappedRows),
+    "path": (lambda path: path, _files.FileRows),
+    "map": (lambda path: np.load(path, mmap_mode="r"), _files.FileRows),
+    "writable map": (lambda path: np.load(path, mmap_mode="r+"), _files.FileRows),
+    "array of a map": (lambda path: np.asarray(np.load(path, mmap_mode="r")), _files.FileRows),
+    "rows of a map": (lambda path: np.load(path, mmap_mode="r")[7:], _files.FileRows),
+    "columns of a map": (lambda path: np.load(path, mmap_mode="r")[:, 1:], _files.MappedRows),
+    "private map": (lambda path: np.load(path, mmap_mode="c"), _files.MappedRows),
 }
 CHANGES = {
     "cut": lambda path, size: os.truncate(path, size - 100 * 4 * D),
@@ -217,8 +217,8 @@ def test_a_pool_on_disk_gives_what_its_array_gives(kind, tmp_path):
     expected = np.array(pool) if kind != "path" else clusters()
     rows = [0, 5, 90, 3, 60]
     if kind != "path":
-        np.testing.assert_array_equal(_rows.rows_of_array(pool)[10:200], expected[10:200])
-        np.testing.assert_array_equal(_rows.rows_of_array(pool)[np.array(rows)], expected[rows])
+        np.testing.assert_array_equal(_files.rows_of_array(pool)[10:200], expected[10:200])
+        np.testing.assert_array_equal(_files.rows_of_array(pool)[np.array(rows)], expected[rows])
     assert_same(select(pool, "k_center"), select(expected, "k_center"))
 
 
@@ -229,7 +229,7 @@ def test_a_pool_that_changes_while_it_is_read_is_named(method, kind, tmp_path, m
     give, reader = KINDS[kind]
     path, reads, at, change = tmp_path / "pool.npy", 0, 0, CHANGES["cut"]
     read = reader.__getitem__
-    changes = {name: change for name, change in CHANGES.items() if reader is _rows.FileRows or "cut" in name}
+    changes = {name: change for name, change in CHANGES.items() if reader is _files.FileRows or "cut" in name}
     if method == "sift" and "columns" in kind:
         monkeypatch.setitem(CALLS, "sift", {"queries": CALLS["sift"]["queries"][:, 1:]})
 
@@ -282,7 +282,7 @@ def test_a_pool_that_was_cut_and_is_brought_back_goes_on(between, kind, tmp_path
 def test_a_pool_that_is_gone_or_cannot_be_read_is_named(kind, tmp_path, monkeypatch):
     path = tmp_path / "pool.npy"
     np.save(path, clusters())
-    pool, fill, calls = KINDS[kind][0](path), _rows.FileRows._fill, 0
+    pool, fill, calls = KINDS[kind][0](path), _files.FileRows._fill, 0
 
     def broken(*args):
         nonlocal calls
@@ -292,16 +292,16 @@ def test_a_pool_that_is_gone_or_cannot_be_read_is_named(kind, tmp_path, monkeypa
         fill(*args)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match=rf"'{path}' can no .*\(Input/output error\)"):
-        patch.setattr(_rows.FileRows, "_fill", broken)
+        patch.setattr(_files.FileRows, "_fill", broken)
         select(pool, "k_center")
-    read = _rows.FileRows.__getitem__
+    read = _files.FileRows.__getitem__
 
     def gone(self, rows):
         path.unlink(missing_ok=True)
         return read(self, rows)
 
     if kind == "path":
-        monkeypatch.setattr(_rows.FileRows, "__getitem__", gone)
+        monkeypatch.setattr(_files.FileRows, "__getitem__", gone)
         with pytest.raises(FileNotFoundError, match=rf"pool '{path}' can no longer be read .*Make the call again"):
             select(pool, "k_center")
     else:  # the map still has it

@@ -11,13 +11,15 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from minibatch_jax._locks import locked_folder
-from minibatch_jax.pool import _centers, _rounds, select_from_pool
+from minibatch_jax.pool import _centers, _rounds, cluster_rows, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
 CALLS = {
     "facility location": {"method": "facility_location", "rows_per_part": 64, "block_size": 64},
     "k-center": {"method": "k_center", "metric": "cosine", "block_size": 64},
+    "k-center, shards": {"method": "k_center", "block_size": 64, "pool": ["first.npy", "second.parquet"]},
     "k-center, one chunk": {"method": "k_center", "block_size": 512},
+    "clusters": {"method": "clusters", "batch_size": 128, "passes": 2},
     "SIFT": SIFT | {"block_size": 64},
     "SIFT, one chunk": SIFT | {"block_size": 512},
 }
@@ -25,7 +27,12 @@ CALLS = {
 
 def select(folder: Path, name: str, state_folder: Path | None = None):
     _centers.CANDIDATES = 4
-    return select_from_pool(folder / "pool.npy", 9, progress=False, state_folder=state_folder, **CALLS[name])
+    options = dict(CALLS[name])
+    pool = [folder / shard for shard in options.pop("pool", ["pool.npy"])]
+    if options["method"] == "clusters":
+        del options["method"]
+        return cluster_rows(pool, 9, progress=False, state_folder=state_folder, **options)
+    return select_from_pool(pool, 9, progress=False, state_folder=state_folder, **options)
 
 
 class Stopped(Exception):
@@ -105,7 +112,7 @@ def main(port: str, process: int, folder: Path, rounds: int) -> None:
             except Stopped:
                 _rounds._save = save
         chosen = select(folder, name, folder / name)
-        np.savez(folder / f"{name}-{process}.npz", **chosen._asdict())
+        np.savez(folder / f"{name}-{process}.npz", **chosen._replace(report=str(chosen.report))._asdict())
     jax.distributed.shutdown()
 
 
