@@ -159,14 +159,15 @@ def _search(num_hashes, tokens, held_out, vectors, clusters):
 def search_scores(pool: JunkPool, found: Cleaning, place: int) -> dict[str, float]:
     """Recall of the copies and leaks with one share of changed bytes; what depends on no share is in every arm.
 
-    The first row of a text with copies is none. `planted` is the share of copies among the dropped rows that are text
+    A copy counts if it comes after its text. `planted` is the share of copies among the dropped rows that are text
     or copies; real text repeats itself, too. `precision` and `recall_of_all` are of all rows against exact Jaccard
     similarities to all earlier rows, on a sample.
     """
     family, kept = pool.original, pool.kind == CLEAN
-    first = np.zeros(len(family), bool)
-    first[np.unique(family, return_index=True)[1]] = True
-    copies = (pool.kind == COPY) & (pool.changed == place) & ~first
+    position = np.full(family.max() + 1, -1)
+    position[family[kept & (family >= 0)]] = np.flatnonzero(kept & (family >= 0))
+    later = np.arange(len(family)) > position[family]
+    copies = (pool.kind == COPY) & (pool.changed == place) & later
     scores = {}
     for name, result in dict(zip(NAMES, found.copies), cosine=found.by_cosine).items():
         dropped = ~np.asarray(result.keep)
