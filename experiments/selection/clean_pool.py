@@ -37,20 +37,11 @@ TEST_NGRAMS = (16, 8)
 THRESHOLDS = (0.3, 0.5, 0.7)
 """of the Jaccard similarity; the arms of training drop copies at the middle one"""
 NAMES = tuple(f"{threshold:.1f}" for threshold in THRESHOLDS)
-SAMPLE = 4000
+SAMPLE = 2000
 """rows that are compared with all earlier ones exactly"""
 COSINE = 0.9
 RARE = 4
 """so many of the domains are rare"""
-
-RATES = {
-    "uniform": 3e-3,
-    "without copies": 3e-3,
-    "kept clusters, proportional": 3e-3,
-    "kept clusters, equal": 3e-3,
-    "without copies, kept clusters, equal": 3e-3,
-    "clean rows": 3e-3,
-}
 
 
 @dataclass(frozen=True)
@@ -76,9 +67,9 @@ class Config:
     passes: int = 3
     fraction: float = 0.05
     """of the pool that the model sees"""
-    steps: int = 500
-    learning_rate: float | None = None
-    """of Adam, with a cosine decay; None: as tuned for each arm"""
+    steps: int = 400
+    learning_rate: float = 3e-3
+    """of Adam, with a cosine decay"""
     num_hashes: int = 128
     validate: bool = False
     """hold out rows of the training documents in place of the test documents: for tuning"""
@@ -87,7 +78,7 @@ class Config:
 @dataclass(frozen=True)
 class Cleaning:
     """What the methods find in a pool: copies at each threshold and by cosine, overlap with the held-out rows, clusters
-    and which of them somebody keeps."""
+    and which of them somebody keeps; and of a sample of rows, exactly, how similar the most similar earlier row is."""
 
     copies: tuple[selection.minhash.NearDuplicates, ...]
     by_cosine: selection.minhash.NearDuplicates
@@ -96,6 +87,8 @@ class Cleaning:
     sizes: np.ndarray
     kept: np.ndarray
     empty: int
+    sample: np.ndarray
+    similar: np.ndarray
 
 
 def main(config: Config):
@@ -125,9 +118,19 @@ def clean(config: Config, pool: JunkPool, seed: int) -> Cleaning:
     copies, by_cosine, overlaps = _search(config.num_hashes, pool.tokens, pool.held_out, vectors, clusters)
     junk = np.append(np.isin(pool.kind, JUNK), False)[report.examples]  # what somebody sees; -1 is no row
     kept = junk.sum(1) < report.examples.shape[1] // 2
-    sizes = np.asarray(report.sizes)
     overlap = tuple(map(np.asarray, overlaps))
-    return Cleaning(copies, by_cosine, overlap, np.asarray(clusters), sizes, kept, int(np.sum(centers.counts == 0)))
+    sample = np.sort(np.random.default_rng(seed).choice(len(pool.kind), min(SAMPLE, len(pool.kind)), replace=False))
+    return Cleaning(
+        copies,
+        by_cosine,
+        overlap,
+        clusters=np.asarray(clusters),
+        sizes=np.asarray(report.sizes),
+        kept=kept,
+        empty=int(np.sum(centers.counts == 0)),
+        sample=sample,
+        similar=largest_similarity(pool.tokens, sample),
+    )
 
 
 def cluster(config: Config, vectors: jax.Array, key: jax.Array) -> tuple[Any, jax.Array, Any]:
@@ -173,10 +176,8 @@ def search_scores(pool: JunkPool, found: Cleaning, place: int) -> dict[str, floa
         dropped = ~np.asarray(result.keep)
         scores[f"recall_{name}"] = dropped[copies].mean()
         scores[f"planted_{name}"] = 1 - dropped[kept & (family < 0)].sum() / dropped[kept | (pool.kind == COPY)].sum()
-    sample = np.sort(np.random.default_rng(0).choice(len(family), SAMPLE, replace=False))
-    largest = largest_similarity(pool.tokens, sample)
     for name, threshold, result in zip(NAMES, THRESHOLDS, found.copies):
-        dropped, near = ~np.asarray(result.keep)[sample], largest >= threshold
+        dropped, near = ~np.asarray(result.keep)[found.sample], found.similar >= threshold
         scores[f"precision_{name}"] = near[dropped].mean()
         scores[f"recall_of_all_{name}"] = dropped[near].mean()
     leaks = (pool.kind == LEAK) & (pool.changed == place)
@@ -251,8 +252,7 @@ def one_run(
     n = int(config.fraction * len(pool.kind))
     mask = np.asarray(ARMS[name](pool, found, n, jax.random.key(seed + 1000)))
     rows = jnp.asarray(pool.tokens[np.flatnonzero(mask)][:n])
-    rate = RATES[name] if config.learning_rate is None else config.learning_rate
-    rates = rate * (1 + jnp.cos(jnp.pi * jnp.arange(config.steps) / config.steps)) / 2
+    rates = config.learning_rate * (1 + jnp.cos(jnp.pi * jnp.arange(config.steps) / config.steps)) / 2
     run = start_run(seed, jnp.zeros(len(rows), jnp.int32), 1)
     run = train(run, rows, jnp.ones((config.steps, 1)), rates)
     half = pool.held_out.shape[1] // 2  # of the other half, copies are in the pool

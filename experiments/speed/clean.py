@@ -119,22 +119,6 @@ def minhash(folder: Path) -> dict[str, float]:
     }
 
 
-def datasketch_minhash(folder: Path, rows: int = 5_000) -> dict[str, float]:
-    """The same signatures and search by datasketch, on the first rows only; seconds are for these."""
-    import datasketch
-
-    tokens = np.load(folder / "tokens.npy", mmap_mode="r")[:rows]
-    index = datasketch.MinHashLSH(threshold=0.7, num_perm=64)
-    kept = 0
-    for number, row in enumerate(tokens):
-        signature = datasketch.MinHash(num_perm=64)
-        signature.update_batch([row[i : i + 3].tobytes() for i in range(LENGTH - 2)])
-        if not index.query(signature):
-            index.insert(number, signature)
-            kept += 1
-    return {"rows": float(rows), "kept": float(kept)}
-
-
 def unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1 in float32."""
     rows = rows.astype(np.float32)
@@ -148,7 +132,7 @@ def largest_share(owners: np.ndarray) -> float:
 
 
 CALLS: dict[str, Callable[[Path], dict[str, float]]] = {
-    function.__name__: function for function in (ours, faiss_k_means, scikit_learn, minhash, datasketch_minhash)
+    function.__name__: function for function in (ours, faiss_k_means, scikit_learn, minhash)
 }
 
 
