@@ -1,6 +1,7 @@
-"""Rows of a pool on disk that exceeds memory: chosen, or assigned to centers; rows labeled in rounds."""
+"""Rows of a pool on disk that exceeds memory: chosen, clustered, assigned to centers; rows labeled in rounds."""
 
 from minibatch_jax.pool._assign import PoolAssignment, assign_rows
+from minibatch_jax.pool._clusters import PoolClusters, cluster_rows
 from minibatch_jax.pool._labeling import PoolLabels, label_in_rounds
 from minibatch_jax.pool._nearest import PoolCode, PoolNeighbors, compress_rows, nearest_rows
 from minibatch_jax.pool._open import Pool, open_pool
@@ -11,6 +12,7 @@ from minibatch_jax.pool._turns import PoolTurns, nearest_in_turn
 __all__ = [
     "Pool",
     "PoolAssignment",
+    "PoolClusters",
     "PoolCode",
     "PoolLabels",
     "PoolNeighbors",
@@ -18,6 +20,7 @@ __all__ = [
     "PoolSelection",
     "PoolTurns",
     "assign_rows",
+    "cluster_rows",
     "compress_rows",
     "label_in_rounds",
     "nearest_in_turn",

@@ -10,11 +10,13 @@ from minibatch_jax import selection
 
 KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
 PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
+CLUSTERS = selection.init_clusters(EYE, 2, KEY)
 CALLS = {
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
     "batch_bald_indices": lambda **where: selection.batch_bald_indices(KEY, jnp.ones((4, 2, 2)), 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
+    "cluster_quotas": lambda **where: selection.cluster_quotas(jnp.arange(4), 3, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
@@ -27,6 +29,7 @@ CALLS = {
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
     "gradient_match": lambda **where: selection.gradient_match(EYE, 2, **where),
+    "init_clusters": lambda **where: selection.init_clusters(EYE, 2, KEY, **where),
     "jest_indices": lambda **where: selection.jest_indices(KEY, EYE, 2, 1, **where),
     "jest_indices_from_embeddings": lambda **where: selection.jest_indices_from_embeddings(
         KEY, PAIRS, PAIRS, 2, 1, **where
@@ -36,17 +39,21 @@ CALLS = {
     "k_means_indices": lambda **where: selection.k_means_indices(KEY, EYE, 2, **where),
     "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
+    "near_duplicates": lambda **where: selection.near_duplicates(jnp.zeros((4, 2), jnp.uint32), **where),
+    "near_duplicates_by_cosine": lambda **where: selection.near_duplicates_by_cosine(EYE, **where),
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
     "prob_cover_indices": lambda **where: selection.prob_cover_indices(KEY, EYE, 2, 0.5, **where),
     "largest_pure_radius": lambda **where: selection.largest_pure_radius(EYE, jnp.arange(4) % 2, **where),
     "typi_clust_indices": lambda **where: selection.typi_clust_indices(KEY, EYE, 2, 2, **where),
     "typical_indices": lambda **where: selection.typical_indices(EYE, jnp.arange(4) % 2, 2, 2, **where),
+    "quota_mask": lambda **where: selection.quota_mask(KEY, jnp.arange(4), jnp.arange(4), **where),
     "refine": lambda **where: selection.refine(EYE, jnp.arange(2), **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
     "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
+    "update_clusters": lambda **where: selection.update_clusters(CLUSTERS, EYE, **where),
 }
 
 
