@@ -186,8 +186,7 @@ def trainer(config: Config, name: str, method: Method) -> Callable[[int, Any], A
             rows, places = all_rows.sample(run.places)
             clean = predictions(run.params, train["image"][rows.indices])
             memory = write_soft_labels(run.memory, rows.indices, clean)
-            ended = epochs(places) > epochs(run.places)
-            memory = jax.tree.map(lambda new, old: jnp.where(ended, new, old), publish_soft_labels(memory), memory)
+            memory = publish_soft_labels(memory, epochs(places) > epochs(run.places))
             return update(run, train, rows)._replace(places=places, memory=memory), None
 
         return jax.lax.scan(step, run, length=config.evaluate_every)[0]

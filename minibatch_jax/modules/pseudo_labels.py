@@ -128,13 +128,14 @@ def write_soft_labels(
     )
 
 
-def publish_soft_labels(memory: SoftLabels) -> SoftLabels:
+def publish_soft_labels(memory: SoftLabels, when: bool | jax.Array = True) -> SoftLabels:
     """Make what was written the labels, at the end of an epoch: of unlabeled rows that were visited, and of no others.
 
     Labeled rows keep their label, and rows that were not visited keep what they had.
 
     Args:
       memory: the memory so far.
+      when: `[]` bool, may be traced: whether an epoch ended; False changes nothing.
 
     Returns:
       The memory with new labels, in which no row counts as visited.
@@ -145,9 +146,9 @@ def publish_soft_labels(memory: SoftLabels) -> SoftLabels:
       >>> publish_soft_labels(publish_soft_labels(memory)).labels.tolist()
       [[0.0, 0.0], [0.25, 0.75]]
     """
-    new = memory.visited & ~memory.labeled
+    new = memory.visited & ~memory.labeled & when
     labels = jnp.where(new[:, None], memory.pending, memory.labels)
-    return memory._replace(labels=labels, visited=jnp.zeros_like(memory.visited))
+    return memory._replace(labels=labels, visited=memory.visited & ~jnp.asarray(when, bool))
 
 
 def class_balance(

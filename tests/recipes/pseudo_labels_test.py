@@ -16,28 +16,41 @@ def recipe(logits, params, optimizer, x, labels, key):
     sampler = sampling.labelled_quota(64, 16)
 
     def items(params, batch):
-        z, rows = logits(params, batch["x"]), len(batch["x"])
-        balance = 0.8 * modules.class_balance(z, batch["w"]) + 0.4 * modules.mean_entropy(z, batch["w"])
-        return {"labels": -jax.nn.log_softmax(z), "balance": jnp.broadcast_to(balance, rows)}
+        z, w = logits(params, batch["x"]), batch["w"]
+        terms = modules.class_balance(z, w) + 0.5 * modules.mean_entropy(z, w)
+        return {"labels": -jax.nn.log_softmax(z), "terms": jnp.broadcast_to(terms, len(z))}
 
     fn = value_and_grad(items, optax.identity())
 
     def step(carry, _):
         params, opt_state, place, soft = carry
-        rows, next_place = sampler.sample(place)
-        batch, weights = {"x": x[rows.indices], "w": rows.weights}, rows.weights[:, None] * soft.labels[rows.indices]
-        _, grads, _ = fn(params, batch, optax.EmptyState(), weights={"labels": weights, "balance": rows.weights})
-        soft = modules.write_soft_labels(soft, rows.indices, jax.nn.softmax(logits(params, batch["x"])))
-        ended = next_place.epochs[0] > place.epochs[0]
-        soft = jax.tree.map(lambda new, old: jnp.where(ended, new, old), modules.publish_soft_labels(soft), soft)
+        rows, moved = sampler.sample(place)
+        batch, w = {"x": x[rows.indices], "w": rows.weights}, rows.weights
+        _, grads, _ = fn(
+            params,
+            batch,
+            optax.EmptyState(),
+            weights={"labels": w[:, None] * soft.labels[rows.indices], "terms": 0.8 * w},
+        )
+        soft = modules.write_soft_labels(
+            soft,
+            rows.indices,
+            jax.nn.softmax(logits(params, batch["x"])),
+        )
+        soft = modules.publish_soft_labels(soft, moved.epochs[0] > place.epochs[0])
         updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state, next_place, soft), None
+        return (optax.apply_updates(params, updates), opt_state, moved, soft), None
 
-    place, soft = sampler.init(key, labeled=labels >= 0), modules.init_soft_labels(labels, 10)
-    return jax.lax.scan(step, (params, optimizer.init(params), place, soft), length=300)[0]
+    start = (
+        params,
+        optimizer.init(params),
+        sampler.init(key, labeled=labels >= 0),
+        modules.init_soft_labels(labels, 10),
+    )
+    return jax.lax.scan(step, start, length=300)[0]
 
 
-def test_digits_are_learned_from_ten_labels_better_than_from_those_alone():
+def test_digits_are_learned_from_twenty_labels_better_than_from_those_alone():
     data = digits.train()
     y = np.asarray(data["y"])
     first = [np.flatnonzero(y == c)[:2] for c in range(10)]
