@@ -71,11 +71,9 @@ class Config:
     tasks: tuple[str, ...] = (
         "fashion_mnist 40",
         "fashion_mnist 10",
-        "fashion_mnist 100",
         "fashion_mnist 400",
         "mnist 10",
         "mnist 40",
-        "mnist 100",
         "mnist 400",
     )
     """data set and number of labels; the first has the further quotas and Mosaic"""
@@ -88,7 +86,7 @@ class Config:
     steps: int = 1000
     evaluate_every: int = 100
     pool: int = 2
-    hidden: int = 256
+    hidden: int = 128
     learning_rate: float | None = None
     """of SGD with momentum 0.9; None: as tuned for each arm"""
     weight_decay: float = 1e-4
