@@ -57,7 +57,7 @@ MORE = {
     "+ quota 32": Method(balance=True, mix="mixup", quota=32),
     "+ quota 16, Mosaic": Method(balance=True, mix="mosaic", quota=16),
 }
-RATES = dict.fromkeys(ARMS | MORE, 0.1)
+RATES = dict.fromkeys(ARMS | MORE, 0.03)
 
 
 @dataclass(frozen=True)
