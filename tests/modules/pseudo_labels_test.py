@@ -32,6 +32,9 @@ def test_the_memory_is_a_dictionary_of_the_last_predictions_published_at_the_end
     memory, expected = init_soft_labels(jnp.asarray(LABELS), C), np.zeros((N, C))
     known = (LABELS >= 0) & (LABELS < C)
     expected[known, LABELS[known]] = 1
+    np.testing.assert_array_equal(memory.labels, expected)
+    expected[~known] = 1 / C  # labels from elsewhere stay until a row is visited
+    memory = memory._replace(labels=jnp.asarray(expected, jnp.float32))
     pending, ignored, rng = {}, 0, np.random.default_rng(1)
     for step in range(12):
         ids = rng.integers(-3, N + 3, B).astype(np.int32)
