@@ -22,6 +22,7 @@ from . import list_decodable as list_decodable
 from . import multi_label as multi_label
 from . import partitions as partitions
 from . import power_sampling as power_sampling
+from . import pseudo_label_filters as pseudo_label_filters
 from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
@@ -29,6 +30,7 @@ from . import sift as sift
 from . import split_filters as split_filters
 from . import stopping_rules as stopping_rules
 from . import swaps as swaps
+from . import teacher_student as teacher_student
 from . import thresholds as thresholds
 from . import topk as topk
 from . import uncertainty as uncertainty
@@ -84,6 +86,14 @@ from .multi_label import cardinality_inconsistency as cardinality_inconsistency
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
+from .pseudo_label_filters import combined_ranks as combined_ranks
+from .pseudo_label_filters import distinct_ngrams as distinct_ngrams
+from .pseudo_label_filters import embedding_agreements as embedding_agreements
+from .pseudo_label_filters import mean_log_likelihoods as mean_log_likelihoods
+from .pseudo_label_filters import negative_entropies as negative_entropies
+from .pseudo_label_filters import proxy_agreements as proxy_agreements
+from .pseudo_label_filters import token_confidences as token_confidences
+from .pseudo_label_filters import top_fraction_mask as top_fraction_mask
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
@@ -101,6 +111,9 @@ from .stopping_rules import stop_by_f_score as stop_by_f_score
 from .stopping_rules import stop_by_kappa as stop_by_kappa
 from .stopping_rules import stop_by_uncertainty as stop_by_uncertainty
 from .swaps import refine as refine
+from .teacher_student import class_thresholds as class_thresholds
+from .teacher_student import keep_by_teacher_student as keep_by_teacher_student
+from .teacher_student import teacher_labels as teacher_labels
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
 from .thresholds import running_threshold as running_threshold

@@ -57,6 +57,8 @@ def embeddings(c):
     return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
 
 
+NEGATIVE, TOKEN_COUNTS = -grid(10, MANY, 9), jnp.arange(MANY) % 9 + 1
+TAUGHT = np.tile([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], (8, 1))
 COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
@@ -72,7 +74,9 @@ FUNCTIONS = {
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
+    "class_thresholds": lambda c: selection.class_thresholds(c(LOSSES)[0], c(MASS), GROUPS > 0),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
+    "combined_ranks": lambda c: selection.combined_ranks(c(POINTS).T),
     "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
     "contrastive_scores": lambda c: selection.contrastive_scores(
         c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])
@@ -81,6 +85,7 @@ FUNCTIONS = {
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
+    "embedding_agreements": lambda c: selection.embedding_agreements(c(POINTS), c(POINTS[::-1])),
     "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
     "expected_gradient_length": lambda c: selection.expected_gradient_length(c(LOGITS), c(POINTS)),
     "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
@@ -109,6 +114,7 @@ FUNCTIONS = {
     ),
     "log_symmetric_sums": lambda c: dpp.log_symmetric_sums(c(LOSSES), 5),
     "loss_ranks": lambda c: selective_backprop.loss_ranks(c(LOSSES), c(MASS)),
+    "mean_log_likelihoods": lambda c: selection.mean_log_likelihoods(c(NEGATIVE), TOKEN_COUNTS),
     "medoid_weights": lambda c: selection.medoid_weights(
         coresets.Medoids(jnp.arange(2), jnp.ones(2), jnp.arange(MANY) % 2), item_weights=c(MASS)
     ),
@@ -117,6 +123,7 @@ FUNCTIONS = {
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
+    "negative_entropies": lambda c: selection.negative_entropies(c(-NEGATIVE), TOKEN_COUNTS, 20),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
     "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
@@ -138,7 +145,10 @@ FUNCTIONS = {
     "stop_by_kappa": lambda c: two_checks(selection.stop_by_kappa(), c(LOGITS), c(LOGITS[::-1])),
     "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
+    "teacher_labels": lambda c: selection.teacher_labels(c(TAUGHT)),
+    "token_confidences": lambda c: selection.token_confidences(c(NEGATIVE), TOKEN_COUNTS),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
+    "top_fraction_mask": lambda c: selection.top_fraction_mask(c(LOSSES), 0.3, 0).mask,
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "update_quadratic_model": lambda c: averages(model(c)),
@@ -147,10 +157,19 @@ FUNCTIONS = {
     "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
-OF_INTEGERS = {"cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"}
+OF_INTEGERS = {
+    "cohen_kappa",
+    "concept_balanced_indices",
+    "concept_targets",
+    "distinct_ngrams",
+    "domain_budgets",
+    "f_score_change",
+    "proxy_agreements",
+}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
     "best_of_list",
+    "class_thresholds",
     "importance_probabilities",
     "largest_features_by_domain",
     "power_inclusion",

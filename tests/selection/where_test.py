@@ -14,6 +14,7 @@ CALLS = {
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
+    "combined_ranks": lambda **where: selection.combined_ranks(EYE, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
@@ -34,6 +35,7 @@ CALLS = {
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
+    "top_fraction_mask": lambda **where: selection.top_fraction_mask(ONES, 0.5, 0, **where),
     "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
 }
 
