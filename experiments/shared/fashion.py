@@ -1,4 +1,4 @@
-"""Fashion-MNIST as vectors of standardized pixels."""
+"""Fashion-MNIST, or MNIST, as vectors of standardized pixels."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from experiments.datasets import arrays
 HELD_OUT = 10_000
 
 
-def fashion(pool: int, validate: bool) -> dict[str, dict[str, np.ndarray]]:
+def fashion(pool: int, validate: bool, name: str = "fashion_mnist") -> dict[str, dict[str, np.ndarray]]:
     """Splits train and test: `image` float32 [N, (28 // pool)**2], means over squares, and `label` [N].
 
     To validate, the training set is cut in two: its last 10 000 images are the test split.
     """
-    train, test = arrays("fashion_mnist", "train"), arrays("fashion_mnist", "test")
+    train, test = arrays(name, "train"), arrays(name, "test")
     if validate:
         train, test = ({k: v[part] for k, v in train.items()} for part in (slice(-HELD_OUT), slice(-HELD_OUT, None)))
     mean, deviation = train["image"].mean(), train["image"].std()

@@ -101,6 +101,8 @@ class Step(NamedTuple):
         out = self.items_fn(params, batch, user_state) if self.has_state else self.items_fn(params, batch)
         items, signals, user_state = self._parts(out, user_state)
         self.kind.check(items, self.name)
+        if self.kind.axis_name is not None:  # an item that is equal on all devices has a weight on each of them
+            items = as_varying(items, self.kind.axis_name)
         if not self.kind.of_pairs:
             check_leading_axis("batch", batch, jax.tree.leaves(items)[0].shape[0])
         return items, (signals, (self.model.rest_of(params), user_state))

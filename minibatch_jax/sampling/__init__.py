@@ -14,6 +14,7 @@ from . import coresets as coresets
 from . import epochs as epochs
 from . import fed_back as fed_back
 from . import hierarchies as hierarchies
+from . import labeled_rows as labeled_rows
 from . import mixtures as mixtures
 from . import near_classes as near_classes
 from . import rounds as rounds
@@ -26,6 +27,7 @@ from .epochs import epoch_rows as epoch_rows
 from .epochs import shuffled as shuffled
 from .fed_back import weighted as weighted
 from .hierarchies import by_hierarchy as by_hierarchy
+from .labeled_rows import labelled_quota as labelled_quota
 from .mixtures import mixture as mixture
 from .near_classes import by_proxies as by_proxies
 from .rounds import hard_batches as hard_batches

@@ -31,6 +31,10 @@ def domains(rng):
     return {"domains": labels(rng)["labels"]}
 
 
+def labeled(rng):
+    return {"labeled": rng.permutation(np.arange(N) < 10)}
+
+
 def weights(rng):
     return {"weights": rng.gamma(2.0, size=N).astype(np.float32)}
 
@@ -57,6 +61,7 @@ CASES = {
     "by_hierarchy": SamplerCase(
         lambda: sampling.by_hierarchy(6, 3, groups_per_batch=2, classes_per_group=2, per_class=2), N, hierarchy
     ),
+    "labelled_quota": SamplerCase(lambda: sampling.labelled_quota(16, 4), N, labeled),
     "fixed_triplets": SamplerCase(lambda: sampling.fixed_triplets(20, 8), N, labels),
     "weighted": SamplerCase(lambda: sampling.weighted(16, decay=0.5), N, weights, losses, any_order=True),
     "hard_batches": SamplerCase(
