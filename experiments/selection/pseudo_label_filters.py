@@ -3,10 +3,10 @@
 Claim: a student that trains on the half of the transcripts that a label-free filter keeps makes fewer errors than one
   that trains on all of them or on a random half, and comes close to one whose half was chosen with the truth; the
   agreement with a second model is the best filter; likelihoods keep the loops of a teacher that repeats itself.
-Data: lines of 4 to 8 digits of MNIST, all of a line turned by one angle of up to 60 degrees; which digit follows which
+Data: lines of 4 to 8 digits of MNIST, all of a line turned by one angle of up to 45 degrees; which digit follows which
   is a language drawn by the seed, in which three digits usually come after each. The teacher is an MLP that has seen
   3000 upright digits, so its errors are those of a reader of another style; the proxy is a smaller one that has seen
-  3000 others. On a tenth of the lines the teacher gets stuck and repeats two digits up to the twelfth, very sure: these
+  3000 others. On a fifth of the lines the teacher gets stuck and repeats two digits up to the twelfth, very sure: these
   errors are planted. The student, an MLP that reads digit by digit, trains on 2000 lines and is tested on 500 with
   their right digits. `python -m experiments.datasets fetch mnist`.
 Command: `python -m experiments pseudo_label_filters`
@@ -54,9 +54,9 @@ class Config:
     """names of the arms to run; empty: all"""
     lines: int = 2000
     test_lines: int = 500
-    slant: float = 60.0
+    slant: float = 45.0
     """largest angle of a line, in degrees"""
-    loops: float = 0.1
+    loops: float = 0.2
     """share of the lines on which the teacher gets stuck"""
     fraction: float = 0.5
     """of the lines that a filter keeps"""
