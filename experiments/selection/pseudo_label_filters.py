@@ -40,8 +40,18 @@ from minibatch_jax.selection import (
 )
 
 ALL = "all lines"
+TURNED = 30
+"""A line at this many degrees or more is far from what the teacher has seen."""
 BAD = 0.3
 """A transcript with a higher error rate is one that a filter should drop."""
+
+
+NAMES = (
+    ALL,
+    *("random", "confidence", "entropy", "likelihood", "proxy", "embedding", "rendered", "few repetitions"),
+    *("confidence and few repetitions", "mean rank", "truth"),
+)
+"""arms, in the order of the scores"""
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,9 @@ class Config:
 def main(config: Config):
     """Train the students of all arms and report."""
     students = functools.lru_cache(maxsize=1)(functools.partial(outcomes, config))  # one seed after another
-    arms = {name: functools.partial(lambda name, seed: students(seed)[name], name) for name in names()}
+    arms = {name: functools.partial(lambda name, seed: students(seed)[name], name) for name in NAMES}
     better = {"student_error": "lower", "precision": "higher"}
     return compare(config, arms, baseline=ALL, better=better)
-
-
-def names() -> tuple[str, ...]:
-    """Names of the arms, in the order of the scores."""
-    sure = ("confidence", "entropy", "likelihood", "proxy", "embedding", "rendered", "few repetitions")
-    return (ALL, "random", *sure, "confidence and few repetitions", "mean rank", "truth")
 
 
 def outcomes(config: Config, seed: int) -> dict[str, dict[str, float]]:
@@ -102,14 +106,16 @@ def outcomes(config: Config, seed: int) -> dict[str, dict[str, float]]:
     errors = error_rates(given.tokens, given.lengths, lines.digits, lines.lengths)
     scores = all_scores(lines, given, others, grammar, prototypes) | {"truth": -errors}
     kept = {name: np.asarray(top_fraction_mask(x, config.fraction, key).mask) for name, x in scores.items()}
-    kept = {name: kept.get(name, np.ones(config.lines, bool)) for name in names()}
+    kept = {name: kept.get(name, np.ones(config.lines, bool)) for name in NAMES}
     students = train_all(config, key, lines, given, jnp.asarray(np.stack(list(kept.values()))))
     student_errors = np.asarray(jax.vmap(lambda params: reading_error(params, test))(students))
     error, bad, made = np.asarray(errors), np.asarray(errors) > BAD, {}
+    turned = np.abs(np.asarray(lines.angles)) >= TURNED
     for (name, mask), student_error in zip(kept.items(), student_errors, strict=True):
         made[name] = {
             "student_error": student_error,
             "error_of_kept": error[mask].mean(),
+            "turned_share_of_kept": turned[mask].mean(),
             "precision": bad[~mask].mean() if np.any(~mask) else np.nan,
             "recall": (bad & ~mask).sum() / bad.sum(),
             "recall_of_loops": (given.loops & ~mask).sum() / given.loops.sum(),

@@ -41,7 +41,7 @@ def edit_distances(
     check_sequences("tokens", tokens, lengths)
     check_sequences("references", references, reference_lengths, tokens.shape[0])
     lengths, reference_lengths = as_index(lengths), as_index(reference_lengths)
-    dtype = jnp.promote_types(as_index(tokens).dtype, as_index(references).dtype)
+    dtype = max(as_index(tokens).dtype, as_index(references).dtype, key=lambda dtype: dtype.itemsize)
     references, places = references.astype(dtype), jnp.arange(references.shape[1] + 1, dtype=jnp.int32)
     first = jnp.broadcast_to(places[None], (tokens.shape[0], places.shape[0]))
     steps = tokens.astype(dtype).T, jnp.arange(tokens.shape[1], dtype=lengths.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.selection import _slanted_lines as slanted
 from experiments.selection import pseudo_label_filters
 from experiments.selection._slanted_lines import LIMIT, LONGEST, SIDE
-from experiments.selection.pseudo_label_filters import Config, all_scores, losses, names
+from experiments.selection.pseudo_label_filters import NAMES, Config, all_scores, losses
 
 RNG = np.random.default_rng(0)
 PIXELS, LABELS = RNG.random((40, 28, 28)).astype(np.float32), np.arange(40) % 10
@@ -47,7 +47,7 @@ def test_loops_repeat_two_digits_up_to_the_limit_and_are_sure():
     np.testing.assert_array_equal(stuck[:, 6:], stuck[:, 4:-2])
     assert np.all(np.asarray(found.log_probabilities)[found.loops, 6:] > -0.03)
     scores = all_scores(LINES, found, found, GRAMMAR, jnp.ones((10, SIDE * SIDE)))
-    assert [name for name in names() if name not in ("all lines", "truth")] == list(scores)
+    assert [name for name in NAMES if name not in ("all lines", "truth")] == list(scores)
     np.testing.assert_array_equal(scores["proxy"], 0)
     repeated = scores["few repetitions"]
     assert repeated[found.loops].max() < 0.5 < np.median(repeated[~found.loops])
