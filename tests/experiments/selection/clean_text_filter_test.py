@@ -33,5 +33,5 @@ def test_a_run_sees_its_share_of_clean_windows(name):
     table = np.asarray(byte_runs.values(mixture, config.steps))
     assert table[:, 1].mean() == pytest.approx(ARMS[name][1], abs=1e-6)
     if name.endswith("end"):
-        assert np.all(table[:540, 1] == 0) and np.all(table[540:, 1] == 1)
+        assert np.all(table[:360, 1] == 0) and np.all(table[360:, 1] == 1)
     assert float(rates(config.steps - 1)) == 0
