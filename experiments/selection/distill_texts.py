@@ -13,6 +13,7 @@ Reference: Li et al., Learning with less: knowledge distillation from large lang
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ from minibatch_jax.selection import keep_by_teacher_student, keep_random, keep_u
 
 DOMAINS = (1, 3, 4, 6)
 """comp, rec, sci, talk"""
+GOAL = 0.65
+"""test accuracy, to which rows are counted"""
 WORDS = 2048
 """features, by hashing"""
 LEARNING_RATES = {
@@ -108,14 +111,16 @@ def main(config: Config):
 
 
 def summarize(config: Config, records: list[dict[str, Any]]) -> dict[str, float]:
-    """Last accuracy, rows consumed, the accuracy after a number of them, and shares over the run."""
+    """Last and best accuracy, rows consumed, those to a goal (NaN: never), the accuracy after some, shares over all."""
     kept, accuracy, right = (
         np.array([r["metrics"][name] for r in records]) for name in ("kept", "test_accuracy", "right_share_of_kept")
     )
     rows = np.cumsum(kept) * config.evaluate_every * config.batch_size
     return {
         "test_accuracy": accuracy[-1],
+        "best_accuracy": accuracy.max(),
         "rows": rows[-1],
+        "rows_to_goal": rows[np.argmax(accuracy >= GOAL)] if np.any(accuracy >= GOAL) else math.nan,
         "accuracy_at_equal_rows": float(np.interp(config.at_rows, rows, accuracy)),
         "kept": kept.mean(),
         "right_share_of_kept": float(np.sum(right * kept) / np.sum(kept)),

@@ -1,5 +1,7 @@
 """The rows that the teacher labels are of newsgroups that it has not seen; the summary is by hand."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ def test_the_summary_counts_rows_and_interpolates():
         for kept, accuracy, right in ((0.5, 0.2, 1.0), (0.25, 0.4, 0.4), (0.25, 0.8, 0.4))
     ]
     found = summarize(Config(evaluate_every=10, batch_size=40, at_rows=250), records)
-    assert found["rows"] == 400 and found["test_accuracy"] == 0.8
+    assert found["rows"] == 400 and found["rows_to_goal"] == 400 and found["test_accuracy"] == 0.8
+    assert math.isnan(summarize(Config(), records[:2])["rows_to_goal"])
     assert found["accuracy_at_equal_rows"] == pytest.approx(0.3)
     assert found["right_share_of_kept"] == pytest.approx(0.7) and found["kept"] == pytest.approx(1 / 3)
