@@ -49,6 +49,8 @@ SIGNALS = {
     "logits": Signal(("B", "C"), _FLOAT, "class scores of the current model"),
     "committee_logits": Signal(("B", "M", "C"), _FLOAT, "class scores of each member of a committee"),
     "teacher_logits": Signal(("B", "C"), _FLOAT, "class scores of a teacher"),
+    "teacher_confidences": Signal(("B",), _FLOAT, "probability that a teacher gives to its own label of each example"),
+    "pseudo_labels": Signal(("B",), _INT, "class that a teacher, and no human, gave to each example"),
     "features": Signal(("B", "D"), _FLOAT, "one vector per example"),
     "cost": Signal(("B0", "B1"), _FLOAT, "price of pairing a source with a target", pairwise=True),
     "distances": Signal(("A", "M"), _FLOAT, "distance of each anchor to each reference", pairwise=True),

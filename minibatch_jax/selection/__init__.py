@@ -38,6 +38,7 @@ from . import near_labeled as near_labeled
 from . import partitions as partitions
 from . import power_sampling as power_sampling
 from . import prob_cover as prob_cover
+from . import pseudo_label_filters as pseudo_label_filters
 from . import query_sets as query_sets
 from . import quotas as quotas
 from . import randomness as randomness
@@ -48,6 +49,7 @@ from . import spherical_k_means as spherical_k_means
 from . import split_filters as split_filters
 from . import stopping_rules as stopping_rules
 from . import swaps as swaps
+from . import teacher_student as teacher_student
 from . import thresholds as thresholds
 from . import topk as topk
 from . import typi_clust as typi_clust
@@ -153,6 +155,14 @@ from .power_sampling import power_inclusion as power_inclusion
 from .prob_cover import keep_by_prob_cover as keep_by_prob_cover
 from .prob_cover import largest_pure_radius as largest_pure_radius
 from .prob_cover import prob_cover_indices as prob_cover_indices
+from .pseudo_label_filters import combined_ranks as combined_ranks
+from .pseudo_label_filters import distinct_ngrams as distinct_ngrams
+from .pseudo_label_filters import embedding_agreements as embedding_agreements
+from .pseudo_label_filters import mean_log_likelihoods as mean_log_likelihoods
+from .pseudo_label_filters import negative_entropies as negative_entropies
+from .pseudo_label_filters import proxy_agreements as proxy_agreements
+from .pseudo_label_filters import token_confidences as token_confidences
+from .pseudo_label_filters import top_fraction_mask as top_fraction_mask
 from .query_sets import keep_nearest_in_turn as keep_nearest_in_turn
 from .query_sets import nearest_in_turn as nearest_in_turn
 from .quotas import cluster_quotas as cluster_quotas
@@ -178,6 +188,9 @@ from .stopping_rules import stop_by_f_score as stop_by_f_score
 from .stopping_rules import stop_by_kappa as stop_by_kappa
 from .stopping_rules import stop_by_uncertainty as stop_by_uncertainty
 from .swaps import refine as refine
+from .teacher_student import class_thresholds as class_thresholds
+from .teacher_student import keep_by_teacher_student as keep_by_teacher_student
+from .teacher_student import teacher_labels as teacher_labels
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
 from .thresholds import running_threshold as running_threshold

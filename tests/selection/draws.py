@@ -84,3 +84,8 @@ def surrogate_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def guided(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return features(rng) | aligned(rng)
+
+
+def taught(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    sure = rng.uniform(0.4, 1.0, ROWS).astype(np.float32)
+    return predicted(rng) | {"teacher_confidences": sure, "pseudo_labels": rng.integers(0, 3, ROWS).astype(np.int32)}

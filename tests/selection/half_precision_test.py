@@ -68,6 +68,8 @@ def word_logits(vectors, words):
 
 
 UNIT = np.eye(3)
+NEGATIVE, TOKEN_COUNTS = -grid(10, MANY, 9), jnp.arange(MANY) % 9 + 1
+TAUGHT = np.tile([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], (8, 1))
 COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
@@ -88,6 +90,7 @@ FUNCTIONS = {
     ),
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
+    "class_thresholds": lambda c: selection.class_thresholds(c(LOSSES)[0], c(MASS), GROUPS > 0),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
     "category_inconsistency": lambda c: selection.category_inconsistency(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
     "class_probabilities": lambda c: uncertainty.class_probabilities(c(LOGITS)),
@@ -103,6 +106,7 @@ FUNCTIONS = {
     ),
     "log_probabilities": lambda c: selection.log_probabilities(c(np.array([[0.25, 0.75], [0.5, 0.5]]))),
     "uncertainty_ranks": lambda c: selection.uncertainty_ranks(c(LOGITS)),
+    "combined_ranks": lambda c: selection.combined_ranks(c(POINTS).T),
     "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
     "contrastive_scores": lambda c: selection.contrastive_scores(
         c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])
@@ -111,6 +115,7 @@ FUNCTIONS = {
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
+    "embedding_agreements": lambda c: selection.embedding_agreements(c(POINTS), c(POINTS[::-1])),
     "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
     "expected_gradient_length": lambda c: selection.expected_gradient_length(c(LOGITS), c(POINTS)),
     "facility_location": lambda c: selection.facility_location(c(SQUARE), 4),
@@ -142,6 +147,7 @@ FUNCTIONS = {
     ),
     "log_symmetric_sums": lambda c: dpp.log_symmetric_sums(c(LOSSES), 5),
     "loss_ranks": lambda c: selective_backprop.loss_ranks(c(LOSSES), c(MASS)),
+    "mean_log_likelihoods": lambda c: selection.mean_log_likelihoods(c(NEGATIVE), TOKEN_COUNTS),
     "medoid_weights": lambda c: selection.medoid_weights(
         coresets.Medoids(jnp.arange(2), jnp.ones(2), jnp.arange(MANY) % 2), item_weights=c(MASS)
     ),
@@ -152,6 +158,7 @@ FUNCTIONS = {
     "near_labeled_mask": lambda c: selection.near_labeled_mask(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "nearest_in_turn": lambda c: selection.nearest_in_turn(c(POINTS), c(FEATURES.reshape(6, 4, 3)), 20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
+    "negative_entropies": lambda c: selection.negative_entropies(c(-NEGATIVE), TOKEN_COUNTS, 20),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
     "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
@@ -178,7 +185,10 @@ FUNCTIONS = {
     "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
     "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), jnp.array([3, 0, 2, 90])),
+    "teacher_labels": lambda c: selection.teacher_labels(c(TAUGHT)),
+    "token_confidences": lambda c: selection.token_confidences(c(NEGATIVE), TOKEN_COUNTS),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
+    "top_fraction_mask": lambda c: selection.top_fraction_mask(c(LOSSES), 0.3, 0).mask,
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "transport_scores_in_blocks": lambda c: selection.transport_scores_in_blocks(
@@ -210,13 +220,27 @@ FUNCTIONS = {
     ),
 }
 OF_INTEGERS = {
-    *("cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"),
-    *("estimated_jaccard", "first_of_chains", "lsh_bands", "minhash_signatures", "near_duplicates"),
-    *("class_targets", "ngram_overlap", "ngram_set", "quota_mask"),
+    "class_targets",
+    "cohen_kappa",
+    "concept_balanced_indices",
+    "concept_targets",
+    "distinct_ngrams",
+    "domain_budgets",
+    "estimated_jaccard",
+    "f_score_change",
+    "first_of_chains",
+    "lsh_bands",
+    "minhash_signatures",
+    "near_duplicates",
+    "ngram_overlap",
+    "ngram_set",
+    "proxy_agreements",
+    "quota_mask",
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
     "best_of_list",
+    "class_thresholds",
     "importance_probabilities",
     "largest_features_by_domain",
     "power_inclusion",

@@ -17,6 +17,7 @@ CALLS = {
     "batch_bald_indices": lambda **where: selection.batch_bald_indices(KEY, jnp.ones((4, 2, 2)), 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
     "cluster_quotas": lambda **where: selection.cluster_quotas(jnp.arange(4), 3, **where),
+    "combined_ranks": lambda **where: selection.combined_ranks(EYE, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
@@ -52,6 +53,7 @@ CALLS = {
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
+    "top_fraction_mask": lambda **where: selection.top_fraction_mask(ONES, 0.5, 0, **where),
     "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
     "update_clusters": lambda **where: selection.update_clusters(CLUSTERS, EYE, **where),
 }
