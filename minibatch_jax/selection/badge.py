@@ -7,6 +7,10 @@ inputs has C * D entries, but it is an outer product, so its distances need no m
 References:
   Ash et al., Deep batch active learning by diverse, uncertain gradient lower bounds, ICLR 2020 (arXiv 1906.03671).
   Arthur & Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+
+Method: BADGE
+Paper: 1906.03671
+Experiment: active_texts, speed strategies
 """
 
 from typing import NamedTuple

@@ -5,6 +5,10 @@ classes. The highest scores are to be labeled first.
 
 References:
   Margatina et al., Active learning by acquiring contrastive examples, EMNLP 2021 (arXiv 2109.03764).
+
+Method: contrastive active learning (CAL)
+Paper: 2109.03764
+Experiment: active_texts, speed strategies
 """
 
 import jax

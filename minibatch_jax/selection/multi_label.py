@@ -4,6 +4,9 @@ The logits are those of independent classes, one sigmoid each. The highest score
 
 References:
   Li & Guo, Active learning with multi-label SVM classification, IJCAI 2013.
+
+Method: label cardinality inconsistency, adaptive active learning
+Experiment: speed strategies
 """
 
 import jax

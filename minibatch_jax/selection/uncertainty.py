@@ -9,6 +9,10 @@ References:
   Scheffer, Decomain & Wrobel, Active hidden Markov models for information extraction, IDA 2001 (the margin).
   Settles, Craven & Ray, Multiple-instance active learning, NeurIPS 2007 (the expected gradient length).
   Schröder et al., Small-Text: active learning for text classification in Python, EACL 2023 (arXiv 2107.10314).
+
+Method: uncertainty sampling (margin, entropy, least confidence)
+Paper: 2107.10314
+Experiment: active_texts, speed strategies
 """
 
 import jax
