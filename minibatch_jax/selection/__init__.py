@@ -1,5 +1,6 @@
 """Which examples of a batch count: weights `[B]`."""
 
+from . import anchors as anchors
 from . import assigned_rows as assigned_rows
 from . import badge as badge
 from . import centers as centers
@@ -15,6 +16,7 @@ from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
+from . import item_response as item_response
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import lightweight_coresets as lightweight_coresets
@@ -29,9 +31,13 @@ from . import sift as sift
 from . import split_filters as split_filters
 from . import stopping_rules as stopping_rules
 from . import swaps as swaps
+from . import task_subsets as task_subsets
 from . import thresholds as thresholds
 from . import topk as topk
 from . import uncertainty as uncertainty
+from .anchors import Anchors as Anchors
+from .anchors import anchor_items as anchor_items
+from .anchors import anchor_mean as anchor_mean
 from .assigned_rows import assign_rows as assign_rows
 from .badge import badge_indices as badge_indices
 from .badge import keep_by_badge as keep_by_badge
@@ -71,6 +77,11 @@ from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
 from .importance_sampling import keep_by_importance as keep_by_importance
+from .item_response import ItemResponse as ItemResponse
+from .item_response import fit_ability as fit_ability
+from .item_response import fit_item_response as fit_item_response
+from .item_response import response_mean as response_mean
+from .item_response import solve_probabilities as solve_probabilities
 from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices
@@ -101,6 +112,9 @@ from .stopping_rules import stop_by_f_score as stop_by_f_score
 from .stopping_rules import stop_by_kappa as stop_by_kappa
 from .stopping_rules import stop_by_uncertainty as stop_by_uncertainty
 from .swaps import refine as refine
+from .task_subsets import held_out_fit as held_out_fit
+from .task_subsets import predict_tasks as predict_tasks
+from .task_subsets import representative_tasks as representative_tasks
 from .thresholds import keep_below as keep_below
 from .thresholds import keep_by_adaptive_k as keep_by_adaptive_k
 from .thresholds import running_threshold as running_threshold
