@@ -1,155 +1,214 @@
-"""Which few items of a benchmark to run, and how much each counts: anchors of clusters of items (MiniLongBench).
+"""Which unlabeled examples a strategy looks at: those near a few labeled examples of each class (AnchorAL).
 
-The answers of earlier models to all items are a record. Items on which these models do alike are near each other in it,
-so one item can stand for a cluster of them, with the mass of the cluster. Items are described by the columns of the
-record, by its leading principal components, or by the parameters of `item_response`. Random items with the plain mean
-are the baseline: from some hundred items on it is as good.
+The anchors of a class are some of its labeled examples that differ, drawn by k-means++. All classes have as many, and
+each proposes its neighbors, so that a rare class is proposed as often as a common one; new draws in each round keep the
+strategy from staying where it began.
 
 References:
-  Huang et al., MiniLongBench: the low-cost long context understanding benchmark for large language models, ACL 2025
-  (arXiv 2505.19959).
-  Polo et al., tinyBenchmarks: evaluating LLMs with fewer examples, ICML 2024 (arXiv 2402.14992).
+  Lesci & Vlachos, AnchorAL: computationally efficient active learning for large and imbalanced datasets, NAACL 2024
+  (arXiv 2404.05623).
+  Arthur & Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
 
-Method: anchor items
-Paper: 2505.19959
-Experiment: anchor_items
+Method: AnchorAL, the neighbors of anchors of each class
+Paper: 2404.05623
+Experiment: active_texts
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_shape
+from minibatch_jax._loops import bind, fori_loop, map_rows
 from minibatch_jax._vector import class_numbers, nonzero
-from minibatch_jax.selection._similarities import usable_features
-from minibatch_jax.selection.k_means import k_means_clusters
-from minibatch_jax.weights import weight_dtype
+from minibatch_jax.geometry import finite_rows, unit_rows
+from minibatch_jax.selection._neighbors import directions_of, known_references, nearest_rows
+from minibatch_jax.selection.topk import topk_mask
+from minibatch_jax.weights import KeyState, weight_transformation
 
 
-class Anchors(NamedTuple):
-    """Items that stand for all.
+def anchor_indices(
+    key: jax.Array | int, features: jax.Array, labels: jax.Array, *, num_classes: int, num_anchors: int = 10
+) -> jax.Array:
+    """Draw labeled examples of each class by k-means++: the first at random, the next ones far from those drawn.
 
-    Attributes:
-      indices: `[n]` int32, distinct; N, one past the end, for a cluster without items.
-      mass: `[n]`, what each stands for; sums to 1.
-    """
-
-    indices: jax.Array
-    mass: jax.Array
-
-
-def anchor_items(
-    key: jax.Array | int,
-    features: jax.Array,
-    quotas: int | tuple[int, ...],
-    *,
-    groups: jax.Array | None = None,
-    item_weights: jax.Array | None = None,
-    max_iterations: int = 50,
-) -> Anchors:
-    """Choose the item nearest to the center of each cluster, with the weight of the cluster as its mass.
-
-    Clusters are those of `k_means_clusters`, in each group for itself. An item whose features are not finite is in no
-    cluster, and the anchors of its group share its weight.
+    A draw has a probability proportional to the squared distance between unit rows to the nearest anchor of the class;
+    where all distances left are 0, draws are uniform. No example is drawn twice. O(num_anchors M D) time.
 
     Args:
       key: int seed or key.
-      features: `[N, D]`, floating point, what describes an item: `records.T` for a record `[M, N]` of M models.
-      quotas: n, or how many anchors each group gets, static; `domain_budgets` divides a number in proportion.
-      groups: `[N]` int, number of each item's group, with quotas for each; an item of no group does not count.
-      item_weights: `[N]`, floating point, weight of an item in the mean that is wanted, by default equal; those not
-        above 0 do not count.
-      max_iterations: of the clusters, static.
+      features: `[M, D]`, floating point, of the labeled examples.
+      labels: `[M]` int. An example whose label is not in [0, num_classes), or whose features are not finite, is never
+        drawn.
+      num_classes: C, static.
+      num_anchors: how many to draw in each class, static.
 
     Returns:
-      The anchors, those of a group one after another. A group with quota 0, or without items, does not count.
+      `[C, num_anchors]` int32, in order of the draws; M, one past the end, where no example of the class was left.
 
     Raises:
-      TypeError: if an array has the wrong dtype, a count is not a static int or the key is no key.
-      ValueError: if shapes do not match, there are more anchors than items, or groups come without quotas for each.
+      TypeError: if the features are not floating point, the labels not integers, a count is not a static int or the key
+        is no key.
+      ValueError: if shapes do not match or a count is less than 1.
 
     References:
-      Huang et al., ACL 2025 (arXiv 2505.19959).
+      Lesci & Vlachos, NAACL 2024 (arXiv 2404.05623).
 
     Examples:
-      >>> record = jnp.array([[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
-      >>> found = anchor_items(0, record.T, 2)
-      >>> sorted(zip(found.indices.tolist(), found.mass.round(2).tolist()))
-      [(0, 0.4000000059604645), (2, 0.6000000238418579)]
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+      >>> anchor_indices(0, features, jnp.array([1, 0, 9]), num_classes=2, num_anchors=1).tolist()
+      [[1], [0]]
     """
-    rows, exists = usable_features(features)
-    size = rows.shape[0]
-    if item_weights is None:
-        item_weights = jnp.ones(size, rows.dtype)
-    check_shape("item_weights", item_weights, (size,))
-    check_floating("item_weights", item_weights)
-    weights = jnp.where(jnp.isfinite(item_weights) & (item_weights > 0), item_weights, 0).astype(rows.dtype)
-    if groups is None:
-        if not isinstance(quotas, int):
-            raise ValueError(f"quotas is {quotas!r}, wanted an int, as there are no groups.")
-        quotas, groups = (quotas,), jnp.zeros(size, jnp.int32)
-    if not isinstance(quotas, tuple):
-        raise ValueError(f"quotas is {quotas!r}, wanted a tuple with a number for each group.")
-    check_shape("groups", groups, (size,))
-    check_integer("groups", groups)
-    check_count("the sum of quotas", sum(quotas), size)
-    numbers, key = class_numbers(jnp.asarray(groups), len(quotas)), as_key(key)
-    parts = []
-    for group, quota in enumerate(quotas):
-        if quota:
-            check_count("a quota", quota)
-            mine = jnp.where(numbers == group, weights, 0)
-            found = k_means_clusters(
-                jax.random.fold_in(key, group), rows, quota, where=exists & (mine > 0), max_iterations=max_iterations
-            )
-            parts.append(_anchors_of(rows, mine, found.owners, found.centers))
-    indices, mass = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-    return Anchors(indices, mass / nonzero(jnp.sum(mass)))
+    check_shape("features", features, (None, None))
+    check_floating("features", features)
+    check_shape("labels", labels, features.shape[:1])
+    check_integer("labels", labels)
+    check_count("num_classes", num_classes)
+    check_count("num_anchors", num_anchors)
+    key, size = as_key(key), features.shape[0]
+    rows, finite = finite_rows(features)
+    points, classes = unit_rows(rows), class_numbers(labels, num_classes)
+    classes = jnp.where(finite, classes, num_classes)
+    free = classes < num_classes
+    start = jnp.full((num_classes, num_anchors), size, jnp.int32), jnp.ones(size, points.dtype), free
+    return fori_loop(0, num_anchors, bind(_draw_of_each_class, key, points, classes), start)[0]
 
 
-def anchor_mean(anchors: Anchors, scores: jax.Array) -> jax.Array:
-    """Return the mean over all items as the anchors estimate it: the sum of mass times score.
+def anchor_scores(
+    features: jax.Array,
+    anchor_features: jax.Array,
+    *,
+    num_neighbors: int = 50,
+    where: jax.Array | None = None,
+    anchor_mask: jax.Array | None = None,
+    block_size: int = 64,
+) -> jax.Array:
+    """Return the mean cosine of each example with the anchors that it is one of the nearest of.
+
+    O(N A D) time, O(N block_size + A num_neighbors) memory.
 
     Args:
-      anchors: of n items.
-      scores: `[..., n]`, floating point, of the models to judge, on the anchors. What is not finite does not count, and
-        the mass of the others is scaled up.
+      features: `[N, D]`, floating point, of the pool.
+      anchor_features: `[A, D]`, floating point.
+      num_neighbors: how many examples each anchor proposes, at most N, static.
+      where: `[N]` bool, which examples may be proposed; all by default.
+      anchor_mask: `[A]` bool, which anchors exist; all by default.
+      block_size: anchors at a time.
 
     Returns:
-      `[...]`, float32 (float64 if the scores are); NaN without a finite score.
+      `[N]`, in [-1, 1] up to rounding, float32 (float64 if the features are); minus infinity for an example that no
+      anchor proposes.
 
     Raises:
-      TypeError: if the scores are not floating point.
-      ValueError: if their number does not fit.
+      TypeError: if features are not floating point, a count is not a static int or a mask is not bool.
+      ValueError: if shapes do not match or a count is out of range.
 
     References:
-      Huang et al., ACL 2025 (arXiv 2505.19959).
+      Lesci & Vlachos, NAACL 2024 (arXiv 2404.05623).
 
     Examples:
-      >>> float(anchor_mean(Anchors(jnp.array([4, 7]), jnp.array([0.25, 0.75])), jnp.array([1.0, 0.0])))
-      0.25
+      >>> pool = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+      >>> anchor_scores(pool, pool[:1], num_neighbors=2).tolist()
+      [1.0, 0.6000000238418579, -inf]
     """
-    check_floating("scores", scores)
-    number = anchors.mass.shape[0]
-    if scores.ndim < 1 or scores.shape[-1] != number:
-        raise ValueError(f"scores has shape {list(scores.shape)}, wanted [..., {number}], the number of anchors.")
-    scores = scores.astype(weight_dtype(scores.dtype))
-    finite = jnp.isfinite(scores)
-    mass = jnp.where(finite, jnp.broadcast_to(anchors.mass.astype(scores.dtype), scores.shape), 0)
-    total = jnp.sum(mass, axis=-1)
-    return jnp.where(total > 0, jnp.sum(jnp.where(finite, mass * scores, 0), axis=-1) / nonzero(total), jnp.nan)
+    check_count("block_size", block_size)
+    directions, allowed, anchors, exist = directions_of(
+        features, anchor_features, where=where, reference_mask=anchor_mask
+    )
+    check_count("num_neighbors", num_neighbors, features.shape[0], "the number of rows of features")
+    cosines, rows = map_rows(
+        bind(nearest_rows, directions, allowed, number=num_neighbors), (anchors, exist), block_size=block_size
+    )
+    rows, cosines = rows.reshape(-1), cosines.reshape(-1)
+    nothing = jnp.zeros(features.shape[0], cosines.dtype)
+    count = nothing.at[rows].add(1, mode="drop")
+    return jnp.where(count > 0, nothing.at[rows].add(cosines, mode="drop") / nonzero(count), -jnp.inf)
 
 
-def _anchors_of(rows, weights, owners, centers) -> tuple[jax.Array, jax.Array]:
-    """Return the row of each cluster that is nearest to its center, and its part of all weights."""
-    size, number = rows.shape[0], centers.shape[0]
-    placed = owners >= 0
-    cluster = jnp.where(placed, owners, number)
-    known = jnp.concatenate([centers, jnp.zeros_like(centers[:1])])
-    squared = jnp.where(placed, jnp.sum((rows - known[cluster]) ** 2, axis=1), jnp.inf)
-    least = jnp.full(number + 1, jnp.inf, rows.dtype).at[cluster].min(squared)
-    order = jnp.where(placed & (squared == least[cluster]), jnp.arange(size, dtype=jnp.int32), size)
-    indices = jnp.full(number + 1, size, jnp.int32).at[cluster].min(order)[:number]
-    mass = jnp.zeros(number + 1, rows.dtype).at[cluster].add(jnp.where(placed, weights, 0))[:number]
-    return indices, mass * (jnp.sum(weights) / nonzero(jnp.sum(mass)))
+def keep_near_anchors(
+    k: int,
+    key: jax.Array | int,
+    *,
+    num_classes: int,
+    num_anchors: int = 10,
+    num_neighbors: int = 50,
+    block_size: int = 64,
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples nearest to anchors of all classes, weights unchanged. Signals: `features`,
+    `reference_features` and `reference_labels`.
+
+    This comes before a strategy: `optax.chain(keep_near_anchors(500, 0, num_classes=C), keep_uncertain(20, key))`
+    labels the unsure ones among the k. Over the weights `[N]` of a pool, with 0 for what has a label; the references
+    are the labeled examples, and one whose label is negative is padding. Each update draws new anchors. If the anchors
+    propose fewer than k examples, all of these are kept; if they propose far more, the class whose examples are most
+    alike has the highest cosines and takes all places: let k be near `num_classes * num_anchors * num_neighbors`.
+
+    Args:
+      k: how many to keep, 1 <= k <= N, static.
+      key: typed PRNG key or int seed, for the draws of anchors.
+      num_classes: C, static.
+      num_anchors: how many anchors each class has, if it has as many labels, static.
+      num_neighbors: how many examples each anchor proposes, static.
+      block_size: anchors at a time.
+
+    Returns:
+      A transformation over `[N]` weights with `rng_key` in its state.
+
+    Raises:
+      TypeError: if a count is not a static int, the key is no key or, in `update`, a signal has another kind of dtype.
+      ValueError: if a count is out of range or, in `update`, the shapes of the signals do not match.
+
+    References:
+      Lesci & Vlachos, NAACL 2024 (arXiv 2404.05623).
+
+    Examples:
+      >>> tx = keep_near_anchors(1, key=0, num_classes=2, num_neighbors=2)
+      >>> features = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.6, 0.8]])
+      >>> labeled = {"reference_features": features[:1], "reference_labels": jnp.array([0])}
+      >>> pool = jnp.array([0.0, 1.0, 1.0])
+      >>> tx.update(pool, tx.init(pool), features=features, **labeled)[0].tolist()
+      [0.0, 1.0, 0.0]
+    """
+    counts = {"k": k, "num_classes": num_classes, "num_anchors": num_anchors, "num_neighbors": num_neighbors}
+    for name, value in {**counts, "block_size": block_size}.items():
+        check_count(name, value)
+    rng_key = as_key(key)
+
+    def update(weights, state, params=None, *, features, reference_features, reference_labels, **extra_args):
+        check_shape("features", features, (*weights.shape, None))
+        known = known_references(reference_features, reference_labels)
+        next_key, draw_key = jax.random.split(state.rng_key)
+        labels = jnp.where(known, reference_labels, num_classes)
+        anchors = anchor_indices(
+            draw_key, reference_features, labels, num_classes=num_classes, num_anchors=num_anchors
+        ).reshape(-1)
+        scores = anchor_scores(
+            features,
+            reference_features[jnp.minimum(anchors, len(labels) - 1)],
+            num_neighbors=num_neighbors,
+            where=weights != 0,
+            anchor_mask=anchors < len(labels),
+            block_size=block_size,
+        )
+        return jnp.where(topk_mask(scores, k), weights, 0), KeyState(next_key)
+
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
+
+
+def _draw_of_each_class(key, points, classes, t, state):
+    """Draw one row of each class; `nearest` holds squared distances to the anchors of the own class, 1 at the start."""
+    drawn, nearest, free = state
+    num_classes, size = drawn.shape[0], classes.shape[0]
+    far = jnp.zeros(num_classes, points.dtype).at[classes].max(jnp.where(free, nearest, 0), mode="drop") > 0
+    own = jnp.minimum(classes, num_classes - 1)
+    chances = jnp.where(far[own], nearest, 1)
+    gumbel = jax.random.gumbel(jax.random.fold_in(key, t), (size,), points.dtype)
+    scores = jnp.where(free, jnp.log(chances) + gumbel, -jnp.inf)
+    best = jnp.full(num_classes, -jnp.inf, points.dtype).at[classes].max(scores, mode="drop")
+    is_best = free & (scores == best[own]) & (best[own] > -jnp.inf)
+    rows = jnp.full(num_classes, size, jnp.int32)
+    rows = rows.at[classes].min(jnp.where(is_best, jnp.arange(size, dtype=jnp.int32), size), mode="drop")
+    anchor = rows[own]
+    squared = jnp.sum((points - points[jnp.minimum(anchor, size - 1)]) ** 2, axis=1)
+    nearest = jnp.where(anchor < size, jnp.where(t == 0, squared, jnp.minimum(nearest, squared)), nearest)
+    return drawn.at[:, t].set(rows), nearest, free.at[rows].set(False, mode="drop")

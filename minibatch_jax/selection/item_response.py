@@ -130,7 +130,7 @@ def solve_probabilities(items: ItemResponse, ability: jax.Array) -> jax.Array:
 
 
 def fit_ability(
-    items: ItemResponse, scores: jax.Array, *, prior: float | jax.Array = 1.0, num_steps: int = 20
+    items: ItemResponse, scores: jax.Array, *, prior: float | jax.Array = 1.0, num_steps: int = 10
 ) -> jax.Array:
     """Return the ability of a model that explains its scores best, by Newton steps on the posterior, which is concave.
 

@@ -11,19 +11,26 @@ import optax
 
 from tests.recipes import digits
 
-START, BUDGET, ROUNDS, STEPS = 20, 20, 4, 60
+POOL, START, BUDGET, ROUNDS, STEPS = 512, 20, 20, 4, 60
 LABELS = START + ROUNDS * BUDGET
+
+
+@functools.cache
+def images() -> jax.Array:
+    """Return the images of the pool, `[N, 64]`."""
+    with jax.ensure_compile_time_eval():  # the first to ask may be traced
+        return digits.train()["x"][:POOL]
 
 
 @functools.cache
 def start() -> jax.Array:
     """Return a mask `[N]` of 0 and 1: the first images have a label."""
-    return jnp.asarray(np.arange(len(digits.train()["y"])) < START, jnp.float32)
+    return jnp.asarray(np.arange(POOL) < START, jnp.float32)
 
 
 def fit(labeled: jax.Array, seed: int = 0) -> Any:
     """Return the parameters of a classifier after steps on all images that have a label, `labeled` `[N]` of 0 and 1."""
-    return _fit(digits.init(seed), labeled, digits.train(), losses=digits.losses)
+    return _fit(digits.init(seed), labeled, digits.first(digits.train(), POOL), losses=digits.losses)
 
 
 @functools.partial(jax.jit, static_argnames="losses")
@@ -39,8 +46,8 @@ def _fit(params: Any, labeled: jax.Array, data: digits.Batch, losses: Callable[.
 
 @jax.jit
 def outputs(params: Any) -> tuple[jax.Array, jax.Array]:
-    """Return logits `[N, 10]` and the inputs of the last layer, `[N, 64]`, of all images."""
-    hidden = jax.nn.relu(digits.train()["x"] @ params[0]["w"] + params[0]["b"])
+    """Return logits `[N, 10]` and the inputs of the last layer, `[N, 64]`, of the pool."""
+    hidden = jax.nn.relu(images() @ params[0]["w"] + params[0]["b"])
     return hidden @ params[1]["w"] + params[1]["b"], hidden
 
 
@@ -49,7 +56,7 @@ def random_accuracy() -> float:
     """Return the test accuracy if images to label are drawn at random, the mean over a few draws."""
     found = []
     for seed in range(4):
-        rows = START + np.random.default_rng(seed).permutation(len(digits.train()["y"]) - START)[: LABELS - START]
+        rows = START + np.random.default_rng(seed).permutation(POOL - START)[: LABELS - START]
         found.append(digits.accuracy(fit(start().at[rows].set(1))))
     return float(np.mean(found))
 
@@ -66,8 +73,8 @@ def check(labeled: jax.Array) -> None:
 
 @functools.cache
 def properties() -> jax.Array:
-    """Return which of four properties each image to train on has, `[N, 4]` of 0 and 1."""
-    return _properties(digits.train()["y"])
+    """Return which of four properties each image of the pool has, `[N, 4]` of 0 and 1."""
+    return _properties(digits.train()["y"][:POOL])
 
 
 def _properties(y: jax.Array) -> jax.Array:
@@ -78,7 +85,7 @@ def _properties(y: jax.Array) -> jax.Array:
 def fit_properties(labeled: jax.Array) -> Any:
     """Return the parameters of a network of four outputs after steps on all images that have labels."""
     start = digits.init_mlp(jax.random.key(0), digits.PIXELS, digits.HIDDEN, 4)
-    return _fit(start, labeled, {"x": digits.train()["x"], "y": properties()}, losses=_property_losses)
+    return _fit(start, labeled, {"x": images(), "y": properties()}, losses=_property_losses)
 
 
 def _property_losses(params: Any, batch: digits.Batch) -> jax.Array:
@@ -86,8 +93,8 @@ def _property_losses(params: Any, batch: digits.Batch) -> jax.Array:
 
 
 def property_logits(params: Any) -> jax.Array:
-    """Return the logits `[N, 4]` of all images to train on."""
-    return digits.mlp(params, digits.train()["x"])
+    """Return the logits `[N, 4]` of all images of the pool."""
+    return digits.mlp(params, images())
 
 
 def property_accuracy(params: Any) -> float:

@@ -1,102 +1,95 @@
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minibatch_jax.selection import Anchors, anchor_items, anchor_mean
+from minibatch_jax import selection
+from tests.case import Case
+from tests.selection import draws
 
-N = 12
-CENTERS = np.array([[0, 0], [9, 0], [0, 9], [9, 9]], np.float32)
-KINDS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3])
-FEATURES = CENTERS[KINDS] + np.random.default_rng(0).normal(scale=0.3, size=(N, 2)).astype(np.float32)
-MASS = np.arange(1, N + 1).astype(np.float32)
-
-
-def expected(kinds, weights, features=FEATURES):
-    """Nearest item to the center of each kind, and the weight of the kind."""
-    found = {}
-    for kind in np.unique(kinds):
-        members = np.flatnonzero((kinds == kind) & (weights > 0) & np.isfinite(features).all(1))
-        squared = ((features[members] - features[members].mean(0)) ** 2).sum(1)
-        found[members[squared.argmin()]] = weights[members].sum()
-    return found
+CASES = {
+    "keep_near_anchors": Case(
+        lambda: selection.keep_near_anchors(3, key=0, num_classes=3, num_anchors=2, num_neighbors=3),
+        draws.near_references,
+    )
+}
+RNG = np.random.default_rng(1)
+POOL = RNG.normal(size=(50, 3)).astype(np.float32)
+LABELED = RNG.normal(size=(7, 3)).astype(np.float32)
+LABELS = np.array([0, 1, 0, 0, 1, 5, -1])
 
 
-def check(anchors, wanted):
-    total = sum(wanted.values())
-    found = dict(zip(np.asarray(anchors.indices).tolist(), np.asarray(anchors.mass), strict=True))
-    assert found.keys() == wanted.keys()
-    for item, mass in wanted.items():
-        assert found[item] == pytest.approx(mass / total, rel=1e-5)
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_anchors_are_nearest_to_the_centers_and_have_the_mass_of_their_clusters():
-    check(anchor_items(0, jnp.asarray(FEATURES), 4), expected(KINDS, np.ones(N)))
-    check(anchor_items(1, jnp.asarray(FEATURES), 4, item_weights=jnp.asarray(MASS)), expected(KINDS, MASS))
+def test_draws_have_the_chances_of_k_means_plus_plus():
+    draws_of = jax.jit(
+        jax.vmap(
+            lambda key: selection.anchor_indices(
+                key, jnp.asarray(LABELED), jnp.asarray(LABELS), num_classes=3, num_anchors=3
+            )
+        )
+    )
+    found = np.asarray(draws_of(jax.random.split(jax.random.key(0), 4000)))
+    assert set(found[:, 1, 2]) == {7} and set(found[:, 2].ravel()) == {7}, "nobody is left"
+    x = unit(LABELED.astype(float))
+    for first, second, third in itertools.permutations([0, 2, 3]):
+        squares = {i: np.sum((x[i] - x[first]) ** 2) for i in (second, third)}
+        chance = squares[second] / sum(squares.values()) / 3
+        share = np.mean(np.all(found[:, 0] == [first, second, third], axis=1))
+        assert abs(share - chance) < 4 * np.sqrt(chance * (1 - chance) / 4000)
+    assert abs(np.mean(found[:, 1, 0] == 1) - 0.5) < 0.04
+    assert np.all(found[:, 1, 0] + found[:, 1, 1] == 1 + 4)
 
 
-def test_groups_have_their_quotas_and_their_mass():
-    groups = np.where(KINDS < 2, 0, 1)
-    options = {"groups": jnp.asarray(groups), "item_weights": jnp.asarray(MASS)}
-    found = anchor_items(0, jnp.asarray(FEATURES), (2, 2), **options)
-    check(found, expected(KINDS, MASS))
-    assert set(np.asarray(found.indices[:2])) <= set(range(8))
-    one = anchor_items(0, jnp.asarray(FEATURES), (1, 2), **options)
-    np.testing.assert_allclose(one.mass[0], MASS[:8].sum() / MASS.sum(), rtol=1e-5)
-    alone = anchor_items(0, jnp.asarray(FEATURES), (0, 2), **options)
-    check(alone, expected(KINDS[8:] + 0, MASS[8:], FEATURES[8:]) and shifted(8))
+def test_equal_examples_of_a_class_are_each_drawn_once():
+    features = jnp.asarray(np.ones((5, 2)), jnp.float32).at[4, 0].set(jnp.nan)
+    found = selection.anchor_indices(3, features, jnp.zeros(5, jnp.int32), num_classes=1, num_anchors=6)
+    assert sorted(found[0].tolist()) == [0, 1, 2, 3, 5, 5]
 
 
-def shifted(first):
-    return {item + first: mass for item, mass in expected(KINDS[first:], MASS[first:], FEATURES[first:]).items()}
+@pytest.mark.parametrize("block_size", [2, 64])
+def test_scores_are_means_over_the_anchors_that_propose(block_size):
+    free, exists = RNG.random(50) < 0.8, np.arange(7) != 3
+    found = selection.anchor_scores(
+        jnp.asarray(POOL),
+        jnp.asarray(LABELED),
+        num_neighbors=9,
+        where=jnp.asarray(free),
+        anchor_mask=jnp.asarray(exists),
+        block_size=block_size,
+    )
+    proposed = {}
+    for anchor in np.flatnonzero(exists):
+        cosines = unit(POOL.astype(float)) @ unit(LABELED.astype(float))[anchor]
+        for i in sorted(np.flatnonzero(free), key=lambda i: -cosines[i])[:9]:
+            proposed.setdefault(i, []).append(cosines[i])
+    expected = [np.mean(proposed.get(i, [-np.inf])) for i in range(50)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert max(map(len, proposed.values())) > 1
 
 
-def test_items_that_cannot_be_placed_give_their_weight_to_their_group():
-    features, groups = FEATURES.copy(), np.where(KINDS < 2, 0, 1)
-    features[4], weights = np.nan, MASS.copy()
-    weights[[5, 9]] = 0, -1
-    options = {"groups": jnp.asarray(groups), "item_weights": jnp.asarray(weights)}
-    found = anchor_items(0, jnp.asarray(features), (2, 2), **options)
-    placed = np.where(np.arange(N) == 4, 0, np.maximum(weights, 0))
-    wanted = expected(KINDS, placed, features)
-    scale = np.maximum(weights, 0)[:8].sum() / placed[:8].sum()
-    check(found, {item: mass * (scale if item < 8 else 1) for item, mass in wanted.items()})
-
-
-def test_all_items_give_the_mean_and_an_estimate_is_exact_where_clusters_are_alike():
-    record = np.random.default_rng(1).random((3, N)).astype(np.float32)
-    weights = jnp.asarray(MASS)
-    found = anchor_items(0, jnp.asarray(FEATURES), N, item_weights=weights)
-    assert sorted(found.indices.tolist()) == list(range(N))
-    np.testing.assert_allclose(anchor_mean(found, record[:, found.indices]), record @ MASS / MASS.sum(), rtol=1e-5)
-    alike = np.random.default_rng(2).random((3, 4)).astype(np.float32)[:, KINDS]
-    few = anchor_items(0, jnp.asarray(alike.T), 4)
-    np.testing.assert_allclose(anchor_mean(few, alike[:, few.indices]), alike.mean(1), rtol=1e-5)
-    clusters = [np.ptp(alike[:, list(pair)], axis=1).max() for pair in itertools.combinations(few.indices.tolist(), 2)]
-    assert min(clusters) > 0
-
-
-def test_a_group_with_fewer_items_than_its_quota_leaves_places_empty():
-    weights = jnp.where(jnp.arange(N) < 3, 1.0, 0.0)
-    found = anchor_items(0, jnp.asarray(FEATURES), 5, item_weights=weights)
-    assert sorted(found.indices.tolist()) == [0, 1, 2, N, N]
-    np.testing.assert_allclose(found.mass, np.where(np.asarray(found.indices) < N, 1 / 3, 0), rtol=1e-5)
-
-
-def test_scores_that_are_not_finite_do_not_count():
-    anchors = Anchors(jnp.arange(3), jnp.array([0.5, 0.3, 0.2]))
-    found = anchor_mean(anchors, jnp.array([[1, 0, jnp.nan], [jnp.inf, 0.5, 1], [jnp.nan] * 3]))
-    np.testing.assert_allclose(found, [0.5 / 0.8, 0.35 / 0.5, np.nan], rtol=1e-6)
+def test_anchors_propose_as_many_examples_of_a_rare_class_as_of_a_common_one():
+    """5 of 100 labels, and 5 % of the pool, are of the rare class; all of what its anchors propose is kept."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1], [950, 50])
+    centers = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+    pool = jnp.asarray(centers[classes] + 0.2 * rng.normal(size=(1000, 3)), jnp.float32)
+    labeled = np.concatenate([np.arange(95), np.arange(950, 955)])
+    weights = jnp.ones(1000).at[labeled].set(0)
+    tx = selection.keep_near_anchors(400, key=0, num_classes=2, num_anchors=5, num_neighbors=30)
+    references = {"reference_features": pool[labeled], "reference_labels": jnp.asarray(classes[labeled])}
+    kept = np.asarray(tx.update(weights, tx.init(weights), features=pool, **references)[0])
+    assert 30 <= kept[950:].sum() <= 45 and 60 <= kept[:950].sum() <= 150
 
 
 def test_bad_input_is_named():
-    features = jnp.asarray(FEATURES)
-    with pytest.raises(ValueError, match=r"the sum of quotas is 13, wanted at most 12"):
-        anchor_items(0, features, 13)
-    with pytest.raises(ValueError, match=r"quotas is \(2, 2\), wanted an int, as there are no groups"):
-        anchor_items(0, features, (2, 2))
-    with pytest.raises(ValueError, match="quotas is 4, wanted a tuple with a number for each group"):
-        anchor_items(0, features, 4, groups=jnp.zeros(N, jnp.int32))
-    with pytest.raises(ValueError, match=r"scores has shape \[3\], wanted \[..., 2\]"):
-        anchor_mean(Anchors(jnp.arange(2), jnp.ones(2)), jnp.ones(3))
+    with pytest.raises(TypeError, match="labels has dtype float32"):
+        selection.anchor_indices(0, jnp.ones((3, 2)), jnp.ones(3), num_classes=2)
+    with pytest.raises(ValueError, match="num_classes is 0, wanted at least 1"):
+        selection.keep_near_anchors(1, 0, num_classes=0)
+    with pytest.raises(ValueError, match="num_neighbors is 50, wanted at most 3"):
+        selection.anchor_scores(jnp.ones((3, 2)), jnp.ones((1, 2)))

@@ -67,8 +67,13 @@ FUNCTIONS = {
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
     "anchor_items": lambda c: selection.anchor_items(0, c(FEATURES), 4),
     "anchor_mean": lambda c: selection.anchor_mean(selection.Anchors(jnp.arange(4), jnp.ones(4) / 4), c(LOGITS)),
+    "anchor_indices": lambda c: selection.anchor_indices(
+        0, c(FEATURES), jnp.asarray(LABELS[:24]), num_classes=4, num_anchors=3
+    ),
+    "anchor_scores": lambda c: selection.anchor_scores(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
+    "batch_bald_indices": lambda c: selection.batch_bald_indices(0, c(COMMITTEE), 4, num_samples=16),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
         list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool), c(FEATURES)),
@@ -107,6 +112,8 @@ FUNCTIONS = {
         0, embeddings(c), embeddings(c), 4, 2
     ),
     "k_center": lambda c: selection.k_center(c(FEATURES), 4),
+    "k_means_clusters": lambda c: selection.k_means_clusters(0, c(FEATURES), 4),
+    "k_means_indices": lambda c: selection.k_means_indices(0, c(FEATURES), 4),
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
@@ -124,6 +131,7 @@ FUNCTIONS = {
     "multifilter_regressions": lambda c: selection.multifilter_regressions(
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
+    "near_labeled_mask": lambda c: selection.near_labeled_mask(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
@@ -150,6 +158,7 @@ FUNCTIONS = {
     "stop_by_kappa": lambda c: two_checks(selection.stop_by_kappa(), c(LOGITS), c(LOGITS[::-1])),
     "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
+    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), jnp.array([3, 0, 2, 90])),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
@@ -159,7 +168,14 @@ FUNCTIONS = {
     "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
-OF_INTEGERS = {"cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"}
+OF_INTEGERS = {
+    "class_targets",
+    "cohen_kappa",
+    "concept_balanced_indices",
+    "concept_targets",
+    "domain_budgets",
+    "f_score_change",
+}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
     "best_of_list",

@@ -13,6 +13,7 @@ PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
 CALLS = {
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
+    "batch_bald_indices": lambda **where: selection.batch_bald_indices(KEY, jnp.ones((4, 2, 2)), 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
@@ -26,6 +27,8 @@ CALLS = {
         KEY, PAIRS, PAIRS, 2, 1, **where
     ),
     "k_center": lambda **where: selection.k_center(EYE, 2, **where),
+    "k_means_clusters": lambda **where: selection.k_means_clusters(KEY, EYE, 2, **where),
+    "k_means_indices": lambda **where: selection.k_means_indices(KEY, EYE, 2, **where),
     "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
