@@ -14,7 +14,7 @@ from experiments.engine import compare
 from experiments.selection._model_zoo import FAMILIES, SIZES, model_zoo
 from minibatch_jax import selection
 
-DRAWS = 20
+DRAWS = 10
 CLASSES = 10
 
 
@@ -25,7 +25,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     out: str = "runs/anchor_items"
     arms: tuple[str, ...] = ()
-    items: int = 2000
+    items: int = 1000
     """test images, drawn by the seed"""
     budgets: tuple[int, ...] = (21, 42, 84, 168)
     """items to run"""
@@ -80,17 +80,17 @@ def make_problem(config: Config, seed: int) -> Problem:
     return Problem(record, right[judged], zoo.labels[items], fit(seed, record))
 
 
-Choice = Callable[[Problem, int, int], list[selection.Anchors]]
+Choice = Callable[[Problem, int, int], list[selection.AnchorItems]]
 """(problem, budget, seed) -> choices of items"""
 
 
-def random_items(problem: Problem, budget: int, seed: int) -> list[selection.Anchors]:
+def random_items(problem: Problem, budget: int, seed: int) -> list[selection.AnchorItems]:
     """Draws of items that are equally likely."""
     rng, size = np.random.default_rng([seed, budget]), len(problem.labels)
     return [alike(rng.choice(size, budget, replace=False)) for _ in range(DRAWS)]
 
 
-def items_of_each_class(problem: Problem, budget: int, seed: int) -> list[selection.Anchors]:
+def items_of_each_class(problem: Problem, budget: int, seed: int) -> list[selection.AnchorItems]:
     """Draws of as many items of each class, up to one."""
     rng = np.random.default_rng([seed, budget])
     draws = []
@@ -102,18 +102,18 @@ def items_of_each_class(problem: Problem, budget: int, seed: int) -> list[select
     return draws
 
 
-def alike(indices: np.ndarray) -> selection.Anchors:
+def alike(indices: np.ndarray) -> selection.AnchorItems:
     """Items of equal mass."""
-    return selection.Anchors(jnp.asarray(indices, jnp.int32), jnp.full(len(indices), 1 / len(indices)))
+    return selection.AnchorItems(jnp.asarray(indices, jnp.int32), jnp.full(len(indices), 1 / len(indices)))
 
 
-def anchors_of_record(problem: Problem, budget: int, seed: int) -> list[selection.Anchors]:
-    """Anchors of items that the models of the record get right alike."""
+def anchors_of_record(problem: Problem, budget: int, seed: int) -> list[selection.AnchorItems]:
+    """AnchorItems of items that the models of the record get right alike."""
     return [_anchors(seed, problem.record.T, budget)]
 
 
-def anchors_of_response(problem: Problem, budget: int, seed: int) -> list[selection.Anchors]:
-    """Anchors of items with like discriminations and difficulties."""
+def anchors_of_response(problem: Problem, budget: int, seed: int) -> list[selection.AnchorItems]:
+    """AnchorItems of items with like discriminations and difficulties."""
     items = problem.response
     return [_anchors(seed, jnp.concatenate([items.discrimination, items.difficulty[:, None]], axis=1), budget)]
 

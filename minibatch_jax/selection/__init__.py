@@ -79,7 +79,7 @@ from .dpp import dpp_map_indices as dpp_map_indices
 from .dpp import kdpp_inclusion as kdpp_inclusion
 from .dpp import kdpp_indices as kdpp_indices
 from .dpp import keep_diverse as keep_diverse
-from .evaluation_items import Anchors as Anchors
+from .evaluation_items import AnchorItems as AnchorItems
 from .evaluation_items import anchor_items as anchor_items
 from .evaluation_items import anchor_mean as anchor_mean
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions

@@ -27,7 +27,7 @@ from minibatch_jax.selection.k_means import k_means_clusters
 from minibatch_jax.weights import weight_dtype
 
 
-class Anchors(NamedTuple):
+class AnchorItems(NamedTuple):
     """Items that stand for all.
 
     Attributes:
@@ -47,7 +47,7 @@ def anchor_items(
     groups: jax.Array | None = None,
     item_weights: jax.Array | None = None,
     max_iterations: int = 50,
-) -> Anchors:
+) -> AnchorItems:
     """Choose the item nearest to the center of each cluster, with the weight of the cluster as its mass.
 
     Clusters are those of `k_means_clusters`, in each group for itself. An item whose features are not finite is in no
@@ -105,10 +105,10 @@ def anchor_items(
             )
             parts.append(_anchors_of(rows, mine, found.owners, found.centers))
     indices, mass = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-    return Anchors(indices, mass / nonzero(jnp.sum(mass)))
+    return AnchorItems(indices, mass / nonzero(jnp.sum(mass)))
 
 
-def anchor_mean(anchors: Anchors, scores: jax.Array) -> jax.Array:
+def anchor_mean(anchors: AnchorItems, scores: jax.Array) -> jax.Array:
     """Return the mean over all items as the anchors estimate it: the sum of mass times score.
 
     Args:
@@ -127,7 +127,7 @@ def anchor_mean(anchors: Anchors, scores: jax.Array) -> jax.Array:
       Huang et al., ACL 2025 (arXiv 2505.19959).
 
     Examples:
-      >>> float(anchor_mean(Anchors(jnp.array([4, 7]), jnp.array([0.25, 0.75])), jnp.array([1.0, 0.0])))
+      >>> float(anchor_mean(AnchorItems(jnp.array([4, 7]), jnp.array([0.25, 0.75])), jnp.array([1.0, 0.0])))
       0.25
     """
     check_floating("scores", scores)

@@ -1,12 +1,14 @@
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minibatch_jax.selection import Anchors, anchor_items, anchor_mean
+from minibatch_jax.selection import AnchorItems, anchor_items, anchor_mean
 
 N = 12
+choose = jax.jit(anchor_items, static_argnums=2)
 CENTERS = np.array([[0, 0], [9, 0], [0, 9], [9, 9]], np.float32)
 KINDS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3])
 FEATURES = CENTERS[KINDS] + np.random.default_rng(0).normal(scale=0.3, size=(N, 2)).astype(np.float32)
@@ -32,19 +34,19 @@ def check(anchors, wanted):
 
 
 def test_anchors_are_nearest_to_the_centers_and_have_the_mass_of_their_clusters():
-    check(anchor_items(0, jnp.asarray(FEATURES), 4), expected(KINDS, np.ones(N)))
-    check(anchor_items(1, jnp.asarray(FEATURES), 4, item_weights=jnp.asarray(MASS)), expected(KINDS, MASS))
+    check(choose(0, jnp.asarray(FEATURES), 4), expected(KINDS, np.ones(N)))
+    check(choose(1, jnp.asarray(FEATURES), 4, item_weights=jnp.asarray(MASS)), expected(KINDS, MASS))
 
 
 def test_groups_have_their_quotas_and_their_mass():
     groups = np.where(KINDS < 2, 0, 1)
     options = {"groups": jnp.asarray(groups), "item_weights": jnp.asarray(MASS)}
-    found = anchor_items(0, jnp.asarray(FEATURES), (2, 2), **options)
+    found = choose(0, jnp.asarray(FEATURES), (2, 2), **options)
     check(found, expected(KINDS, MASS))
     assert set(np.asarray(found.indices[:2])) <= set(range(8))
-    one = anchor_items(0, jnp.asarray(FEATURES), (1, 2), **options)
+    one = choose(0, jnp.asarray(FEATURES), (1, 2), **options)
     np.testing.assert_allclose(one.mass[0], MASS[:8].sum() / MASS.sum(), rtol=1e-5)
-    alone = anchor_items(0, jnp.asarray(FEATURES), (0, 2), **options)
+    alone = choose(0, jnp.asarray(FEATURES), (0, 2), **options)
     check(alone, expected(KINDS[8:] + 0, MASS[8:], FEATURES[8:]) and shifted(8))
 
 
@@ -57,7 +59,7 @@ def test_items_that_cannot_be_placed_give_their_weight_to_their_group():
     features[4], weights = np.nan, MASS.copy()
     weights[[5, 9]] = 0, -1
     options = {"groups": jnp.asarray(groups), "item_weights": jnp.asarray(weights)}
-    found = anchor_items(0, jnp.asarray(features), (2, 2), **options)
+    found = choose(0, jnp.asarray(features), (2, 2), **options)
     placed = np.where(np.arange(N) == 4, 0, np.maximum(weights, 0))
     wanted = expected(KINDS, placed, features)
     scale = np.maximum(weights, 0)[:8].sum() / placed[:8].sum()
@@ -67,11 +69,11 @@ def test_items_that_cannot_be_placed_give_their_weight_to_their_group():
 def test_all_items_give_the_mean_and_an_estimate_is_exact_where_clusters_are_alike():
     record = np.random.default_rng(1).random((3, N)).astype(np.float32)
     weights = jnp.asarray(MASS)
-    found = anchor_items(0, jnp.asarray(FEATURES), N, item_weights=weights)
+    found = choose(0, jnp.asarray(FEATURES), N, item_weights=weights)
     assert sorted(found.indices.tolist()) == list(range(N))
     np.testing.assert_allclose(anchor_mean(found, record[:, found.indices]), record @ MASS / MASS.sum(), rtol=1e-5)
     alike = np.random.default_rng(2).random((3, 4)).astype(np.float32)[:, KINDS]
-    few = anchor_items(0, jnp.asarray(alike.T), 4)
+    few = choose(0, jnp.asarray(alike.T), 4)
     np.testing.assert_allclose(anchor_mean(few, alike[:, few.indices]), alike.mean(1), rtol=1e-5)
     clusters = [np.ptp(alike[:, list(pair)], axis=1).max() for pair in itertools.combinations(few.indices.tolist(), 2)]
     assert min(clusters) > 0
@@ -79,13 +81,13 @@ def test_all_items_give_the_mean_and_an_estimate_is_exact_where_clusters_are_ali
 
 def test_a_group_with_fewer_items_than_its_quota_leaves_places_empty():
     weights = jnp.where(jnp.arange(N) < 3, 1.0, 0.0)
-    found = anchor_items(0, jnp.asarray(FEATURES), 5, item_weights=weights)
+    found = choose(0, jnp.asarray(FEATURES), 5, item_weights=weights)
     assert sorted(found.indices.tolist()) == [0, 1, 2, N, N]
     np.testing.assert_allclose(found.mass, np.where(np.asarray(found.indices) < N, 1 / 3, 0), rtol=1e-5)
 
 
 def test_scores_that_are_not_finite_do_not_count():
-    anchors = Anchors(jnp.arange(3), jnp.array([0.5, 0.3, 0.2]))
+    anchors = AnchorItems(jnp.arange(3), jnp.array([0.5, 0.3, 0.2]))
     found = anchor_mean(anchors, jnp.array([[1, 0, jnp.nan], [jnp.inf, 0.5, 1], [jnp.nan] * 3]))
     np.testing.assert_allclose(found, [0.5 / 0.8, 0.35 / 0.5, np.nan], rtol=1e-6)
 
@@ -99,4 +101,4 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="quotas is 4, wanted a tuple with a number for each group"):
         anchor_items(0, features, 4, groups=jnp.zeros(N, jnp.int32))
     with pytest.raises(ValueError, match=r"scores has shape \[3\], wanted \[..., 2\]"):
-        anchor_mean(Anchors(jnp.arange(2), jnp.ones(2)), jnp.ones(3))
+        anchor_mean(AnchorItems(jnp.arange(2), jnp.ones(2)), jnp.ones(3))

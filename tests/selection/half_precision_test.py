@@ -66,7 +66,7 @@ FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
     "anchor_items": lambda c: selection.anchor_items(0, c(FEATURES), 4),
-    "anchor_mean": lambda c: selection.anchor_mean(selection.Anchors(jnp.arange(4), jnp.ones(4) / 4), c(LOGITS)),
+    "anchor_mean": lambda c: selection.anchor_mean(selection.AnchorItems(jnp.arange(4), jnp.ones(4) / 4), c(LOGITS)),
     "anchor_indices": lambda c: selection.anchor_indices(
         0, c(FEATURES), jnp.asarray(LABELS[:24]), num_classes=4, num_anchors=3
     ),

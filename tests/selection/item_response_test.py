@@ -69,7 +69,7 @@ def test_an_ability_is_the_one_that_scipy_finds():
 def test_steps_end_at_the_minimum_where_plain_newton_steps_diverge():
     steep = ItemResponse(jnp.full((6, 1), 6.0), jnp.array([-18.0, -18, -18, 18, 18, 18]), jnp.zeros((0, 1)))
     scores = jnp.array([1.0, 1, 1, 0, 0, 1])
-    found = float(fit_ability(steep, scores, prior=100.0)[0])
+    found = float(fit_ability(steep, scores, prior=100.0, num_steps=40)[0])
 
     def loss(x):
         logits = 6.0 * x + np.repeat([18.0, -18.0], 3)

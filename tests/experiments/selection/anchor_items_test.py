@@ -7,7 +7,7 @@ import pytest
 from experiments.selection import anchor_items as experiment
 from experiments.selection import task_subsets
 from experiments.selection.anchor_items import Config, Problem
-from minibatch_jax.selection import Anchors, ItemResponse
+from minibatch_jax.selection import AnchorItems, ItemResponse
 
 
 def problem():
@@ -21,7 +21,7 @@ def test_errors_are_those_of_means_by_hand():
     found, indices, mass = problem(), np.array([3, 8, 20]), np.array([0.5, 0.2, 0.3])
 
     def choice(problem, budget, seed):
-        return [Anchors(jnp.asarray(indices), jnp.asarray(mass, jnp.float32))]
+        return [AnchorItems(jnp.asarray(indices), jnp.asarray(mass, jnp.float32))]
 
     config = Config(budgets=(3,))
     some, truth = found.judged[:, indices], found.judged.mean(1)
