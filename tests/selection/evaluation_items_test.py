@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +18,8 @@ def expected(kinds, weights, features=FEATURES):
     found = {}
     for kind in np.unique(kinds):
         members = np.flatnonzero((kinds == kind) & (weights > 0) & np.isfinite(features).all(1))
+        if not len(members):
+            continue
         squared = ((features[members] - features[members].mean(0)) ** 2).sum(1)
         found[members[squared.argmin()]] = weights[members].sum()
     return found
@@ -34,8 +34,8 @@ def check(anchors, wanted):
 
 
 def test_anchors_are_nearest_to_the_centers_and_have_the_mass_of_their_clusters():
-    check(choose(0, jnp.asarray(FEATURES), 4), expected(KINDS, np.ones(N)))
-    check(choose(1, jnp.asarray(FEATURES), 4, item_weights=jnp.asarray(MASS)), expected(KINDS, MASS))
+    for weights in (np.ones(N, np.float32), MASS):
+        check(choose(0, jnp.asarray(FEATURES), 4, item_weights=jnp.asarray(weights)), expected(KINDS, weights))
 
 
 def test_groups_have_their_quotas_and_their_mass():
@@ -44,14 +44,8 @@ def test_groups_have_their_quotas_and_their_mass():
     found = choose(0, jnp.asarray(FEATURES), (2, 2), **options)
     check(found, expected(KINDS, MASS))
     assert set(np.asarray(found.indices[:2])) <= set(range(8))
-    one = choose(0, jnp.asarray(FEATURES), (1, 2), **options)
-    np.testing.assert_allclose(one.mass[0], MASS[:8].sum() / MASS.sum(), rtol=1e-5)
-    alone = choose(0, jnp.asarray(FEATURES), (0, 2), **options)
-    check(alone, expected(KINDS[8:] + 0, MASS[8:], FEATURES[8:]) and shifted(8))
-
-
-def shifted(first):
-    return {item + first: mass for item, mass in expected(KINDS[first:], MASS[first:], FEATURES[first:]).items()}
+    np.testing.assert_allclose(found.mass[:2].sum(), MASS[:8].sum() / MASS.sum(), rtol=1e-5)
+    check(choose(0, jnp.asarray(FEATURES), (0, 2), **options), expected(KINDS, np.where(groups == 1, MASS, 0)))
 
 
 def test_items_that_cannot_be_placed_give_their_weight_to_their_group():
@@ -72,17 +66,16 @@ def test_all_items_give_the_mean_and_an_estimate_is_exact_where_clusters_are_ali
     found = choose(0, jnp.asarray(FEATURES), N, item_weights=weights)
     assert sorted(found.indices.tolist()) == list(range(N))
     np.testing.assert_allclose(anchor_mean(found, record[:, found.indices]), record @ MASS / MASS.sum(), rtol=1e-5)
-    alike = np.random.default_rng(2).random((3, 4)).astype(np.float32)[:, KINDS]
-    few = choose(0, jnp.asarray(alike.T), 4)
-    np.testing.assert_allclose(anchor_mean(few, alike[:, few.indices]), alike.mean(1), rtol=1e-5)
-    clusters = [np.ptp(alike[:, list(pair)], axis=1).max() for pair in itertools.combinations(few.indices.tolist(), 2)]
-    assert min(clusters) > 0
+    alike = np.random.default_rng(2).random((2, 4)).astype(np.float32)[:, KINDS]
+    few = choose(0, jnp.asarray(alike.T), 4, item_weights=weights)
+    np.testing.assert_allclose(anchor_mean(few, alike[:, few.indices]), alike @ MASS / MASS.sum(), rtol=1e-5)
+    assert len({KINDS[i] for i in few.indices.tolist()}) == 4
 
 
 def test_a_group_with_fewer_items_than_its_quota_leaves_places_empty():
-    weights = jnp.where(jnp.arange(N) < 3, 1.0, 0.0)
-    found = choose(0, jnp.asarray(FEATURES), 5, item_weights=weights)
-    assert sorted(found.indices.tolist()) == [0, 1, 2, N, N]
+    weights = jnp.where(jnp.arange(N) < 3, jnp.float32(1), 0)
+    found = choose(0, jnp.asarray(FEATURES), 4, item_weights=weights)
+    assert sorted(found.indices.tolist()) == [0, 1, 2, N]
     np.testing.assert_allclose(found.mass, np.where(np.asarray(found.indices) < N, 1 / 3, 0), rtol=1e-5)
 
 
