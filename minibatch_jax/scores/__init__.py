@@ -1,10 +1,11 @@
 """Scores of examples that feed the signals of a transformation.
 
 Norms of gradients, their noise, gradients in the logits, estimates of gradients from forward passes, alignments with a
-direction, the spread of directions, advantages of actions.
+direction, the spread of directions, advantages of actions, influences of training rows on predictions.
 """
 
 from . import advantages as advantages
+from . import datamodels as datamodels
 from . import directions as directions
 from . import gradient_directions as gradient_directions
 from . import gradient_noise as gradient_noise
@@ -16,6 +17,15 @@ from . import zeroth_order as zeroth_order
 from .advantages import Advantages as Advantages
 from .advantages import generalized_advantages as generalized_advantages
 from .advantages import normalized_advantages as normalized_advantages
+from .datamodels import Datamodels as Datamodels
+from .datamodels import fit_datamodels as fit_datamodels
+from .datamodels import label_margins as label_margins
+from .datamodels import predict_outcomes as predict_outcomes
+from .datamodels import removal_effects as removal_effects
+from .datamodels import smallest_flips as smallest_flips
+from .datamodels import subset_masks as subset_masks
+from .datamodels import subset_outcomes as subset_outcomes
+from .datamodels import top_influences as top_influences
 from .directions import alignment as alignment
 from .directions import last_layer_alignment as last_layer_alignment
 from .gradient_directions import gradient_direction_error as gradient_direction_error

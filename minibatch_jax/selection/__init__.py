@@ -19,6 +19,7 @@ from . import crest as crest
 from . import cvirs as cvirs
 from . import discriminative as discriminative
 from . import dpp as dpp
+from . import evaluation_items as evaluation_items
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_lengths as gradient_lengths
@@ -26,6 +27,7 @@ from . import gradient_matching as gradient_matching
 from . import guidance as guidance
 from . import importance_sampling as importance_sampling
 from . import influence_sampling as influence_sampling
+from . import item_response as item_response
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import k_means as k_means
@@ -49,6 +51,7 @@ from . import spherical_k_means as spherical_k_means
 from . import split_filters as split_filters
 from . import stopping_rules as stopping_rules
 from . import swaps as swaps
+from . import task_subsets as task_subsets
 from . import teacher_student as teacher_student
 from . import thresholds as thresholds
 from . import topk as topk
@@ -106,6 +109,9 @@ from .dpp import dpp_map_indices as dpp_map_indices
 from .dpp import kdpp_inclusion as kdpp_inclusion
 from .dpp import kdpp_indices as kdpp_indices
 from .dpp import keep_diverse as keep_diverse
+from .evaluation_items import AnchorItems as AnchorItems
+from .evaluation_items import anchor_items as anchor_items
+from .evaluation_items import anchor_mean as anchor_mean
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
@@ -123,6 +129,11 @@ from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
 from .importance_sampling import keep_by_importance as keep_by_importance
 from .influence_sampling import influence_lengths as influence_lengths
 from .influence_sampling import keep_by_influence as keep_by_influence
+from .item_response import ItemResponse as ItemResponse
+from .item_response import fit_ability as fit_ability
+from .item_response import fit_item_response as fit_item_response
+from .item_response import response_mean as response_mean
+from .item_response import solve_probabilities as solve_probabilities
 from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices
@@ -188,6 +199,9 @@ from .stopping_rules import stop_by_f_score as stop_by_f_score
 from .stopping_rules import stop_by_kappa as stop_by_kappa
 from .stopping_rules import stop_by_uncertainty as stop_by_uncertainty
 from .swaps import refine as refine
+from .task_subsets import held_out_fit as held_out_fit
+from .task_subsets import predict_tasks as predict_tasks
+from .task_subsets import representative_tasks as representative_tasks
 from .teacher_student import class_thresholds as class_thresholds
 from .teacher_student import keep_by_teacher_student as keep_by_teacher_student
 from .teacher_student import teacher_labels as teacher_labels

@@ -70,11 +70,16 @@ def word_logits(vectors, words):
 UNIT = np.eye(3)
 NEGATIVE, TOKEN_COUNTS = -grid(10, MANY, 9), jnp.arange(MANY) % 9 + 1
 TAUGHT = np.tile([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], (8, 1))
+RIGHT = grid(10, 6, 24, high=1)
+ITEMS = selection.ItemResponse(*(jnp.asarray(a, jnp.float32) for a in (FEATURES, RIGHT[0], FEATURES[:6])))
+
 COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
+    "anchor_items": lambda c: selection.anchor_items(0, c(FEATURES), 4),
+    "anchor_mean": lambda c: selection.anchor_mean(selection.AnchorItems(jnp.arange(4), jnp.ones(4) / 4), c(LOGITS)),
     "anchor_indices": lambda c: selection.anchor_indices(
         0, c(FEATURES), jnp.asarray(LABELS[:24]), num_classes=4, num_anchors=3
     ),
@@ -124,8 +129,11 @@ FUNCTIONS = {
         c(grid(8, 20, MANY)), jnp.arange(20) < 5, item_weights=c(MASS)
     ),
     "feature_kernel": lambda c: dpp.feature_kernel(c(FEATURES), bandwidth=1.0),
+    "fit_ability": lambda c: selection.fit_ability(ITEMS, c(RIGHT[0])),
+    "fit_item_response": lambda c: selection.fit_item_response(0, c(RIGHT), num_dimensions=2, num_rounds=5),
     "gradient_match": lambda c: selection.gradient_match(c(FEATURES), 3),
     "gradient_norm_bound": lambda c: selection.gradient_norm_bound(c(LOGITS), jnp.asarray(LABELS)),
+    "held_out_fit": lambda c: selection.held_out_fit(c(SQUARE), jnp.arange(24) % 3, 3, jnp.arange(4)),
     "importance_counts": lambda c: selection.importance_counts(jax.random.key(0), c(MASS / 64), 1000),
     "importance_probabilities": lambda c: importance_sampling.importance_probabilities(c(LOSSES), c(MASS), 0.1),
     "interval_of": lambda c: crest.interval_of(c(MASS)[0], c(MASS)[1], 7.0),
@@ -163,6 +171,7 @@ FUNCTIONS = {
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
     "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
+    "predict_tasks": lambda c: selection.predict_tasks(c(SQUARE), jnp.arange(3), c(FEATURES)),
     "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
     "prob_cover_indices": lambda c: selection.prob_cover_indices(0, c(FEATURES), 4, 0.5),
     "largest_pure_radius": lambda c: selection.largest_pure_radius(c(FEATURES), jnp.arange(24) % 3),
@@ -171,13 +180,16 @@ FUNCTIONS = {
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
+    "representative_tasks": lambda c: selection.representative_tasks(c(SQUARE), 4),
     "reselection_interval": lambda c: selection.reselection_interval(model(c), model(c, 2), 7.0),
+    "response_mean": lambda c: selection.response_mean(ITEMS, jnp.arange(4), c(RIGHT[0, :4])),
     "running_threshold": lambda c: thresholds.running_threshold(c(LOSSES)[0], c(MASS)[0], jnp.array(3000), "mean"),
     "sift_indices": lambda c: selection.sift_indices(c(FEATURES), c(FEATURES[:3]), 4, stop=0.5),
     "sigmoid_pair_losses": lambda c: jest_embeddings.sigmoid_pair_losses(embeddings(c)),
     "similarity_matrix": lambda c: coresets.similarity_matrix(c(FEATURES)),
     "soft_filter": lambda c: selection.soft_filter(c(MASS), c(LOSSES)),
     "softmax_jest_indices": lambda c: selection.softmax_jest_indices(0, c(SQUARE), c(SQUARE.T), 4, 2),
+    "solve_probabilities": lambda c: selection.solve_probabilities(ITEMS, c(FEATURES)),
     "stop_after": lambda c: two_checks(selection.stop_after(2), c(LOGITS), c(LOGITS[::-1])),
     "stop_by_changes": lambda c: two_checks(selection.stop_by_changes(), c(LOGITS), c(LOGITS[::-1])),
     "stop_by_f_score": lambda c: two_checks(selection.stop_by_f_score(), c(POINTS[:, :2]), c(POINTS[:, 1:])),

@@ -1,0 +1,26 @@
+"""Judge a new model on a few items, with the answers to all others predicted from its ability.
+
+Method: item response theory
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minibatch_jax import selection
+from tests.recipes import digits
+
+
+def recipe(record, answers, indices):
+    items = selection.fit_item_response(0, record, num_dimensions=1)
+    return jax.lax.map(lambda right: selection.response_mean(items, indices, right), answers[:, indices])
+
+
+def test_the_prediction_is_better_than_the_mean_of_the_few():
+    rng = np.random.default_rng(0)
+    ability, difficulty = rng.normal(size=(60, 1)), 1.5 * rng.normal(size=200)
+    right = (rng.random((60, 200)) < 1 / (1 + np.exp(difficulty - 2 * ability))).astype(np.float32)
+    indices = rng.choice(200, 16, replace=False)
+    found = digits.run(recipe, jnp.asarray(right[:40]), jnp.asarray(right[40:]), jnp.asarray(indices))
+    truth, plain = right[40:].mean(1), right[40:][:, indices].mean(1)
+    assert np.mean(np.abs(found - truth)) < 0.7 * np.mean(np.abs(plain - truth))
