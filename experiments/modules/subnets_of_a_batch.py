@@ -6,9 +6,24 @@ Data: MNIST averaged to 14x14 pixels. A network is trained on 10 000 images of t
   new last layer, on 100 images of the digits 5 to 9; the test images are of these.
   `python -m experiments.datasets fetch mnist`.
 Command: `python -m experiments subnets_of_a_batch`
-Minutes: MINUTES
-Expected: EXPECTED
-Verdict: VERDICT
+Minutes: 2 on one CPU core
+Expected: accuracy and loss on test images, and the fraction of the parameters that a step moves, mean ± standard error
+  over 10 seeds:
+
+  | arm                         | accuracy      | loss          | moved         |
+  |-----------------------------|---------------|---------------|---------------|
+  | one pass                    | 0.870 ± 0.004 | 0.458 ± 0.017 | 0.796 ± 0.003 |
+  | one pass, twice the steps   | 0.873 ± 0.005 | 0.503 ± 0.022 | 0.799 ± 0.003 |
+  | mean of two passes          | 0.871 ± 0.005 | 0.461 ± 0.020 | 0.798 ± 0.003 |
+  | random half                 | 0.866 ± 0.005 | 0.426 ± 0.016 | 0.398 ± 0.002 |
+  | sub-net                     | 0.870 ± 0.005 | 0.457 ± 0.020 | 0.786 ± 0.003 |
+  | sub-net, nothing else moves | 0.869 ± 0.005 | 0.440 ± 0.019 | 0.501 ± 0.000 |
+
+  Paired by seed, no choice gains on the mean of two passes. A sub-net in front of Adam is none: momentum moves the other
+  parameters as much (-0.0002 ± 0.0005). Applied after Adam, the chosen half loses 0.0016 ± 0.0009, and a random half
+  0.0044 ± 0.0009: the choice is worth 0.003 beside chance, and nothing beside updating all. The lower losses of both
+  halves are those of a lower rate. (A unit that no image activates never moves: 0.80, not 1.)
+Verdict: not reproduced: a chosen half of the parameters is a little better than a random half, and no better than all.
 Tuning: none of a method's own; the fraction 0.5 and two passes are the paper's middle. Adam with 1e-3 for all arms.
 Reference: Tong et al., Bi-Drop: enhancing fine-tuning generalization via synchronous sub-net estimation and
   optimization, 2023 (arXiv 2305.14760).

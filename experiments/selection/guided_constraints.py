@@ -5,9 +5,27 @@ Claim: weights of the constraint for each transition, learned from a few hundred
 Data: 20 000 logged transitions of gymnax's Pendulum: half of them of random torques, 30 % of a swing-up controller with
   much noise, 20 % of the same without. 300 others of the last kind guide. `pip install 'minibatch_jax[rl]'`.
 Command: `python -m experiments guided_constraints`
-Minutes: MINUTES
-Expected: EXPECTED
-Verdict: VERDICT
+Minutes: 4 on one CPU core
+Expected: mean sum of rewards of an episode, and the mean weight of the constraint in the last quarter by who acted,
+  mean ± standard error over 3 seeds. Random torques score -1237, the noisy controller -296, the expert -158:
+
+  | arm               | score       | expert        | noisy         | random        |
+  |-------------------|-------------|---------------|---------------|---------------|
+  | no constraint     | -178 ± 16   | 0.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 |
+  | constraint 0.1    | -333 ± 30   | 0.100 ± 0.000 | 0.100 ± 0.000 | 0.100 ± 0.000 |
+  | constraint 1      | -693 ± 65   | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |
+  | constraint 10     | -823 ± 107  | 10.00 ± 0.00  | 10.00 ± 0.00  | 10.00 ± 0.00  |
+  | imitate all       | -830 ± 103  | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |
+  | imitate the guide | -1070 ± 244 | 1.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 |
+  | guided            | -676 ± 64   | 1.069 ± 0.018 | 0.958 ± 0.008 | 0.998 ± 0.011 |
+  | guided, imitate   | -823 ± 94   | 1.095 ± 0.030 | 1.021 ± 0.020 | 0.949 ± 0.024 |
+
+  The best constant is none: random torques visit all of this small world, values need no constraint, and the policy
+  without one nearly reaches the expert. Then no weighting of a constraint can help, and the guided one gains 17 ± 2
+  (paired by seed) on the constant 1 that it starts from, of the 515 that are missing. The network does tell the expert from the others, by 7 to 12
+  % of the weight: transitions of all three agree in most places. Imitation of 300 guiding transitions is the worst arm.
+Verdict: not reproduced: guided weights gain little on the constant that they start from, and the best constant in this
+  world is none.
 Tuning: none; the numbers are those of TD3+BC, but for narrow networks, fewer steps and a rate of 1e-3.
 Reference: Yang et al., Hundreds guide millions: adaptive offline reinforcement learning with expert guidance, 2023
   (arXiv 2309.01448); Fujimoto & Gu, A minimalist approach to offline reinforcement learning, 2021 (arXiv 2106.06860).
