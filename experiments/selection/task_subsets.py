@@ -29,7 +29,7 @@ class Config:
     """drawn by the seed, of which all losses are known"""
     budgets: tuple[int, ...] = (1, 2, 4, 8)
     """losses to measure"""
-    ridge: float = 1e-3
+    ridge: float = 0.1
     validate: bool = False
     """other runs: for tuning"""
 
@@ -43,7 +43,7 @@ class Problem(NamedTuple):
 
 
 Choice = Callable[[Config, Problem, int, int], Any]
-"""(config, problem, budget, seed) -> the losses to measure"""
+"""(config, problem, budget, number of the draw) -> the losses to measure"""
 
 
 def main(config: Config):
@@ -123,7 +123,7 @@ def measure(config: Config, problems: Callable[..., Problem], choice: Choice, se
         found = []
         for held_out in range(FAMILIES):
             problem = problems(seed, held_out)
-            indices = jnp.asarray(choice(config, problem, budget, seed), jnp.int32)
+            indices = jnp.asarray(choice(config, problem, budget, FAMILIES * seed + held_out), jnp.int32)
             found.append(scores(problem, indices, config.ridge))
         metrics[budget] = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     return metrics
