@@ -102,7 +102,7 @@ def predict_tasks(
 
     Examples:
       >>> records = jnp.array([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]])
-      >>> predict_tasks(records, jnp.array([0]), jnp.array([[3.0]]), ridge=0.0).round(3).tolist()
+      >>> predict_tasks(records, jnp.array([0]), jnp.array([[3.0]]), ridge=0.0).round().tolist()
       [[3.0, 6.0]]
     """
     check_shape("records", records, (None, None))
