@@ -13,10 +13,13 @@ from . import concepts as concepts
 from . import contrastive_acquisition as contrastive_acquisition
 from . import coresets as coresets
 from . import crest as crest
+from . import cvirs as cvirs
+from . import discriminative as discriminative
 from . import dpp as dpp
 from . import evaluation_items as evaluation_items
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
+from . import gradient_lengths as gradient_lengths
 from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import item_response as item_response
@@ -30,6 +33,7 @@ from . import multi_label as multi_label
 from . import near_labeled as near_labeled
 from . import partitions as partitions
 from . import power_sampling as power_sampling
+from . import prob_cover as prob_cover
 from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
@@ -40,6 +44,7 @@ from . import swaps as swaps
 from . import task_subsets as task_subsets
 from . import thresholds as thresholds
 from . import topk as topk
+from . import typi_clust as typi_clust
 from . import uncertainty as uncertainty
 from .anchors import anchor_indices as anchor_indices
 from .anchors import anchor_scores as anchor_scores
@@ -51,6 +56,7 @@ from .batch_bald import batch_bald_indices as batch_bald_indices
 from .batch_bald import keep_by_batch_bald as keep_by_batch_bald
 from .centers import k_center as k_center
 from .centers import keep_centers as keep_centers
+from .centers import keep_new_centers as keep_new_centers
 from .class_balance import class_targets as class_targets
 from .class_balance import keep_by_class_balance as keep_by_class_balance
 from .class_balance import top_of_classes as top_of_classes
@@ -66,6 +72,7 @@ from .concepts import concept_balanced_indices as concept_balanced_indices
 from .concepts import keep_by_concept_balance as keep_by_concept_balance
 from .concepts import keep_by_concept_count as keep_by_concept_count
 from .contrastive_acquisition import contrastive_scores as contrastive_scores
+from .contrastive_acquisition import keep_by_contrast as keep_by_contrast
 from .coresets import facility_location as facility_location
 from .coresets import facility_location_from_features as facility_location_from_features
 from .coresets import keep_medoids as keep_medoids
@@ -75,6 +82,11 @@ from .crest import keep_unlearned as keep_unlearned
 from .crest import needs_reselection as needs_reselection
 from .crest import quadratic_model as quadratic_model
 from .crest import reselection_interval as reselection_interval
+from .cvirs import category_inconsistency as category_inconsistency
+from .cvirs import cvirs_scores as cvirs_scores
+from .cvirs import uncertainty_ranks as uncertainty_ranks
+from .discriminative import discriminative_indices as discriminative_indices
+from .discriminative import keep_by_discrimination as keep_by_discrimination
 from .dpp import dpp_map_indices as dpp_map_indices
 from .dpp import kdpp_inclusion as kdpp_inclusion
 from .dpp import kdpp_indices as kdpp_indices
@@ -85,6 +97,9 @@ from .evaluation_items import anchor_mean as anchor_mean
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
+from .gradient_lengths import expected_gradient_length as expected_gradient_length
+from .gradient_lengths import expected_layer_gradient_length as expected_layer_gradient_length
+from .gradient_lengths import expected_word_gradient_length as expected_word_gradient_length
 from .gradient_matching import gradient_match as gradient_match
 from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
@@ -114,11 +129,15 @@ from .list_decodable import list_regressions as list_regressions
 from .list_decodable import soft_filter as soft_filter
 from .multi_label import adaptive_inconsistency as adaptive_inconsistency
 from .multi_label import cardinality_inconsistency as cardinality_inconsistency
+from .multi_label import keep_inconsistent as keep_inconsistent
 from .near_labeled import keep_near_labeled as keep_near_labeled
 from .near_labeled import near_labeled_mask as near_labeled_mask
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
+from .prob_cover import keep_by_prob_cover as keep_by_prob_cover
+from .prob_cover import largest_pure_radius as largest_pure_radius
+from .prob_cover import prob_cover_indices as prob_cover_indices
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss
@@ -145,8 +164,11 @@ from .thresholds import running_threshold as running_threshold
 from .topk import keep_bottomk as keep_bottomk
 from .topk import keep_topk as keep_topk
 from .topk import topk_mask as topk_mask
-from .uncertainty import expected_gradient_length as expected_gradient_length
+from .typi_clust import keep_by_typi_clust as keep_by_typi_clust
+from .typi_clust import typi_clust_indices as typi_clust_indices
+from .typi_clust import typical_indices as typical_indices
 from .uncertainty import keep_uncertain as keep_uncertain
 from .uncertainty import least_confidence as least_confidence
+from .uncertainty import log_probabilities as log_probabilities
 from .uncertainty import negative_margin as negative_margin
 from .uncertainty import prediction_entropy as prediction_entropy

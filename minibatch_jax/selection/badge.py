@@ -22,6 +22,7 @@ import optax
 from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
 from minibatch_jax._loops import bind
 from minibatch_jax.geometry import measurable_rows
+from minibatch_jax.selection._labeled_rows import keep_rows
 from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.selection.uncertainty import without_top
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
@@ -123,8 +124,7 @@ def keep_by_badge(k: int, key: jax.Array | int) -> optax.GradientTransformationE
         check_shape("logits", logits, (*weights.shape, None))
         next_key, draw_key = jax.random.split(state.rng_key)
         drawn = badge_indices(draw_key, logits, features, k, where=weights != 0)
-        kept = jnp.zeros(weights.shape, bool).at[drawn].set(True, mode="drop")
-        return jnp.where(kept, weights, 0), KeyState(next_key)
+        return keep_rows(weights, drawn), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
 

@@ -23,6 +23,7 @@ from minibatch_jax._checks import as_key, check_count, check_floating, check_sha
 from minibatch_jax._loops import bind, fori_loop, while_loop
 from minibatch_jax._vector import first_max, nonzero
 from minibatch_jax.geometry import product
+from minibatch_jax.selection._labeled_rows import keep_rows
 from minibatch_jax.selection.committees import consensus_divergence
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
@@ -161,8 +162,7 @@ def keep_by_batch_bald(
         check_shape("committee_logits", committee_logits, (*weights.shape, None, None))
         next_key, draw_key = jax.random.split(state.rng_key)
         found = batch_bald_indices(draw_key, committee_logits, k, where=weights != 0, num_samples=num_samples)
-        kept = jnp.zeros(weights.shape, bool).at[found.indices].set(True, mode="drop")
-        return jnp.where(kept, weights, 0), KeyState(next_key)
+        return keep_rows(weights, found.indices), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
 

@@ -23,6 +23,7 @@ from minibatch_jax._checks import as_key, check_choice, check_count, check_numbe
 from minibatch_jax._loops import bind, fori_loop, scan, while_loop
 from minibatch_jax._vector import first_min, first_minima
 from minibatch_jax.geometry import center, product, unit_rows
+from minibatch_jax.selection._labeled_rows import keep_rows
 from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection.assigned_rows import METRICS
@@ -198,8 +199,7 @@ def keep_by_k_means(
         next_key, draw_key = jax.random.split(state.rng_key)
         options = {"metric": metric, "where": weights != 0, "max_iterations": max_iterations}
         chosen = k_means_indices(draw_key, features, k, **options)
-        kept = jnp.zeros(weights.shape, bool).at[chosen].set(True, mode="drop")
-        return jnp.where(kept, weights, 0), KeyState(next_key)
+        return keep_rows(weights, chosen), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
 

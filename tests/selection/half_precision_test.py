@@ -60,6 +60,15 @@ def embeddings(c):
 RIGHT = grid(10, 6, 24, high=1)
 ITEMS = selection.ItemResponse(*(jnp.asarray(a, jnp.float32) for a in (FEATURES, RIGHT[0], FEATURES[:6])))
 
+
+def layer_logits(kernel, x):
+    return (x.astype(jnp.float32) @ kernel.astype(jnp.float32)).astype(jnp.float32)
+
+
+def word_logits(vectors, words):
+    return jnp.sum(vectors.astype(jnp.float32) ** 2, axis=0)
+
+
 COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
@@ -83,6 +92,20 @@ FUNCTIONS = {
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
+    "category_inconsistency": lambda c: selection.category_inconsistency(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
+    "class_probabilities": lambda c: uncertainty.class_probabilities(c(LOGITS)),
+    "cvirs_scores": lambda c: selection.cvirs_scores(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
+    "discriminative_indices": lambda c: selection.discriminative_indices(
+        0, c(FEATURES), 4, jnp.arange(24) < 6, num_rounds=2, num_steps=3
+    ),
+    "expected_layer_gradient_length": lambda c: selection.expected_layer_gradient_length(
+        layer_logits, c(POINTS[:3, :2]), c(POINTS)
+    ),
+    "expected_word_gradient_length": lambda c: selection.expected_word_gradient_length(
+        word_logits, c(POINTS[:9, :2]), jnp.arange(60).reshape(20, 3) % 9
+    ),
+    "log_probabilities": lambda c: selection.log_probabilities(c(np.array([[0.25, 0.75], [0.5, 0.5]]))),
+    "uncertainty_ranks": lambda c: selection.uncertainty_ranks(c(LOGITS)),
     "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
     "contrastive_scores": lambda c: selection.contrastive_scores(
         c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])
@@ -139,6 +162,10 @@ FUNCTIONS = {
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
     "predict_tasks": lambda c: selection.predict_tasks(c(SQUARE), jnp.arange(3), c(FEATURES)),
     "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
+    "prob_cover_indices": lambda c: selection.prob_cover_indices(0, c(FEATURES), 4, 0.5),
+    "largest_pure_radius": lambda c: selection.largest_pure_radius(c(FEATURES), jnp.arange(24) % 3),
+    "typi_clust_indices": lambda c: selection.typi_clust_indices(0, c(FEATURES), 4, 3),
+    "typical_indices": lambda c: selection.typical_indices(c(FEATURES), jnp.arange(24) % 3, 4, 3),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),

@@ -18,6 +18,11 @@ CALLS = {
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
+    "cvirs_scores": lambda **where: selection.cvirs_scores(EYE, EYE > 0, **where),
+    "discriminative_indices": lambda **where: selection.discriminative_indices(
+        KEY, EYE, 2, jnp.arange(4) == 0, num_rounds=1, num_steps=2, **where
+    ),
+    "uncertainty_ranks": lambda **where: selection.uncertainty_ranks(EYE, **where),
     "dpp_map_indices": lambda **where: selection.dpp_map_indices(EYE, 2, **where),
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
@@ -33,6 +38,10 @@ CALLS = {
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
+    "prob_cover_indices": lambda **where: selection.prob_cover_indices(KEY, EYE, 2, 0.5, **where),
+    "largest_pure_radius": lambda **where: selection.largest_pure_radius(EYE, jnp.arange(4) % 2, **where),
+    "typi_clust_indices": lambda **where: selection.typi_clust_indices(KEY, EYE, 2, 2, **where),
+    "typical_indices": lambda **where: selection.typical_indices(EYE, jnp.arange(4) % 2, 2, 2, **where),
     "refine": lambda **where: selection.refine(EYE, jnp.arange(2), **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
