@@ -1,4 +1,49 @@
-"""Few test items in place of thousands, to say how good a new model is: anchors against random items."""
+"""Few test items in place of a thousand, to say how good a new model is: anchors of clusters against random items.
+
+Claim: items at the centers of clusters, each with the mass of its cluster, estimate the score of a new model on all
+  items better than random ones, and item response theory does once more; the more items are run, the less is gained.
+Data: 95 classifiers of Fashion-MNIST of eight families (softmax regression, two kinds of perceptrons, neighbors,
+  centroids, trees, forests, Gaussians), trained on 60 to 2500 images, with accuracies from 0.1 to 0.8. The items are
+  1000 test images. Per seed the models of three families are judged, and the record has those of the other five.
+  `python -m experiments.datasets fetch fashion_mnist`
+Command: `python -m experiments anchor_items`
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 5 seeds of the absolute error of the estimated accuracy, by the items run; random
+  choices are means of 10 draws
+
+  | error                               | n = 21        | n = 42        | n = 84        | n = 168       |
+  |-------------------------------------|---------------|---------------|---------------|---------------|
+  | random items                        | 0.080 ± 0.003 | 0.057 ± 0.003 | 0.039 ± 0.001 | 0.025 ± 0.001 |
+  | random items of each class          | 0.072 ± 0.003 | 0.048 ± 0.002 | 0.037 ± 0.002 | 0.023 ± 0.001 |
+  | random items, predicted             | 0.057 ± 0.004 | 0.043 ± 0.002 | 0.032 ± 0.002 | 0.022 ± 0.002 |
+  | anchors of the record               | 0.053 ± 0.005 | 0.041 ± 0.003 | 0.031 ± 0.003 | 0.020 ± 0.003 |
+  | anchors of the record, plain mean   | 0.077 ± 0.004 | 0.075 ± 0.011 | 0.072 ± 0.010 | 0.078 ± 0.009 |
+  | anchors of item response            | 0.062 ± 0.005 | 0.047 ± 0.003 | 0.028 ± 0.001 | 0.020 ± 0.001 |
+  | anchors of item response, predicted | 0.051 ± 0.005 | 0.036 ± 0.003 | 0.027 ± 0.003 | 0.022 ± 0.002 |
+
+  and of the rank correlation of estimated and true accuracies of the models:
+
+  | rank                                | n = 21        | n = 42        | n = 84        | n = 168       |
+  |-------------------------------------|---------------|---------------|---------------|---------------|
+  | random items                        | 0.798 ± 0.044 | 0.855 ± 0.030 | 0.920 ± 0.018 | 0.963 ± 0.010 |
+  | random items of each class          | 0.796 ± 0.044 | 0.887 ± 0.025 | 0.925 ± 0.018 | 0.963 ± 0.010 |
+  | random items, predicted             | 0.804 ± 0.046 | 0.877 ± 0.026 | 0.935 ± 0.017 | 0.965 ± 0.009 |
+  | anchors of the record               | 0.817 ± 0.056 | 0.894 ± 0.020 | 0.946 ± 0.014 | 0.969 ± 0.007 |
+  | anchors of the record, plain mean   | 0.831 ± 0.027 | 0.880 ± 0.019 | 0.946 ± 0.014 | 0.960 ± 0.011 |
+  | anchors of item response            | 0.789 ± 0.024 | 0.826 ± 0.067 | 0.932 ± 0.011 | 0.961 ± 0.008 |
+  | anchors of item response, predicted | 0.854 ± 0.030 | 0.884 ± 0.044 | 0.951 ± 0.011 | 0.968 ± 0.012 |
+
+  Reproduced: with 42 items the error is 0.0159 ± 0.0055 below that of random ones, seed by seed, and 0.0211 ± 0.0026
+  below with the answers to all others predicted; with 168, a sixth of the items, the gains are 0.0046 ± 0.0036 and
+  0.0028 ± 0.0023. Half of the gain needs no anchors: random items with predictions are 0.0139 ± 0.0040 better than
+  without. Models are hardly ranked better: 0.039 ± 0.020 (anchors of the record, 42 items), and nothing from 168 on.
+  The plain mean of anchors is biased, by as much as the error of 21 random items, and more items do not help.
+Verdict: reproduced
+Tuning: five dimensions of the item response theory rather than two, by the error of the prediction with 42 anchors on
+  items of the training split and seeds 10 and 11; nothing else.
+Reference: Huang et al., MiniLongBench: the low-cost long context understanding benchmark for large language models, ACL
+  2025 (arXiv 2505.19959); Polo et al., tinyBenchmarks, ICML 2024 (arXiv 2402.14992).
+"""
 
 import functools
 from collections.abc import Callable

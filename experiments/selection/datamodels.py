@@ -1,4 +1,58 @@
-"""Linear models of which training rows were there predict what a trained model says, and what it says without some."""
+"""Influences of training rows, from trainings on random subsets, predict what a model says without some of the rows.
+
+Claim: sparse linear functions of the training subset (datamodels) predict the margins of models trained on new subsets,
+  find test images with a copy among the training rows, and say what happens to a prediction without some rows.
+Data: Fashion-MNIST at 14x14 pixels. 1000 training rows, of which 20 are copies of test images and 20 % of the others
+  have a wrong label; 100 test images to predict, the 20 of the copies among them, and 3000 more for accuracies.
+  `python -m experiments.datasets fetch fashion_mnist`. Softmax regressions are trained on 1200 random subsets for each
+  of two fractions, all rows of a subset at once; 1000 are fitted, and 200 held out to measure with.
+Command: `python -m experiments datamodels`
+Minutes: 6 on one CPU core
+Expected: mean ± standard error over 5 seeds. Rank correlation of predicted and true margins on subsets of 20 and 50 %
+  that were held out; share of the 20 leaked images whose copy is among their top 10 rows, or is the first; fall of the
+  margin of 40 other images without the 20 rows of the largest influence on each, and share of the right ones that turn
+  wrong. Last, for dropping the 150 rows of the least mean influence on the 80 other images: the accuracy gained over
+  all rows, and how many of the 150 have a wrong label.
+
+  | arm                | held-out, 20 %   | held-out, 50 %  | leaks         | leaks, first  | fall            |
+  |--------------------|------------------|-----------------|---------------|---------------|-----------------|
+  | random rows        | -0.0013 ± 0.0016 | 0.0078 ± 0.0032 | 0.000 ± 0.000 | 0.000 ± 0.000 | 0.0028 ± 0.0068 |
+  | nearest rows       | 0.367 ± 0.004    | 0.312 ± 0.003   | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.317 ± 0.052   |
+  | gradients          | 0.465 ± 0.008    | 0.430 ± 0.005   | 0.340 ± 0.062 | 0.190 ± 0.046 | 0.923 ± 0.049   |
+  | datamodels, 20 %   | 0.825 ± 0.002    | 0.831 ± 0.004   | 0.980 ± 0.012 | 0.820 ± 0.058 | 1.830 ± 0.065   |
+  | datamodels, 50 %   | 0.830 ± 0.002    | 0.896 ± 0.003   | 0.980 ± 0.012 | 0.770 ± 0.058 | 1.838 ± 0.054   |
+
+  | arm                | flipped         | gain             | wrong labels  |
+  |--------------------|-----------------|------------------|---------------|
+  | random rows        | 0.0061 ± 0.0061 | -0.0020 ± 0.0028 | 0.213 ± 0.013 |
+  | nearest rows       | 0.432 ± 0.053   | -0.030 ± 0.004   | 0.355 ± 0.034 |
+  | gradients          | 0.320 ± 0.041   | -0.025 ± 0.006   | 0.484 ± 0.046 |
+  | datamodels, 20 %   | 0.547 ± 0.046   | -0.0027 ± 0.0038 | 0.632 ± 0.018 |
+  | datamodels, 50 %   | 0.565 ± 0.050   | -0.0024 ± 0.0048 | 0.549 ± 0.021 |
+  | wrong labels known |                 | 0.0079 ± 0.0032  | 1.000 ± 0.000 |
+
+  And what datamodels say of these falls: the fall they predict, its correlation with the true one over images, the
+  median number of rows that they say is enough to turn a right prediction, and the share of predictions that turn
+  without these rows and without twice as many:
+
+  | arm              | predicted fall | agreement     | rows to flip | flipped by these | flipped by twice as many |
+  |------------------|----------------|---------------|--------------|------------------|--------------------------|
+  | datamodels, 20 % | 5.99 ± 0.17    | 0.952 ± 0.010 | 3.80 ± 0.46  | 0.075 ± 0.033    | 0.125 ± 0.037            |
+  | datamodels, 50 % | 2.490 ± 0.053  | 0.934 ± 0.004 | 11.9 ± 2.2   | 0.102 ± 0.030    | 0.917 ± 0.022            |
+
+  Reproduced: predictions on subsets, also of the other fraction; leaks, of which 98 % are found; which predictions fall
+  by how much, in order. Half of the right predictions turn without 2 % of the rows, of which random ones turn less than
+  1 %. Sizes are of subsets, not of all rows: from half of the rows falls are predicted a third too large, and twice the
+  rows that should be enough are. From a fifth they are three times too large, and the numbers of rows are no guide.
+  The nearest rows in pixels find all leaks and half of the falls for nothing; they do not say what a model will do.
+  Cost of a seed: trainings of the two fractions that see as many rows as 200 and 500 trainings on all of them, 40 s
+  together, and 6 s for each of the fits; timed on a core that others used too.
+  Not found: a gain from dropping what does harm. More than half of the rows dropped have a wrong label, and yet the
+  accuracy is that of dropping at random, within the error; dropping as many known wrong labels gains 0.8 points.
+Verdict: partly: outcomes, leaks and the order of counterfactuals are predicted, their sizes not; no gain in accuracy.
+Tuning: none; the share of wrong labels was 10 % in a first run with --validate and seed 10, and doubled after it.
+Reference: Ilyas et al., Datamodels: predicting predictions from training data, ICML 2022 (arXiv 2202.00622).
+"""
 
 import functools
 from collections.abc import Callable

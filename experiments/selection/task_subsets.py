@@ -1,4 +1,49 @@
-"""Which few validation losses to measure, from which all others follow for mixtures unlike those seen."""
+"""Which few validation losses to measure, from which all others follow for mixtures unlike those seen.
+
+Claim: a few tasks that differ say most of all others, also for models of a family that was not seen; greedy choices and
+  clusters are better than random ones, and not worse than a search.
+Data: the 512 runs of 1M parameters that RegMix published, with 13 losses each. Runs whose mixture is led by the same
+  domain are a family: the four commonest leading domains, and all others together. Per seed and family, 60 runs of the
+  other families are the record, and all runs of the family are judged: some of their losses are measured, the others
+  predicted by ridge regression. `python -m experiments.datasets fetch regmix`
+Command: `python -m experiments task_subsets`
+Minutes: 1 on one CPU core
+Expected: mean ± standard error over 5 seeds of means over the five families, by the number k of losses measured. R2 is
+  1 for a perfect prediction of the losses not measured and 0 for their means in the record; then the rank correlation
+  and the absolute error of the mean of all losses, with the measured ones as they are:
+
+  | R2                 | k = 1           | k = 2         | k = 4         | k = 8         |
+  |--------------------|-----------------|---------------|---------------|---------------|
+  | random losses      | 0.025 ± 0.016   | 0.010 ± 0.013 | 0.038 ± 0.015 | 0.110 ± 0.039 |
+  | best of 500 random | 0.010 ± 0.010   | 0.044 ± 0.026 | 0.105 ± 0.023 | 0.361 ± 0.023 |
+  | greedy             | 0.0028 ± 0.0038 | 0.026 ± 0.020 | 0.061 ± 0.017 | 0.339 ± 0.026 |
+  | clusters           | -0.011 ± 0.027  | 0.072 ± 0.018 | 0.086 ± 0.033 | 0.178 ± 0.032 |
+
+  | rank of the mean   | k = 1         | k = 2         | k = 4         | k = 8         |
+  |--------------------|---------------|---------------|---------------|---------------|
+  | random losses      | 0.42 ± 0.12   | 0.515 ± 0.035 | 0.702 ± 0.012 | 0.876 ± 0.007 |
+  | best of 500 random | 0.225 ± 0.045 | 0.525 ± 0.036 | 0.783 ± 0.019 | 0.962 ± 0.001 |
+  | greedy             | 0.571 ± 0.003 | 0.694 ± 0.020 | 0.817 ± 0.001 | 0.963 ± 0.001 |
+  | clusters           | 0.363 ± 0.073 | 0.587 ± 0.046 | 0.737 ± 0.017 | 0.929 ± 0.010 |
+
+  | error of the mean  | k = 1         | k = 2         | k = 4         | k = 8         |
+  |--------------------|---------------|---------------|---------------|---------------|
+  | random losses      | 0.233 ± 0.008 | 0.223 ± 0.010 | 0.196 ± 0.010 | 0.118 ± 0.003 |
+  | best of 500 random | 0.250 ± 0.006 | 0.222 ± 0.009 | 0.168 ± 0.008 | 0.079 ± 0.002 |
+  | greedy             | 0.206 ± 0.001 | 0.188 ± 0.008 | 0.169 ± 0.010 | 0.090 ± 0.003 |
+  | clusters           | 0.258 ± 0.019 | 0.214 ± 0.009 | 0.175 ± 0.009 | 0.100 ± 0.006 |
+
+  Reproduced: the greedy choice orders runs by their mean better than a random one with the same number of losses, by
+  0.179 ± 0.024 with two and 0.114 ± 0.010 with four, and with four or more a search among 500 is no better. Clusters
+  lie between.
+  Not reproduced: that few say most. Losses that are not measured are hardly predicted for a family that was not seen,
+  with any choice of four; greedy differs from random ones by less than two standard errors in R2 until eight. The loss
+  in a domain follows its own proportion, and in a new family the leading domain had little of it in the record.
+Verdict: partly: greedy choices order unseen mixtures better than random ones, but few losses do not predict the others.
+Tuning: ridge {1e-4, 1e-3, 1e-2, 1e-1} by R2 over all arms, with --validate (other runs) and seeds 10 and 11.
+Reference: Ye et al., How predictable are large language model capabilities? A case study on BIG-bench, Findings of
+  EMNLP 2023 (arXiv 2305.14947).
+"""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +74,7 @@ class Config:
     """drawn by the seed, of which all losses are known"""
     budgets: tuple[int, ...] = (1, 2, 4, 8)
     """losses to measure"""
-    ridge: float = 1e-3
+    ridge: float = 0.1
     validate: bool = False
     """other runs: for tuning"""
 
@@ -43,7 +88,7 @@ class Problem(NamedTuple):
 
 
 Choice = Callable[[Config, Problem, int, int], Any]
-"""(config, problem, budget, seed) -> the losses to measure"""
+"""(config, problem, budget, number of the draw) -> the losses to measure"""
 
 
 def main(config: Config):
@@ -123,7 +168,7 @@ def measure(config: Config, problems: Callable[..., Problem], choice: Choice, se
         found = []
         for held_out in range(FAMILIES):
             problem = problems(seed, held_out)
-            indices = jnp.asarray(choice(config, problem, budget, seed), jnp.int32)
+            indices = jnp.asarray(choice(config, problem, budget, FAMILIES * seed + held_out), jnp.int32)
             found.append(scores(problem, indices, config.ridge))
         metrics[budget] = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     return metrics

@@ -156,7 +156,7 @@ def _goes_on(small, state, *, max_iterations):
 
 def _step(gram, correlations, penalty, largest, state):
     moved = state.ahead - (product(gram, state.ahead) - correlations) / largest
-    found = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - penalty[None] / largest, 0)
+    found = moved - jnp.clip(moved, -penalty[None] / largest, penalty[None] / largest)
     # restart a target whose momentum points uphill, O'Donoghue & Candes 2015
     uphill = jnp.sum((state.ahead - found) * (found - state.last), axis=0) > 0
     momentum = jnp.where(uphill, 1, (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2)

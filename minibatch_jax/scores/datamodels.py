@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from minibatch_jax._checks import (
@@ -55,7 +56,7 @@ class Datamodels(NamedTuple):
       penalty: `[T]`, chosen by the validation error.
       errors: `[L, T]`, mean squared validation errors along the path. The first is that of a constant.
       num_dropped: `[]` int32, subsets that do not count: their mask or an outcome is not finite.
-      converged: `[T]` bool, whether the last fit is at its minimum.
+      converged: `[T]` bool, whether the last fit is at its minimum; false if too few subsets count, or all are equal.
     """
 
     intercept: jax.Array
@@ -219,7 +220,8 @@ def fit_datamodels(
 
     Raises:
       TypeError: if masks or outcomes are not floating point or a count is not a static int.
-      ValueError: if shapes do not match, fewer than 2 subsets are left to fit or a number is out of range.
+      ValueError: if shapes do not match, fewer than 2 subsets are left to fit, concrete masks are all equal or a number
+        is out of range.
 
     References:
       Ilyas et al., ICML 2022 (arXiv 2202.00622).
@@ -246,6 +248,8 @@ def fit_datamodels(
     check_number("smallest", smallest, 0, 1, open_low=True, open_high=True)
     check_number("tolerance", tolerance, 0, open_low=True)
     check_count("max_iterations", max_iterations)
+    if not isinstance(masks, jax.core.Tracer) and bool(jnp.all((masks == masks[:1]) | jnp.isnan(masks))):
+        raise ValueError("masks has the same rows in every subset, wanted rows that are in some and not in others.")
     dtype = weight_dtype(jnp.result_type(masks, outcomes))
     masks, outcomes = masks.astype(dtype), outcomes.astype(dtype)
 
@@ -270,7 +274,7 @@ def fit_datamodels(
     gap = optimality_gap(*problem, coefficients)
     limit = 4 * tolerance * jnp.max(jnp.abs(moments.correlations), axis=0)
     intercept, influence = raw_coefficients(moments, coefficients)
-    enough = (jnp.sum(to_fit) >= 2) & jnp.any(counts[-num_validation:])
+    enough = (jnp.sum(to_fit) >= 2) & jnp.any(counts[-num_validation:]) & jnp.any(moments.varies)
     return Datamodels(
         jnp.where(fitted, intercept, jnp.nan),
         influence,

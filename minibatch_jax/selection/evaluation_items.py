@@ -75,8 +75,8 @@ def anchor_items(
     Examples:
       >>> record = jnp.array([[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
       >>> found = anchor_items(0, record.T, 2)
-      >>> sorted(zip(found.indices.tolist(), found.mass.round(2).tolist()))
-      [(0, 0.4000000059604645), (2, 0.6000000238418579)]
+      >>> [(item, round(mass, 2)) for item, mass in sorted(zip(found.indices.tolist(), found.mass.tolist()))]
+      [(0, 0.4), (2, 0.6)]
     """
     rows, exists = usable_features(features)
     size = rows.shape[0]

@@ -116,8 +116,8 @@ def solve_probabilities(items: ItemResponse, ability: jax.Array) -> jax.Array:
 
     Examples:
       >>> items = ItemResponse(jnp.ones((2, 1)), jnp.array([0.0, 2.0]), jnp.zeros((0, 1)))
-      >>> solve_probabilities(items, jnp.array([2.0])).round(3).tolist()
-      [0.8809999823570251, 0.5]
+      >>> [round(chance, 3) for chance in solve_probabilities(items, jnp.array([2.0])).tolist()]
+      [0.881, 0.5]
     """
     check_floating("ability", ability)
     number = items.discrimination.shape[1]

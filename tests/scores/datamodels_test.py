@@ -96,6 +96,7 @@ def test_rows_and_outcomes_that_say_nothing_change_nothing_else():
     constant = masks.copy()
     constant[:, 1], constant[:, 4] = 1, 0
     fixed = fit_wide(constant, outcomes)
+    assert not fit_wide(np.ones_like(masks), outcomes).converged.any()
     assert not fixed.influence[[1, 4]].any() and np.isfinite(fixed.influence).all() and fixed.converged.all()
 
 
@@ -180,6 +181,8 @@ def test_bad_input_is_named():
         scores.subset_masks(0, 3, 4, 0.05)
     with pytest.raises(ValueError, match="masks has 4 subsets, wanted at least 2 beside the 3 of num_validation"):
         scores.fit_datamodels(masks, outcomes, num_validation=3)
+    with pytest.raises(ValueError, match="masks has the same rows in every subset"):
+        scores.fit_datamodels(masks, outcomes)
     with pytest.raises(ValueError, match=r"outcomes has shape \[5, 2\], wanted \[4, any size > 0\]"):
         scores.fit_datamodels(masks, jnp.ones((5, 2)))
     with pytest.raises(TypeError, match="masks has dtype bool"):
