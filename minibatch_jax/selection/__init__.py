@@ -13,9 +13,12 @@ from . import concepts as concepts
 from . import contrastive_acquisition as contrastive_acquisition
 from . import coresets as coresets
 from . import crest as crest
+from . import cvirs as cvirs
+from . import discriminative as discriminative
 from . import dpp as dpp
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
+from . import gradient_lengths as gradient_lengths
 from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
 from . import jest as jest
@@ -76,6 +79,11 @@ from .crest import keep_unlearned as keep_unlearned
 from .crest import needs_reselection as needs_reselection
 from .crest import quadratic_model as quadratic_model
 from .crest import reselection_interval as reselection_interval
+from .cvirs import category_inconsistency as category_inconsistency
+from .cvirs import cvirs_scores as cvirs_scores
+from .cvirs import uncertainty_ranks as uncertainty_ranks
+from .discriminative import discriminative_indices as discriminative_indices
+from .discriminative import keep_by_discrimination as keep_by_discrimination
 from .dpp import dpp_map_indices as dpp_map_indices
 from .dpp import kdpp_inclusion as kdpp_inclusion
 from .dpp import kdpp_indices as kdpp_indices
@@ -83,6 +91,9 @@ from .dpp import keep_diverse as keep_diverse
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
+from .gradient_lengths import expected_gradient_length as expected_gradient_length
+from .gradient_lengths import expected_layer_gradient_length as expected_layer_gradient_length
+from .gradient_lengths import expected_word_gradient_length as expected_word_gradient_length
 from .gradient_matching import gradient_match as gradient_match
 from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
@@ -107,6 +118,7 @@ from .list_decodable import list_regressions as list_regressions
 from .list_decodable import soft_filter as soft_filter
 from .multi_label import adaptive_inconsistency as adaptive_inconsistency
 from .multi_label import cardinality_inconsistency as cardinality_inconsistency
+from .multi_label import keep_inconsistent as keep_inconsistent
 from .near_labeled import keep_near_labeled as keep_near_labeled
 from .near_labeled import near_labeled_mask as near_labeled_mask
 from .partitions import partitioned_medoids as partitioned_medoids
@@ -141,8 +153,8 @@ from .topk import topk_mask as topk_mask
 from .typi_clust import keep_by_typi_clust as keep_by_typi_clust
 from .typi_clust import typi_clust_indices as typi_clust_indices
 from .typi_clust import typical_indices as typical_indices
-from .uncertainty import expected_gradient_length as expected_gradient_length
 from .uncertainty import keep_uncertain as keep_uncertain
 from .uncertainty import least_confidence as least_confidence
+from .uncertainty import log_probabilities as log_probabilities
 from .uncertainty import negative_margin as negative_margin
 from .uncertainty import prediction_entropy as prediction_entropy

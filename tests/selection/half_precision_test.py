@@ -57,6 +57,14 @@ def embeddings(c):
     return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
 
 
+def layer_logits(kernel, x):
+    return (x.astype(jnp.float32) @ kernel.astype(jnp.float32)).astype(jnp.float32)
+
+
+def word_logits(vectors, words):
+    return jnp.sum(vectors.astype(jnp.float32) ** 2, axis=0)
+
+
 COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
@@ -78,6 +86,20 @@ FUNCTIONS = {
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
+    "category_inconsistency": lambda c: selection.category_inconsistency(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
+    "class_probabilities": lambda c: uncertainty.class_probabilities(c(LOGITS)),
+    "cvirs_scores": lambda c: selection.cvirs_scores(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
+    "discriminative_indices": lambda c: selection.discriminative_indices(
+        0, c(FEATURES), 4, jnp.arange(24) < 6, num_rounds=2, num_steps=3
+    ),
+    "expected_layer_gradient_length": lambda c: selection.expected_layer_gradient_length(
+        layer_logits, c(POINTS[:3, :2]), c(POINTS)
+    ),
+    "expected_word_gradient_length": lambda c: selection.expected_word_gradient_length(
+        word_logits, c(POINTS[:9, :2]), jnp.arange(60).reshape(20, 3) % 9
+    ),
+    "log_probabilities": lambda c: selection.log_probabilities(c(np.array([[0.25, 0.75], [0.5, 0.5]]))),
+    "uncertainty_ranks": lambda c: selection.uncertainty_ranks(c(LOGITS)),
     "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
     "contrastive_scores": lambda c: selection.contrastive_scores(
         c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])

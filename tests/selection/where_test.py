@@ -18,6 +18,11 @@ CALLS = {
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
+    "cvirs_scores": lambda **where: selection.cvirs_scores(EYE, EYE > 0, **where),
+    "discriminative_indices": lambda **where: selection.discriminative_indices(
+        KEY, EYE, 2, jnp.arange(4) == 0, num_rounds=1, num_steps=2, **where
+    ),
+    "uncertainty_ranks": lambda **where: selection.uncertainty_ranks(EYE, **where),
     "dpp_map_indices": lambda **where: selection.dpp_map_indices(EYE, 2, **where),
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
