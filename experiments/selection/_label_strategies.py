@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax import selection
-from minibatch_jax.selection.uncertainty import expected_gradient_length
 from minibatch_jax.weights import KeyState
 
 Signals = dict[str, jax.Array]
@@ -54,7 +53,7 @@ STRATEGIES: dict[str, Callable[[Budget], Transformation]] = {
     "margin": lambda b: selection.keep_uncertain(b.k, key=0),
     "least confidence": lambda b: selection.keep_uncertain(b.k, key=0, score="least_confidence"),
     "entropy": lambda b: selection.keep_uncertain(b.k, key=0, score="entropy"),
-    "expected gradient": scored(lambda s: expected_gradient_length(s["logits"], s["features"])),
+    "expected gradient": scored(lambda s: selection.expected_gradient_length(s["logits"], s["features"])),
     "BALD": lambda b: selection.keep_disputed(b.k, key=0),
     "votes of a committee": lambda b: selection.keep_disputed(b.k, key=0, score="votes"),
     "BatchBALD": lambda b: selection.keep_by_batch_bald(b.k, key=0, num_samples=128),
@@ -65,6 +64,7 @@ STRATEGIES: dict[str, Callable[[Budget], Transformation]] = {
     "k-means": lambda b: selection.keep_by_k_means(b.k, key=0),
     "TypiClust": lambda b: selection.keep_by_typi_clust(b.k, 200, key=0),
     "ProbCover": lambda b: selection.keep_by_prob_cover(b.k, RADIUS, key=0),
+    "discriminative": lambda b: selection.keep_by_discrimination(b.k, key=0),
     "margin near labels (SEALS)": after(lambda b: selection.keep_near_labeled(10)),
     "margin near anchors (AnchorAL)": after(lambda b: selection.keep_near_anchors(500, 0, num_classes=b.classes)),
     "margin of balanced classes": lambda b: selection.keep_by_class_balance(b.k, key=0),
