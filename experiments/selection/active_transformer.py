@@ -44,7 +44,7 @@ class Config:
     rounds: int = 5
     labels: int = 50
     """in each round"""
-    steps_before: int = 1000
+    steps_before: int = 600
     """on the unlabeled pool"""
     steps: int = 100
     length: int = 64
