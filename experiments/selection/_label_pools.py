@@ -13,7 +13,7 @@ from experiments.datasets import arrays
 
 Task = Literal["newsgroups", "reuters_52", "reuters_8", "sentiment"]
 TASKS: tuple[Task, ...] = ("newsgroups", "reuters_52", "sentiment")
-ROWS, TEST = 2000, 1500
+ROWS, TEST = 1500, 1000
 COLUMNS, DIMENSIONS = 2**15, 128
 
 
@@ -38,7 +38,7 @@ class LabelPool(NamedTuple):
 
 
 @functools.cache
-def draw_texts(task: Task, validate: bool, seed: int, rows: int = ROWS) -> Texts:
+def draw_texts(task: Task, validate: bool, seed: int) -> Texts:
     """Rows of the training split, and of the test split; both of the training split if `validate`.
 
     The class of a sentence in `sentiment` is the sign of its mean rating: positive or not.
@@ -46,7 +46,7 @@ def draw_texts(task: Task, validate: bool, seed: int, rows: int = ROWS) -> Texts
     rng = np.random.default_rng(seed)
     train, test = arrays(task, "train"), arrays(task, "test")
     order = rng.permutation(len(train["label"]))
-    pool, held = order[:rows], order[rows : rows + TEST]
+    pool, held = order[:ROWS], order[ROWS : ROWS + TEST]
     source = train
     if not validate:
         source, held = test, rng.permutation(len(test["label"]))[:TEST]
@@ -74,6 +74,6 @@ def hashed_features(texts: list[bytes], others: list[bytes]) -> list[np.ndarray]
     counts = [terms.transform([text.decode(errors="replace") for text in part]) for part in (texts, others)]
     scaling = TfidfTransformer(sublinear_tf=True).fit(counts[0])
     scaled = [scaling.transform(part) for part in counts]
-    svd = TruncatedSVD(min(DIMENSIONS, len(texts) - 1), random_state=0).fit(scaled[0])
+    svd = TruncatedSVD(min(DIMENSIONS, len(texts) - 1), n_iter=4, random_state=0).fit(scaled[0])
     vectors = [svd.transform(part) for part in scaled]
     return [(v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-6)).astype(np.float32) for v in vectors]

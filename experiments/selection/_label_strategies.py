@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax import selection
-from minibatch_jax.selection.uncertainty import expected_gradient_length
 from minibatch_jax.weights import KeyState
 
 Signals = dict[str, jax.Array]
 Transformation = optax.GradientTransformationExtraArgs
+
+
+RADIUS = 0.8
+"""of ProbCover, between rows of unit length"""
 
 
 class Budget(NamedTuple):
@@ -40,23 +43,6 @@ def by_mask(choose: Callable[[jax.Array, jax.Array, Signals], jax.Array]) -> Tra
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def far_from_labels(budget: Budget) -> Transformation:
-    """Core-set: each row is the one farthest from those labeled or chosen before, by the angle of the features."""
-
-    def choose(key, free, signals):
-        chosen = selection.k_center(signals["features"], budget.k, metric="cosine", chosen=~free).indices
-        return jnp.zeros(free.shape, bool).at[chosen].set(True, mode="drop") & free
-
-    return by_mask(choose)
-
-
-def contrastive(signals: Signals) -> jax.Array:
-    """Rows predicted unlike the labeled rows near them."""
-    known = signals["reference_labels"] >= 0
-    references = signals["reference_logits"], signals["reference_features"]
-    return selection.contrastive_scores(signals["logits"], signals["features"], *references, reference_mask=known)
-
-
 def after(mask: Callable[[Budget], Transformation]) -> Callable[[Budget], Transformation]:
     """The smallest margins of the rows that a mask leaves."""
     return lambda budget: optax.chain(mask(budget), selection.keep_uncertain(budget.k, key=1))
@@ -67,15 +53,18 @@ STRATEGIES: dict[str, Callable[[Budget], Transformation]] = {
     "margin": lambda b: selection.keep_uncertain(b.k, key=0),
     "least confidence": lambda b: selection.keep_uncertain(b.k, key=0, score="least_confidence"),
     "entropy": lambda b: selection.keep_uncertain(b.k, key=0, score="entropy"),
-    "expected gradient": scored(lambda s: expected_gradient_length(s["logits"], s["features"])),
+    "expected gradient": scored(lambda s: selection.expected_gradient_length(s["logits"], s["features"])),
     "BALD": lambda b: selection.keep_disputed(b.k, key=0),
     "votes of a committee": lambda b: selection.keep_disputed(b.k, key=0, score="votes"),
     "BatchBALD": lambda b: selection.keep_by_batch_bald(b.k, key=0, num_samples=128),
-    "contrastive (CAL)": scored(contrastive),
+    "contrastive (CAL)": lambda b: selection.keep_by_contrast(b.k, key=0),
     "BADGE": lambda b: selection.keep_by_badge(b.k, key=0),
-    "core-set": far_from_labels,
+    "core-set": lambda b: selection.keep_new_centers(b.k, metric="cosine"),
     "light-weight core-set": lambda b: selection.keep_lightweight_coreset(b.k, key=0, weighting="own"),
     "k-means": lambda b: selection.keep_by_k_means(b.k, key=0),
+    "TypiClust": lambda b: selection.keep_by_typi_clust(b.k, 200, key=0),
+    "ProbCover": lambda b: selection.keep_by_prob_cover(b.k, RADIUS, key=0),
+    "discriminative": lambda b: selection.keep_by_discrimination(b.k, key=0),
     "margin near labels (SEALS)": after(lambda b: selection.keep_near_labeled(10)),
     "margin near anchors (AnchorAL)": after(lambda b: selection.keep_near_anchors(500, 0, num_classes=b.classes)),
     "margin of balanced classes": lambda b: selection.keep_by_class_balance(b.k, key=0),

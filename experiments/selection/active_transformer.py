@@ -41,10 +41,10 @@ class Config:
     arms: tuple[str, ...] = ()
     first: int = 50
     """random rows with a label"""
-    rounds: int = 6
+    rounds: int = 5
     labels: int = 50
     """in each round"""
-    steps_before: int = 1000
+    steps_before: int = 600
     """on the unlabeled pool"""
     steps: int = 100
     length: int = 64

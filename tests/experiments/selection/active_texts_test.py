@@ -31,12 +31,13 @@ def planted(monkeypatch):
         return {"text": np.array(texts, object), "label": label.astype(np.int32)}
 
     monkeypatch.setattr(pools, "arrays", functools.cache(arrays))
-    monkeypatch.setattr(pools, "ROWS", 120)
+    monkeypatch.setattr(pools, "ROWS", 550)
     monkeypatch.setattr(pools, "DIMENSIONS", 8)
-    for function in (pools.draw_texts, pools.draw_pool):
+    caches = pools.draw_texts, pools.draw_pool
+    for function in caches:
         function.cache_clear()
     yield
-    for function in (pools.draw_texts, pools.draw_pool):
+    for function in caches:
         function.cache_clear()
 
 
