@@ -166,7 +166,7 @@ def _layer_length(logits_fn, layer, example):
     gradients, logits = jax.jacrev(named, has_aux=True)(layer)
     dtype = weight_dtype(logits.dtype)
     flat = [x.reshape(logits.shape[0], -1).astype(dtype) for x in jax.tree.leaves(gradients)]
-    inner = sum(product(x, x.T) for x in flat)
+    inner = jnp.sum(jnp.stack([product(x, x.T) for x in flat]), axis=0)
     probabilities = jax.nn.softmax(logits.astype(dtype))
     residuals = probabilities[None] - jnp.eye(logits.shape[0], dtype=dtype)
     squares = jnp.sum(product(residuals, inner) * residuals, axis=1)
