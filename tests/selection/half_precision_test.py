@@ -128,6 +128,7 @@ FUNCTIONS = {
     "k_center": lambda c: selection.k_center(c(FEATURES), 4),
     "k_means_clusters": lambda c: selection.k_means_clusters(0, c(FEATURES), 4),
     "k_means_indices": lambda c: selection.k_means_indices(0, c(FEATURES), 4),
+    "kept_rows": lambda c: selection.kept_rows(c(LOSSES), 30),
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
@@ -183,12 +184,15 @@ FUNCTIONS = {
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
 }
 OF_INTEGERS = {
+    "add_labels",
     "class_targets",
     "cohen_kappa",
     "concept_balanced_indices",
     "concept_targets",
     "domain_budgets",
     "f_score_change",
+    "start_labeling",
+    "unlabeled_weights",
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
