@@ -160,7 +160,7 @@ def expected_word_gradient_length(
 def _layer_length(logits_fn, layer, example):
     def named(layer):
         logits = logits_fn(layer, example)
-        check_logits(logits)
+        _check_logits(logits)
         return logits, logits
 
     gradients, logits = jax.jacrev(named, has_aux=True)(layer)
@@ -176,7 +176,7 @@ def _layer_length(logits_fn, layer, example):
 def _word_length(logits_fn, embeddings, words):
     def named(vectors):
         logits = logits_fn(vectors, words)
-        check_logits(logits)
+        _check_logits(logits)
         return logits, logits
 
     real = words >= 0
@@ -192,7 +192,7 @@ def _word_length(logits_fn, embeddings, words):
     return jnp.sum(probabilities * jnp.max(root(jnp.sum(of_words**2, axis=2)), axis=1))
 
 
-def check_logits(logits: jax.Array) -> None:
+def _check_logits(logits: jax.Array) -> None:
     """Raise unless a function returned the class scores of one example, of at least two classes."""
     if jnp.ndim(logits) != 1 or logits.shape[0] < 2:
         raise ValueError(f"logits_fn returned {list(jnp.shape(logits))}, wanted [C], C >= 2 scores of one example.")
