@@ -127,7 +127,7 @@ def largest_pure_radius(
 ) -> jax.Array:
     """Return the largest radius with which at least this fraction of the balls hold rows of one cluster only.
 
-    This is the rule by which the paper chooses the radius, with as many clusters as there are classes, such as those of
+    This is the rule by which the paper chooses the radius, with one cluster for each class, such as those of
     `k_means_clusters(...).owners`. A ball is pure as long as the radius is at most the distance to the nearest row of
     another cluster, so the radius is a quantile of these distances. O(N^2 D) time, O(N (D + block_size)) memory; a few
     thousand rows of a large pool do.

@@ -43,7 +43,7 @@ def typi_clust_indices(
 ) -> jax.Array:
     """Cluster all rows by k-means, and choose the most typical row of each cluster in turn.
 
-    The paper takes as many clusters as there will be labels, but at most 500: `min(number of labels + k, 500)`.
+    The paper takes `min(number of labels + k, 500)` clusters, one for each label that there will be.
     `typical_indices` says which cluster has its turn.
 
     Args:
