@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import check_choice, check_count, check_number, check_shape, check_whole
@@ -13,9 +14,10 @@ from minibatch_jax.pool._centers import centers_job
 from minibatch_jax.pool._lightweight import lightweight_job
 from minibatch_jax.pool._medoids import medoids_job
 from minibatch_jax.pool._rounds import Job
-from minibatch_jax.pool._rows import Rows, open_rows
+from minibatch_jax.pool._rows import Rows, open_rows, usable
 from minibatch_jax.pool._scores import uncertain_job
 from minibatch_jax.pool._sift import sift_job
+from minibatch_jax.pool._transport import transport_job
 from minibatch_jax.selection.uncertainty import SCORES
 
 METRICS = ("sqeuclidean", "euclidean", "cosine")
@@ -83,9 +85,19 @@ def _sift(pool, k, block_size, *, queries, noise=0.01):
     check_number("noise", noise, 0, open_low=True)
     rows = open_rows(pool, block_size, unit=True)
     check_count("k", k)
-    targets, dropped = _queries(queries, rows.width)
+    targets, dropped = _queries(queries, rows.width, unit=True)
     call = {"noise": float(noise), "queries": _digest(targets)}
     return Prepared(rows, sift_job(rows, int(k), targets, float(noise)), call, dropped)
+
+
+def _got_d(pool, k, block_size, *, queries, epsilon=0.01, seed=0):
+    check_number("epsilon", epsilon, 0, open_low=True)
+    check_whole("seed", seed)
+    rows = open_rows(pool, block_size)
+    k = _count(k, rows)
+    targets, dropped = _queries(queries, rows.width, unit=False)
+    call = {"epsilon": float(epsilon), "seed": int(seed), "queries": _digest(targets)}
+    return Prepared(rows, transport_job(rows, k, targets, float(epsilon), int(seed)), call, dropped)
 
 
 def _badge(pool, k, block_size, *, logits, chosen=None, seed=0):
@@ -118,6 +130,7 @@ METHODS: dict[str, Callable[..., Prepared]] = {
     "facility_location": _facility_location,
     "k_center": _k_center,
     "sift": _sift,
+    "got_d": _got_d,
     "badge": _badge,
     "uncertain": _uncertain,
     "lightweight_coreset": _lightweight_coreset,
@@ -149,15 +162,15 @@ def _row_numbers(chosen: Any, rows: Rows) -> np.ndarray:
     return numbers
 
 
-def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
-    """Return the queries that are finite in float32, and how many are not."""
+def _queries(queries: Any, width: int, unit: bool) -> tuple[np.ndarray, int]:
+    """Return the queries that count, and how many do not."""
     check_shape("queries", queries, (None, width))
     queries = np.asarray(queries)
     if not np.issubdtype(queries.dtype, np.floating):
         raise TypeError(f"queries has dtype {queries.dtype}, wanted a floating-point dtype.")
     with np.errstate(over="ignore"):
         queries = queries.astype(np.float32)
-    finite = queries[np.isfinite(queries).all(1)]
+    finite = queries[np.asarray(usable(jnp.asarray(queries), unit)[1])]
     if not len(finite):
         raise ValueError(f"queries has no row of {len(queries)} that is finite in float32, wanted one or more.")
     return finite, len(queries) - len(finite)

@@ -22,6 +22,7 @@ from . import list_decodable as list_decodable
 from . import multi_label as multi_label
 from . import partitions as partitions
 from . import power_sampling as power_sampling
+from . import query_sets as query_sets
 from . import randomness as randomness
 from . import reducible as reducible
 from . import selective_backprop as selective_backprop
@@ -65,6 +66,7 @@ from .dpp import keep_diverse as keep_diverse
 from .flexi_jest import embed_at_two_resolutions as embed_at_two_resolutions
 from .got_d import calibrated_gradient as calibrated_gradient
 from .got_d import transport_scores as transport_scores
+from .got_d import transport_scores_in_blocks as transport_scores_in_blocks
 from .gradient_matching import gradient_match as gradient_match
 from .gradient_matching import keep_by_gradient_match as keep_by_gradient_match
 from .importance_sampling import gradient_norm_bound as gradient_norm_bound
@@ -84,6 +86,8 @@ from .multi_label import cardinality_inconsistency as cardinality_inconsistency
 from .partitions import partitioned_medoids as partitioned_medoids
 from .power_sampling import keep_by_power as keep_by_power
 from .power_sampling import power_inclusion as power_inclusion
+from .query_sets import keep_nearest_in_turn as keep_nearest_in_turn
+from .query_sets import nearest_in_turn as nearest_in_turn
 from .randomness import keep_random as keep_random
 from .reducible import keep_by_reducible_loss as keep_by_reducible_loss
 from .reducible import reducible_loss as reducible_loss

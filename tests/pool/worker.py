@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from minibatch_jax._locks import locked_folder
-from minibatch_jax.pool import _badge, _centers, _rounds, select_from_pool
+from minibatch_jax.pool import _badge, _centers, _rounds, _transport, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
 LABELED = np.array([3, 40, 41, 250])
@@ -25,6 +25,7 @@ CALLS = {
     "uncertain": {"method": "uncertain", "block_size": 64, "chosen": LABELED, "score": "entropy"},
     "light-weight": {"method": "lightweight_coreset", "block_size": 64, "chosen": LABELED},
     "SIFT": SIFT | {"block_size": 64},
+    "GOT-D": SIFT | {"method": "got_d", "block_size": 64},
     "SIFT, one chunk": SIFT | {"block_size": 512},
 }
 
@@ -36,7 +37,7 @@ def calls(rounds: int) -> list[str]:
 
 def select(folder: Path, name: str, state_folder: Path | None = None):
     _centers.CANDIDATES = _badge.CANDIDATES = 4
-    _badge.ROUND = 3
+    _badge.ROUND, _transport.SAMPLE = 3, 20
     options = dict(CALLS[name])
     if "logits" in options:
         options["logits"] = folder / options["logits"]
@@ -116,7 +117,7 @@ def main(port: str, process: int, folder: Path, rounds: int) -> None:
     for name in calls(rounds):
         if rounds:
             stop_after(rounds, process)
-            with contextlib.suppress(Stopped):
+            with contextlib.suppress(Stopped):  # some are done before
                 select(folder, name, folder / name)
             _rounds._save = save
         chosen = select(folder, name, folder / name)

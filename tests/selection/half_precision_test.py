@@ -116,6 +116,7 @@ FUNCTIONS = {
     "multifilter_regressions": lambda c: selection.multifilter_regressions(
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
+    "nearest_in_turn": lambda c: selection.nearest_in_turn(c(POINTS), c(FEATURES.reshape(6, 4, 3)), 20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
@@ -141,6 +142,9 @@ FUNCTIONS = {
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
+    "transport_scores_in_blocks": lambda c: selection.transport_scores_in_blocks(
+        c(POINTS), c(FEATURES), weights=c(MASS), max_iterations=5
+    ),
     "update_quadratic_model": lambda c: averages(model(c)),
     "variance_reduction": lambda c: importance_sampling.variance_reduction(c(MASS / 64), c(LOSSES + 1)),
     "vote_entropy": lambda c: selection.vote_entropy(c(COMMITTEE)),
