@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from minibatch_jax._locks import locked_folder
-from minibatch_jax.pool import _badge, _centers, _rounds, _transport, select_from_pool
+from minibatch_jax.pool import _badge, _centers, _rounds, _transport, cluster_rows, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
 LABELED = np.array([3, 40, 41, 250])
@@ -24,6 +24,7 @@ CALLS = {
     "BADGE": {"method": "badge", "block_size": 64, "chosen": LABELED, "logits": "logits.npy"},
     "uncertain": {"method": "uncertain", "block_size": 64, "chosen": LABELED, "score": "entropy"},
     "light-weight": {"method": "lightweight_coreset", "block_size": 64, "chosen": LABELED},
+    "clusters": {"method": "clusters", "batch_size": 128, "passes": 2},
     "SIFT": SIFT | {"block_size": 64},
     "GOT-D": SIFT | {"method": "got_d", "block_size": 64},
     "SIFT, one chunk": SIFT | {"block_size": 512},
@@ -42,6 +43,9 @@ def select(folder: Path, name: str, state_folder: Path | None = None):
     if "logits" in options:
         options["logits"] = folder / options["logits"]
     pool = [folder / shard for shard in options.pop("pool", ["pool.npy"])]
+    if options["method"] == "clusters":
+        del options["method"]
+        return cluster_rows(pool, 9, progress=False, state_folder=state_folder, **options)
     return select_from_pool(pool, 9, progress=False, state_folder=state_folder, **options)
 
 
