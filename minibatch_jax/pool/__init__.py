@@ -1,4 +1,4 @@
-"""Rows of a pool on disk that exceeds memory: chosen, clustered, assigned to centers; rows labeled in rounds."""
+"""Rows of a pool on disk that exceeds memory: chosen, clustered, assigned, searched; and labeled in rounds."""
 
 from minibatch_jax.pool._assign import PoolAssignment, assign_rows
 from minibatch_jax.pool._clusters import PoolClusters, cluster_rows

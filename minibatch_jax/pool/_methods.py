@@ -130,10 +130,10 @@ METHODS: dict[str, Callable[..., Prepared]] = {
     "facility_location": _facility_location,
     "k_center": _k_center,
     "sift": _sift,
+    "got_d": _got_d,
     "badge": _badge,
     "uncertain": _uncertain,
     "lightweight_coreset": _lightweight_coreset,
-    "got_d": _got_d,
 }
 
 
@@ -163,7 +163,7 @@ def _row_numbers(chosen: Any, rows: Rows) -> np.ndarray:
 
 
 def _queries(queries: Any, width: int, unit: bool) -> tuple[np.ndarray, int]:
-    """Return the queries that can be measured, or only scaled to length one with `unit`, and how many cannot."""
+    """Return the queries that count, and how many do not."""
     check_shape("queries", queries, (None, width))
     queries = np.asarray(queries)
     if not np.issubdtype(queries.dtype, np.floating):

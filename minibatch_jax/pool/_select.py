@@ -24,14 +24,14 @@ class PoolSelection(NamedTuple):
       weights: `[k]` float32, number of rows of the pool that each chosen row stands for: those nearest to it (facility
         location, k-center), those it was drawn for (an unbiased light-weight core-set), or 1; 0 where no row was left.
       values: `[k]` float32, one number for each chosen row: the gain in the last part (facility location), the distance
-        to the rows chosen before (k-center), the variance left at the queries after the choice (SIFT), the distance of
-        its gradient to those drawn before (BADGE), its score (uncertain; GOT-D, of which the lowest are chosen) or its
-        probability in a draw (light-weight).
+        to the rows chosen before (k-center), the variance left at the queries after the choice (SIFT), the score, of
+        which the lowest are chosen (GOT-D), the distance of its gradient to those drawn before (BADGE), its score
+        (uncertain) or its probability in a draw (light-weight).
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
-        location), the largest distance (k-center), the variance left at the queries (SIFT), the mean squared distance
-        of a gradient to the nearest drawn one (BADGE), the lowest score chosen (uncertain), the mean squared distance
-        of a row to the mean (light-weight), or the entropic cost of the transport of the whole pool to the queries
-        (GOT-D).
+        location), the largest distance (k-center), the variance left at the queries (SIFT), the entropic cost of the
+        transport of the whole pool to the queries (GOT-D), the mean squared distance of a gradient to the nearest drawn
+        one (BADGE), the lowest score chosen (uncertain), or the mean squared distance of a row to the mean
+        (light-weight).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
       report: which rows these are, by shard and cause; `print` shows it as text.
       dropped_queries: number of queries of SIFT or GOT-D that do not count, because they are not finite in float32;
@@ -79,6 +79,11 @@ def select_from_pool(
       `chosen` it is the core-set of active learning. O(N k D) time, O(block_size D + N) memory.
     - "sift", with `queries`, `noise`: the same choice as `selection.sift_indices`, up to rounding; one pass over the
       file for each of k choices. O(N k D) time, O(block_size D + N Q + D^2) memory.
+    - "got_d", with `queries`, `epsilon`, `seed`: the same choice as the lowest `selection.transport_scores_in_blocks`,
+      up to its tolerance of 1e-3; one pass over the file for each of some ten iterations, started from a sample of 8192
+      rows. Distances are squared Euclidean ones. O(N Q (D + Q)) time for a pass, O(block_size Q + N + Q^2) memory. If
+      50 passes do not suffice, a `RuntimeWarning` says so. Sums over several processes round otherwise than those of
+      one.
     - "badge", with `logits`, `chosen`, `seed`: the same draws as `selection.badge_indices(seed, ...)`, up to rounding;
       the pool holds the inputs of the last layer. O(N k (C + D)) time, O(block_size (C + D) + N) memory: the gradients
       `[N, C D]` are never formed.
@@ -86,10 +91,6 @@ def select_from_pool(
       holds logits `[N, C]`. The same choice as `selection.keep_uncertain`, up to ties. O(block_size C + N) memory.
     - "lightweight_coreset", with `weighting`, `chosen`, `seed`: k draws by `selection.lightweight_probabilities`, in
       two passes. O(N D) time, O(block_size D + N) memory.
-    - "got_d", with `queries`, `epsilon`, `seed`: the k lowest of `selection.transport_scores_in_blocks`, up to its
-      tolerance of 1e-3; one pass over the file for each of some ten iterations, started from a sample of 8192 rows.
-      Distances are squared Euclidean ones. O(N Q (D + Q)) time for a pass, O(block_size Q + N + Q^2) memory. If 50
-      passes do not suffice, a `RuntimeWarning` says so. Sums over several processes round otherwise than those of one.
 
     Args:
       pool: what `open_pool` opens: a file of `[N, D]` floating point (float16 is fine), a list of such shards, a data
@@ -97,10 +98,10 @@ def select_from_pool(
         the result tells how many, in which shard and why.
       k: how many to choose.
       method: one of the above. It takes the arguments named there and no others.
-      metric: "sqeuclidean", the default, "euclidean" or "cosine"; for k-center the first two choose the same rows, and
-        SIFT always takes the cosine.
-      queries: `[Q, D]`, floating point. Rows that are not finite in float32 do not count; `dropped_queries` of the
-        result tells how many.
+      metric: "sqeuclidean", the default, "euclidean" or "cosine"; for k-center the first two choose the same rows.
+        SIFT always takes the cosine, and GOT-D the squared distance.
+      queries: `[Q, D]`, floating point, for SIFT, or the targets of GOT-D. Rows that are not finite in float32 do not
+        count; `dropped_queries` of the result tells how many.
       noise: variance of an observation, positive, 0.01 by default.
       epsilon: entropic regularization, as a fraction of the mean cost, positive, 0.01 by default.
       logits: `[N, C]`, what `open_pool` opens, with the logits of row i of the pool in row i.
@@ -112,7 +113,7 @@ def select_from_pool(
         again; none by default. For k-center they are centers, which are neither returned nor weighed; for the other
         methods they do not count.
       rows_per_part: rows of a part, at least 2 k, 4096 by default.
-      seed: seed of the shuffle into parts, of the draws, of the sample or of ties, at least 0, 0 by default.
+      seed: seed of the shuffle into parts, of the sample, of the draws or of ties, at least 0, 0 by default.
       block_size: rows to read at a time.
       state_folder: folder to save the state in after each round (a part, or a pass over the file). After a kill, the
         same call continues from the last saved round, with the same result; a finished call returns at once. If that
@@ -138,9 +139,9 @@ def select_from_pool(
       Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
       Sener & Savarese, Active learning for convolutional neural networks, ICLR 2018 (arXiv 1708.00489).
       Hübotter et al., ICLR 2025 (arXiv 2410.08020).
+      Kang et al., ICLR 2024 (arXiv 2405.02774).
       Ash et al., ICLR 2020 (arXiv 1906.03671).
       Bachem, Lucic & Krause, KDD 2018 (arXiv 1702.08248).
-      Kang et al., ICLR 2024 (arXiv 2405.02774).
 
     Examples:
       >>> import numpy as np

@@ -59,6 +59,9 @@ def embeddings(c):
     return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
 
 
+UNIT = np.eye(3)
+
+
 def layer_logits(kernel, x):
     return (x.astype(jnp.float32) @ kernel.astype(jnp.float32)).astype(jnp.float32)
 
@@ -252,6 +255,9 @@ OF_INTEGERS = {
     "quota_mask",
     "start_labeling",
     "unlabeled_weights",
+    *("add_labels", "class_targets", "cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets"),
+    *("estimated_jaccard", "f_score_change", "first_of_chains", "lsh_bands", "minhash_signatures", "near_duplicates"),
+    *("ngram_overlap", "ngram_set", "quota_mask", "start_labeling", "unlabeled_weights"),
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 KEEP_DTYPE = {
