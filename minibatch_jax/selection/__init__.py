@@ -15,6 +15,8 @@ from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_matching as gradient_matching
 from . import importance_sampling as importance_sampling
+from . import instance_attention as instance_attention
+from . import instance_graphs as instance_graphs
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
 from . import lightweight_coresets as lightweight_coresets
@@ -73,6 +75,13 @@ from .importance_sampling import gradient_norm_bound as gradient_norm_bound
 from .importance_sampling import importance_counts as importance_counts
 from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
 from .importance_sampling import keep_by_importance as keep_by_importance
+from .instance_attention import attention_scores as attention_scores
+from .instance_attention import keep_by_attention as keep_by_attention
+from .instance_attention import top_of_classes as top_of_classes
+from .instance_graphs import distance_graph as distance_graph
+from .instance_graphs import hash_graph as hash_graph
+from .instance_graphs import multilevel_hash_graph as multilevel_hash_graph
+from .instance_graphs import multiview_hash_graph as multiview_hash_graph
 from .jest import jest_indices as jest_indices
 from .jest import keep_by_jest as keep_by_jest
 from .jest import softmax_jest_indices as softmax_jest_indices

@@ -17,6 +17,8 @@ from minibatch_jax.selection import (
     crest,
     dpp,
     importance_sampling,
+    instance_attention,
+    instance_graphs,
     jest_embeddings,
     list_decodable,
     power_sampling,
@@ -49,6 +51,10 @@ def two_checks(rule, first, second):
     return rule.update(rule.update(rule.init(len(first)), first)[1], second)
 
 
+def graph(c):
+    return selection.distance_graph(0, c(FEATURES), jnp.asarray(LABELS[:24]), 3)
+
+
 def averages(found):
     return found.gradient, found.curvature, found.loss
 
@@ -63,6 +69,12 @@ FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
+    "attention_layer": lambda c: instance_attention.attention_layer(
+        instance_attention.init_layer(0, 3, 2, 2), c(FEATURES).astype(jnp.float32), graph(c)
+    ),
+    "attention_scores": lambda c: selection.attention_scores(
+        0, c(FEATURES), jnp.asarray(LABELS[:24]), graph(c), 4, num_steps=2, num_heads=1, head_width=2
+    ),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
@@ -80,6 +92,7 @@ FUNCTIONS = {
     "curvature_of": lambda c: crest.curvature_of(model(c)),
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
+    "distance_graph": lambda c: selection.distance_graph(0, c(POINTS), jnp.asarray(LABELS), 4, batch_size=100),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
     "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
     "expected_gradient_length": lambda c: selection.expected_gradient_length(c(LOGITS), c(POINTS)),
@@ -91,6 +104,7 @@ FUNCTIONS = {
     "feature_kernel": lambda c: dpp.feature_kernel(c(FEATURES), bandwidth=1.0),
     "gradient_match": lambda c: selection.gradient_match(c(FEATURES), 3),
     "gradient_norm_bound": lambda c: selection.gradient_norm_bound(c(LOGITS), jnp.asarray(LABELS)),
+    "hash_graph": lambda c: selection.hash_graph(0, c(POINTS), 3),
     "importance_counts": lambda c: selection.importance_counts(jax.random.key(0), c(MASS / 64), 1000),
     "importance_probabilities": lambda c: importance_sampling.importance_probabilities(c(LOSSES), c(MASS), 0.1),
     "interval_of": lambda c: crest.interval_of(c(MASS)[0], c(MASS)[1], 7.0),
@@ -116,6 +130,8 @@ FUNCTIONS = {
     "multifilter_regressions": lambda c: selection.multifilter_regressions(
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
+    "multilevel_hash_graph": lambda c: selection.multilevel_hash_graph(0, c(POINTS), 3),
+    "multiview_hash_graph": lambda c: selection.multiview_hash_graph(0, c(POINTS), 3),
     "nearest_in_turn": lambda c: selection.nearest_in_turn(c(POINTS), c(FEATURES.reshape(6, 4, 3)), 20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
@@ -124,6 +140,7 @@ FUNCTIONS = {
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
     "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
+    "received": lambda c: instance_attention.received(graph(c), graph(c).weights.astype(jnp.float32)[:, :, None]),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
     "reselection_interval": lambda c: selection.reselection_interval(model(c), model(c, 2), 7.0),
@@ -139,7 +156,9 @@ FUNCTIONS = {
     "stop_by_kappa": lambda c: two_checks(selection.stop_by_kappa(), c(LOGITS), c(LOGITS[::-1])),
     "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
+    "standardized": lambda c: instance_graphs.standardized(c(POINTS)),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
+    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), 30, 4),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "transport_scores_in_blocks": lambda c: selection.transport_scores_in_blocks(
@@ -153,6 +172,7 @@ FUNCTIONS = {
 }
 OF_INTEGERS = {"cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"}
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
+OF_NO_ARRAY = {"init_layer"}
 KEEP_DTYPE = {
     "best_of_list",
     "importance_probabilities",
@@ -174,7 +194,9 @@ CASES = dict(cases_of_selections())
 
 
 def test_every_public_function_is_in_the_table():
-    assert set(public_functions("selection")) == set(FUNCTIONS) | OF_INTEGERS | OF_A_FUNCTION_OF_THE_CALLER
+    assert (
+        set(public_functions("selection")) == set(FUNCTIONS) | OF_INTEGERS | OF_A_FUNCTION_OF_THE_CALLER | OF_NO_ARRAY
+    )
 
 
 @pytest.mark.parametrize("name,dtype", list(zip(FUNCTIONS, itertools.cycle(DTYPES))))
