@@ -56,6 +56,7 @@ SIGNALS = {
     "positives": Signal(("A", "M"), _BOOL, "True where anchor and reference belong together", pairwise=True),
     "negatives": Signal(("A", "M"), _BOOL, "True where anchor and reference do not belong together", pairwise=True),
     "concepts": Signal(("B", "L"), _INT, "concepts of each example, -1 for none"),
+    "tokens": Signal(("B", "T"), _INT, "tokens of each example, negative for none"),
     "domains": Signal(("B",), _INT, "domain of each example"),
     "moments": Signal(("D",), _FLOAT, "Adam's moments: (mean [D], variance [D], count [])", replicated=True),
     "example_ids": Signal(("B",), _INT, "index of each example in its data set"),

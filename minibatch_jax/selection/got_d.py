@@ -85,7 +85,8 @@ def transport_scores(
     The score of a candidate is the derivative of the entropic transport cost in the mass of the candidate, computed
     from the dual potentials. The score is not the distance to the target: where the candidates have too much mass
     already, even a candidate close to the target gets a high score. The derivative is accurate while few candidates are
-    chosen of many. Copies of a candidate have equal scores, so remove duplicates first.
+    chosen of many. Copies of a candidate have equal scores, so remove duplicates first, with `near_duplicates` (of
+    texts) or `near_duplicates_by_cosine` (of embeddings).
 
     Args:
       cost: `[N, M]`, floating point, cost of moving each candidate to each target item; a candidate whose row is not

@@ -162,8 +162,8 @@ def keep_by_jest(
     The weights of the kept examples are unchanged, the others become 0. Dropped examples must not remain as negatives:
     gather the kept rows and compute the loss among them (`value_and_grad(..., gather=k)`). Without a gather, choose
     pairs by `among_rows(keep_by_jest(...))` under the sigmoid loss, or mask the logits under the softmax loss. JEST
-    prefers examples that are hard to tell apart, so remove duplicates from the data first. The published setting keeps
-    k = B / 5 in 16 chunks.
+    prefers examples that are hard to tell apart, so remove duplicates from the data first, with `near_duplicates` (of
+    texts) or `near_duplicates_by_cosine` (of embeddings). The published setting keeps k = B / 5 in 16 chunks.
 
     Args:
       k: how many to keep, 1 <= k <= B, a multiple of `num_chunks`, static.

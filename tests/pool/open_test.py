@@ -390,5 +390,8 @@ def test_a_pool_of_damaged_records_says_why():
             raise OSError("cut short")
         return record["embedding"] * np.nan
 
-    with pytest.raises(ValueError, match=r"has no row of 40 that is finite in float32 \(row 1: OSError: cut short\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no row of 40 that is finite in float32 \(1 not finite, 39 damaged; row 1: OSError: cut short\)",
+    ):
         select_from_pool(open_pool(Source(x), row=decode), 2, method="k_center", progress=False)

@@ -35,7 +35,7 @@ def test_chooses_the_lowest_scores(sample, monkeypatch, tmp_path):
     monkeypatch.setattr(_transport, "SAMPLE", sample)
     pool, target = problem()
     np.save(tmp_path / "pool.npy", pool)
-    found = select(tmp_path / "pool.npy", target, metric="cosine")
+    found = select(tmp_path / "pool.npy", target)
     spread = np.ptp(expected()[np.isfinite(expected())])
     np.testing.assert_allclose(found.values, expected()[found.indices], atol=2e-3 * spread)
     assert len(set(found.indices) & set(np.argsort(expected())[:K])) >= K - 1

@@ -10,10 +10,12 @@ from minibatch_jax import selection
 
 KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
 PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
+CLUSTERS = selection.init_clusters(EYE, 2, KEY)
 CALLS = {
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
+    "cluster_quotas": lambda **where: selection.cluster_quotas(jnp.arange(4), 3, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
@@ -21,6 +23,7 @@ CALLS = {
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
     "gradient_match": lambda **where: selection.gradient_match(EYE, 2, **where),
+    "init_clusters": lambda **where: selection.init_clusters(EYE, 2, KEY, **where),
     "jest_indices": lambda **where: selection.jest_indices(KEY, EYE, 2, 1, **where),
     "jest_indices_from_embeddings": lambda **where: selection.jest_indices_from_embeddings(
         KEY, PAIRS, PAIRS, 2, 1, **where
@@ -28,13 +31,17 @@ CALLS = {
     "k_center": lambda **where: selection.k_center(EYE, 2, **where),
     "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
+    "near_duplicates": lambda **where: selection.near_duplicates(jnp.zeros((4, 2), jnp.uint32), **where),
+    "near_duplicates_by_cosine": lambda **where: selection.near_duplicates_by_cosine(EYE, **where),
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
+    "quota_mask": lambda **where: selection.quota_mask(KEY, jnp.arange(4), jnp.arange(4), **where),
     "refine": lambda **where: selection.refine(EYE, jnp.arange(2), **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),
     "softmax_jest_indices": lambda **where: selection.softmax_jest_indices(KEY, EYE, EYE, 2, 1, **where),
     "topk_mask": lambda **where: selection.topk_mask(ONES, 2, **where),
+    "update_clusters": lambda **where: selection.update_clusters(CLUSTERS, EYE, **where),
 }
 
 

@@ -1,0 +1,351 @@
+"""Streaming spherical k-means: clusters of rows by their cosine, from one batch of rows after another.
+
+A center is the running mean of the unit rows that it was nearest to, scaled to length 1 after each batch. The start is
+k-means++ on one batch. A center that no row was ever nearest to moves to the row of the batch that is farthest from all
+centers. What the clusters hold is then looked at, and clusters of junk are left out: see `cluster_report` and
+`cluster_quotas`.
+
+References:
+  Sculley, Web-scale k-means clustering, WWW 2010.
+  Arthur & Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+  Kaddour, The MiniPile challenge for data-efficient language models, 2023 (arXiv 2304.08442).
+
+Method: streaming spherical k-means
+Paper: 2304.08442
+Experiment: clean_pool
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minibatch_jax._checks import as_key, check_count, check_integer, check_shape, mask_or_all
+from minibatch_jax._loops import bind, fori_loop, map_rows
+from minibatch_jax._vector import first_max, nonzero
+from minibatch_jax.geometry import product, unit_rows
+from minibatch_jax.selection._similarities import usable_features
+from minibatch_jax.weights import weight_dtype
+
+
+class ClusterState(NamedTuple):
+    """Clusters after some batches.
+
+    Attributes:
+      centers: `[K, D]`, unit rows.
+      counts: `[K]` int32, rows that each center was nearest to so far, since it was last moved; 0 for a center that was
+        never nearest to one.
+      reseeded: `[]` int32, how many empty clusters were moved to the farthest row so far.
+      dropped: `[]` int32, how many rows did not count so far, because they are not finite.
+    """
+
+    centers: jax.Array
+    counts: jax.Array
+    reseeded: jax.Array
+    dropped: jax.Array
+
+
+def init_clusters(features: jax.Array, k: int, key: jax.Array | int, *, where: jax.Array | None = None) -> ClusterState:
+    """Return k centers among the rows of a first batch, drawn by k-means++ among the unit rows.
+
+    The first is drawn uniformly, each next one with a probability that grows with the squared distance to the nearest
+    center so far. If fewer than k rows differ, some centers are equal, and their clusters stay empty. No row is counted
+    yet: give this batch to `update_clusters`, too. O(N k D) time.
+
+    Args:
+      features: `[N, D]`, floating point; rows that are not finite are never drawn.
+      k: number of clusters, at most N, static.
+      key: int seed or key.
+      where: `[N]` bool, which rows exist; all by default.
+
+    Returns:
+      `ClusterState(centers, counts, reseeded, dropped)`.
+
+    Raises:
+      TypeError: if the features are not floating point, `where` is not bool, k is not a static int or the key is no
+        key.
+      ValueError: if shapes do not match or k is not in [1, N].
+
+    References:
+      Arthur & Vassilvitskii, SODA 2007.
+
+    Examples:
+      >>> init_clusters(jnp.array([[2.0, 0.0], [3.0, 0.0], [0.0, 4.0]]), 2, key=0).centers.sum(0).tolist()
+      [1.0, 1.0]
+    """
+    rows, exists = usable_features(features, where, metric="cosine")
+    check_count("k", k, rows.shape[0], "the number of rows")
+    rows = unit_rows(rows)
+    start = jnp.zeros((k, rows.shape[1]), rows.dtype), jnp.full(rows.shape[0], 4, rows.dtype)  # the largest
+    centers = fori_loop(0, k, bind(_draw_center, as_key(key), rows, exists), start)[0]
+    zero = jnp.zeros((), jnp.int32)
+    return ClusterState(centers, jnp.zeros(k, jnp.int32), zero, zero)
+
+
+def update_clusters(state: ClusterState, features: jax.Array, *, where: jax.Array | None = None) -> ClusterState:
+    """Return the clusters after one more batch of rows.
+
+    With m rows of the batch nearest to a center c, whose sum is s, and n rows so far, these included,
+
+        c <- c + (s - m c) / n, scaled to length 1.
+
+    Ties go to the first center. A center with n = 0 moves to the row that is farthest from its own center, the next one
+    to the next such row; it stays where it is if all rows are equal to their centers. O(B K D) time.
+
+    Args:
+      state: from `init_clusters`, or from the last call.
+      features: `[B, D]`, floating point; rows that are not finite do not count.
+      where: `[B]` bool, which rows exist; all by default.
+
+    Returns:
+      `ClusterState(centers, counts, reseeded, dropped)`.
+
+    Raises:
+      TypeError: if the features are not floating point or `where` is not bool.
+      ValueError: if shapes do not match.
+
+    References:
+      Sculley, WWW 2010. Kaddour, 2023 (arXiv 2304.08442).
+
+    Examples:
+      >>> features = jnp.array([[2.0, 0.0], [3.0, 0.0], [0.0, 4.0], [jnp.nan, 0.0]])
+      >>> state = update_clusters(init_clusters(features, 2, key=0), features)
+      >>> sorted(state.counts.tolist()), int(state.reseeded), int(state.dropped)
+      ([1, 2], 0, 1)
+    """
+    k, width = state.centers.shape
+    check_shape("features", features, (None, width))
+    given = mask_or_all("where", where, features.shape[:1])
+    rows, exists = usable_features(features, where, metric="cosine")
+    part = batch_sums(state.centers, rows, exists)
+    centers, counts = moved_centers(state.centers, state.counts, part.sums, part.counts)
+    farthest = min(k, rows.shape[0])
+    distances, places = jax.lax.top_k(jnp.where(exists, part.distances, -1), farthest)
+    centers, moved = reseeded_centers(centers, counts, unit_rows(rows[places]), distances)
+    dropped = jnp.sum(given & ~exists, dtype=jnp.int32)
+    return ClusterState(centers, counts, state.reseeded + moved, state.dropped + dropped)
+
+
+class ClusterReport(NamedTuple):
+    """What each cluster holds.
+
+    Attributes:
+      sizes: `[K]` int32, rows of each cluster.
+      mean_distances: `[K]`, mean cosine distance (1 less the cosine) of its rows to the center; 0 for an empty one.
+      examples: `[K, 2 number]` int32, its nearest rows, nearest first, then its farthest rows, farthest first, to look
+        at; -1 where it has fewer.
+      closest: `[K]`, smallest cosine distance of two of these examples; infinite with fewer than two. Near 0 for a
+        cluster of near-duplicates.
+    """
+
+    sizes: jax.Array
+    mean_distances: jax.Array
+    examples: jax.Array
+    closest: jax.Array
+
+
+def cluster_report(
+    features: jax.Array, clusters: jax.Array, distances: jax.Array, k: int, *, number: int = 5
+) -> ClusterReport:
+    """Return size, mean distance and examples of each cluster, and how near to each other the examples are.
+
+    Args:
+      features: `[N, D]`, floating point.
+      clusters: `[N]` int, cluster of each row, -1 for none, as the `indices` of `assign_rows(..., metric="cosine")`.
+      distances: `[N]`, floating point, distance of each unit row to its unit center, as `distances` of the same.
+      k: number of clusters, static.
+      number: how many nearest and how many farthest rows of each cluster to return, static.
+
+    Returns:
+      `ClusterReport(sizes, mean_distances, examples, closest)`.
+
+    Raises:
+      TypeError: if features or distances are not floating point, the clusters not integers or a count is not a static
+        int.
+      ValueError: if shapes do not match or a count is below 1.
+
+    References:
+      Kaddour, 2023 (arXiv 2304.08442).
+
+    Examples:
+      >>> features = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+      >>> report = cluster_report(features, jnp.array([0, 0, 1]), jnp.zeros(3), 2, number=2)
+      >>> report.sizes.tolist(), report.examples.tolist(), report.closest.tolist()
+      ([2, 1], [[0, 1, -1, -1], [2, -1, -1, -1]], [0.0, inf])
+    """
+    rows, _ = usable_features(features, metric="cosine")
+    sizes, means, examples = cluster_examples(clusters, distances, k, number=number)
+    check_shape("clusters", clusters, rows.shape[:1])
+    chosen = unit_rows(rows[jnp.maximum(examples, 0).reshape(-1)]).reshape(*examples.shape, -1)
+    return ClusterReport(sizes, means, examples, closest_pairs(chosen, examples >= 0))
+
+
+def cluster_examples(
+    clusters: jax.Array, distances: jax.Array, k: int, *, number: int = 5
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return sizes, mean cosine distances and examples of clusters, of rows that need not be in memory.
+
+    Args:
+      clusters: `[N]` int, cluster of each row, -1 for none.
+      distances: `[N]`, floating point, distance of each unit row to its unit center.
+      k: number of clusters, static.
+      number: how many nearest and how many farthest rows of each cluster to return, static.
+
+    Returns:
+      `sizes`, `mean_distances` and `examples` of `ClusterReport`.
+
+    Raises:
+      TypeError: if the distances are not floating point, the clusters not integers or a count is not a static int.
+      ValueError: if shapes do not match or a count is below 1.
+
+    Examples:
+      >>> clusters, distances = jnp.array([0, 0, 0, -1]), jnp.array([0.2, 0.0, 0.4, jnp.nan])
+      >>> cluster_examples(clusters, distances, 1, number=1)[2].tolist()
+      [[1, 2]]
+    """
+    check_shape("clusters", clusters, (None,))
+    check_integer("clusters", clusters)
+    check_shape("distances", distances, clusters.shape)
+    check_count("k", k)
+    check_count("number", number)
+    size = clusters.shape[0]
+    known = (clusters >= 0) & (clusters < k) & jnp.isfinite(distances)
+    group = jnp.where(known, clusters.astype(jnp.int32), k)
+    apart = jnp.where(known, distances.astype(jnp.float32), 0)
+    sizes = jnp.zeros(k + 1, jnp.int32).at[group].add(1)[:k]
+    sums = jnp.zeros(k + 1, jnp.float32).at[group].add(apart**2 / 2)[:k]
+    group, _, order = jax.lax.sort((group, apart, jnp.arange(size, dtype=jnp.int32)), num_keys=2, is_stable=True)
+    first = (jnp.cumsum(sizes) - sizes)[:, None]
+    rank = jnp.arange(number, dtype=jnp.int32)[None]
+    near = jnp.where(rank < sizes[:, None], first + rank, size)
+    far = jnp.where(sizes[:, None] - 1 - rank >= number, first + sizes[:, None] - 1 - rank, size)
+    examples = jnp.append(order, -1)[jnp.concatenate([near, far], axis=1)]
+    return sizes, sums / nonzero(sizes.astype(jnp.float32)), examples
+
+
+def closest_pairs(rows: jax.Array, exists: jax.Array) -> jax.Array:
+    """Return the smallest cosine distance of two unit rows of each cluster.
+
+    Args:
+      rows: `[K, E, D]`, unit rows.
+      exists: `[K, E]` bool.
+
+    Returns:
+      `[K]`, infinite with fewer than two rows.
+
+    Examples:
+      >>> closest_pairs(jnp.array([[[1.0, 0.0], [0.0, 1.0]]]), jnp.array([[True, True]])).tolist()
+      [1.0]
+    """
+    return map_rows(_closest_pair, (rows.astype(weight_dtype(rows.dtype)), exists))
+
+
+class BatchSums(NamedTuple):
+    """What a batch of rows adds to the clusters.
+
+    Attributes:
+      sums: `[K, D]`, sum of the unit rows nearest to each center.
+      counts: `[K]` int32, how many these are.
+      distances: `[B]`, cosine distance of each row to the nearest center; NaN for one that does not exist.
+    """
+
+    sums: jax.Array
+    counts: jax.Array
+    distances: jax.Array
+
+
+def batch_sums(centers: jax.Array, rows: jax.Array, exists: jax.Array) -> BatchSums:
+    """Return the sums of the rows nearest to each center; parts of a batch may be summed one by one.
+
+    Args:
+      centers: `[K, D]`, unit rows.
+      rows: `[B, D]`, finite.
+      exists: `[B]` bool.
+
+    Returns:
+      `BatchSums(sums, counts, distances)`.
+
+    Examples:
+      >>> batch_sums(jnp.eye(2), jnp.array([[3.0, 0.0], [1.0, 0.0]]), jnp.ones(2, bool)).counts.tolist()
+      [2, 0]
+    """
+    rows, k = unit_rows(rows), centers.shape[0]
+    centers = centers.astype(rows.dtype)
+    nearest = jnp.argmax(product(rows, centers.T), axis=1).astype(jnp.int32)
+    distances = jnp.sum((rows - centers[nearest]) ** 2, axis=1) / 2  # does not cancel
+    owner = jnp.where(exists, nearest, k)
+    sums = jnp.zeros((k + 1, rows.shape[1]), rows.dtype).at[owner].add(rows)[:k]
+    counts = jnp.zeros(k + 1, jnp.int32).at[owner].add(1)[:k]
+    return BatchSums(sums, counts, jnp.where(exists, distances, jnp.nan))
+
+
+def moved_centers(
+    centers: jax.Array, counts: jax.Array, sums: jax.Array, added: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the centers and counts after more rows, of which the sums `[K, D]` and numbers `[K]` are given.
+
+    Args:
+      centers: `[K, D]`, unit rows.
+      counts: `[K]` int32, rows so far.
+      sums: `[K, D]`, of the unit rows that were added.
+      added: `[K]` int32, how many these are.
+
+    Returns:
+      Centers `[K, D]` and counts `[K]`. A center whose mean is 0 stays where it is.
+
+    Examples:
+      >>> sums, added = jnp.array([[0.0, 3.0], [0.0, 0.0]]), jnp.array([3, 0])
+      >>> moved_centers(jnp.eye(2), jnp.zeros(2, jnp.int32), sums, added)[0].tolist()
+      [[0.0, 1.0], [0.0, 1.0]]
+    """
+    centers, sums = (x.astype(weight_dtype(x.dtype)) for x in (centers, sums))
+    counts = counts + added
+    more, total = added[:, None].astype(centers.dtype), nonzero(counts)[:, None].astype(centers.dtype)
+    mean = unit_rows(centers + (sums - more * centers) / total)
+    return jnp.where(jnp.any(mean != 0, axis=1, keepdims=True), mean, centers), counts
+
+
+def reseeded_centers(
+    centers: jax.Array, counts: jax.Array, candidates: jax.Array, distances: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the centers with those that have no row moved to the candidates, in turn, and how many were moved.
+
+    Args:
+      centers: `[K, D]`.
+      counts: `[K]` int32.
+      candidates: `[n, D]`, unit rows, the farthest first.
+      distances: `[n]`, cosine distance of each to the nearest center; one at distance 0 up to rounding is not used.
+
+    Returns:
+      Centers `[K, D]` and a number `[]` int32.
+
+    Examples:
+      >>> counts, row = jnp.array([4, 0]), jnp.array([[0.0, 1.0]])
+      >>> found = reseeded_centers(jnp.array([[1.0, 0.0], [1.0, 0.0]]), counts, row, jnp.array([1.0]))
+      >>> found[0].tolist(), int(found[1])
+      ([[1.0, 0.0], [0.0, 1.0]], 1)
+    """
+    centers, candidates, distances = (x.astype(weight_dtype(x.dtype)) for x in (centers, candidates, distances))
+    empty = counts == 0
+    turn = jnp.cumsum(empty, dtype=jnp.int32) - 1
+    place = jnp.minimum(turn, distances.shape[0] - 1)
+    floor = 8 * jnp.finfo(distances.dtype).eps
+    moved = empty & (turn < distances.shape[0]) & (distances[place] > floor)
+    return jnp.where(moved[:, None], candidates[place], centers), jnp.sum(moved, dtype=jnp.int32)
+
+
+def _draw_center(key, rows, exists, t, state):
+    centers, nearest = state
+    gumbel = jax.random.gumbel(jax.random.fold_in(key, t), nearest.shape, nearest.dtype)
+    chances = jnp.where(exists, nearest, 0)
+    log_chances = jnp.where(jnp.any(chances > 0), jnp.log(chances), 0)  # all rows are centers: any
+    row = rows[first_max(jnp.where(exists, log_chances + gumbel, -jnp.inf))[1]]
+    nearest = jnp.minimum(nearest, jnp.sum((rows - row[None]) ** 2, axis=1))
+    return centers.at[t].set(row), nearest
+
+
+def _closest_pair(cluster):
+    rows, exists = cluster
+    squares = jnp.sum((rows[:, None] - rows[None]) ** 2, axis=-1)  # does not cancel
+    pair = exists[:, None] & exists[None] & ~jnp.eye(len(rows), dtype=bool)
+    return jnp.min(jnp.where(pair, squares / 2, jnp.inf))
