@@ -1,4 +1,4 @@
-"""A twenty-fifth of a labeled table: at random, by coverage, by a model's margin, or by the attention of a graph network.
+"""A twenty-fifth of a labeled table: at random, by coverage, by a model's margin, or by a graph network's attention.
 
 Claim: a graph attention network over the rows tells which few percent of a table to keep (GAIS): a classifier on 4 % of
   the rows is better than on as many random ones of each class, and its mini-batch graph is the cheapest of its graphs.
@@ -8,8 +8,8 @@ Command: `python -m experiments instance_selection`
 Minutes: 2 on one CPU core
 Expected: TODO
 Verdict: TODO
-Tuning: none: the paper's numbers are not public, and those of the library are its defaults, but for 100 steps instead of
-  200.
+Tuning: none: the paper's numbers are not public, and those of the library are its defaults, but for 100 steps instead
+  of 200.
 Reference: Rustamov et al., Scalable graph attention-based instance selection via mini-batch sampling and hierarchical
   hashing, AI Open, 2025.
 """
@@ -120,7 +120,8 @@ def medoids(config: Config, rows: Table, count: int, seed: int) -> np.ndarray:
     """The rows nearest to the centers of k-means."""
     from sklearn.cluster import KMeans
 
-    centers = KMeans(count, n_init=1, random_state=seed).fit(rows.features).cluster_centers_
+    model: Any = KMeans
+    centers = model(count, n_init=1, random_state=seed).fit(rows.features).cluster_centers_
     squares = ((rows.features[:, None] - centers[None]) ** 2).sum(2)
     return np.unique(squares.argmin(0))
 
