@@ -27,6 +27,8 @@ from . import gradient_matching as gradient_matching
 from . import guidance as guidance
 from . import importance_sampling as importance_sampling
 from . import influence_sampling as influence_sampling
+from . import instance_attention as instance_attention
+from . import instance_graphs as instance_graphs
 from . import item_response as item_response
 from . import jest as jest
 from . import jest_embeddings as jest_embeddings
@@ -129,6 +131,13 @@ from .importance_sampling import keep_by_gradient_norm as keep_by_gradient_norm
 from .importance_sampling import keep_by_importance as keep_by_importance
 from .influence_sampling import influence_lengths as influence_lengths
 from .influence_sampling import keep_by_influence as keep_by_influence
+from .instance_attention import attention_scores as attention_scores
+from .instance_attention import keep_by_attention as keep_by_attention
+from .instance_attention import top_of_classes as top_of_classes
+from .instance_graphs import distance_graph as distance_graph
+from .instance_graphs import hash_graph as hash_graph
+from .instance_graphs import multilevel_hash_graph as multilevel_hash_graph
+from .instance_graphs import multiview_hash_graph as multiview_hash_graph
 from .item_response import ItemResponse as ItemResponse
 from .item_response import fit_ability as fit_ability
 from .item_response import fit_item_response as fit_item_response

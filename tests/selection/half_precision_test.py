@@ -17,6 +17,8 @@ from minibatch_jax.selection import (
     crest,
     dpp,
     importance_sampling,
+    instance_attention,
+    instance_graphs,
     jest_embeddings,
     list_decodable,
     minhash,
@@ -49,6 +51,10 @@ def model(c, steps=3):
 
 def two_checks(rule, first, second):
     return rule.update(rule.update(rule.init(len(first)), first)[1], second)
+
+
+def graph(c):
+    return selection.distance_graph(0, c(FEATURES), jnp.asarray(LABELS[:24]), 3)
 
 
 def averages(found):
@@ -88,6 +94,12 @@ FUNCTIONS = {
     ),
     "anchor_scores": lambda c: selection.anchor_scores(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
+    "attention_layer": lambda c: instance_attention.attention_layer(
+        instance_attention.init_layer(0, 3, 2, 2), c(FEATURES).astype(jnp.float32), graph(c)
+    ),
+    "attention_scores": lambda c: selection.attention_scores(
+        0, c(FEATURES), jnp.asarray(LABELS[:24]), graph(c), 4, num_steps=2, num_heads=1, head_width=2
+    ),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
     "batch_bald_indices": lambda c: selection.batch_bald_indices(0, c(COMMITTEE), 4, num_samples=16),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
@@ -122,6 +134,7 @@ FUNCTIONS = {
     "curvature_of": lambda c: crest.curvature_of(model(c)),
     "curvature_norm": lambda c: crest.curvature_norm(model(c)),
     "dense_problem": lambda c: coresets.dense_problem(c(SQUARE), c(MASS[:24])),
+    "distance_graph": lambda c: selection.distance_graph(0, c(POINTS), jnp.asarray(LABELS), 4, batch_size=100),
     "dpp_map_indices": lambda c: selection.dpp_map_indices(c(KERNEL), 4),
     "embedding_agreements": lambda c: selection.embedding_agreements(c(POINTS), c(POINTS[::-1])),
     "expected_concepts": lambda c: concepts.expected_concepts(jnp.arange(len(MASS)), c(MASS), 60_000, 1000),
@@ -137,6 +150,7 @@ FUNCTIONS = {
     "gradient_match": lambda c: selection.gradient_match(c(FEATURES), 3),
     "gradient_norm_bound": lambda c: selection.gradient_norm_bound(c(LOGITS), jnp.asarray(LABELS)),
     "held_out_fit": lambda c: selection.held_out_fit(c(SQUARE), jnp.arange(24) % 3, 3, jnp.arange(4)),
+    "hash_graph": lambda c: selection.hash_graph(0, c(POINTS), 3),
     "importance_counts": lambda c: selection.importance_counts(jax.random.key(0), c(MASS / 64), 1000),
     "importance_probabilities": lambda c: importance_sampling.importance_probabilities(c(LOSSES), c(MASS), 0.1),
     "interval_of": lambda c: crest.interval_of(c(MASS)[0], c(MASS)[1], 7.0),
@@ -168,6 +182,8 @@ FUNCTIONS = {
         c(SAMPLES), c(TARGETS), 0.5, max_iterations=4
     ),
     "near_labeled_mask": lambda c: selection.near_labeled_mask(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
+    "multilevel_hash_graph": lambda c: selection.multilevel_hash_graph(0, c(POINTS), 3),
+    "multiview_hash_graph": lambda c: selection.multiview_hash_graph(0, c(POINTS), 3),
     "nearest_in_turn": lambda c: selection.nearest_in_turn(c(POINTS), c(FEATURES.reshape(6, 4, 3)), 20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "negative_entropies": lambda c: selection.negative_entropies(c(-NEGATIVE), TOKEN_COUNTS, 20),
@@ -182,6 +198,7 @@ FUNCTIONS = {
     "typi_clust_indices": lambda c: selection.typi_clust_indices(0, c(FEATURES), 4, 3),
     "typical_indices": lambda c: selection.typical_indices(c(FEATURES), jnp.arange(24) % 3, 4, 3),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
+    "received": lambda c: instance_attention.received(graph(c), graph(c).weights.astype(jnp.float32)[:, :, None]),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
     "representative_tasks": lambda c: selection.representative_tasks(c(SQUARE), 4),
@@ -205,6 +222,8 @@ FUNCTIONS = {
     "token_confidences": lambda c: selection.token_confidences(c(NEGATIVE), TOKEN_COUNTS),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "top_fraction_mask": lambda c: selection.top_fraction_mask(c(LOSSES), 0.3, 0).mask,
+    "standardized": lambda c: instance_graphs.standardized(c(POINTS)),
+    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), 30, 4),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "transport_scores_in_blocks": lambda c: selection.transport_scores_in_blocks(
@@ -260,6 +279,7 @@ OF_INTEGERS = {
     *("ngram_overlap", "ngram_set", "quota_mask", "start_labeling", "unlabeled_weights"),
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
+OF_NO_ARRAY = {"init_layer"}
 KEEP_DTYPE = {
     "best_of_list",
     "class_thresholds",
@@ -282,7 +302,9 @@ CASES = dict(cases_of_selections())
 
 
 def test_every_public_function_is_in_the_table():
-    assert set(public_functions("selection")) == set(FUNCTIONS) | OF_INTEGERS | OF_A_FUNCTION_OF_THE_CALLER
+    assert (
+        set(public_functions("selection")) == set(FUNCTIONS) | OF_INTEGERS | OF_A_FUNCTION_OF_THE_CALLER | OF_NO_ARRAY
+    )
 
 
 @pytest.mark.parametrize("name,dtype", list(zip(FUNCTIONS, itertools.cycle(DTYPES))))
