@@ -84,7 +84,8 @@ def scikit_learn(folder: Path) -> dict[str, float]:
     from sklearn.cluster import MiniBatchKMeans
 
     rows = unit(np.load(folder / "pool.npy"))
-    means: Any = MiniBatchKMeans(CLUSTERS, batch_size=BATCH, n_init=1, random_state=0, reassignment_ratio=0.0)
+    once: Any = 1
+    means: Any = MiniBatchKMeans(CLUSTERS, batch_size=BATCH, n_init=once, random_state=0, reassignment_ratio=0.0)
     for _ in range(PASSES):
         for start in range(0, len(rows), BATCH):
             means.partial_fit(rows[start : start + BATCH])
