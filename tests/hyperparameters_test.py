@@ -23,6 +23,7 @@ VALUES = {
     "rho": 1.0,
     "step_size": 0.5,
     "temperature": 2.0,
+    "test_ngrams": selection.ngram_set(np.array([[0, 1, 2]]), ngram=3),
     "threshold": 0.5,
 }
 SIZES = {
@@ -30,12 +31,14 @@ SIZES = {
     "dimension": 3,
     "history": 64,
     "k": 4,
+    "ngram": 3,
     "num_chunks": 2,
     "num_classes": 3,
     "num_concepts": 5,
     "num_domains": 3,
     "num_examples": 64,
     "num_features": 3,
+    "num_hashes": 32,
     "window": 3,
 }
 """They give arrays their shapes, so no schedule can change them."""

@@ -193,7 +193,7 @@ def largest_similarity(tokens: np.ndarray, sample: np.ndarray) -> np.ndarray:
     grams = windows @ 256 ** np.arange(NGRAM)
     columns = np.unique(grams, return_inverse=True)[1].reshape(grams.shape)
     counts = sparse.csr_matrix(
-        (np.ones(columns.size), columns.reshape(-1), np.arange(len(columns) + 1) * columns.shape[1])
+        (np.ones(columns.size), columns.reshape(-1), np.arange(0, columns.size + 1, windows.shape[1]))
     )
     counts.sum_duplicates()
     counts.data[:] = 1

@@ -15,7 +15,6 @@ Paper: 2107.06499
 Experiment: clean_pool
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -28,6 +27,8 @@ from minibatch_jax.selection._ngrams import NO_NGRAM, mixed, ngram_hashes, row_h
 from minibatch_jax.weights import weight_dtype, weight_transformation
 
 WEIGHTINGS = ("own", "represented")
+TRACED = 0.5
+"""threshold that the bands are for if it is not known while tracing"""
 COMPARED = 4096
 """rows of buckets compared at a time"""
 
@@ -150,7 +151,7 @@ def lsh_bands(threshold: float, num_hashes: int, recall: float = 0.95) -> tuple[
 
 def near_duplicates(
     signatures: jax.Array,
-    threshold: float = 0.8,
+    threshold: float | jax.Array = 0.8,
     *,
     bands: tuple[int, int] | None = None,
     where: jax.Array | None = None,
@@ -165,8 +166,9 @@ def near_duplicates(
 
     Args:
       signatures: `[N, num_hashes]` uint32, from `minhash_signatures`, of at most 2^31 - 1 rows.
-      threshold: estimated Jaccard similarity from which rows are near-duplicates, in (0, 1], static.
-      bands: (number of bands, entries of a band), static; `lsh_bands(threshold, num_hashes)` by default.
+      threshold: estimated Jaccard similarity from which rows are near-duplicates, in (0, 1].
+      bands: (number of bands, entries of a band), static; `lsh_bands(threshold, num_hashes)` by default, with 0.5 in
+        place of a threshold that is traced, so that near-duplicates below 0.5 may then be missed.
       where: `[N]` bool, which rows exist; all by default.
 
     Returns:
@@ -187,15 +189,16 @@ def near_duplicates(
     """
     check_shape("signatures", signatures, (None, None))
     size, num_hashes = signatures.shape
-    number, entries = lsh_bands(threshold, num_hashes) if bands is None else bands
     check_number("threshold", threshold, 0, 1, open_low=True)
+    known = TRACED if isinstance(threshold, jax.Array) else threshold
+    number, entries = lsh_bands(known, num_hashes) if bands is None else bands
     check_count("the number of bands", number)
     check_count("the entries of all bands", number * entries, num_hashes, "the entries of a signature")
     signatures = signatures.astype(jnp.uint32)
     exists = mask_or_all("where", where, (size,)) & jnp.any(signatures != jnp.uint32(NO_NGRAM), axis=1)
     itself = jnp.arange(size, dtype=jnp.int32)
-    wanted = math.ceil(threshold * num_hashes - 1e-6)
-    step = bind(_compare_band, signatures, exists, entries=entries, wanted=wanted)
+    wanted = jnp.ceil(jnp.asarray(threshold, jnp.float32) * num_hashes - 1e-4).astype(jnp.int32)
+    step = bind(_compare_band, signatures, exists, wanted, entries=entries)
     earlier, agreeing = fori_loop(0, number, step, (itself, jnp.zeros(size, jnp.int32)))
     originals = first_of_chains(earlier)
     similarities = agreeing.astype(jnp.float32) / num_hashes
@@ -203,7 +206,7 @@ def near_duplicates(
 
 
 def keep_distinct(
-    threshold: float = 0.8,
+    threshold: float | jax.Array = 0.8,
     *,
     ngram: int = 5,
     num_hashes: int = 128,
@@ -216,8 +219,8 @@ def keep_distinct(
     kept.
 
     Args:
-      threshold: estimated Jaccard similarity of the sets of n-grams from which examples are near-duplicates, in (0, 1],
-        static.
+      threshold: estimated Jaccard similarity of the sets of n-grams from which examples are near-duplicates, in (0, 1];
+        one that is traced may miss near-duplicates below 0.5.
       ngram: tokens of an n-gram, static.
       num_hashes: hash functions of a signature, static.
       key: int seed or key of the hash functions, the same at every step.
@@ -312,7 +315,7 @@ def _signature(functions, row, *, ngram):
     return jnp.min(jnp.where(found[:, None], permuted, jnp.uint32(NO_NGRAM)), axis=0)
 
 
-def _compare_band(signatures, exists, band, state, *, entries, wanted):
+def _compare_band(signatures, exists, wanted, band, state, *, entries):
     """Sort the rows by the hash of a band, and compare those that share it with others."""
     size = signatures.shape[0]
     rows = jnp.arange(size, dtype=jnp.int32)
@@ -324,11 +327,11 @@ def _compare_band(signatures, exists, band, state, *, entries, wanted):
     places = jnp.nonzero(~starts, size=size, fill_value=0)[0].astype(jnp.int32)
     places = jnp.pad(places, (0, -size % min(COMPARED, size)))
     blocks = (jnp.sum(~starts, dtype=jnp.int32) + COMPARED - 1) // COMPARED
-    step = bind(_compare_block, signatures, exists, order, firsts, places, wanted=wanted)
+    step = bind(_compare_block, signatures, exists, wanted, order, firsts, places)
     return fori_loop(0, blocks, step, state)
 
 
-def _compare_block(signatures, exists, order, firsts, places, number, state, *, wanted):
+def _compare_block(signatures, exists, wanted, order, firsts, places, number, state):
     """Compare a block of rows with the first row of their bucket and with the one before them in it."""
     earlier, agreeing = state
     block = min(COMPARED, order.shape[0])

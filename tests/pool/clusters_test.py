@@ -80,9 +80,11 @@ def test_a_file_and_a_call_that_was_killed_give_the_same(found, tmp_path, monkey
 
 
 def test_an_empty_cluster_moves_or_stays_empty():
-    x = np.concatenate([np.tile([[1.0, 0.0]], (30, 1)), [[0.0, 1.0]]]).astype(np.float32)
+    x = np.tile(np.float32([[1, 0]]), (100, 1))  # pyright: ignore
+    x[67] = [0, 1]  # not in the sample that the start is drawn from
     found = cluster_rows(x, 3, batch_size=16, seed=0, progress=False)
-    assert sorted(found.sizes.tolist()) == [0, 1, 30]
+    assert sorted(found.sizes.tolist()) == [0, 1, 99] and found.reseeded > 0 and found.indices[67] != found.indices[0]
+    assert np.abs(found.centers - x[67]).max(1).min() < 1e-6
     empty = int(np.argmin(found.sizes))
     assert np.all(found.examples[empty] == -1) and np.isinf(found.closest[empty]) and found.mean_distances[empty] == 0
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import selection
+from minibatch_jax.selection import contamination
 from tests.case import ROWS, Case
 from tests.selection.minhash_test import sets_of_ngrams
 
@@ -39,6 +40,24 @@ def test_fractions_are_those_of_python_sets(alphabet):
 
     np.testing.assert_allclose(overlap(test, train, mask), expected, rtol=1e-6)
     assert 0 < np.mean(expected) < 1
+
+
+def test_ngrams_of_one_first_half_are_told_apart_by_the_second(monkeypatch):
+    halves = contamination._fingerprints
+    monkeypatch.setattr(
+        contamination,
+        "_fingerprints",
+        lambda *args, **options: (halves(*args, **options)[0] & 1, *halves(*args, **options)[1:]),
+    )
+    rng = np.random.default_rng(5)
+    test, train = rng.integers(0, 1000, (7, 11)), rng.integers(0, 1000, (30, 11))
+    train[::3] = test[rng.integers(0, 7, 10)]
+
+    @jax.jit
+    def overlap(test, train):
+        return selection.ngram_overlap(train, selection.ngram_set(test, 4))
+
+    np.testing.assert_array_equal(overlap(test, train), np.arange(30) % 3 == 0)
 
 
 def test_rows_of_many_shared_ngrams_are_left_out():

@@ -74,6 +74,17 @@ def test_the_total_of_the_paper_is_exact():
     np.testing.assert_allclose(quotas, 50_000_001 * (big / big.sum()), atol=3)
 
 
+@pytest.mark.parametrize("total", [5, 37, 80, 131])
+def test_what_dense_clusters_cannot_give_is_divided_in_proportion(total):
+    sizes, distances = np.array([60, 7, 41, 0, 30]), np.array([1.0, 0.0, 0.5, 0.0, 0.25], np.float32)
+    shares = [size * (1 - Fraction(float(d)) / 2) for size, d in zip(sizes.tolist(), distances)]
+    found = quotas_of(sizes, total, by="density", mean_distances=distances)
+    assert found.tolist() == filled(sizes.tolist(), shares, total)
+    loose = np.array([1.0, 1.0, 0.0, 0.0, 0.0], np.float32)  # 160 and 80 above the 20 of the dense one
+    found = quotas_of(np.array([200, 100, 20, 0, 0]), 260, by="density", mean_distances=loose)
+    assert found.tolist() == [160, 80, 20, 0, 0]
+
+
 def test_loose_clusters_give_less_by_density():
     found = selection.cluster_quotas(
         jnp.array([100, 100, 100]), 50, by="density", mean_distances=jnp.array([0.0, 1.0, jnp.nan])
