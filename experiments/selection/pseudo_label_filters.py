@@ -12,8 +12,8 @@ Data: lines of 4 to 8 digits of MNIST, all of a line turned by one angle of up t
 Command: `python -m experiments pseudo_label_filters`
 Minutes: 1 on one CPU core
 Expected: mean ± standard error over 5 seeds. All filters keep half of the lines. Errors are error rates: of the
-  student on the test lines, and of the transcripts it trained on. Precision and recall are those of the dropped half, in
-  finding transcripts with an error rate above 0.3; "loops" is the recall of the planted ones.
+  student on the test lines, and of the transcripts it trained on. Precision and recall are those of the dropped half,
+  in finding transcripts with an error rate above 0.3; "loops" is the recall of the planted ones.
 
   | arm                            | student       | transcripts   | precision     | recall        | loops         |
   |--------------------------------|---------------|---------------|---------------|---------------|---------------|
@@ -32,14 +32,15 @@ Expected: mean ± standard error over 5 seeds. All filters keep half of the line
 
   "likelihood" is that of the transcript in the language, "embedding" compares the mean image of a line with the mean of
   the prototypes of its tokens, and "rendered" the images one by one: the place of re-synthesized speech.
-  Reproduced: filters find the wrong transcripts, the proxy and the rendering best, and what these two keep has less than
-  half of the errors. What the teacher is sure of keeps nearly every loop, which is worse than chance; together with the
-  guard against repetitions it drops all of them.
+  Reproduced: filters find the wrong transcripts, the proxy and the rendering best, and what these two keep has less
+  than half of the errors. What the teacher is sure of keeps nearly every loop, which is worse than chance; together
+  with the guard against repetitions it drops all of them.
   Not reproduced: a better student. Paired by seed, the proxy lowers its error by 0.002 ± 0.003 and the rendering by
   0.003 ± 0.001; even the truth lowers it by 0.017 ± 0.002 only. Loops hardly harm: without any, by the guard, the
   student is no better. What harms is how the teacher reads turned digits, and filters drop turned lines with their
   errors, so that the student sees fewer of what it should learn. The likelihood in the language alone makes a better
-  student, by 0.014 ± 0.002, though it keeps half of the loops; it drops turned lines as well, so that we do not know why.
+  student, by 0.014 ± 0.002, though it keeps half of the loops; it drops turned lines as well, so that we do not know
+  why.
 Verdict: partly: filters find wrong transcripts and loops as claimed, but only that by the language makes a better
   student, and even the truth gains little.
 Tuning: Adam's rate {1e-3, 3e-3} for all arms with --validate and seed 100; 3e-3 was better for each. The largest angle
