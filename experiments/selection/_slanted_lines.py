@@ -27,13 +27,11 @@ class Lines(NamedTuple):
       images: `[N, LONGEST, SIDE * SIDE]` in [0, 1].
       digits: `[N, LONGEST]` int32, what is written.
       lengths: `[N]` int32.
-      angles: `[N]`, by how much each line is turned, in degrees.
     """
 
     images: jax.Array
     digits: jax.Array
     lengths: jax.Array
-    angles: jax.Array
 
 
 class Transcripts(NamedTuple):
@@ -74,10 +72,10 @@ def write_lines(
         rows = np.flatnonzero(labels == digit)
         places = digits == digit
         images[places] = pixels[rng.choice(rows, places.sum())]
-    angles = rng.uniform(-slant, slant, count).astype(np.float32)
+    angles = rng.uniform(-slant, slant, count) * np.pi / 180
     lengths = rng.integers(SHORTEST, LONGEST + 1, count).astype(np.int32)
-    turned = turn(jnp.asarray(images), jnp.asarray(angles * np.pi / 180, jnp.float32))
-    return Lines(turned, jnp.asarray(digits), jnp.asarray(lengths), jnp.asarray(angles))
+    turned = turn(jnp.asarray(images), jnp.asarray(angles, jnp.float32))
+    return Lines(turned, jnp.asarray(digits), jnp.asarray(lengths))
 
 
 @jax.jit

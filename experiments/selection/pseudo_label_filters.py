@@ -10,6 +10,41 @@ Data: lines of 4 to 8 digits of MNIST, all of a line turned by one angle of up t
   errors are planted. The student, an MLP that reads digit by digit, trains on 2000 lines and is tested on 500 with
   their right digits. `python -m experiments.datasets fetch mnist`.
 Command: `python -m experiments pseudo_label_filters`
+Minutes: 1 on one CPU core
+Expected: mean ± standard error over 5 seeds. All filters keep half of the lines. Errors are error rates: of the
+  student on the test lines, and of the transcripts it trained on. Precision and recall are those of the dropped half,
+  in finding transcripts with an error rate above 0.3; "loops" is the recall of the planted ones.
+
+  | arm                            | student       | transcripts   | precision     | recall        | loops         |
+  |--------------------------------|---------------|---------------|---------------|---------------|---------------|
+  | all lines                      | 0.350 ± 0.006 | 0.603 ± 0.005 |               | 0.000 ± 0.000 | 0.000 ± 0.000 |
+  | random                         | 0.355 ± 0.006 | 0.608 ± 0.006 | 0.581 ± 0.009 | 0.497 ± 0.003 | 0.503 ± 0.007 |
+  | confidence                     | 0.355 ± 0.007 | 0.737 ± 0.007 | 0.687 ± 0.009 | 0.588 ± 0.001 | 0.025 ± 0.006 |
+  | entropy                        | 0.354 ± 0.007 | 0.746 ± 0.007 | 0.690 ± 0.009 | 0.590 ± 0.002 | 0.006 ± 0.003 |
+  | likelihood                     | 0.337 ± 0.005 | 0.471 ± 0.007 | 0.782 ± 0.006 | 0.669 ± 0.003 | 0.509 ± 0.011 |
+  | proxy                          | 0.348 ± 0.005 | 0.253 ± 0.006 | 0.832 ± 0.009 | 0.712 ± 0.006 | 1.000 ± 0.000 |
+  | embedding                      | 0.351 ± 0.008 | 0.359 ± 0.008 | 0.812 ± 0.007 | 0.695 ± 0.004 | 0.708 ± 0.008 |
+  | rendered                       | 0.348 ± 0.006 | 0.219 ± 0.006 | 0.896 ± 0.004 | 0.767 ± 0.007 | 1.000 ± 0.000 |
+  | few repetitions                | 0.353 ± 0.005 | 0.349 ± 0.008 | 0.670 ± 0.008 | 0.574 ± 0.005 | 1.000 ± 0.000 |
+  | confidence and few repetitions | 0.348 ± 0.005 | 0.245 ± 0.006 | 0.851 ± 0.006 | 0.728 ± 0.006 | 1.000 ± 0.000 |
+  | mean rank                      | 0.348 ± 0.005 | 0.235 ± 0.007 | 0.864 ± 0.006 | 0.740 ± 0.006 | 1.000 ± 0.000 |
+  | truth                          | 0.334 ± 0.005 | 0.165 ± 0.005 | 1.000 ± 0.000 | 0.856 ± 0.010 | 1.000 ± 0.000 |
+
+  "likelihood" is that of the transcript in the language, "embedding" compares the mean image of a line with the mean of
+  the prototypes of its tokens, and "rendered" the images one by one: the place of re-synthesized speech.
+  Reproduced: filters find the wrong transcripts, the proxy and the rendering best, and what these two keep has less
+  than half of the errors. What the teacher is sure of keeps nearly every loop, which is worse than chance; together
+  with the guard against repetitions it drops all of them.
+  Not reproduced: a better student. Paired by seed, the proxy lowers its error by 0.002 ± 0.003 and the rendering by
+  0.003 ± 0.001; even the truth lowers it by 0.017 ± 0.002 only. Loops hardly harm: without any, by the guard, the
+  student is no better. What harms is how the teacher reads turned digits, and a filter that drops these errors drops
+  turned lines, of which the student should learn (on one seed, half of those beyond 30 degrees that chance would keep).
+  The likelihood in the language alone makes a better student, by 0.014 ± 0.002, though it keeps half of the loops and
+  as few turned lines; we do not know why.
+Verdict: partly: filters find wrong transcripts and loops as claimed, but only that by the language makes a better
+  student, and even the truth gains little.
+Tuning: Adam's rate {1e-3, 3e-3} for all arms with --validate and seed 100; 3e-3 was better for each. The largest angle
+  was chosen from 45 and 60 there, so that half of the transcripts are usable; the share of loops was set once.
 Reference: Waheed et al., uDistil-Whisper: label-free data filtering for knowledge distillation in low-data regimes,
   NAACL 2025 (arXiv 2407.01257).
 """
@@ -40,8 +75,6 @@ from minibatch_jax.selection import (
 )
 
 ALL = "all lines"
-TURNED = 30
-"""A line at this many degrees or more is far from what the teacher has seen."""
 BAD = 0.3
 """A transcript with a higher error rate is one that a filter should drop."""
 
@@ -110,12 +143,10 @@ def outcomes(config: Config, seed: int) -> dict[str, dict[str, float]]:
     students = train_all(config, key, lines, given, jnp.asarray(np.stack(list(kept.values()))))
     student_errors = np.asarray(jax.vmap(lambda params: reading_error(params, test))(students))
     error, bad, made = np.asarray(errors), np.asarray(errors) > BAD, {}
-    turned = np.abs(np.asarray(lines.angles)) >= TURNED
     for (name, mask), student_error in zip(kept.items(), student_errors, strict=True):
         made[name] = {
             "student_error": student_error,
             "error_of_kept": error[mask].mean(),
-            "turned_share_of_kept": turned[mask].mean(),
             "precision": bad[~mask].mean() if np.any(~mask) else np.nan,
             "recall": (bad & ~mask).sum() / bad.sum(),
             "recall_of_loops": (given.loops & ~mask).sum() / given.loops.sum(),
