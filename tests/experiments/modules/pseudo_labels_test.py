@@ -48,7 +48,7 @@ def test_pseudo_labels_are_published_after_the_warmup_and_the_classes_are_learne
     monkeypatch.setattr(pseudo_labels, "draw_panels", lambda *args, **options: None)
     monkeypatch.setattr(pseudo_labels, "fashion", images)
     sizes = {"examples": 400, "test_examples": 100, "batch_size": 40, "hidden": 16}
-    steps = {"warmup": 20, "steps": 60, "evaluate_every": 20}
+    steps = {"warmup": 20, "steps": 60, "evaluate_every": 20, "long_steps": 0}
     config = Config(seeds=(0,), out=str(tmp_path), arms=("+ quota 16",), tasks=("mnist 40",), **sizes, **steps)
     made = {r["step"]: r["metrics"] for r in pseudo_labels.main(config)["mnist 40"]}
     assert list(made) == [40, 60] and made[60]["test_error"] < 0.3
