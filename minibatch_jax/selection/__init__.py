@@ -133,7 +133,7 @@ from .influence_sampling import influence_lengths as influence_lengths
 from .influence_sampling import keep_by_influence as keep_by_influence
 from .instance_attention import attention_scores as attention_scores
 from .instance_attention import keep_by_attention as keep_by_attention
-from .instance_attention import top_of_classes as top_of_classes
+from .instance_attention import topk_of_every_class as topk_of_every_class
 from .instance_graphs import distance_graph as distance_graph
 from .instance_graphs import hash_graph as hash_graph
 from .instance_graphs import multilevel_hash_graph as multilevel_hash_graph

@@ -65,9 +65,6 @@ def embeddings(c):
     return jest_embeddings.PairEmbeddings(c(FEATURES), c(FEATURES[::-1]), 2.0, -1.0)
 
 
-UNIT = np.eye(3)
-
-
 def layer_logits(kernel, x):
     return (x.astype(jnp.float32) @ kernel.astype(jnp.float32)).astype(jnp.float32)
 
@@ -223,7 +220,7 @@ FUNCTIONS = {
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
     "top_fraction_mask": lambda c: selection.top_fraction_mask(c(LOSSES), 0.3, 0).mask,
     "standardized": lambda c: instance_graphs.standardized(c(POINTS)),
-    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), 30, 4),
+    "topk_of_every_class": lambda c: selection.topk_of_every_class(c(LOSSES), jnp.asarray(LABELS), 30, 4),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "transport_scores_in_blocks": lambda c: selection.transport_scores_in_blocks(
