@@ -9,7 +9,7 @@ import numpy as np
 from minibatch_jax._extras import require
 from minibatch_jax.pool._files import check_unchanged, stamp
 
-BATCH = 4096  # records that are read at a time
+BATCH = 1024  # records that are read at a time: those of images are large
 TOLD = 100  # damaged records of which is kept what was said
 TRIED = 16  # records from the start, of which one must be intact, since it tells width and dtype
 

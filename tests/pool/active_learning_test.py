@@ -182,6 +182,11 @@ BAD = {
     "dtype of logits": ({"method": "badge", "logits": np.ones((N, 2), int)}, TypeError, "logits has dtype int64"),
     "score": ({"method": "uncertain", "score": "bald"}, ValueError, "score is 'bald', wanted one of 'margin'"),
     "one class": ({"method": "uncertain", "pool": X[:, :1]}, ValueError, "wanted at least 2 classes"),
+    "one class of logits": (
+        {"method": "badge", "logits": LOGITS[:, :1]},
+        ValueError,
+        r"logits of shape \[300, 1\] holds logits of one class, wanted at least 2",
+    ),
     "weighting": ({"method": "lightweight_coreset", "weighting": "some"}, ValueError, "weighting is 'some'"),
     "seed": ({"method": "badge", "logits": LOGITS, "seed": -1}, ValueError, "seed is -1"),
     "chosen of the method": ({"chosen": [1]}, ValueError, "chosen is given, but method 'facility_location' takes met"),
@@ -201,5 +206,5 @@ def test_bad_input_is_named(changes, error, message):
 
 
 def test_a_pool_without_a_softmax_is_refused():
-    with pytest.raises(ValueError, match="has no row of 300 that is finite in float32 \(2 not finite, 298 of logits w"):
+    with pytest.raises(ValueError, match=r"has no row of 300 that is finite in float32 \(2 not finite, 298 of log"):
         select(X, "badge", logits=np.full((N, 2), np.nan, np.float32))
