@@ -1,17 +1,42 @@
 """A tiny model trained on a little clean text chooses what a larger one reads, which ends on the clean text itself.
 
-Claim: of a pool that is mostly noise, the windows with the lowest loss under a tiny model that was trained on clean
-  text make a better model of clean text than all windows do at the same number of tokens, than those with the highest
-  loss, and than the clean text alone, many times over; the clean text in the last tenth of the run makes it better
-  still.
+Claim: of a pool with much noise, the windows with the lowest loss under a tiny model that was trained on clean text
+  make a better model of clean text than all windows do at the same number of tokens, than those with the highest loss,
+  and than the clean text alone, many times over; the clean text in the last tenth of the run makes it better still.
 Data: twelve text domains in windows of 32 bytes. Clean is edited prose: Python's documentation, movie reviews and
   newspaper articles. Each seed draws 640 windows of it, by equal parts, for the tiny model and for the end, and a pool
-  of 30 000 other windows in their natural proportions, three quarters of them whole e-mails of spam with headers and
-  encoded attachments; the clean domains are 3 % of it. A filter keeps 12 000. A run is 400 steps of 32 windows.
-  `python -m experiments.datasets fetch python_text sentiment newsgroups spam`.
+  of 30 000 other windows in their natural proportions: more than half are newsgroup posts, a quarter whole e-mails of
+  spam with headers and attachments, a tenth is Python; the clean domains are 3 % of it. A filter keeps 12 000. A run is
+  400 steps of 32 windows. `python -m experiments.datasets fetch python_text sentiment newsgroups spam`.
   Losses are in nats a byte on 512 held-out windows of each domain: "clean" is the mean over the three clean domains,
   "others" over the other nine.
 Command: `python -m experiments clean_text_filter`
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 3 seeds; passes over the clean set
+
+  | arm                           | clean         | others        | passes         |
+  |-------------------------------|---------------|---------------|----------------|
+  | all                           | 2.615 ± 0.013 | 2.637 ± 0.009 | 0.000 ± 0.000  |
+  | lowest loss                   | 2.631 ± 0.010 | 2.959 ± 0.024 | 0.000 ± 0.000  |
+  | all, clean end                | 2.504 ± 0.013 | 2.695 ± 0.012 | 2.003 ± 0.000  |
+  | highest loss, clean end       | 2.592 ± 0.007 | 2.731 ± 0.007 | 2.003 ± 0.000  |
+  | random, clean end             | 2.513 ± 0.009 | 2.694 ± 0.008 | 2.003 ± 0.000  |
+  | lowest loss, clean end        | 2.482 ± 0.010 | 2.871 ± 0.022 | 2.003 ± 0.000  |
+  | lowest loss, clean throughout | 2.522 ± 0.011 | 2.894 ± 0.029 | 2.009 ± 0.007  |
+  | clean alone                   | 2.610 ± 0.014 | 3.150 ± 0.007 | 20.031 ± 0.000 |
+
+  Reproduced: with the clean end the windows of lowest loss are the best of all arms. Paired by seed they are better on
+  clean text than all windows with that end by 0.022 ± 0.004, and those of highest loss are worse by 0.088 ± 0.008. The
+  end itself gives most: 0.111 ± 0.003 with all windows. The same clean windows spread over the run give less.
+  Not reproduced: a gain by the filter alone. Without the end it loses 0.016 ± 0.003 on clean text. It does not find the
+  clean domains, which are 3 % of what it keeps as of the pool: what a tiny model of prose finds easy are posts of the
+  newsgroups and indented code; on the seed that we looked at it drops spam and C. The other domains pay for the filter,
+  by 0.177 ± 0.011 with the end. The clean text alone, twenty times over, is no better than the pool that hardly holds
+  it.
+Verdict: partly: lowest loss and the clean end together are the best, but nearly all of it comes from the end, and the
+  filter alone loses a little.
+Tuning: none here; Adam's rate is that of `two_phase_mixture`, which was tuned for this network, batch and windows. How
+  many windows are kept and how long the tiny model trains were set once.
 Reference: Ankner et al., Perplexed by perplexity: perplexity-based data pruning with small reference models, 2024
   (arXiv 2405.20541); Yang et al., TinyHelen's first curriculum, 2024 (arXiv 2501.00522), whose proxies are tiny models
   of cleaned text.

@@ -8,6 +8,33 @@ Data: posts of four domains (comp, rec, sci, talk) as hashed words. The teacher,
   the student is tested on the 3300 later posts of these, with their right labels.
   `python -m experiments.datasets fetch newsgroups`.
 Command: `python -m experiments distill_texts`
+Minutes: 2 on one CPU core
+Expected: mean ± standard error over 5 seeds; accuracy after 600 batches of 64 and after 8000 rows that counted, rows
+  until it is 0.65 (seeds that never get there are left out), and the share of right labels among the rows that count:
+
+  | arm              | test accuracy | at 8000 rows  | rows to 0.65           | right         |
+  |------------------|---------------|---------------|------------------------|---------------|
+  | all rows         | 0.677 ± 0.021 | 0.492 ± 0.039 | 17280 ± 1109 (4 of 5)  | 0.588 ± 0.024 |
+  | LLKD             | 0.649 ± 0.032 | 0.638 ± 0.043 | 5049 ± 523 (4 of 5)    | 0.571 ± 0.028 |
+  | LLKD, unweighted | 0.641 ± 0.034 | 0.618 ± 0.049 | 5935 ± 1018 (4 of 5)   | 0.573 ± 0.026 |
+  | confidence only  | 0.658 ± 0.014 | 0.658 ± 0.012 | 4080 ± 645             | 0.828 ± 0.035 |
+  | entropy only     | 0.616 ± 0.021 | 0.608 ± 0.029 | 3060 (1 of 5)          | 0.418 ± 0.010 |
+  | random           | 0.664 ± 0.017 | 0.645 ± 0.018 | 6885 ± 642 (4 of 5)    | 0.590 ± 0.026 |
+  | oracle           | 0.840 ± 0.011 | 0.818 ± 0.018 | 4145 ± 562             | 1.000 ± 0.000 |
+
+  LLKD keeps 0.352 ± 0.015 of the rows, the arms that are told how many 0.266. Paired by seed, the last accuracy of all
+  rows is above LLKD's by 0.027 ± 0.011 and above that of random rows by 0.013 ± 0.006; right labels would raise it by
+  0.163 ± 0.031.
+  At equal rows every arm with fewer of them is far ahead of all rows, random ones too: what counts are the updates, not
+  the choice. LLKD is level with random rows there. Its two halves work against each other: the teacher's confidence
+  raises the share of right labels to 0.83, but a student stays uncertain of rows whose label is wrong, so that of the
+  rows chosen by entropy 0.42 are right, and of LLKD's as many as of all. It peaks early and falls as the rows that are
+  left are the wrong ones. The confidence of a teacher of another domain alone is no gain in the end, either: it keeps
+  the posts that look like what the teacher knows, perhaps too few kinds.
+Verdict: not reproduced: at equal rows LLKD is level with random rows, and at the end below all rows; the uncertainty of
+  the student picks the teacher's errors.
+Tuning: Adam's rate {3e-4, 1e-3} for each arm by the last accuracy, with --validate and seed 100; 1e-4 was worse for all
+  rows and for LLKD. Decay and weighting were not tuned.
 Reference: Li et al., Learning with less: knowledge distillation from large language models via unlabeled data, NAACL
   Findings 2025 (arXiv 2411.08028). The thresholds are those of `keep_by_teacher_student`, not the paper's own.
 """
