@@ -19,7 +19,7 @@ from minibatch_jax.pool._centers import nearest_center
 from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import Job, State, gather, kept_from_others, run
 from minibatch_jax.pool._rows import Rows, open_rows, usable
-from minibatch_jax.pool._select import _bar
+from minibatch_jax.pool._select import progress_bar
 from minibatch_jax.processes import check_same_arguments
 from minibatch_jax.selection.spherical_k_means import (
     batch_sums,
@@ -135,7 +135,7 @@ def cluster_rows(
     with kept_from_others(folder):
         if folder is not None:
             call |= {"digest of the pool": rows.digest()}
-        with _bar("cluster_rows", progress) as show:
+        with progress_bar("cluster_rows", progress) as show:
             return run(job, folder, call, show)
 
 

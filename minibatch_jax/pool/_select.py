@@ -152,7 +152,7 @@ def select_from_pool(
     with kept_from_others(folder):
         if folder is not None:
             call |= {"digest of the pool": rows.digest()}
-        with _bar(f"select_from_pool, {method}", progress) as show:
+        with progress_bar(f"select_from_pool, {method}", progress) as show:
             indices, weights, values, cost = run(job, folder, call, show)
         report = rows.report()
     return PoolSelection(indices, weights, values, cost, report.dropped, report, dropped_queries)
@@ -175,7 +175,8 @@ def _queries(queries: Any, width: int) -> tuple[np.ndarray, int]:
 
 
 @contextlib.contextmanager
-def _bar(description: str, progress: bool) -> Iterator[Callable[[float], None]]:
+def progress_bar(title: str, progress: bool) -> Iterator[Callable[[float], None]]:
+    """Show a bar on the first process, if wanted; what it yields is called with the fraction that is done."""
     if not progress or jax.process_index() > 0:
         yield lambda share: None
         return
@@ -187,5 +188,5 @@ def _bar(description: str, progress: bool) -> Iterator[Callable[[float], None]]:
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns) as bar:
-        task = bar.add_task(description, total=1.0)
+        task = bar.add_task(title, total=1.0)
         yield lambda share: bar.update(task, completed=share)

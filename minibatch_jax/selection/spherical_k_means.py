@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape, mask_or_all
-from minibatch_jax._loops import bind, fori_loop, map_rows
-from minibatch_jax._vector import first_max, nonzero
+from minibatch_jax._loops import bind, map_rows
+from minibatch_jax._vector import nonzero
 from minibatch_jax.geometry import product, unit_rows
+from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.weights import weight_dtype
 
@@ -76,8 +77,9 @@ def init_clusters(features: jax.Array, k: int, key: jax.Array | int, *, where: j
     rows, exists = usable_features(features, where, metric="cosine")
     check_count("k", k, rows.shape[0], "the number of rows")
     rows = unit_rows(rows)
-    start = jnp.zeros((k, rows.shape[1]), rows.dtype), jnp.full(rows.shape[0], 4, rows.dtype)  # the largest
-    centers = fori_loop(0, k, bind(_draw_center, as_key(key), rows, exists), start)[0]
+    distances = bind(_squared_distances_to, rows)
+    drawn = spread_draws(as_key(key), distances, jnp.ones(rows.shape[0], rows.dtype), exists, k)
+    centers = rows[jnp.where(drawn < rows.shape[0], drawn, drawn[0] % rows.shape[0])]
     zero = jnp.zeros((), jnp.int32)
     return ClusterState(centers, jnp.zeros(k, jnp.int32), zero, zero)
 
@@ -334,14 +336,8 @@ def reseeded_centers(
     return jnp.where(moved[:, None], candidates[place], centers), jnp.sum(moved, dtype=jnp.int32)
 
 
-def _draw_center(key, rows, exists, t, state):
-    centers, nearest = state
-    gumbel = jax.random.gumbel(jax.random.fold_in(key, t), nearest.shape, nearest.dtype)
-    chances = jnp.where(exists, nearest, 0)
-    log_chances = jnp.where(jnp.any(chances > 0), jnp.log(chances), 0)  # all rows are centers: any
-    row = rows[first_max(jnp.where(exists, log_chances + gumbel, -jnp.inf))[1]]
-    nearest = jnp.minimum(nearest, jnp.sum((rows - row[None]) ** 2, axis=1))
-    return centers.at[t].set(row), nearest
+def _squared_distances_to(rows, j):
+    return jnp.sum((rows - rows[j][None]) ** 2, axis=1)
 
 
 def _closest_pair(cluster):
