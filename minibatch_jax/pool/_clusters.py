@@ -21,14 +21,8 @@ from minibatch_jax.pool._rounds import Job, State, gather, kept_from_others, run
 from minibatch_jax.pool._rows import Rows, open_rows, usable
 from minibatch_jax.pool._select import progress_bar
 from minibatch_jax.processes import check_same_arguments
-from minibatch_jax.selection.spherical_k_means import (
-    batch_sums,
-    closest_pairs,
-    cluster_examples,
-    init_clusters,
-    moved_centers,
-    reseeded_centers,
-)
+from minibatch_jax.selection._cluster_steps import batch_sums, closest_pairs, moved_centers, reseeded_centers
+from minibatch_jax.selection.spherical_k_means import cluster_examples, init_clusters
 
 CHUNKS = 8
 RESEEDED = 16  # most empty clusters that move in one batch
