@@ -156,7 +156,10 @@ def _job(rows: Rows, k: int, passes: int, batch_size: int, seed: int, examples: 
 
 def _init(rows: Rows, k: int, batch_size: int, seed: int) -> State:
     sample = np.random.default_rng(seed).choice(rows.size, min(rows.size, max(batch_size, k)), replace=False)
-    found = _start(rows.at(np.sort(sample)), jax.random.key(seed), k=k)
+    points = rows.at(np.sort(sample))
+    if not np.isfinite(points).all(axis=1).any():
+        rows.report()  # raises if no other row is finite either
+    found = _start(points, jax.random.key(seed), k=k)
     return {
         "centers": np.asarray(found.centers),
         "counts": np.asarray(found.counts),

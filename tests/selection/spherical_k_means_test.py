@@ -120,8 +120,13 @@ def test_the_report_is_that_of_sorted_lists():
     rows[9] = np.nan
     rows[40] = 2 * rows[41]
     state = update(init(rows, key=jax.random.key(2)), rows)
-    found = selection.assign_rows(jnp.asarray(rows), state.centers, metric="cosine")
-    report = jax.jit(selection.cluster_report, static_argnums=3)(rows, found.indices, found.distances, K + 1)
+
+    @jax.jit
+    def assigned(rows, centers):
+        found = selection.assign_rows(rows, centers, metric="cosine")
+        return found, selection.cluster_report(rows, found.indices, found.distances, K + 1)
+
+    found, report = jax.tree.map(np.asarray, assigned(rows, state.centers))
     distances = 1 - np.sum(np.nan_to_num(unit(rows)) * np.asarray(state.centers)[found.indices], axis=1)
     for k in range(K):
         mine = np.flatnonzero(np.asarray(found.indices) == k)
