@@ -25,6 +25,17 @@ def write_pool(path: Path, rows: int, width: int, seed: int = 0) -> None:
     pool.flush()
 
 
+def write_logits(path: Path, pool: Path, classes: int, seed: int = 1) -> None:
+    """Write `[rows, classes]` float16: the rows of a pool times random weights, so that classes are likely or not."""
+    rows = np.load(pool, mmap_mode="r")
+    head = np.random.default_rng(seed).normal(size=(rows.shape[1], classes)).astype(np.float32)
+    head *= 3 / rows[:BLOCK].astype(np.float32).dot(head).std()
+    logits = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), classes))
+    for start in range(0, len(rows), BLOCK):
+        logits[start : start + BLOCK] = rows[start : start + BLOCK].astype(np.float32) @ head
+    logits.flush()
+
+
 def augmented(rng: np.random.Generator, images: np.ndarray, start: int, count: int) -> np.ndarray:
     """The images `start, start + 1, ...` (again and again), each changed at random: `[count, 784]`."""
     batch = images[np.arange(start, start + count) % len(images)].astype(np.float32) / 255

@@ -20,10 +20,13 @@ CANDIDATES = 4096
 BLOCK = 512
 
 
-def centers_job(rows: Rows, k: int, unit: bool) -> Job:
-    """Make the job. Its state: the nearest center of each own row, the squared distance to it, and all centers."""
+def centers_job(rows: Rows, k: int, unit: bool, chosen: np.ndarray) -> Job:
+    """Make the job. Its state: the nearest center of each own row, the squared distance to it, and all centers.
+
+    `before` is the squared distance to the nearest row that was chosen before, and -inf for chosen rows and centers.
+    """
     return Job(
-        init=lambda: _init(rows, unit),
+        init=lambda: _init(rows, unit, chosen),
         step=lambda state: _choose(rows, k, unit, state),
         progress=lambda state: min(int(state["passed"]) / k, 1.0),
         result=lambda state: _result(rows, k, state),
@@ -35,22 +38,23 @@ def nearest_center(rows: Rows, unit: bool, centers: np.ndarray) -> tuple[np.ndar
     return _nearest_in_pool(rows, unit, centers, *_nothing(rows))
 
 
-def _init(rows: Rows, unit: bool) -> State:
-    """Start with the row nearest to the mean as the first center."""
+def _init(rows: Rows, unit: bool, chosen: np.ndarray) -> State:
+    """Start from the rows chosen before, or with the row nearest to the mean as the first center."""
+    nearest, owners = _nothing(rows)
+    start = {"nearest": nearest, "owners": owners, "before": nearest, "passed": np.array(0)}
+    nobody = {"centers": np.zeros(0, np.int64), "radii": np.zeros(0, np.float32)}
+    chosen = np.array([], np.int64) if not len(chosen) else chosen[_measurable(rows, unit, chosen)]
+    if len(chosen):
+        before, _ = nearest_center(rows, unit, points_at(rows, chosen, unit))
+        rows.report()
+        return start | nobody | {"before": _marked(rows, before, chosen)}
     mean = _mean(rows, unit)
     distances = _nearest_in_pool(rows, unit, mean, *_nothing(rows))[0]
     rows.report()
     place = int(np.argmin(distances)) if len(distances) else 0
     found = gather({"distance": distances[place : place + 1], "row": np.array([rows.first + place])})
     best = min((f for f in found if len(f["distance"])), key=lambda f: (f["distance"][0], f["row"][0]))
-    nearest, owners = _nothing(rows)
-    return {
-        "nearest": nearest,
-        "owners": owners,
-        "centers": best["row"].astype(np.int64),
-        "radii": np.array([np.inf], np.float32),
-        "passed": np.array(0),
-    }
+    return start | {"centers": best["row"].astype(np.int64), "radii": np.array([np.inf], np.float32)}
 
 
 def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
@@ -59,12 +63,12 @@ def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
     new = centers[passed:][centers[passed:] < rows.size]
     points = points_at(rows, new, unit)
     nearest, owners = _nearest_in_pool(rows, unit, points, state["nearest"], state["owners"], passed)
-    local = new[(new >= rows.first) & (new < rows.first + rows.own_rows)] - rows.first
-    nearest[local] = -np.inf
-    picked, radii = _pick(rows, nearest, k - len(centers), unit)
+    before = _marked(rows, state["before"], new)
+    picked, radii = _pick(rows, np.minimum(before, nearest), k - len(centers), unit)
     return state | {
         "nearest": nearest,
         "owners": owners,
+        "before": before,
         "centers": np.append(centers, picked),
         "radii": np.append(state["radii"], radii),
         "passed": np.array(len(centers)),
@@ -73,11 +77,24 @@ def _choose(rows: Rows, k: int, unit: bool, state: State) -> State:
 
 def _result(rows: Rows, k: int, state: State) -> tuple:
     counts, costs = np.zeros(k), [0.0]
-    for part in gather({"owners": state["owners"], "nearest": state["nearest"]}):
-        exists = np.isfinite(part["nearest"]) | (part["nearest"] == -np.inf)
-        counts += np.bincount(part["owners"][exists & (part["owners"] < k)], minlength=k)
-        costs.append(float(np.sqrt(max(part["nearest"][exists].max(initial=0), 0))))
+    for part in gather({name: state[name] for name in ("owners", "nearest", "before")}):
+        counts += np.bincount(part["owners"][np.isfinite(part["nearest"])], minlength=k)
+        left = np.minimum(part["nearest"], part["before"])
+        costs.append(float(np.sqrt(left[np.isfinite(left)].max(initial=0))))
     return (state["centers"], counts.astype(np.float32), state["radii"], max(costs))
+
+
+def _marked(rows: Rows, distances: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the distances of this process's rows with -inf for those that are chosen."""
+    return np.where(rows.are_among(chosen), -np.inf, distances).astype(np.float32)
+
+
+def _measurable(rows: Rows, unit: bool, chosen: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.asarray(usable(jnp.asarray(rows.at(part)), unit)[1]) for part in _blocks(chosen)])
+
+
+def _blocks(array: np.ndarray) -> list[np.ndarray]:
+    return [array[start : start + BLOCK] for start in range(0, len(array), BLOCK)]
 
 
 def _nothing(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ class PoolReport(NamedTuple):
       not_finite: `[S]` int64, rows with an entry that is NaN or infinite where the pool holds it.
       overflow: `[S]` int64, rows that are finite there, but not in float32, or whose squared length overflows there.
       damaged: `[S]` int64, records that could not be read or made into a row.
+      no_softmax: `[S]` int64, rows that count but for their logits, of which the softmax is NaN.
       examples: what was said of the first damaged records.
     """
 
@@ -24,22 +25,26 @@ class PoolReport(NamedTuple):
     not_finite: np.ndarray
     overflow: np.ndarray
     damaged: np.ndarray
+    no_softmax: np.ndarray
     examples: tuple[str, ...]
 
     @property
     def dropped(self) -> int:
         """Number of rows that did not count."""
-        return int(self.not_finite.sum() + self.overflow.sum() + self.damaged.sum())
+        return int(self._counts().sum())
 
     def __str__(self) -> str:
-        counts = np.stack([self.not_finite, self.overflow, self.damaged], axis=1)
+        counts = self._counts()
         lines = [f"{self.dropped} of {int(self.sizes.sum())} rows dropped{_causes(counts.sum(0))}"]
         for name, size, lost in zip(self.shards, self.sizes, counts) if len(self.shards) > 1 else ():
             lines += [f"  {name}: {lost.sum()} of {size}{_causes(lost)}"] if lost.sum() else []
         return "\n".join([*lines, *(f"  {example}" for example in self.examples)])
 
+    def _counts(self) -> np.ndarray:
+        return np.stack([self.not_finite, self.overflow, self.damaged, self.no_softmax], axis=1)
+
 
 def _causes(counts: Any) -> str:
-    names = ("not finite", "too large for float32", "damaged")
+    names = ("not finite", "too large for float32", "damaged", "of logits without a softmax")
     told = ", ".join(f"{count} {name}" for count, name in zip(counts, names) if count)
     return f": {told}" if told else ""

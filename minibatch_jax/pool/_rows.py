@@ -21,19 +21,23 @@ class Rows:
       name: what errors call it.
       size, width: N, D.
       unit: whether rows are compared by their directions, so that no length is too large.
+      softmax: whether rows are logits, which count if their softmax is finite.
       block_size: rows of a chunk; the last is filled up with NaN.
+      logits: second array of the same rows, in the same chunks, or None. A row counts if both of its parts do.
       own: numbers of the chunks of this process, consecutive. Every chunk belongs to one process.
     """
 
-    def __init__(self, pool: Pool, block_size: int, *, unit: bool = False):
+    def __init__(
+        self, pool: Pool, block_size: int, *, unit: bool = False, softmax: bool = False, logits: "Rows | None" = None
+    ):
         self._pool = pool
-        self.name, self.unit = pool.name, unit
+        self.name, self.unit, self.softmax, self.logits = pool.name, unit, softmax, logits
         (self.size, self.width), self.dtype = pool.shape, pool.dtype
         self.block_size = min(block_size, self.size)
         count = -(-self.size // self.block_size)
         edges = [count * p // jax.process_count() for p in range(jax.process_count() + 1)]
         self.own = range(edges[jax.process_index()], edges[jax.process_index() + 1])
-        self._counted: dict[int, np.ndarray] = {}  # causes by shard `[3, S]` of each own chunk that was read
+        self._counted: dict[int, np.ndarray] = {}  # causes by shard `[4, S]` of each own chunk that was read
 
     def chunk(self, number: int) -> np.ndarray:
         """Return the rows `[block_size, D]` of a chunk, in float32 or in half precision."""
@@ -55,13 +59,17 @@ class Rows:
 
     def ends(self) -> str:
         """Return a digest of the first and the last row, which tells this file from most others of its shape."""
-        return hashlib.sha256(self.at(np.array([0, self.size - 1])).tobytes()).hexdigest()
+        ends = np.array([0, self.size - 1])
+        found = self.at(ends).tobytes() + (b"" if self.logits is None else self.logits.at(ends).tobytes())
+        return hashlib.sha256(found).hexdigest()
 
     def digest(self) -> str:
         """Return a digest of all rows. It takes a pass over the file, of which each process reads its part."""
         digest = hashlib.sha256()
         for number in self.own:
             digest.update(np.ascontiguousarray(self.chunk(number)).view(np.uint8).data)
+            if self.logits is not None:
+                digest.update(np.ascontiguousarray(self.logits.chunk(number)).view(np.uint8).data)
         parts = gather({"digest": np.frombuffer(digest.digest(), np.uint8)})
         return hashlib.sha256(b"".join(part["digest"].tobytes() for part in parts)).hexdigest()
 
@@ -70,17 +78,25 @@ class Rows:
         for number in self.own:
             if number not in self._counted:
                 self.chunk(number)
-        own = sum(self._counted.values(), np.zeros((3, len(self._pool.shards)), np.int64))
+        own = sum(self._counted.values(), np.zeros((4, len(self._pool.shards)), np.int64))
         examples = [f"row {row}: {why}" for row, why in sorted(self._pool.damaged().items())[:EXAMPLES]]
         everyone = gather({"counts": own, "examples": np.array(examples, str)})
         counts = np.sum([part["counts"] for part in everyone], axis=0)
         told = dict.fromkeys(str(example) for part in everyone for example in part["examples"])
-        found = PoolReport(self._pool.shards, self._pool.sizes, counts[0], counts[1], counts[2], tuple(told)[:EXAMPLES])
+        found = PoolReport(
+            self._pool.shards, self._pool.sizes, counts[0], counts[1], counts[2], counts[3], tuple(told)[:EXAMPLES]
+        )
         if found.dropped == self.size:
-            why = "".join(f" ({example})" for example in found.examples[:1])
+            why = "; ".join([str(found).split(": ", 1)[1].split("\n")[0], *found.examples[:1]])
             raise ValueError(
-                f"pool {self.name} has no row of {self.size} that is finite in float32{why}, wanted one or more."
+                f"pool {self.name} has no row of {self.size} that is finite in float32 ({why}), wanted one or more."
             )
+        return found
+
+    def are_among(self, chosen: np.ndarray) -> np.ndarray:
+        """Return which of this process's rows `[own rows]` are among some row numbers."""
+        found = np.zeros(self.own_rows, bool)
+        found[chosen[(chosen >= self.first) & (chosen < self.first + self.own_rows)] - self.first] = True
         return found
 
     def places(self, number: int) -> slice:
@@ -99,13 +115,17 @@ class Rows:
         return self.own.start * self.block_size
 
     def _causes(self, start: int, rows: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-        """Return how many rows of a chunk, given as stored and as used, do not count, by cause and shard `[3, S]`."""
-        counts = np.zeros((3, len(self._pool.shards)), np.int64)
-        lost = np.flatnonzero(~np.asarray(_counting(chunk, unit=self.unit))[: len(rows)])
+        """Return how many rows of a chunk, given as stored and as used, do not count, by cause and shard `[4, S]`."""
+        counts = np.zeros((4, len(self._pool.shards)), np.int64)
+        own = both = np.asarray(_counting(chunk, unit=self.unit, softmax=self.softmax))[: len(rows)]
+        if self.logits is not None:
+            logits = self.logits.chunk(start // self.block_size)
+            both = own & np.asarray(_counting(logits, unit=False, softmax=True))[: len(rows)]
+        lost = np.flatnonzero(~both)
         if len(lost):
             damaged = np.isin(lost + start, list(self._pool.damaged()))
-            not_finite = ~damaged & ~np.isfinite(rows[lost]).all(1)
-            cause = np.where(damaged, 2, np.where(not_finite, 0, 1))
+            not_finite = ~np.isfinite(rows[lost]).all(1)
+            cause = np.select([damaged, own[lost], not_finite], [2, 3, 0], 1)
             np.add.at(counts, (cause, self._pool.shard_of(lost + start)), 1)
         return counts
 
@@ -119,11 +139,23 @@ def usable(rows: jax.Array, unit: bool) -> tuple[jax.Array, jax.Array]:
     return measurable_rows(rows)
 
 
-@functools.partial(jax.jit, static_argnames="unit")
-def _counting(rows, *, unit):
+@functools.partial(jax.jit, static_argnames=("unit", "softmax"))
+def _counting(rows, *, unit, softmax):
+    if softmax:
+        return jnp.all(jnp.isfinite(jax.nn.softmax(rows.astype(jnp.float32), axis=1)), axis=1)
     return usable(rows, unit)[1]
 
 
-def open_rows(pool: Any, block_size: int, *, unit: bool = False, name: str = "pool") -> Rows:
-    """Check what a user gave as the pool and open it."""
-    return Rows(named_pool(name, pool), int(block_size), unit=unit)
+def open_rows(
+    pool: Any, block_size: int, *, unit: bool = False, softmax: bool = False, logits: Any | None = None
+) -> Rows:
+    """Check what a user gave as the pool, and as its logits, and open it."""
+    opened, second, block_size = named_pool("pool", pool), None, int(block_size)
+    if logits is not None:
+        logits = named_pool("logits", logits)
+        if len(logits) != len(opened):
+            raise ValueError(
+                f"logits {logits.name} has {len(logits)} rows, wanted {len(opened)} as pool {opened.name}."
+            )
+        second = Rows(logits, block_size, softmax=True)
+    return Rows(opened, block_size, unit=unit, softmax=softmax, logits=second)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pool.open_test import write_lists
-from tests.pool.worker import CALLS, select
+from tests.pool.worker import calls, select
 
 CLUSTERED = ("centers", "distances", "mean_distances", "closest")
 
@@ -20,6 +20,7 @@ def test_two_processes_agree_with_one(rounds, tmp_path):
     x[7] = np.nan
     np.save(tmp_path / "pool.npy", x)
     np.save(tmp_path / "first.npy", x[:110])
+    np.save(tmp_path / "logits.npy", 2 * rng.normal(size=(300, 3)).astype(np.float32))
     write_lists(tmp_path / "second.parquet", x[110:])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,7 +38,7 @@ def test_two_processes_agree_with_one(rounds, tmp_path):
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
-    for call in CALLS:
+    for call in calls(rounds):
         expected = select(tmp_path, call)._asdict()
         for process in range(2):
             found = dict(np.load(tmp_path / f"{call}-{process}.npz"))

@@ -275,6 +275,11 @@ BAD = {
     "metric": ({"metric": "l1"}, ValueError, "metric is 'l1'"),
     "k": ({"k": N + 1}, ValueError, f"k is {N + 1}, wanted at most {N}"),
     "parts": ({"rows_per_part": 20}, ValueError, "rows_per_part is 20, wanted at least 2 k = 24"),
+    "not of the method": (
+        {"noise": 0.1},
+        ValueError,
+        "noise is given, but method 'facility_location' takes metric, rows_per_part, seed; noise is for 'sift'",
+    ),
     "queries": ({"method": "sift"}, ValueError, r"queries is None, wanted \[Q, D\]"),
     "width": ({"method": "sift", "queries": np.ones((2, 3))}, ValueError, r"queries has shape \[2, 3\]"),
     "no query": (
@@ -285,7 +290,7 @@ BAD = {
     "dtype": ({"pool": np.ones((4, 2), int)}, TypeError, "pool has dtype int64"),
     "list": ({"pool": [[1.0], [2.0]], "k": 1}, TypeError, r"pool\[0\] is a list, wanted a path, a list of paths, an"),
     "bytes": ({"pool": np.ones((4, 2), ">f4"), "k": 1}, TypeError, "pool has dtype >f4"),
-    "noise": ({"noise": 0.0}, ValueError, "noise is 0.0"),
+    "noise": ({"method": "sift", "queries": np.ones((2, D)), "noise": 0.0}, ValueError, "noise is 0.0"),
 }
 
 

@@ -11,23 +11,37 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from minibatch_jax._locks import locked_folder
-from minibatch_jax.pool import _centers, _rounds, cluster_rows, select_from_pool
+from minibatch_jax.pool import _badge, _centers, _rounds, _transport, cluster_rows, select_from_pool
 
 SIFT = {"method": "sift", "queries": np.random.default_rng(5).normal(size=(2, 6)).astype(np.float32)}
+LABELED = np.array([3, 40, 41, 250])
 CALLS = {
     "facility location": {"method": "facility_location", "rows_per_part": 64, "block_size": 64},
     "k-center": {"method": "k_center", "metric": "cosine", "block_size": 64},
     "k-center, shards": {"method": "k_center", "block_size": 64, "pool": ["first.npy", "second.parquet"]},
     "k-center, one chunk": {"method": "k_center", "block_size": 512},
+    "core-set": {"method": "k_center", "block_size": 64, "chosen": LABELED},
+    "BADGE": {"method": "badge", "block_size": 64, "chosen": LABELED, "logits": "logits.npy"},
+    "uncertain": {"method": "uncertain", "block_size": 64, "chosen": LABELED, "score": "entropy"},
+    "light-weight": {"method": "lightweight_coreset", "block_size": 64, "chosen": LABELED},
     "clusters": {"method": "clusters", "batch_size": 128, "passes": 2},
     "SIFT": SIFT | {"block_size": 64},
+    "GOT-D": SIFT | {"method": "got_d", "block_size": 64},
     "SIFT, one chunk": SIFT | {"block_size": 512},
 }
 
 
+def calls(rounds: int) -> list[str]:
+    """Return the calls to make: some of them only where they are stopped and go on, which asks for more."""
+    return [name for name in CALLS if rounds or "chosen" not in CALLS[name]]
+
+
 def select(folder: Path, name: str, state_folder: Path | None = None):
-    _centers.CANDIDATES = 4
+    _centers.CANDIDATES = _badge.CANDIDATES = 4
+    _badge.ROUND, _transport.SAMPLE = 3, 20
     options = dict(CALLS[name])
+    if "logits" in options:
+        options["logits"] = folder / options["logits"]
     pool = [folder / shard for shard in options.pop("pool", ["pool.npy"])]
     if options["method"] == "clusters":
         del options["method"]
@@ -104,13 +118,12 @@ def main(port: str, process: int, folder: Path, rounds: int) -> None:
     if not rounds:
         refuse_other_calls(folder, process)
     save = _rounds._save
-    for name in CALLS:
+    for name in calls(rounds):
         if rounds:
             stop_after(rounds, process)
-            try:
+            with contextlib.suppress(Stopped):  # some are done before
                 select(folder, name, folder / name)
-            except Stopped:
-                _rounds._save = save
+            _rounds._save = save
         chosen = select(folder, name, folder / name)
         np.savez(folder / f"{name}-{process}.npz", **chosen._replace(report=str(chosen.report))._asdict())
     jax.distributed.shutdown()
