@@ -11,6 +11,44 @@ Data: windows of 32 bytes of twelve text domains, from 4000 of the most common t
   Somebody looks at ten windows of each of 48 clusters (the nearest and the farthest), and drops a cluster if five of
   them or more are letters, tables or bars: the arms know of junk only this. "Clean rows" knows all, and is the bound.
 Command: `python -m experiments clean_pool`
+Minutes: 3 on one CPU core
+Expected: mean ± standard error over 3 seeds. The share of planted copies that MinHash drops at three thresholds of the
+  Jaccard similarity, and the cosine at 0.9; the share of leaks that share 16 bytes with a held-out row, and that share
+  half of their n-grams of 8 bytes:
+
+  copies        MinHash, 0.3   0.5              0.7            cosine         16 bytes       half
+  0 % changed   1.000 ± 0.000  1.000 ± 0.000    1.000 ± 0.000  1.000 ± 0.000  1.000 ± 0.000  1.000 ± 0.000
+  5 % changed   1.000 ± 0.000  0.996 ± 0.002    0.439 ± 0.007  0.335 ± 0.044  0.711 ± 0.015  0.644 ± 0.015
+  20 % changed  0.581 ± 0.006  0.0060 ± 0.0011  0.000 ± 0.000  0.000 ± 0.000  0.039 ± 0.011  0.000 ± 0.000
+
+  Cross-entropy in nats a byte on held-out rows, by the shares of the domains and in the four rarest; shares of junk
+  and copies, and of rows of the rare domains, in what the model sees:
+
+  arm                                   loss           rare domains   junk, copies   rare rows
+  uniform                               2.921 ± 0.036  2.797 ± 0.044  0.469 ± 0.003  0.050 ± 0.001
+  without copies                        2.908 ± 0.034  2.777 ± 0.048  0.330 ± 0.003  0.065 ± 0.001
+  kept clusters, proportional           2.880 ± 0.026  2.756 ± 0.043  0.332 ± 0.007  0.061 ± 0.001
+  kept clusters, equal                  2.895 ± 0.033  2.778 ± 0.031  0.336 ± 0.015  0.057 ± 0.006
+  without copies, kept clusters, equal  2.876 ± 0.032  2.758 ± 0.032  0.188 ± 0.016  0.071 ± 0.007
+  clean rows                            2.848 ± 0.030  2.731 ± 0.043  0.000 ± 0.000  0.094 ± 0.002
+
+  Reproduced: paired by seed, every arm beats uniform: without copies by 0.013 ± 0.004 nats, kept clusters by 0.041 ±
+  0.010 (proportional) and 0.026 ± 0.008 (equal), without copies and in kept clusters by 0.044 ± 0.006, of the 0.073 ±
+  0.009 that clean rows gain. Somebody who looks at ten rows each drops five clusters of 48, and 1.6 % of the clean rows
+  with them; all that is left of the junk is copies.
+  Not reproduced: equal quotas do not beat proportional ones on rare domains (0.019 ± 0.013 against 0.041 ± 0.001 nats
+  over uniform): clusters of 32 bytes are kinds of letters more than domains, and hold few more rare rows.
+  Of copies with 5 % of the bytes changed, two letters, a threshold of 0.7 finds less than half. Against exact sets, of
+  the rows that MinHash drops at 0.5 a share of 0.993 ± 0.002 have a near-duplicate before them, and of the rows that
+  have one it drops 0.988 ± 0.004. Real text repeats itself: of the dropped rows that are text, 0.839 ± 0.034 are
+  planted copies. And 0.106 ± 0.013 of the clean rows share 16 bytes with a held-out one.
+Verdict: partly: kept clusters and rows without copies teach more, copies with 5 % of the bytes changed are found only
+  at a threshold of 0.5; equal quotas do not beat proportional ones on rare domains.
+Tuning: none; all arms train alike. What counts as junk for somebody who looks, and the n-grams of leaks, were set after
+  a look at seed 10 with other held-out rows (--validate).
+Reference: Kaddour, The MiniPile challenge for data-efficient language models, 2023 (arXiv 2304.08442); Lee et al.,
+  Deduplicating training data makes language models better, 2022 (arXiv 2107.06499); Abbas et al., SemDeDup, 2023 (arXiv
+  2303.09540).
 """
 
 import dataclasses

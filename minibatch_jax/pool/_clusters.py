@@ -21,14 +21,8 @@ from minibatch_jax.pool._rounds import Job, State, gather, kept_from_others, run
 from minibatch_jax.pool._rows import Rows, open_rows, usable
 from minibatch_jax.pool._select import progress_bar
 from minibatch_jax.processes import check_same_arguments
-from minibatch_jax.selection.spherical_k_means import (
-    batch_sums,
-    closest_pairs,
-    cluster_examples,
-    init_clusters,
-    moved_centers,
-    reseeded_centers,
-)
+from minibatch_jax.selection._cluster_steps import batch_sums, closest_pairs, moved_centers, reseeded_centers
+from minibatch_jax.selection.spherical_k_means import cluster_examples, init_clusters
 
 CHUNKS = 8
 RESEEDED = 16  # most empty clusters that move in one batch
@@ -162,7 +156,10 @@ def _job(rows: Rows, k: int, passes: int, batch_size: int, seed: int, examples: 
 
 def _init(rows: Rows, k: int, batch_size: int, seed: int) -> State:
     sample = np.random.default_rng(seed).choice(rows.size, min(rows.size, max(batch_size, k)), replace=False)
-    found = _start(rows.at(np.sort(sample)), jax.random.key(seed), k=k)
+    points = rows.at(np.sort(sample))
+    if not np.isfinite(points).all(axis=1).any():
+        rows.report()  # raises if no other row is finite either
+    found = _start(points, jax.random.key(seed), k=k)
     return {
         "centers": np.asarray(found.centers),
         "counts": np.asarray(found.counts),

@@ -17,8 +17,9 @@ import optax
 from minibatch_jax._checks import check_choice, check_count, check_integer, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop, map_rows
 from minibatch_jax.geometry import product, unit_rows
+from minibatch_jax.selection._buckets import first_of_chains
 from minibatch_jax.selection._similarities import usable_features
-from minibatch_jax.selection.minhash import WEIGHTINGS, NearDuplicates, first_of_chains, weights_of_distinct
+from minibatch_jax.selection.minhash import WEIGHTINGS, NearDuplicates, weights_of_distinct
 from minibatch_jax.weights import weight_transformation
 
 

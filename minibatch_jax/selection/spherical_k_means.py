@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape, mask_or_all
-from minibatch_jax._loops import bind, fori_loop, map_rows
-from minibatch_jax._vector import first_max, nonzero
-from minibatch_jax.geometry import product, unit_rows
+from minibatch_jax._loops import bind
+from minibatch_jax._vector import nonzero
+from minibatch_jax.geometry import unit_rows
+from minibatch_jax.selection._cluster_steps import batch_sums, closest_pairs, moved_centers, reseeded_centers
+from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.selection._similarities import usable_features
-from minibatch_jax.weights import weight_dtype
 
 
 class ClusterState(NamedTuple):
@@ -76,8 +77,9 @@ def init_clusters(features: jax.Array, k: int, key: jax.Array | int, *, where: j
     rows, exists = usable_features(features, where, metric="cosine")
     check_count("k", k, rows.shape[0], "the number of rows")
     rows = unit_rows(rows)
-    start = jnp.zeros((k, rows.shape[1]), rows.dtype), jnp.full(rows.shape[0], 4, rows.dtype)  # the largest
-    centers = fori_loop(0, k, bind(_draw_center, as_key(key), rows, exists), start)[0]
+    distances = bind(_squared_distances_to, rows)
+    drawn = spread_draws(as_key(key), distances, jnp.ones(rows.shape[0], rows.dtype), exists, k)
+    centers = rows[jnp.where(drawn < rows.shape[0], drawn, drawn[0] % rows.shape[0])]
     zero = jnp.zeros((), jnp.int32)
     return ClusterState(centers, jnp.zeros(k, jnp.int32), zero, zero)
 
@@ -223,129 +225,5 @@ def cluster_examples(
     return sizes, sums / nonzero(sizes.astype(jnp.float32)), examples
 
 
-def closest_pairs(rows: jax.Array, exists: jax.Array) -> jax.Array:
-    """Return the smallest cosine distance of two unit rows of each cluster.
-
-    Args:
-      rows: `[K, E, D]`, unit rows.
-      exists: `[K, E]` bool.
-
-    Returns:
-      `[K]`, infinite with fewer than two rows.
-
-    Examples:
-      >>> closest_pairs(jnp.array([[[1.0, 0.0], [0.0, 1.0]]]), jnp.array([[True, True]])).tolist()
-      [1.0]
-    """
-    return map_rows(_closest_pair, (rows.astype(weight_dtype(rows.dtype)), exists))
-
-
-class BatchSums(NamedTuple):
-    """What a batch of rows adds to the clusters.
-
-    Attributes:
-      sums: `[K, D]`, sum of the unit rows nearest to each center.
-      counts: `[K]` int32, how many these are.
-      distances: `[B]`, cosine distance of each row to the nearest center; NaN for one that does not exist.
-    """
-
-    sums: jax.Array
-    counts: jax.Array
-    distances: jax.Array
-
-
-def batch_sums(centers: jax.Array, rows: jax.Array, exists: jax.Array) -> BatchSums:
-    """Return the sums of the rows nearest to each center; parts of a batch may be summed one by one.
-
-    Args:
-      centers: `[K, D]`, unit rows.
-      rows: `[B, D]`, finite.
-      exists: `[B]` bool.
-
-    Returns:
-      `BatchSums(sums, counts, distances)`.
-
-    Examples:
-      >>> batch_sums(jnp.eye(2), jnp.array([[3.0, 0.0], [1.0, 0.0]]), jnp.ones(2, bool)).counts.tolist()
-      [2, 0]
-    """
-    rows, k = unit_rows(rows), centers.shape[0]
-    centers = centers.astype(rows.dtype)
-    nearest = jnp.argmax(product(rows, centers.T), axis=1).astype(jnp.int32)
-    distances = jnp.sum((rows - centers[nearest]) ** 2, axis=1) / 2  # does not cancel
-    owner = jnp.where(exists, nearest, k)
-    sums = jnp.zeros((k + 1, rows.shape[1]), rows.dtype).at[owner].add(rows)[:k]
-    counts = jnp.zeros(k + 1, jnp.int32).at[owner].add(1)[:k]
-    return BatchSums(sums, counts, jnp.where(exists, distances, jnp.nan))
-
-
-def moved_centers(
-    centers: jax.Array, counts: jax.Array, sums: jax.Array, added: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the centers and counts after more rows, of which the sums `[K, D]` and numbers `[K]` are given.
-
-    Args:
-      centers: `[K, D]`, unit rows.
-      counts: `[K]` int32, rows so far.
-      sums: `[K, D]`, of the unit rows that were added.
-      added: `[K]` int32, how many these are.
-
-    Returns:
-      Centers `[K, D]` and counts `[K]`. A center whose mean is 0 stays where it is.
-
-    Examples:
-      >>> sums, added = jnp.array([[0.0, 3.0], [0.0, 0.0]]), jnp.array([3, 0])
-      >>> moved_centers(jnp.eye(2), jnp.zeros(2, jnp.int32), sums, added)[0].tolist()
-      [[0.0, 1.0], [0.0, 1.0]]
-    """
-    centers, sums = (x.astype(weight_dtype(x.dtype)) for x in (centers, sums))
-    counts = counts + added
-    more, total = added[:, None].astype(centers.dtype), nonzero(counts)[:, None].astype(centers.dtype)
-    mean = unit_rows(centers + (sums - more * centers) / total)
-    return jnp.where(jnp.any(mean != 0, axis=1, keepdims=True), mean, centers), counts
-
-
-def reseeded_centers(
-    centers: jax.Array, counts: jax.Array, candidates: jax.Array, distances: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the centers with those that have no row moved to the candidates, in turn, and how many were moved.
-
-    Args:
-      centers: `[K, D]`.
-      counts: `[K]` int32.
-      candidates: `[n, D]`, unit rows, the farthest first.
-      distances: `[n]`, cosine distance of each to the nearest center; one at distance 0 up to rounding is not used.
-
-    Returns:
-      Centers `[K, D]` and a number `[]` int32.
-
-    Examples:
-      >>> counts, row = jnp.array([4, 0]), jnp.array([[0.0, 1.0]])
-      >>> found = reseeded_centers(jnp.array([[1.0, 0.0], [1.0, 0.0]]), counts, row, jnp.array([1.0]))
-      >>> found[0].tolist(), int(found[1])
-      ([[1.0, 0.0], [0.0, 1.0]], 1)
-    """
-    centers, candidates, distances = (x.astype(weight_dtype(x.dtype)) for x in (centers, candidates, distances))
-    empty = counts == 0
-    turn = jnp.cumsum(empty, dtype=jnp.int32) - 1
-    place = jnp.minimum(turn, distances.shape[0] - 1)
-    floor = 8 * jnp.finfo(distances.dtype).eps
-    moved = empty & (turn < distances.shape[0]) & (distances[place] > floor)
-    return jnp.where(moved[:, None], candidates[place], centers), jnp.sum(moved, dtype=jnp.int32)
-
-
-def _draw_center(key, rows, exists, t, state):
-    centers, nearest = state
-    gumbel = jax.random.gumbel(jax.random.fold_in(key, t), nearest.shape, nearest.dtype)
-    chances = jnp.where(exists, nearest, 0)
-    log_chances = jnp.where(jnp.any(chances > 0), jnp.log(chances), 0)  # all rows are centers: any
-    row = rows[first_max(jnp.where(exists, log_chances + gumbel, -jnp.inf))[1]]
-    nearest = jnp.minimum(nearest, jnp.sum((rows - row[None]) ** 2, axis=1))
-    return centers.at[t].set(row), nearest
-
-
-def _closest_pair(cluster):
-    rows, exists = cluster
-    squares = jnp.sum((rows[:, None] - rows[None]) ** 2, axis=-1)  # does not cancel
-    pair = exists[:, None] & exists[None] & ~jnp.eye(len(rows), dtype=bool)
-    return jnp.min(jnp.where(pair, squares / 2, jnp.inf))
+def _squared_distances_to(rows, j):
+    return jnp.sum((rows - rows[j][None]) ** 2, axis=1)

@@ -231,21 +231,13 @@ FUNCTIONS = {
     "vote_entropy": lambda c: selection.vote_entropy(c(COMMITTEE)),
     "without_top": lambda c: uncertainty.without_top(c(LOGITS)),
     "weighted_mean_loss": lambda c: thresholds.weighted_mean_loss(c(LOSSES), c(MASS)),
-    "batch_sums": lambda c: spherical_k_means.batch_sums(c(UNIT), c(FEATURES), jnp.ones(24, bool)),
-    "closest_pairs": lambda c: spherical_k_means.closest_pairs(c(FEATURES[None]), jnp.ones((1, 24), bool)),
     "cluster_examples": lambda c: spherical_k_means.cluster_examples(GROUPS, c(LOSSES), 3),
     "cluster_quotas": lambda c: selection.cluster_quotas(
         jnp.arange(MANY), 1000, by="density", mean_distances=c(MASS / 2)
     ),
     "cluster_report": lambda c: selection.cluster_report(c(POINTS), GROUPS, c(LOSSES), 3),
     "init_clusters": lambda c: selection.init_clusters(c(FEATURES), 3, 0),
-    "moved_centers": lambda c: spherical_k_means.moved_centers(
-        c(UNIT), jnp.full(3, 300), c(UNIT[::-1]), jnp.arange(1, 4)
-    ),
     "near_duplicates_by_cosine": lambda c: selection.near_duplicates_by_cosine(c(POINTS), 0.99),
-    "reseeded_centers": lambda c: spherical_k_means.reseeded_centers(
-        c(UNIT), jnp.array([3, 0, 2]), c(UNIT[::-1]), c(LOSSES[:3])
-    ),
     "update_clusters": lambda c: selection.update_clusters(selection.init_clusters(c(FEATURES), 3, 0), c(FEATURES)),
     "weights_of_distinct": lambda c: minhash.weights_of_distinct(
         c(MASS), minhash.NearDuplicates(GROUPS < 1, jnp.arange(MANY) // 3 * 3, jnp.zeros(MANY)), "represented"
@@ -272,7 +264,7 @@ OF_INTEGERS = {
     "start_labeling",
     "unlabeled_weights",
     *("add_labels", "class_targets", "cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets"),
-    *("estimated_jaccard", "f_score_change", "first_of_chains", "lsh_bands", "minhash_signatures", "near_duplicates"),
+    *("estimated_jaccard", "f_score_change", "lsh_bands", "minhash_signatures", "near_duplicates"),
     *("ngram_overlap", "ngram_set", "quota_mask", "start_labeling", "unlabeled_weights"),
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}

@@ -93,33 +93,39 @@ def test_precision_and_recall_on_planted_copies(changed, least_recall):
     np.testing.assert_allclose(measured[dropped[half:]], similarities[dropped[half:]], atol=0.2)
 
 
+@jax.jit
+def small(tokens, mask, where, threshold):
+    """Signatures and near-duplicates of 7 rows of 20 tokens."""
+    signatures = selection.minhash_signatures(tokens, 256, 4, mask=mask)
+    return signatures, selection.near_duplicates(signatures, threshold, where=where)
+
+
+ALL, ROW = np.ones((7, 20), bool), np.ones(7, bool)
+
+
 def test_order_decides_which_row_of_a_group_is_kept_and_others_influence_nothing():
-    rng = np.random.default_rng(3)
-    kinds = rng.integers(0, 9, (4, 6))
-    tokens = jnp.asarray(kinds[[2, 0, 2, 1, 0, 2, 3]])
-    signatures = jax.jit(lambda x: selection.minhash_signatures(x, 16, 2))(tokens)
-    find = jax.jit(selection.near_duplicates)
-    found = find(signatures, where=jnp.ones(7, bool))
+    tokens = np.random.default_rng(3).integers(0, 9, (4, 20))[[2, 0, 2, 1, 0, 2, 3]]
+    found = small(tokens, ALL, ROW, 0.8)[1]
     assert found.originals.tolist() == [0, 1, 0, 3, 1, 0, 6]
-    assert found.similarities.tolist() == [0, 0, 1, 0, 1, 1, 0]
-    where = jnp.array([False, True, True, True, True, True, True])
-    assert find(signatures, where=where).originals.tolist() == [-1, 1, 2, 3, 1, 2, 6]
+    assert found.similarities[jnp.array([2, 4, 5])].tolist() == [1, 1, 1]
+    found = small(tokens, ALL, np.arange(7) > 0, 0.8)[1]
+    assert found.originals.tolist() == [-1, 1, 2, 3, 1, 2, 6]
 
 
 def test_short_rows_are_compared_as_a_whole_and_rows_without_tokens_are_dropped():
-    tokens = jnp.array([[1, 2, -1, -1], [1, 2, 9, 9], [-1, 1, -1, 2], [2, 1, -1, -1], [-1, -1, -1, -1], [5, 6, 7, 8]])
-    mask = jnp.ones((6, 4), bool).at[1, 2:].set(False)
-    signatures = jax.jit(lambda x, mask: selection.minhash_signatures(x, 32, 3, mask=mask))(tokens, mask)
-    found = jax.jit(selection.near_duplicates)(signatures)
-    assert found.originals.tolist() == [0, 0, 0, 3, -1, 5]
+    tokens, mask = np.full((7, 20), -1), ALL.copy()
+    tokens[:4, :2] = [[1, 2], [1, 2], [-1, 1], [2, 1]]
+    tokens[1, 2:], mask[1, 2:] = 9, False
+    tokens[2, 7] = 2
+    tokens[5:] = np.arange(20)
+    signatures, found = small(tokens, mask, ROW, 0.8)
+    assert found.originals.tolist() == [0, 0, 0, 3, -1, 5, 5]
     assert float(selection.estimated_jaccard(signatures, signatures)[4]) == 0
 
 
 def test_a_chain_of_copies_has_one_original():
-    tokens = jnp.arange(20)[None] + jnp.array([0, 4, 8, 100])[:, None]  # neighbors share 13 of 21 n-grams
-    signatures = jax.jit(lambda x: selection.minhash_signatures(x, 256, 4))(tokens)
-    found = jax.jit(lambda s: selection.near_duplicates(s, 0.5))(signatures)
-    assert found.originals.tolist() == [0, 0, 0, 3]
+    tokens = np.arange(20)[None] + np.array([0, 4, 8, 100, 200, 300, 400])[:, None]  # neighbors share 13 of 21 n-grams
+    assert small(tokens, ALL, ROW, 0.5)[1].originals.tolist() == [0, 0, 0, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.8, 0.95, 1.0])
@@ -135,10 +141,14 @@ def test_the_bands_have_the_recall_and_one_entry_more_has_not(threshold):
 def test_weights_of_copies_go_to_the_kept_row():
     tokens = jnp.array([[1, 2, 3], [1, 2, 3], [4, 5, 6], [1, 2, 3]])
     weights = jnp.array([0.0, 2.0, 3.0, 4.0])
-    for weighting, expected in (("own", [0, 2, 3, 0]), ("represented", [0, 6, 3, 0])):
-        tx = selection.keep_distinct(ngram=2, num_hashes=8, weighting=weighting)
-        update = jax.jit(lambda weights, tokens, tx=tx: tx.update(weights, tx.init(weights), tokens=tokens)[0])
-        assert update(weights, tokens).tolist() == expected
+
+    @jax.jit
+    def both(weights, tokens):
+        factories = (selection.keep_distinct(ngram=2, num_hashes=8, weighting=w) for w in ("own", "represented"))
+        return [tx.update(weights, tx.init(weights), tokens=tokens)[0] for tx in factories]
+
+    own, represented = both(weights, tokens)
+    assert own.tolist() == [0, 2, 3, 0] and represented.tolist() == [0, 6, 3, 0]
 
 
 def test_bad_input_is_named():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import selection
-from minibatch_jax.selection import spherical_k_means
+from minibatch_jax.selection import _cluster_steps, spherical_k_means
 
 K, D = 5, 4
 update = jax.jit(selection.update_clusters)
@@ -55,7 +55,7 @@ def test_one_batch_from_given_centers_is_that_of_scikit_learn():
     cluster = pytest.importorskip("sklearn.cluster")
     rows, start = unit(blobs(1)[0]).astype(np.float32), unit(blobs(2)[0])[:K].astype(np.float32)
     peer = cluster.MiniBatchKMeans(K, init=start, n_init=1, reassignment_ratio=0.0, batch_size=60).partial_fit(rows)
-    part = spherical_k_means.batch_sums(jnp.asarray(start), jnp.asarray(rows), jnp.ones(60, bool))
+    part = _cluster_steps.batch_sums(jnp.asarray(start), jnp.asarray(rows), jnp.ones(60, bool))
     mean = np.asarray(part.sums) / np.maximum(np.asarray(part.counts), 1)[:, None]  # before the length is 1 again
     mean = np.where(np.asarray(part.counts)[:, None] > 0, mean, start)
     np.testing.assert_allclose(mean, peer.cluster_centers_, rtol=1e-4, atol=1e-5)
@@ -120,8 +120,13 @@ def test_the_report_is_that_of_sorted_lists():
     rows[9] = np.nan
     rows[40] = 2 * rows[41]
     state = update(init(rows, key=jax.random.key(2)), rows)
-    found = selection.assign_rows(jnp.asarray(rows), state.centers, metric="cosine")
-    report = jax.jit(selection.cluster_report, static_argnums=3)(rows, found.indices, found.distances, K + 1)
+
+    @jax.jit
+    def assigned(rows, centers):
+        found = selection.assign_rows(rows, centers, metric="cosine")
+        return found, selection.cluster_report(rows, found.indices, found.distances, K + 1)
+
+    found, report = jax.tree.map(np.asarray, assigned(rows, state.centers))
     distances = 1 - np.sum(np.nan_to_num(unit(rows)) * np.asarray(state.centers)[found.indices], axis=1)
     for k in range(K):
         mine = np.flatnonzero(np.asarray(found.indices) == k)
