@@ -6,8 +6,25 @@ Data: the 1797 digits of 8x8 pixels, of which the seed draws 1397 to select from
   neighbor and logistic regression. 56 rows are kept.
 Command: `python -m experiments instance_selection`
 Minutes: 2 on one CPU core
-Expected: TODO
-Verdict: TODO
+Expected: mean ± standard error over 5 seeds; test accuracy, and CPU seconds of the choice after compilation
+
+  arm                     nearest neighbor  logistic regression  CPU s
+  random of each class    0.863 ± 0.012     0.863 ± 0.009        0.00021 ± 0.00003
+  far apart (k-center)    0.859 ± 0.008     0.853 ± 0.007        0.00112 ± 0.00010
+  k-means medoids         0.938 ± 0.005     0.899 ± 0.008        0.026 ± 0.002
+  least margin            0.455 ± 0.018     0.391 ± 0.019        0.029 ± 0.001
+  GAIS, distance          0.850 ± 0.012     0.767 ± 0.025        0.823 ± 0.029
+  GAIS, hash              0.823 ± 0.014     0.743 ± 0.010        0.792 ± 0.026
+  GAIS, multi-level hash  0.795 ± 0.017     0.656 ± 0.027        3.142 ± 0.051
+  GAIS, multi-view hash   0.782 ± 0.019     0.609 ± 0.030        4.242 ± 0.085
+
+  Not reproduced: with these defaults no graph is better than random rows of each class. Paired by seed, the best of
+  them, by distance, changes the nearest neighbor by -0.014 ± 0.014 and logistic regression by -0.096 ± 0.028, the
+  others lose more; the rows that others attend to most repeat each other. Medoids of k-means gain +0.074 ± 0.008 and
+  +0.036 ± 0.006 over random rows, without labels and for a thirtieth of the time. Graphs of few neighbors are cheapest:
+  those by distance and by one hash, which cost the same.
+Verdict: not reproduced: with the library's defaults the rows that receive most attention teach no more than random rows
+  of each class.
 Tuning: none: the paper's numbers are not public, and those of the library are its defaults, but for 100 steps instead
   of 200.
 Reference: Rustamov et al., Scalable graph attention-based instance selection via mini-batch sampling and hierarchical

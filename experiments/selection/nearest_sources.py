@@ -8,8 +8,26 @@ Data: posts of four groups of 20 newsgroups (17 topics). Per seed a pool of 2500
   quarter of each group. First `python -m experiments.datasets fetch newsgroups`.
 Command: `python -m experiments nearest_sources`
 Minutes: 2 on one CPU core
-Expected: TODO
-Verdict: TODO
+Expected: mean ± standard error over 4 seeds, after 100 full-batch steps of Adam on n chosen posts; "worst" is the
+  accuracy on the group where it is lowest, "rare" the share of the chosen from the two groups that the pool has little
+  of, both with 400 posts.
+
+  arm                  acc., n = 50   n = 100        n = 200        n = 400        worst          rare
+  random               0.272 ± 0.024  0.300 ± 0.023  0.383 ± 0.015  0.458 ± 0.013  0.149 ± 0.018  0.118 ± 0.009
+  nearest of all       0.267 ± 0.016  0.297 ± 0.037  0.388 ± 0.040  0.465 ± 0.026  0.296 ± 0.017  0.235 ± 0.039
+  kinds in turn        0.302 ± 0.018  0.356 ± 0.017  0.444 ± 0.027  0.493 ± 0.019  0.316 ± 0.030  0.313 ± 0.008
+  queries in turn      0.370 ± 0.007  0.440 ± 0.017  0.482 ± 0.012  0.512 ± 0.017  0.312 ± 0.030  0.326 ± 0.002
+  GOT-D                0.238 ± 0.028  0.321 ± 0.030  0.417 ± 0.029  0.490 ± 0.019  0.305 ± 0.005  0.323 ± 0.021
+  equal kinds (known)  0.320 ± 0.005  0.408 ± 0.006  0.497 ± 0.005  0.559 ± 0.004  0.435 ± 0.027  0.458 ± 0.000
+
+  Reproduced: of the nearest of all, three quarters are of the two groups that the pool has plenty of, and they teach no
+  more than random posts (n = 400, seed by seed: accuracy +0.007 ± 0.019). Groups in turn gain +0.035 ± 0.014 over
+  random posts and +0.028 ± 0.012 over the nearest of all. Each query in turn, which also spreads within a group, gains
+  more: +0.053 ± 0.013 over random posts, +0.099 ± 0.023 with 50 posts, and there more than to know the groups.
+  Not reproduced beyond the noise: on the worst group, turns are ahead of random posts (+0.168 ± 0.038), but of the
+  nearest of all only by 0.020 ± 0.019. To know the groups is worth twice as much with 400 posts.
+Verdict: partly: query sets in turn beat random posts and the nearest of all queries, but on the worst group they are
+  ahead of the nearest only within the noise.
 Tuning: learning rate {0.03, 0.1, 0.3}, each arm for itself, by accuracy of 400 posts with --validate and seeds 10 and
   11.
 Reference: none: the scheme is of several recipes for data mixtures, which take the nearest rows of many sources.

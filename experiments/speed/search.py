@@ -6,7 +6,15 @@ compress them to 16 bytes a row, list the `shortlist` nearest by these bytes, an
 one core. scikit-learn's brute force searches a tenth of the rows in memory. The recall is the fraction of the ten
 nearest rows, by all exact distances, that are found. The file is kept for the next run if `keep`.
 
-TODO
+Measured on one core of a busy machine (load 14), milliseconds of CPU time for a query, the least of three calls for 128
+queries, and the recall:
+
+                            compress   peak      shortlist 100   shortlist 300   shortlist 1000
+    two-stage search        10 s       608 MiB   4.1 ms, 0.842   7.0 ms, 0.959   16.6 ms, 0.995
+    faiss and NumPy         20 s       974 MiB   7.6 ms, 0.845   8.0 ms, 0.954    9.6 ms, 0.998
+
+scikit-learn's brute force took 1.3 ms on a tenth of the rows in memory. Peaks include 174 MiB before the call, and for
+faiss the mapped pages of the file. With a long short list ours is slower: XLA's top-k is what takes the time.
 """
 
 import os
