@@ -29,7 +29,7 @@ from experiments.selection._linear_heads import labeled_rows
 from minibatch_jax.pool import label_in_rounds
 
 TASK: Task = "reuters_52"
-ARMS = ("random", "margin", "BADGE", "margin of balanced classes")
+ARMS = ("random", "margin", "BADGE")
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Config:
     arms: tuple[str, ...] = ()
     first: int = 50
     """random rows with a label"""
-    rounds: int = 5
-    labels: int = 50
+    rounds: int = 4
+    labels: int = 60
     """in each round"""
     steps_before: int = 600
     """on the unlabeled pool"""
@@ -50,7 +50,7 @@ class Config:
     length: int = 64
     """bytes of a text that the transformer reads"""
     width: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """of the fine-tuning, which starts anew in each round"""
     validate: bool = False
     """take test rows from the training split: for tuning"""
