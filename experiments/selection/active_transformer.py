@@ -30,7 +30,7 @@ from experiments.selection._linear_heads import labeled_rows
 from minibatch_jax.pool import label_in_rounds
 
 TASK: Task = "reuters_52"
-ARMS = ("random", "margin", "BADGE")
+ARMS = ("random", "ProbCover", "BADGE", "TypiClust")
 
 
 @dataclass(frozen=True)
