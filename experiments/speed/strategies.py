@@ -131,10 +131,10 @@ CASES = {
     "entropy": Case(
         lambda p, k: top(selection.prediction_entropy(p.logits), k),
         peers.uncertainty("PredictionEntropy"),
-        MANY,
+        10_000,
         100,
         "small-text",
-        3,
+        2,
     ),
     "BALD": Case(
         lambda p, k: top(selection.consensus_divergence(p.committee), k), peers.bald, MANY, 100, "small-text", 3

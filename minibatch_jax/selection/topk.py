@@ -116,7 +116,7 @@ def _some_of(key, mask, number, *, k):
     """Return a mask of so many, at most k, of the items of a mask, drawn at random."""
     luck = jax.random.uniform(key, mask.shape)
     _, indices = jax.lax.top_k(jnp.where(mask, luck, -1), k)
-    indices = jnp.where(jnp.arange(k) < number, indices, mask.shape[0])
+    indices = jnp.where(jnp.arange(k, dtype=jnp.int32) < number, indices, mask.shape[0])
     return jnp.zeros(mask.shape, bool).at[indices].set(True, mode="drop")
 
 
