@@ -1,17 +1,17 @@
 """Which few percent of a labeled table to keep: the rows that a graph attention network attends to most (GAIS).
 
 A network learns to tell the class of each row from its neighbors in a graph of the rows. What a row is worth is the
-attention that it receives. The paper's code is not public: layers, sizes, optimizer and the score are defaults of this
-library, and its graphs are in `instance_graphs`. With these defaults the rows kept of the digits taught a classifier no
-more than random rows of each class, and less than medoids of k-means: compare before you take it.
+attention that it receives. The paper's repository held no code when this was written: layers, sizes, optimizer and the
+score are defaults of this library; the graphs are in `instance_graphs`. With these defaults the rows kept of the digits
+taught a classifier no more than random rows of each class, and less than medoids of k-means: compare before you take it.
 
 References:
   Rustamov et al., Scalable graph attention-based instance selection via mini-batch sampling and hierarchical hashing,
-  AI Open, 2025.
+  AI Open 6, 2025 (arXiv 2502.20293).
   Brody et al., How attentive are graph attention networks?, ICLR 2022 (arXiv 2105.14491).
 
 Method: GAIS
-Paper: 2105.14491
+Paper: 2502.20293
 Experiment: instance_selection
 """
 
@@ -227,7 +227,7 @@ def keep_by_attention(
       ValueError: if a count is out of range, a name is unknown or, in `update`, shapes do not match.
 
     References:
-      Rustamov et al., AI Open, 2025.
+      Rustamov et al., AI Open 6, 2025 (arXiv 2502.20293).
 
     Examples:
       >>> tx = keep_by_attention(2, 2, key=0, num_steps=1)
