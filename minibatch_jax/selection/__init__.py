@@ -16,6 +16,7 @@ from . import dpp as dpp
 from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_matching as gradient_matching
+from . import graph_attention as graph_attention
 from . import importance_sampling as importance_sampling
 from . import instance_attention as instance_attention
 from . import instance_graphs as instance_graphs

@@ -16,8 +16,8 @@ from minibatch_jax.selection import (
     coresets,
     crest,
     dpp,
+    graph_attention,
     importance_sampling,
-    instance_attention,
     instance_graphs,
     jest_embeddings,
     list_decodable,
@@ -72,8 +72,8 @@ FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
-    "attention_layer": lambda c: instance_attention.attention_layer(
-        instance_attention.init_layer(0, 3, 2, 2), c(FEATURES).astype(jnp.float32), graph(c)
+    "attention_layer": lambda c: graph_attention.attention_layer(
+        graph_attention.init_layer(0, 3, 2, 2), c(FEATURES).astype(jnp.float32), graph(c)
     ),
     "attention_scores": lambda c: selection.attention_scores(
         0, c(FEATURES), jnp.asarray(LABELS[:24]), graph(c), 4, num_steps=2, num_heads=1, head_width=2
@@ -143,7 +143,7 @@ FUNCTIONS = {
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
     "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
-    "received": lambda c: instance_attention.received(graph(c), graph(c).weights.astype(jnp.float32)[:, :, None]),
+    "received": lambda c: graph_attention.received(graph(c), graph(c).weights.astype(jnp.float32)[:, :, None]),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
     "refine": lambda c: selection.refine(c(SQUARE), jnp.arange(4)),
     "reselection_interval": lambda c: selection.reselection_interval(model(c), model(c, 2), 7.0),
