@@ -53,6 +53,8 @@ SIGNALS = {
     "distances": Signal(("A", "M"), _FLOAT, "distance of each anchor to each reference", pairwise=True),
     "labels": Signal(("B",), _INT, "class of each example"),
     "reference_labels": Signal(("M",), _INT, "class of each reference", replicated=True),
+    "reference_logits": Signal(("M", "C"), _FLOAT, "class scores of each reference", replicated=True),
+    "reference_features": Signal(("M", "D"), _FLOAT, "one vector per reference", replicated=True),
     "positives": Signal(("A", "M"), _BOOL, "True where anchor and reference belong together", pairwise=True),
     "negatives": Signal(("A", "M"), _BOOL, "True where anchor and reference do not belong together", pairwise=True),
     "concepts": Signal(("B", "L"), _INT, "concepts of each example, -1 for none"),

@@ -49,7 +49,7 @@ from minibatch_jax.selection import (
     k_center,
     multilevel_hash_graph,
     multiview_hash_graph,
-    top_of_classes,
+    top_with_all_classes,
 )
 
 CLASSES = 10
@@ -179,4 +179,4 @@ def _by_attention(graph, steps, count, seed, features, labels):
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     made = GRAPHS[graph](graph_key, features, labels)
     scores = attention_scores(score_key, features, labels, made, CLASSES, num_steps=steps).scores
-    return top_of_classes(scores, labels, count, CLASSES)
+    return top_with_all_classes(scores, labels, count, CLASSES)

@@ -1,7 +1,8 @@
-"""Rows of a pool on disk that exceeds memory: chosen, clustered, assigned to centers; in one or several processes."""
+"""Rows of a pool on disk that exceeds memory: chosen, clustered, assigned, searched; and labeled in rounds."""
 
 from minibatch_jax.pool._assign import PoolAssignment, assign_rows
 from minibatch_jax.pool._clusters import PoolClusters, cluster_rows
+from minibatch_jax.pool._labeling import PoolLabels, label_in_rounds
 from minibatch_jax.pool._nearest import PoolCode, PoolNeighbors, compress_rows, nearest_rows
 from minibatch_jax.pool._open import Pool, open_pool
 from minibatch_jax.pool._report import PoolReport
@@ -13,6 +14,7 @@ __all__ = [
     "PoolAssignment",
     "PoolClusters",
     "PoolCode",
+    "PoolLabels",
     "PoolNeighbors",
     "PoolReport",
     "PoolSelection",
@@ -20,6 +22,7 @@ __all__ = [
     "assign_rows",
     "cluster_rows",
     "compress_rows",
+    "label_in_rounds",
     "nearest_in_turn",
     "nearest_rows",
     "open_pool",

@@ -43,16 +43,22 @@ def prepare(method: str, pool: Any, k: int, block_size: int, given: dict[str, An
     """Check the arguments of a method that were given, that is, are not None, and make its job."""
     check_choice("method", method, tuple(METHODS))
     given = {name: value for name, value in given.items() if value is not None}
-    taken = {name: value for name, value in inspect.signature(METHODS[method]).parameters.items() if value.kind == 3}
+    taken = _taken(method)
     for name in given:
         if name not in taken:
             wanted = f"method {method!r} takes {', '.join(taken)}"
-            others = [other for other in METHODS if name in inspect.signature(METHODS[other]).parameters]
-            raise ValueError(f"{name} is given, but {wanted}; {name} is for {' and '.join(map(repr, others))}.")
+            others = [repr(other) for other in METHODS if name in _taken(other)]
+            raise ValueError(f"{name} is given, but {wanted}; {name} is for {' and '.join(others)}.")
     for name, value in taken.items():
         if value.default is value.empty and name not in given:
             raise ValueError(f"{name} is None, wanted {WANTED[name]} for the method {method!r}.")
     return METHODS[method](pool, k, block_size, **given)
+
+
+def _taken(method: str) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a method by name."""
+    parameters = inspect.signature(METHODS[method]).parameters.values()
+    return {parameter.name: parameter for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
 
 
 WANTED = {"queries": "[Q, D]", "logits": "[N, C], in what `open_pool` opens,"}
@@ -103,6 +109,8 @@ def _got_d(pool, k, block_size, *, queries, epsilon=0.01, seed=0):
 def _badge(pool, k, block_size, *, logits, chosen=None, seed=0):
     check_whole("seed", seed)
     rows = open_rows(pool, block_size, logits=logits)
+    assert rows.logits is not None
+    _check_classes("logits", rows.logits)
     k, before = _count(k, rows), _row_numbers(chosen, rows)
     call = {"seed": int(seed), "chosen": _digest(before)}
     return Prepared(rows, badge_job(rows, k, before, int(seed)), call)
@@ -112,6 +120,7 @@ def _uncertain(pool, k, block_size, *, score="margin", chosen=None, seed=0):
     check_choice("score", score, tuple(SCORES))
     check_whole("seed", seed)
     rows = open_rows(pool, block_size, softmax=True)
+    _check_classes("pool", rows)
     k, before = _count(k, rows), _row_numbers(chosen, rows)
     call = {"score": score, "seed": int(seed), "chosen": _digest(before)}
     return Prepared(rows, uncertain_job(rows, k, score, before, int(seed)), call)
@@ -140,6 +149,11 @@ METHODS: dict[str, Callable[..., Prepared]] = {
 def _count(k: Any, rows: Rows) -> int:
     check_count("k", k, rows.size, "the number of rows")
     return int(k)
+
+
+def _check_classes(name: str, rows: Rows) -> None:
+    if rows.width < 2:
+        raise ValueError(f"{name} {rows.name} holds logits of one class, wanted at least 2 classes.")
 
 
 def _row_numbers(chosen: Any, rows: Rows) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,13 +200,26 @@ def _listed(name: str, data: Any) -> list[Any] | None:
             raise ValueError(f"{name}: folder {str(path)!r} has no file of {', '.join(KINDS)}.")
         if len(kinds) > 1:
             raise ValueError(f"{name}: folder {str(path)!r} has files of {', '.join(kinds)}, wanted one kind.")
-        return found
+        return _complete(name, found)
     if not path.exists() and glob.has_magic(str(path)):
         found = sorted(glob.glob(str(path)))
         if not found:
             raise FileNotFoundError(f"{name}: no file matches {str(path)!r}.")
-        return found
+        return _complete(name, found)
     return None
+
+
+def _complete(name: str, paths: list[str]) -> list[str]:
+    """Return the paths, unless one is missing of those that number themselves, as in `rows-00001-of-00002.parquet`."""
+    there = {match.groups(): path for path in paths if (match := re.fullmatch(r"(.*)-(\d+)-of-(\d+)(.*)", path))}
+    for (start, number, total, end), path in there.items():
+        for other in range(int(total)):
+            if (start, f"{other:0{len(number)}}", total, end) not in there:
+                raise FileNotFoundError(
+                    f"{name}: {path!r} is one of {int(total)} shards, but number {other} is missing. Bring it back, or "
+                    "give a list of the shards to read."
+                )
+    return paths
 
 
 def _kind(path: str | Path) -> str:

@@ -7,6 +7,10 @@ inputs has C * D entries, but it is an outer product, so its distances need no m
 References:
   Ash et al., Deep batch active learning by diverse, uncertain gradient lower bounds, ICLR 2020 (arXiv 1906.03671).
   Arthur & Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+
+Method: BADGE
+Paper: 1906.03671
+Experiment: active_texts, speed strategies
 """
 
 from typing import NamedTuple
@@ -16,9 +20,10 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
-from minibatch_jax._loops import bind, fori_loop
-from minibatch_jax._vector import first_max
+from minibatch_jax._loops import bind
 from minibatch_jax.geometry import measurable_rows
+from minibatch_jax.selection._labeled_rows import keep_rows
+from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.selection.uncertainty import without_top
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
@@ -81,8 +86,8 @@ def badge_indices(
     dtype = jnp.promote_types(residuals.dtype, inputs.dtype)
     residuals, inputs = residuals.astype(dtype), jnp.where(free[:, None], inputs, 0).astype(dtype)
     factors = _Factors(residuals, inputs, jnp.sum(residuals**2, axis=1) * jnp.sum(inputs**2, axis=1))
-    state = jnp.full(k, size, jnp.int32), jnp.full(size, jnp.inf, dtype), free
-    return fori_loop(0, k, bind(_draw_next, key, factors), state)[0]
+    longest = factors.squares == jnp.max(jnp.where(free, factors.squares, -1))
+    return spread_draws(key, bind(_squared_distances_to, factors), longest.astype(dtype), free, k)
 
 
 def keep_by_badge(k: int, key: jax.Array | int) -> optax.GradientTransformationExtraArgs:
@@ -119,24 +124,9 @@ def keep_by_badge(k: int, key: jax.Array | int) -> optax.GradientTransformationE
         check_shape("logits", logits, (*weights.shape, None))
         next_key, draw_key = jax.random.split(state.rng_key)
         drawn = badge_indices(draw_key, logits, features, k, where=weights != 0)
-        kept = jnp.zeros(weights.shape, bool).at[drawn].set(True, mode="drop")
-        return jnp.where(kept, weights, 0), KeyState(next_key)
+        return keep_rows(weights, drawn), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
-
-
-def _draw_next(key, factors, t, state):
-    indices, nearest, free = state
-    size = free.shape[0]
-    gumbel = jax.random.gumbel(jax.random.fold_in(key, t), (size,), nearest.dtype)
-    longest = factors.squares == jnp.max(jnp.where(free, factors.squares, -1))
-    chances = jnp.where(free, jnp.where(t == 0, longest.astype(nearest.dtype), nearest), 0)
-    log_chances = jnp.where(jnp.any(chances > 0), jnp.log(chances), 0)
-    score, j = first_max(jnp.where(free, log_chances + gumbel, -jnp.inf))
-    valid = score > -jnp.inf
-    distances = _squared_distances_to(factors, j)
-    nearest = jnp.minimum(nearest, jnp.where(valid, distances, jnp.inf))
-    return indices.at[t].set(jnp.where(valid, j, size)), nearest, free.at[j].set(False)
 
 
 def _squared_distances_to(factors: _Factors, j: jax.Array) -> jax.Array:

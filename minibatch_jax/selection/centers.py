@@ -9,7 +9,7 @@ References:
 
 Method: k-center (core-set)
 Paper: 1708.00489
-Experiment: speed facility_location
+Experiment: speed facility_location, active_texts, speed strategies
 """
 
 from typing import NamedTuple
@@ -18,10 +18,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_bool, check_choice, check_count, check_shape
+from minibatch_jax._checks import check_choice, check_count, check_shape
 from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import unit_rows
+from minibatch_jax.selection._labeled_rows import (
+    distances_to,
+    distances_to_any,
+    keep_rows,
+    labeled_or_none,
+    pool_and_references,
+)
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.weights import weight_transformation
 
@@ -90,11 +97,9 @@ def k_center(
     allowed, first = exists, -_distances_to_mean(points, exists, metric)
     nearest = jnp.full(size, jnp.inf, points.dtype)
     if chosen is not None:
-        check_shape("chosen", chosen, (size,))
-        check_bool("chosen", chosen)
-        before = chosen & exists
+        before = labeled_or_none("chosen", chosen, exists)
         allowed &= ~before
-        nearest = _distances_to_any(points, before, metric)
+        nearest = distances_to_any(points, before, metric)
         first = jnp.where(jnp.any(before), nearest, first)
     nobody = jnp.full(size, -1, jnp.int32)
     nothing = Centers(jnp.zeros(k, jnp.int32), jnp.zeros(k, points.dtype), nobody, nearest[0])
@@ -153,11 +158,52 @@ def keep_centers(
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 
 
+def keep_new_centers(k: int, *, metric: str = "euclidean") -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples that, with those labeled already, leave no example far away, weights unchanged (core-set).
+
+    Signals: `features`, `reference_features` and `reference_labels`. Over the weights `[N]` of a pool, with 0 for what
+    has a label, these are the next examples to label. The references are the labeled examples, and one whose label is
+    negative is padding; without any, the first choice is the example nearest to the mean. Examples with a feature that
+    is not finite, or with a squared norm that overflows (except for "cosine"), are never kept.
+
+    Args:
+      k: how many to keep, 1 <= k <= N, static.
+      metric: "euclidean", "cosine" for the Euclidean distance between rows scaled to unit length, "l1" for the sum of
+        the absolute differences, or "linf" for the largest one.
+
+    Returns:
+      A transformation over `[N]` weights.
+
+    Raises:
+      TypeError: if k is not a static int or, in `update`, the features are not floating point.
+      ValueError: if the metric is unknown, k < 1 or, in `update`, k > N or the shapes of the signals do not match.
+
+    References:
+      Sener & Savarese, ICLR 2018 (arXiv 1708.00489).
+
+    Examples:
+      >>> tx = keep_new_centers(1)
+      >>> features = jnp.array([[0.0], [1.0], [9.0]])
+      >>> labeled = {"reference_features": jnp.array([[8.0]]), "reference_labels": jnp.array([0])}
+      >>> tx.update(jnp.ones(3), tx.init(jnp.ones(3)), features=features, **labeled)[0].tolist()
+      [1.0, 0.0, 0.0]
+    """
+    check_count("k", k)
+    check_choice("metric", metric, CENTER_METRICS)
+
+    def update(weights, state, params=None, *, features, reference_features, reference_labels, **extra_args):
+        check_count("k", k, weights.shape[0], "the number of examples")
+        rows, exists, labeled = pool_and_references(weights, features, reference_features, reference_labels)
+        return keep_rows(weights, k_center(rows, k, metric=metric, where=exists, chosen=labeled).indices), state
+
+    return weight_transformation(lambda weights: optax.EmptyState(), update)
+
+
 def _take_farthest(points, first, t, state, *, metric):
     centers, nearest, nearest_new, allowed = state
     score, j = first_max(jnp.where(allowed, jnp.where(t == 0, first, nearest), -jnp.inf))
     valid = score > -jnp.inf
-    distances = jnp.where(valid, _distances_to(points, points[j], metric), jnp.inf)
+    distances = jnp.where(valid, distances_to(points, points[j], metric), jnp.inf)
     closer = distances < nearest_new
     centers = Centers(
         centers.indices.at[t].set(jnp.where(valid, j, points.shape[0])),
@@ -168,15 +214,6 @@ def _take_farthest(points, first, t, state, *, metric):
     return centers, jnp.minimum(nearest, distances), jnp.minimum(nearest_new, distances), allowed.at[j].set(False)
 
 
-def _distances_to(points: jax.Array, center: jax.Array, metric: str) -> jax.Array:
-    """Return the distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
-    if metric == "l1":
-        return jnp.sum(jnp.abs(points - center[None]), 1)
-    if metric == "linf":
-        return jnp.max(jnp.abs(points - center[None]), 1)
-    return jnp.sqrt(jnp.sum((points - center[None]) ** 2, 1))
-
-
 def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     check_choice("metric", metric, CENTER_METRICS)
     points, exists = usable_features(features, where, metric=metric)
@@ -185,18 +222,4 @@ def _points(features: jax.Array, metric: str, where: jax.Array | None) -> tuple[
 
 def _distances_to_mean(points: jax.Array, exists: jax.Array, metric: str) -> jax.Array:
     count = jnp.maximum(jnp.sum(exists, dtype=points.dtype), 1)
-    return _distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count, metric)
-
-
-def _distances_to_any(points: jax.Array, chosen: jax.Array, metric: str) -> jax.Array:
-    """Return the distance of each row to the nearest chosen row, infinite if no row is chosen.
-
-    The chosen rows are visited one at a time, in O(N) memory.
-    """
-    order = jnp.argsort(~chosen, stable=True)
-    nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
-    return fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), bind(_visit, points, order, metric=metric), nowhere)
-
-
-def _visit(points, order, i, nearest, *, metric):
-    return jnp.minimum(nearest, _distances_to(points, points[order[i]], metric))
+    return distances_to(points, jnp.sum(jnp.where(exists[:, None], points, 0), 0) / count, metric)

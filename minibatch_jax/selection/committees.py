@@ -8,6 +8,10 @@ References:
   McCallum & Nigam, Employing EM and pool-based active learning for text classification, ICML 1998.
   Houlsby et al., Bayesian active learning for classification and preference learning, 2011 (arXiv 1112.5745).
   Gal, Islam & Ghahramani, Deep Bayesian active learning with image data, ICML 2017 (arXiv 1703.02910).
+
+Method: query by committee, BALD
+Paper: 1112.5745, 1703.02910
+Experiment: active_texts, speed strategies
 """
 
 import math

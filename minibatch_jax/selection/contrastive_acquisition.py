@@ -5,15 +5,22 @@ classes. The highest scores are to be labeled first.
 
 References:
   Margatina et al., Active learning by acquiring contrastive examples, EMNLP 2021 (arXiv 2109.03764).
+
+Method: contrastive active learning (CAL)
+Paper: 2109.03764
+Experiment: active_texts, speed strategies
 """
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from minibatch_jax._checks import check_count, check_floating, check_shape, mask_or_all
+from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
 from minibatch_jax._loops import bind, map_rows
 from minibatch_jax.geometry import finite_rows, product, unit_rows
-from minibatch_jax.weights import weight_dtype
+from minibatch_jax.selection._neighbors import known_references
+from minibatch_jax.selection.topk import topk_mask
+from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 
 def contrastive_scores(
@@ -78,6 +85,64 @@ def contrastive_scores(
     score = bind(_score, references, directions, exists, num_neighbors=num_neighbors)
     scores = map_rows(score, (candidates, unit_rows(features.astype(dtype))), block_size=block_size)
     return jnp.where(finite, scores, jnp.nan)
+
+
+def keep_by_contrast(k: int, key: jax.Array | int, *, num_neighbors: int = 10) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples predicted most unlike the labeled examples near them, weights unchanged (CAL).
+
+    Signals: `logits`, `features`, `reference_logits`, `reference_features` and `reference_labels`. Over the weights
+    `[N]` of a pool, with 0 for what has a label, these are the next examples to label. The references are the labeled
+    examples, and one whose label is negative is padding. Ties are broken at random. Examples without a finite score are
+    never kept, so without a labeled example none is.
+
+    Args:
+      k: how many to keep, 1 <= k <= N, static.
+      key: typed PRNG key or int seed, for the ties.
+      num_neighbors: how many labeled examples each example is compared with, at most M, static.
+
+    Returns:
+      A transformation over `[N]` weights with `rng_key` in its state.
+
+    Raises:
+      TypeError: if a count is not a static int, the key is no key or, in `update`, a signal has another kind of dtype.
+      ValueError: if a count is out of range or, in `update`, the shapes of the signals do not match.
+
+    References:
+      Margatina et al., EMNLP 2021 (arXiv 2109.03764).
+
+    Examples:
+      >>> tx = keep_by_contrast(1, key=0, num_neighbors=1)
+      >>> logits, features = jnp.array([[3.0, 0.0], [0.0, 3.0]]), jnp.array([[1.0, 0.1], [1.0, -0.1]])
+      >>> labeled = {"reference_logits": logits[:1], "reference_features": features[:1]}
+      >>> labeled["reference_labels"] = jnp.array([0])
+      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), logits=logits, features=features, **labeled)[0].tolist()
+      [0.0, 1.0]
+    """
+    check_count("k", k)
+    check_count("num_neighbors", num_neighbors)
+    rng_key = as_key(key)
+
+    def update(
+        weights,
+        state,
+        params=None,
+        *,
+        logits,
+        features,
+        reference_logits,
+        reference_features,
+        reference_labels,
+        **extra_args,
+    ):
+        check_shape("logits", logits, (*weights.shape, None))
+        next_key, tie_key = jax.random.split(state.rng_key)
+        known = known_references(reference_features, reference_labels)
+        options = {"num_neighbors": num_neighbors, "reference_mask": known}
+        scores = contrastive_scores(logits, features, reference_logits, reference_features, **options)
+        kept = topk_mask(scores, k, where=weights != 0, key=tie_key)
+        return jnp.where(kept, weights, 0), KeyState(next_key)
+
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
 def _score(references, directions, exists, row, *, num_neighbors):

@@ -142,7 +142,7 @@ def attention_scores(
     return AttentionScores(jnp.where(exists, scores, -jnp.inf), loss)
 
 
-def top_of_classes(
+def top_with_all_classes(
     scores: jax.Array,
     labels: jax.Array,
     k: int,
@@ -169,7 +169,7 @@ def top_of_classes(
       ValueError: if shapes do not match or a count is out of range.
 
     Examples:
-      >>> top_of_classes(jnp.array([5.0, 4.0, 3.0, 1.0]), jnp.array([0, 0, 0, 1]), 2, 2).tolist()
+      >>> top_with_all_classes(jnp.array([5.0, 4.0, 3.0, 1.0]), jnp.array([0, 0, 0, 1]), 2, 2).tolist()
       [True, False, False, True]
     """
     check_shape("scores", scores, (None,))
@@ -246,7 +246,7 @@ def keep_by_attention(
         exists = weights != 0
         made = _make_graph(graph, graph_key, features, labels, exists)
         found = attention_scores(score_key, features, labels, made, num_classes, where=exists, **options)
-        kept = top_of_classes(found.scores, labels, k, num_classes, where=exists, key=tie_key)
+        kept = top_with_all_classes(found.scores, labels, k, num_classes, where=exists, key=tie_key)
         if weighting == "own":
             return jnp.where(kept, weights, 0), KeyState(next_key)
         classes = class_numbers(labels, num_classes)

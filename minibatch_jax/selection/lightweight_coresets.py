@@ -6,6 +6,10 @@ passes over the data, and no distance between examples.
 
 References:
   Bachem, Lucic & Krause, Scalable k-means clustering via lightweight coresets, KDD 2018 (arXiv 1702.08248).
+
+Method: light-weight core-set
+Paper: 1702.08248
+Experiment: active_texts, speed strategies
 """
 
 import jax

@@ -4,13 +4,18 @@ The logits are those of independent classes, one sigmoid each. The highest score
 
 References:
   Li & Guo, Active learning with multi-label SVM classification, IJCAI 2013.
+
+Method: label cardinality inconsistency, adaptive active learning
+Experiment: speed strategies
 """
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from minibatch_jax._checks import check_choice, check_floating, check_number, check_shape
-from minibatch_jax.weights import weight_dtype
+from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax.selection.topk import topk_mask
+from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 MARGINS = ("separation", "top_two")
 SMALLEST_MARGIN = 0.01
@@ -100,6 +105,63 @@ def adaptive_inconsistency(
     inconsistency = cardinality_inconsistency(logits, mean_labels, threshold=threshold)
     uncertainty = 1 / jnp.maximum(width, SMALLEST_MARGIN)
     return (uncertainty**balance * (1 + inconsistency) ** (1 - balance)).astype(probabilities.dtype)
+
+
+def keep_inconsistent(
+    k: int,
+    mean_labels: float | jax.Array,
+    key: jax.Array | int,
+    *,
+    balance: float | jax.Array = 0.5,
+    margin: str = "separation",
+    threshold: float | jax.Array = 0.5,
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the k examples with the largest `adaptive_inconsistency`, weights unchanged. Signal: `logits` [N, C].
+
+    Over the weights `[N]` of a pool, with 0 for what has labels, these are the next examples to label. Ties are broken
+    at random. Examples with a logit that is NaN are never kept. If fewer than k examples have a weight, all of them are
+    kept.
+
+    Args:
+      k: how many to keep, 1 <= k <= N, static.
+      mean_labels: mean number of classes of a labeled example, at least 0.
+      key: typed PRNG key or int seed, for the ties.
+      balance: 1 for the uncertainty alone, 0 for the inconsistency alone, in [0, 1].
+      margin: "separation" of predicted and other classes, or "top_two" for the two largest probabilities.
+      threshold: probability above which a class is predicted, in [0, 1].
+
+    Returns:
+      A transformation over `[N]` weights with `rng_key` in its state.
+
+    Raises:
+      TypeError: if k is not a static int, an argument is no number, the key is no key or, in `update`, the logits are
+        not floating point.
+      ValueError: if a number is out of range, the margin is unknown or, in `update`, k > N or the logits are not
+        `[N, C]`.
+
+    References:
+      Li & Guo, IJCAI 2013.
+
+    Examples:
+      >>> tx = keep_inconsistent(1, 1.0, key=0)
+      >>> logits = jnp.array([[4.0, 4.0, -4.0], [0.1, -0.1, -4.0]])
+      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), logits=logits)[0].tolist()
+      [0.0, 1.0]
+    """
+    check_count("k", k)
+    check_number("mean_labels", mean_labels, 0)
+    check_number("balance", balance, 0, 1)
+    check_choice("margin", margin, MARGINS)
+    check_number("threshold", threshold, 0, 1)
+    rng_key = as_key(key)
+
+    def update(weights, state, params=None, *, logits, **extra_args):
+        check_shape("logits", logits, (*weights.shape, None))
+        next_key, tie_key = jax.random.split(state.rng_key)
+        scores = adaptive_inconsistency(logits, mean_labels, balance=balance, margin=margin, threshold=threshold)
+        return jnp.where(topk_mask(scores, k, where=weights != 0, key=tie_key), weights, 0), KeyState(next_key)
+
+    return weight_transformation(lambda weights: KeyState(rng_key), update)
 
 
 def _probabilities(logits: jax.Array, mean_labels: float | jax.Array, threshold: float | jax.Array) -> jax.Array:

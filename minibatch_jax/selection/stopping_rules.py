@@ -13,6 +13,10 @@ References:
   Altschuler & Bloodgood, Stopping active learning based on predicted change of F measure for text classification, ICSC
   2019 (arXiv 1901.09118).
   Zhu, Wang & Hovy, Multi-criteria-based strategy to stop active learning for data annotation, COLING 2008.
+
+Method: stopping rules of active learning
+Paper: 1901.09118
+Experiment: active_texts
 """
 
 import functools

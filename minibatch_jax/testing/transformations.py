@@ -169,7 +169,7 @@ def _replace(
     def overwrite(name, value):
         value = np.array(value)
         new = fill if np.issubdtype(value.dtype, np.floating) else value.flat[0]
-        if SIGNALS.get(name) == SIGNALS["reference_labels"]:
+        if weights.ndim == 2 and SIGNALS.get(name) == SIGNALS["reference_labels"]:
             value[columns] = new
         elif name not in REPLICATED or (name in OF_DOMAINS and len(value) == len(weights)):
             value[rows] = new

@@ -1,205 +1,205 @@
-"""Rows to label next from a pool on disk are those of the functions on arrays."""
+"""The loop of labeling against one written out, killed at every operation, and with oracles that answer badly."""
+
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from minibatch_jax import selection
-from minibatch_jax.pool import _badge, _rounds, select_from_pool
-from minibatch_jax.selection.lightweight_coresets import lightweight_probabilities
-from minibatch_jax.selection.uncertainty import SCORES
-from tests.pool.open_test import write_lists
-from tests.pool.select_test import D, K, Killed, KilledAfter, N, assert_same, clusters, finite, nearest_counts
+from minibatch_jax.pool import label_in_rounds
+from minibatch_jax.selection import keep_random, keep_uncertain, stop_after, stop_by_changes
 
-X = clusters()
-RNG = np.random.default_rng(3)
-LOGITS = (3 * RNG.normal(size=(N, 4))).astype(np.float32)
-LOGITS[9, 2], LOGITS[40, 0] = np.nan, np.inf
-LOGITS[50, 1] = -np.inf
-LABELED = np.array([266, 17, 5, 155, 17, N])  # with a repeated row, one that is not finite, and one past the end
-MASK = np.isin(np.arange(N), LABELED)
-badge_of_array = jax.jit(
-    lambda logits, features, where, seed: selection.badge_indices(
-        jax.random.key(seed), logits, features, K, where=where
-    )
-)
+N, C = 40, 3
+X = np.random.default_rng(0).normal(size=(N, 2)).astype(np.float32)
+TRUTH = np.argmax(X @ np.array([[1.0, 0, -1], [0, 1, -1]]), axis=1)
+CHAIN = optax.chain(keep_random(20, key=5), keep_uncertain(3, key=0))
+MASKED = optax.GradientTransformationExtraArgs(jax.jit(CHAIN.init), jax.jit(CHAIN.update))
+OPTIONS = {"num_classes": C, "num_rounds": 4, "num_first": 6, "seed": 2, "progress": False}
 
 
-def select(pool, method, **options):
-    return select_from_pool(pool, K, method=method, **{"block_size": 64, "progress": False} | options)
+class Killed(BaseException):
+    pass
 
 
-@pytest.mark.parametrize(("candidates", "draws"), [(1, 128), (2, 3), (64, 128)])
-def test_badge_draws_those_of_the_array(candidates, draws, monkeypatch, tmp_path):
-    """Also where few bounds are known, so that most draws wait for a pass."""
-    monkeypatch.setattr(_badge, "CANDIDATES", candidates)
-    monkeypatch.setattr(_badge, "ROUND", draws)
-    np.save(tmp_path / "logits.npy", LOGITS)
-    write_lists(tmp_path / "x.parquet", X)
-    for seed, labeled in ((0, None), (1, LABELED), (2, MASK)):
-        drawn = select(tmp_path / "x.parquet", "badge", logits=tmp_path / "logits.npy", seed=seed, chosen=labeled)
-        expected = badge_of_array(LOGITS, X, ~MASK if labeled is not None else np.ones(N, bool), seed)
-        assert drawn.indices.tolist() == expected.tolist() and drawn.weights.tolist() == [1] * K
-        assert (
-            drawn.report.no_softmax.tolist() == [2] and drawn.report.not_finite.tolist() == [2] and drawn.dropped == 4
-        )
-        assert "2 of logits without a softmax" in str(drawn.report)
-        outer = np.asarray(jax.nn.softmax(LOGITS, axis=1), np.float64)
-        outer[np.arange(N), np.argmax(outer, 1)] -= 1
-        gradients = (outer[:, :, None] * X[:, None]).reshape(N, -1)
-        apart = [
-            np.sqrt(((gradients[drawn.indices[:t]] - gradients[i]) ** 2).sum(1).min())
-            for t, i in enumerate(drawn.indices)
-            if t
-        ]
-        np.testing.assert_allclose(drawn.values, [np.inf, *apart], rtol=1e-3)
-        free = finite(gradients) & ~(MASK if labeled is not None else np.zeros(N, bool))
-        squares = ((gradients[free][:, None] - gradients[None, drawn.indices]) ** 2).sum(2).min(1)
-        np.testing.assert_allclose(drawn.cost, squares.mean(), rtol=1e-4)
+def signals(labels, number):
+    """Logits by the nearest mean of a class."""
+    means = np.stack([X[labels == c].mean(0) if np.any(labels == c) else np.full(2, 9.0) for c in range(C)])
+    return {"logits": jnp.asarray(-np.sum((X[:, None] - means) ** 2, axis=2), jnp.float32)}
 
 
-@pytest.mark.parametrize("case", ["sure of all", "few", "none but labeled"])
-def test_badge_where_no_gradient_is_left(case):
-    """Draws are uniform where all distances are 0, and stop where no row is left."""
-    logits, x, labeled = LOGITS.copy(), X.copy(), np.zeros(N, bool)
-    if case == "sure of all":
-        logits[:, 0] = 200
-        logits[[30, 31, 32], 0] = 0  # the draws of three rows, then none is left but of gradient 0
-    else:
-        labeled[7 if case == "few" else 0 :] = finite(X)[7 if case == "few" else 0 :]
-    expected = badge_of_array(logits, x, ~labeled, 0)
-    drawn = select(x, "badge", logits=logits, chosen=labeled)
-    assert drawn.indices.tolist() == expected.tolist() and np.isfinite(drawn.cost)
-    assert drawn.weights.tolist() == (drawn.indices < N).tolist()
+def answers(rows):
+    return TRUTH[rows]
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("labeled", [LABELED, [5, 170], np.zeros(N, bool)], ids=["some", "not finite", "none"])
-def test_a_core_set_starts_from_labeled_rows(metric, labeled):
-    mask = labeled if isinstance(labeled, np.ndarray) and labeled.dtype == bool else np.isin(np.arange(N), labeled)
-    found = select(X, "k_center", metric=metric, chosen=labeled)
-    exact = jax.jit(lambda x, c: selection.k_center(x, K, metric=metric, chosen=c))(jnp.asarray(X), mask)
-    assert found.indices.tolist() == exact.indices.tolist()
-    np.testing.assert_allclose(found.values, exact.radii, rtol=1e-4)
-    np.testing.assert_allclose(found.cost, exact.radius, rtol=1e-4)
-    np.testing.assert_array_equal(found.weights, np.bincount(exact.owners[finite(X)], minlength=K))
+def label(fit=signals, ask=answers, strategy=MASKED, size=N, **options):
+    return label_in_rounds(fit, strategy, ask, size, **(OPTIONS | options))
 
 
-def test_a_core_set_of_labeled_rows_alone_chooses_none():
-    found = select(X, "k_center", chosen=finite(X))
-    assert found.indices.tolist() == [N] * K and found.cost == 0 and found.weights.sum() == 0
-    found = select(X, "k_center", chosen=np.arange(3, N))
-    assert sorted(found.indices.tolist()) == [0, 1, 2] + [N] * (K - 3)
-    np.testing.assert_array_equal(np.sort(found.weights)[-3:].sum(), finite(X).sum())
-    _, squares = nearest_counts(X, np.append(np.flatnonzero(finite(X))[3:], found.indices[:3]))
-    assert found.cost == squares.max() == 0
+def test_rounds_are_those_of_a_loop():
+    """6 rows at random; then, of 20 random ones without a label, the 3 with the smallest margins, by numpy."""
+    found = label()
+    labels, rounds = np.full(N, -1), np.full(N, -1)
+    first = np.random.default_rng(2).choice(N, 6, replace=False)
+    labels[first], rounds[first] = TRUTH[first], 0
+    random = keep_random(20, key=5)
+    state = random.init(jnp.ones(N))
+    for number in range(1, 5):
+        logits = np.asarray(signals(labels, number)["logits"], float)
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        two = np.sort(p / p.sum(1, keepdims=True), axis=1)[:, -2:]
+        weights, state = random.update(jnp.asarray(labels < 0, jnp.float32), state)
+        best = sorted(np.flatnonzero(weights), key=lambda i: two[i, 1] - two[i, 0])[:3]
+        labels[best], rounds[best] = TRUTH[best], number
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.rounds, rounds)
+    assert not found.stopped
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_uncertain_rows_are_those_of_the_array(score):
-    logits = LOGITS.copy()
-    logits[60:80] = 0  # ties, of which some are chosen
-    for labeled in (None, LABELED):
-        where = None if labeled is None else jnp.asarray(~MASK)
-        kept = selection.topk_mask(SCORES[score](jnp.asarray(logits)), K, where=where, key=4)
-        found = select(logits, "uncertain", score=score, seed=4, chosen=labeled)
-        assert set(found.indices.tolist()) == set(np.flatnonzero(kept).tolist())
-        np.testing.assert_allclose(found.values, SCORES[score](jnp.asarray(logits))[found.indices], rtol=1e-5)
-        assert np.all(np.diff(found.values) <= 0) and found.cost == found.values[-1]
-        assert found.dropped == 2 and found.weights.tolist() == [1] * K
-    few = select(logits, "uncertain", score=score, chosen=np.arange(3, N))
-    assert sorted(few.indices.tolist()) == [0, 1, 2] + [N] * (K - 3) and few.weights.sum() == 3
+class Kill:
+    """Call a function and die before or after its n-th call, counted over all functions that share the counter."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def around(self, function):
+        def called(*args, **kwargs):
+            self.tick()
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return called
+
+    def tick(self):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
 
 
-@pytest.mark.parametrize("labeled", [None, LABELED], ids=["all", "unlabeled"])
-def test_a_light_weight_core_set_has_the_chances_of_the_array(labeled):
-    counts = np.ones(N) if labeled is None else (~MASK).astype(float)
-    chances = lightweight_probabilities(jnp.asarray(X), item_weights=jnp.asarray(counts, jnp.float32))
-    own = select(X, "lightweight_coreset", weighting="own", seed=7, chosen=labeled)
-    scores = jnp.log(chances) + jax.random.gumbel(jax.random.key(7), (N,))
-    assert own.indices.tolist() == jnp.argsort(-scores)[:K].tolist() and own.weights.tolist() == [1] * K
-    np.testing.assert_allclose(own.values, chances[own.indices], rtol=1e-4)
-    total, expected = np.zeros(N), np.asarray(chances, np.float64)
-    for seed in range(40):
-        found = select(X, "lightweight_coreset", seed=seed, chosen=labeled)
-        kept = found.indices < N
-        np.testing.assert_allclose(found.values[kept], expected[found.indices[kept]], rtol=1e-4)
-        times = found.weights[kept] * K * found.values[kept]
-        np.testing.assert_allclose(times, np.round(times), rtol=1e-4)
-        assert times.sum() == pytest.approx(K, rel=1e-4) and np.all(np.diff(found.indices) >= 0)
-        assert found.weights[~kept].sum() == 0
-        np.add.at(total, found.indices[kept], times)
-    draws, parts = 40 * K, np.array_split(np.argsort(expected), 6)
-    seen, wanted = (np.array([values[part].sum() for part in parts]) for values in (total, draws * expected))
-    assert np.sum((seen - wanted) ** 2 / wanted) < 20  # chi-squared of 5 degrees of freedom: 20.5 at one in a thousand
-    spread = ((X[counts * finite(X) > 0] - X[counts * finite(X) > 0].mean(0)) ** 2).sum(1).mean()
-    np.testing.assert_allclose(own.cost, spread, rtol=1e-4)
+def test_killed_at_any_moment_it_goes_on_to_the_same_labels(tmp_path):
+    """Each operation on disk and each callback, before and after; answers that are saved are not asked for again."""
+    asked_of_all = []
+    expected = label(ask=lambda rows: asked_of_all.append(tuple(rows)) or TRUTH[rows], num_rounds=2)
+    moment, finished = 0, False
+    while not finished:
+        moment += 1
+        kill, folder, asked = Kill(moment), tmp_path / str(moment), []
+
+        def answered(rows, asked=asked):
+            asked.append(tuple(rows))
+            return TRUTH[rows]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", kill.around(os.replace))
+            patch.setattr(np, "savez", kill.around(np.savez))
+            patch.setattr(Path, "unlink", kill.around(Path.unlink))
+            try:
+                label(kill.around(signals), kill.around(answered), num_rounds=2, state_folder=folder)
+                finished = True
+            except Killed:
+                pass
+        found = label(ask=answered, num_rounds=2, state_folder=folder)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.rounds, expected.rounds)
+        assert list(dict.fromkeys(asked)) == asked_of_all and len(asked) <= len(asked_of_all) + 1
+    assert moment > 30
 
 
-def test_a_light_weight_core_set_of_equal_rows_and_of_no_row():
-    same = select(np.ones((N, D), np.float32), "lightweight_coreset")
-    np.testing.assert_allclose(same.values[same.indices < N], 1 / N, rtol=1e-5)
-    for weighting in ("own", "unbiased"):
-        none = select(X, "lightweight_coreset", chosen=finite(X), weighting=weighting)
-        assert none.indices.tolist() == [N] * K and none.weights.sum() == 0 and none.cost == 0
+def test_rows_that_were_chosen_are_asked_for_again_without_a_training(tmp_path):
+    trained, seen = [], []
+
+    def leaves(rows):
+        seen.append(rows)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return TRUTH[rows]
+
+    def counted(labels, number):
+        trained.append(number)
+        return signals(labels, number)
+
+    with pytest.raises(KeyboardInterrupt):
+        label(counted, leaves, state_folder=tmp_path)
+    found = label(counted, leaves, state_folder=tmp_path)
+    assert trained == [1, 2, 3, 4] and len(seen) == 6
+    np.testing.assert_array_equal(seen[2], seen[3])
+    np.testing.assert_array_equal(found.rounds, label().rounds)
 
 
-RESUMED = {
-    "badge": {"logits": LOGITS, "chosen": LABELED},
-    "k_center": {"chosen": LABELED},
-    "lightweight_coreset": {"chosen": MASK},
-}
+def test_a_finished_call_returns_at_once_and_goes_on_with_more_rounds(tmp_path):
+    def nobody(*_):
+        raise AssertionError("asked again")
+
+    first = label(num_rounds=2, state_folder=tmp_path)
+    again = label(nobody, nobody, num_rounds=2, state_folder=tmp_path)
+    np.testing.assert_array_equal(first.rounds, again.rounds)
+    np.testing.assert_array_equal(label(state_folder=tmp_path).rounds, label().rounds)
+    with pytest.raises(ValueError, match=r"holds another call, .*'seed': \(2, 3\)"):
+        label(seed=3, state_folder=tmp_path)
+    with pytest.raises(ValueError, match="holds another call, .*digest of the labels"):
+        label(labels=np.where(np.arange(N) == 3, 1, -1), state_folder=tmp_path)
 
 
-@pytest.mark.parametrize("method", RESUMED)
-def test_a_killed_call_goes_on_and_another_call_is_refused(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(_badge, "ROUND", 4)
-    expected = select(X, method, **RESUMED[method])
-    for rounds in (1, 2):
-        with monkeypatch.context() as patch:
-            patch.setattr(_rounds, "_save", KilledAfter(rounds))
-            if method == "badge" or rounds == 1:
-                with pytest.raises(Killed):
-                    select(X, method, state_folder=tmp_path / str(rounds), **RESUMED[method])
-        assert_same(select(X, method, state_folder=tmp_path / str(rounds), **RESUMED[method]), expected)
-    with pytest.raises(ValueError, match=r"holds another call, .*'chosen'"):
-        select(X, method, state_folder=tmp_path / "1", **RESUMED[method] | {"chosen": [1]})
-    if method == "badge":
-        other = LOGITS.copy()
-        other[77, 0] += 1
-        with pytest.raises(ValueError, match=r"holds another call, .*digest of the pool"):
-            select(X, method, state_folder=tmp_path / "1", logits=other, chosen=LABELED)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_stopping_rule_ends_the_rounds_also_after_a_kill(killed, tmp_path):
+    if killed:
+        with pytest.raises(Killed):
+            label(Kill(3).around(signals), stop=stop_after(3), state_folder=tmp_path)
+    found = label(stop=stop_after(3), state_folder=tmp_path)
+    assert found.stopped and found.rounds.max() == 2
+    assert not label(stop=stop_by_changes(threshold=0.0), num_rounds=1).stopped
 
 
+def test_labels_that_are_known_start_the_rounds_without_random_rows():
+    known = np.where(np.arange(N) < 9, TRUTH, -1)
+    found = label(labels=known, num_first=0, num_rounds=1)
+    assert np.all(found.rounds[:9] == 0) and np.sum(found.rounds == 1) == 3 and np.sum(found.rounds < 0) == N - 12
+
+
+SAME = np.where(np.arange(N) < 5, 1, -1)
 BAD = {
-    "no logits": ({"method": "badge"}, ValueError, r"logits is None, wanted \[N, C\], .* for the method 'badge'"),
-    "rows of logits": (
-        {"method": "badge", "logits": LOGITS[1:]},
-        ValueError,
-        r"logits of shape \[299, 4\] has 299 rows, wanted 300 as pool of shape \[300, 6\]",
+    "no row left": (lambda: label(num_first=N - 4), r"labels has a class for all 40 rows before round 3 of 4"),
+    "one class": (
+        lambda: label(labels=SAME, num_first=0),
+        r"labels has the class 1 alone \(5 rows\) before round 1, wanted two classes",
     ),
-    "dtype of logits": ({"method": "badge", "logits": np.ones((N, 2), int)}, TypeError, "logits has dtype int64"),
-    "score": ({"method": "uncertain", "score": "bald"}, ValueError, "score is 'bald', wanted one of 'margin'"),
-    "one class": ({"method": "uncertain", "pool": X[:, :1]}, ValueError, "wanted at least 2 classes"),
-    "weighting": ({"method": "lightweight_coreset", "weighting": "some"}, ValueError, "weighting is 'some'"),
-    "seed": ({"method": "badge", "logits": LOGITS, "seed": -1}, ValueError, "seed is -1"),
-    "chosen of the method": ({"chosen": [1]}, ValueError, "chosen is given, but method 'facility_location' takes met"),
-    "mask": ({"method": "k_center", "chosen": np.ones(7, bool)}, ValueError, r"chosen has shape \[7\], wanted \[300\]"),
-    "all": ({"method": "k_center", "chosen": np.ones(N, bool)}, ValueError, "chosen holds all 300 rows of pool of sh"),
-    "row numbers": ({"method": "k_center", "chosen": [1, 301]}, ValueError, "chosen holds 1 to 301, wanted row numb"),
-    "fractions": ({"method": "k_center", "chosen": [0.5]}, TypeError, "chosen has dtype float64 and shape"),
-    "k": ({"method": "uncertain", "k": N + 1}, ValueError, "k is 301, wanted at most 300"),
+    "one class to know": (lambda: label(num_classes=1), "num_classes is 1, wanted at least 2"),
+    "too few answers": (
+        lambda: label(ask=lambda rows: TRUTH[rows][1:]),
+        r"ask returned labels of shape \[5\], wanted \[6\]",
+    ),
+    "an answer out of range": (
+        lambda: label(ask=lambda rows: rows * 0 + 3),
+        r"ask returned the label 3 for row \d+, wanted one in \[0, 3\)",
+    ),
+    "a known label out of range": (
+        lambda: label(labels=np.arange(N)),
+        r"labels has the class 3 for row 3, wanted classes in \[0, 3\)",
+    ),
+    "scores that are not finite": (
+        lambda: label(lambda labels, number: {"logits": jnp.full((N, C), jnp.nan)}),
+        "strategy kept none of the 34 rows without a label in round 1",
+    ),
+    "no logits for the rule": (
+        lambda: label(lambda labels, number: {}, stop=stop_after(1)),
+        r"fit returned the signals \[\], wanted logits among them",
+    ),
 }
 
 
-@pytest.mark.parametrize(("changes", "error", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_named(changes, error, message):
-    arguments = {"pool": X, "k": K, "progress": False} | changes
-    with pytest.raises(error, match=message):
-        select_from_pool(arguments.pop("pool"), arguments.pop("k"), **arguments)
+@pytest.mark.parametrize("call,message", BAD.values(), ids=BAD)
+def test_what_cannot_be_labeled_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
-def test_a_pool_without_a_softmax_is_refused():
-    with pytest.raises(ValueError, match="has no row of 300 that is finite in float32 \(2 not finite, 298 of logits w"):
-        select(X, "badge", logits=np.full((N, 2), np.nan, np.float32))
+def test_other_types_are_named():
+    with pytest.raises(TypeError, match="ask returned labels of dtype float64, wanted integers"):
+        label(ask=lambda rows: TRUTH[rows] + 0.5)
+    with pytest.raises(TypeError, match="fit returned a list, wanted a dict of signals"):
+        label(lambda labels, number: [1])
+    with pytest.raises(TypeError, match="transformation is keep_random, wanted what a factory returns"):
+        label(strategy=keep_random)

@@ -301,6 +301,11 @@ BAD = {
     "no match": (lambda f: open_pool(str(f / "z*.npy")), FileNotFoundError, "pool: no file matches '.*z"),
     "empty folder": (lambda f: open_pool(f / "empty"), ValueError, r"folder '.*empty' has no file of \.npy, \.parquet"),
     "mixed folder": (lambda f: open_pool(f), ValueError, r"has files of \.npy, \.parquet, wanted one kind"),
+    "incomplete": (
+        lambda f: open_pool(f / "numbered"),
+        FileNotFoundError,
+        "rows-00000-of-00003.npy' is one of 3 shards, but number 1 is missing. Bring it back, or give a list",
+    ),
     "width": (
         lambda f: open_pool([f / "a.npy", f / "wide.npy"]),
         ValueError,
@@ -366,6 +371,9 @@ BAD = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     (folder / "empty").mkdir()
+    (folder / "numbered").mkdir()
+    for number in (0, 2):
+        np.save(folder / "numbered" / f"rows-0000{number}-of-00003.npy", np.ones((3, 2), np.float32))
     np.save(folder / "a.npy", np.ones((3, 2), np.float32))
     np.save(folder / "wide.npy", np.ones((3, 3), np.float32))
     np.save(folder / "none.npy", np.ones((0, 2), np.float32))

@@ -13,6 +13,7 @@ CASES = {
     "keep_centers": Case(
         lambda: selection.keep_centers(4), draws.features, draws.uneven, lowers_mass=False, tolerance=1e-6
     ),
+    "keep_new_centers": Case(lambda: selection.keep_new_centers(4), draws.near_references),
 }
 
 
@@ -135,3 +136,14 @@ def test_other_metrics_against_farthest_first_by_hand(metric):
         assert found.indices.tolist() == order
         np.testing.assert_array_equal(found.owners, apart.argmin(1))
         np.testing.assert_allclose(found.radius, apart.min(1).max(), rtol=1e-5)
+
+
+def test_new_centers_of_a_pool_are_far_from_the_labeled():
+    x, labels = clusters(3), jnp.array([2, -1, 0])
+    pool = jnp.ones(N - 3).at[5].set(0)
+    tx = selection.keep_new_centers(K)
+    references = {"reference_features": jnp.asarray(x[-3:]), "reference_labels": labels}
+    kept = tx.update(pool, tx.init(pool), features=jnp.asarray(x[:-3]), **references)[0]
+    rows = np.array([i for i in range(N) if i not in (5, N - 2)])  # the last two are the labeled ones
+    indices = farthest_first(x[rows], K, (N - 4, N - 3))[0]
+    np.testing.assert_array_equal(np.flatnonzero(kept), sorted(rows[indices]))

@@ -4,7 +4,17 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from minibatch_jax import selection
 from minibatch_jax.selection import contrastive_scores
+from tests.case import Case
+from tests.selection import draws
+
+CASES = {
+    "keep_by_contrast": Case(
+        lambda: selection.keep_by_contrast(5, key=0, num_neighbors=2), draws.contrasted, tolerance=1e-5
+    ),
+}
+
 
 RNG = np.random.default_rng(0)
 N, M, K = 17, 9, 3
@@ -53,6 +63,15 @@ def test_examples_without_a_score():
     expected[[1, 3]], expected[5] = np.nan, np.inf
     np.testing.assert_allclose(scores(logits, features), expected, rtol=1e-6)
     assert np.all(np.isnan(scores(mask=np.zeros(M, bool))))
+
+
+def test_a_pool_keeps_the_highest_scores():
+    pool, labels = jnp.ones(N).at[4].set(0), jnp.where(jnp.arange(M) < 6, 1, -1)
+    tx = selection.keep_by_contrast(5, key=0, num_neighbors=K)
+    signals = {"reference_logits": REFERENCE_LOGITS, "reference_features": REFERENCES, "reference_labels": labels}
+    kept = tx.update(pool, tx.init(pool), logits=LOGITS, features=FEATURES, **signals)[0]
+    best = np.argsort(np.where(np.arange(N) == 4, np.inf, -loop(np.arange(M) < 6)))[:5]
+    assert sorted(np.flatnonzero(kept)) == sorted(best)
 
 
 def test_bad_input_is_named():

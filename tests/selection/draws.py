@@ -63,3 +63,12 @@ def committee(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def predicted_features(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return predicted(rng) | features(rng)
+
+
+def near_references(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    references = {"reference_features": rng.normal(size=(5, 3)).astype(np.float32)}
+    return features(rng) | references | {"reference_labels": np.array([0, 1, -1, 2, 0], np.int32)}
+
+
+def contrasted(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return near_references(rng) | predicted(rng) | {"reference_logits": rng.normal(size=(5, 3)).astype(np.float32)}

@@ -66,11 +66,25 @@ def embeddings(c):
 
 
 UNIT = np.eye(3)
+
+
+def layer_logits(kernel, x):
+    return (x.astype(jnp.float32) @ kernel.astype(jnp.float32)).astype(jnp.float32)
+
+
+def word_logits(vectors, words):
+    return jnp.sum(vectors.astype(jnp.float32) ** 2, axis=0)
+
+
 COMMITTEE = grid(9, 24, 5, 3, low=-2)
 
 FUNCTIONS = {
     "adam_features": lambda c: selection.adam_features(c(POINTS), c(POINTS[0]), c(POINTS[1] ** 2), jnp.array(5000)),
     "adaptive_inconsistency": lambda c: selection.adaptive_inconsistency(c(LOGITS), 1.5),
+    "anchor_indices": lambda c: selection.anchor_indices(
+        0, c(FEATURES), jnp.asarray(LABELS[:24]), num_classes=4, num_anchors=3
+    ),
+    "anchor_scores": lambda c: selection.anchor_scores(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "assign_rows": lambda c: selection.assign_rows(c(FEATURES), c(POINTS[:5])),
     "attention_layer": lambda c: graph_attention.attention_layer(
         graph_attention.init_layer(0, 3, 2, 2), c(FEATURES).astype(jnp.float32), graph(c)
@@ -79,6 +93,7 @@ FUNCTIONS = {
         0, c(FEATURES), jnp.asarray(LABELS[:24]), graph(c), 4, num_steps=2, num_heads=1, head_width=2
     ),
     "badge_indices": lambda c: selection.badge_indices(0, c(LOGITS), c(POINTS), 5),
+    "batch_bald_indices": lambda c: selection.batch_bald_indices(0, c(COMMITTEE), 4, num_samples=16),
     "batch_gradients": lambda c: list_decodable.batch_gradients(c(SAMPLES), c(TARGETS), c(np.ones(2)), 1.0),
     "best_of_list": lambda c: list_decodable.best_of_list(
         list_decodable.RegressionList(c(FEATURES), c(FEATURES[:, 0]), jnp.ones(24, bool), c(FEATURES)),
@@ -88,6 +103,20 @@ FUNCTIONS = {
     "calibrated_gradient": lambda c: selection.calibrated_gradient(c(LOSSES)),
     "cardinality_inconsistency": lambda c: selection.cardinality_inconsistency(c(LOGITS), 1.5),
     "clipped_ratios": lambda c: selection.clipped_ratios(c(LOSSES - 1), c(MASS - 1), 0.3),
+    "category_inconsistency": lambda c: selection.category_inconsistency(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
+    "class_probabilities": lambda c: uncertainty.class_probabilities(c(LOGITS)),
+    "cvirs_scores": lambda c: selection.cvirs_scores(c(LOGITS), jnp.asarray(LOGITS[:9] > 0)),
+    "discriminative_indices": lambda c: selection.discriminative_indices(
+        0, c(FEATURES), 4, jnp.arange(24) < 6, num_rounds=2, num_steps=3
+    ),
+    "expected_layer_gradient_length": lambda c: selection.expected_layer_gradient_length(
+        layer_logits, c(POINTS[:3, :2]), c(POINTS)
+    ),
+    "expected_word_gradient_length": lambda c: selection.expected_word_gradient_length(
+        word_logits, c(POINTS[:9, :2]), jnp.arange(60).reshape(20, 3) % 9
+    ),
+    "log_probabilities": lambda c: selection.log_probabilities(c(np.array([[0.25, 0.75], [0.5, 0.5]]))),
+    "uncertainty_ranks": lambda c: selection.uncertainty_ranks(c(LOGITS)),
     "consensus_divergence": lambda c: selection.consensus_divergence(c(COMMITTEE)),
     "contrastive_scores": lambda c: selection.contrastive_scores(
         c(LOGITS[:40]), c(POINTS[:40]), c(LOGITS[40:60]), c(POINTS[40:60])
@@ -116,6 +145,9 @@ FUNCTIONS = {
         0, embeddings(c), embeddings(c), 4, 2
     ),
     "k_center": lambda c: selection.k_center(c(FEATURES), 4),
+    "k_means_clusters": lambda c: selection.k_means_clusters(0, c(FEATURES), 4),
+    "k_means_indices": lambda c: selection.k_means_indices(0, c(FEATURES), 4),
+    "kept_rows": lambda c: selection.kept_rows(c(LOSSES), 30),
     "kdpp_inclusion": lambda c: selection.kdpp_inclusion(c(KERNEL), 4),
     "kdpp_indices": lambda c: selection.kdpp_indices(jax.random.key(0), c(KERNEL), 4),
     "largest_features_by_domain": lambda c: colm.largest_features_by_domain(c(POINTS), GROUPS, 3, 2),
@@ -136,12 +168,17 @@ FUNCTIONS = {
     "multilevel_hash_graph": lambda c: selection.multilevel_hash_graph(0, c(POINTS), 3),
     "multiview_hash_graph": lambda c: selection.multiview_hash_graph(0, c(POINTS), 3),
     "nearest_in_turn": lambda c: selection.nearest_in_turn(c(POINTS), c(FEATURES.reshape(6, 4, 3)), 20),
+    "near_labeled_mask": lambda c: selection.near_labeled_mask(c(POINTS), c(FEATURES[:5]), num_neighbors=20),
     "needs_reselection": lambda c: selection.needs_reselection(model(c), c(MASS[:8]), c(LOSSES)[9]),
     "negative_margin": lambda c: selection.negative_margin(c(LOGITS)),
     "partitioned_medoids": lambda c: selection.partitioned_medoids(c(FEATURES), 3, 2),
     "power_inclusion": lambda c: selection.power_inclusion(c(MASS), 0.3, 1.5),
     "predicted_loss": lambda c: crest.predicted_loss(model(c), c(MASS[:8])),
     "prediction_entropy": lambda c: selection.prediction_entropy(c(LOGITS)),
+    "prob_cover_indices": lambda c: selection.prob_cover_indices(0, c(FEATURES), 4, 0.5),
+    "largest_pure_radius": lambda c: selection.largest_pure_radius(c(FEATURES), jnp.arange(24) % 3),
+    "typi_clust_indices": lambda c: selection.typi_clust_indices(0, c(FEATURES), 4, 3),
+    "typical_indices": lambda c: selection.typical_indices(c(FEATURES), jnp.arange(24) % 3, 4, 3),
     "quadratic_model": lambda c: averages(selection.quadratic_model(c(LOSSES[:8]), c(LOSSES)[0])),
     "received": lambda c: graph_attention.received(graph(c), graph(c).weights.astype(jnp.float32)[:, :, None]),
     "reducible_loss": lambda c: selection.reducible_loss(c(LOSSES), c(MASS)),
@@ -160,8 +197,9 @@ FUNCTIONS = {
     "stop_by_uncertainty": lambda c: two_checks(selection.stop_by_uncertainty(), c(LOGITS), c(LOGITS[::-1])),
     "surrogate_uncertainty": lambda c: power_sampling.surrogate_uncertainty(c(LOGITS)),
     "standardized": lambda c: instance_graphs.standardized(c(POINTS)),
+    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), jnp.array([3, 0, 2, 90])),
     "top_direction": lambda c: list_decodable.top_direction(c(POINTS), c(MASS)),
-    "top_of_classes": lambda c: selection.top_of_classes(c(LOSSES), jnp.asarray(LABELS), 30, 4),
+    "top_with_all_classes": lambda c: selection.top_with_all_classes(c(LOSSES), jnp.asarray(LABELS), 30, 4),
     "topk_mask": lambda c: selection.topk_mask(c(LOSSES), 30),
     "transport_scores": lambda c: selection.transport_scores(c(SQUARE), weights=c(MASS[:24]), max_iterations=20),
     "transport_scores_in_blocks": lambda c: selection.transport_scores_in_blocks(
@@ -193,9 +231,9 @@ FUNCTIONS = {
     ),
 }
 OF_INTEGERS = {
-    *("cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets", "f_score_change"),
-    *("estimated_jaccard", "first_of_chains", "lsh_bands", "minhash_signatures", "near_duplicates"),
-    *("ngram_overlap", "ngram_set", "quota_mask"),
+    *("add_labels", "class_targets", "cohen_kappa", "concept_balanced_indices", "concept_targets", "domain_budgets"),
+    *("estimated_jaccard", "f_score_change", "first_of_chains", "lsh_bands", "minhash_signatures", "near_duplicates"),
+    *("ngram_overlap", "ngram_set", "quota_mask", "start_labeling", "unlabeled_weights"),
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
 OF_NO_ARRAY = {"init_layer"}

@@ -132,7 +132,7 @@ def test_each_class_leads_once_and_the_rest_is_the_top():
     scores[labels == 2] -= 10
     scores[[3, 9]] = np.nan
     for k in (2, 4, 9):
-        kept = np.asarray(selection.top_of_classes(jnp.asarray(scores), jnp.asarray(labels), k, 4))
+        kept = np.asarray(selection.top_with_all_classes(jnp.asarray(scores), jnp.asarray(labels), k, 4))
         order = [i for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])]
         leaders = [next(i for i in order if labels[i] == c) for c in range(4)]
         leaders = sorted(leaders, key=order.index)[:k]
@@ -162,6 +162,6 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="weighting is 'mean'"):
         selection.keep_by_attention(2, 2, 0, weighting="mean")
     with pytest.raises(ValueError, match=r"k is 7, wanted at most 6 \(the number of rows\)"):
-        selection.top_of_classes(rows[:, 0], labels, 7, 2)
+        selection.top_with_all_classes(rows[:, 0], labels, 7, 2)
     with pytest.raises(TypeError, match="num_classes is 2.0"):
         selection.keep_by_attention(2, 2.0, 0)

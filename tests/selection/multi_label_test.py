@@ -3,8 +3,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from minibatch_jax import selection
 from minibatch_jax.selection import adaptive_inconsistency, cardinality_inconsistency
+from tests.case import Case
+from tests.selection import draws
 
+CASES = {"keep_inconsistent": Case(lambda: selection.keep_inconsistent(5, 1.2, key=0), draws.predicted)}
 LOGITS = (2 * np.random.default_rng(0).normal(size=(60, 3))).astype(np.float32)
 P = expit(LOGITS.astype(np.float64))
 
@@ -44,6 +48,14 @@ def test_a_certain_class_counts_and_an_unknown_one_has_no_score():
     np.testing.assert_allclose(
         adaptive_inconsistency(logits, 1.0, margin="top_two"), [1, np.nan, 10 * np.sqrt(2)], rtol=1e-6
     )
+
+
+def test_a_pool_keeps_the_highest_scores():
+    pool = jnp.ones(60).at[7].set(0)
+    tx = selection.keep_inconsistent(6, 1.7, key=0, balance=0.25)
+    kept = tx.update(pool, tx.init(pool), logits=jnp.asarray(LOGITS))[0]
+    scores = [1 / max(separation(p, 0.5), 0.01) * (1 + abs((p > 0.5).sum() - 1.7)) ** 3 for p in P]  # to the power of 4
+    assert sorted(np.flatnonzero(kept)) == sorted(sorted(np.flatnonzero(pool), key=lambda i: -scores[i])[:6])
 
 
 def test_bad_input_is_named():

@@ -16,8 +16,6 @@ CASES = {
 
 RNG = np.random.default_rng(0)
 LOGITS = (3 * RNG.normal(size=(40, 5))).astype(np.float32)
-FEATURES = RNG.normal(size=(40, 3)).astype(np.float32)
-KERNEL, BIAS = RNG.normal(size=(3, 5)).astype(np.float32), RNG.normal(size=5).astype(np.float32)
 P = softmax(LOGITS.astype(np.float64), axis=1)
 SORTED = np.sort(P, axis=1)[:, ::-1]
 SCORES = {"least_confidence": 1 - SORTED[:, 0], "margin": SORTED[:, 1] - SORTED[:, 0], "entropy": entropy(P, axis=1)}
@@ -52,30 +50,19 @@ def test_nearly_certain_rows_keep_their_order():
     """In float32 the probability of the first class is 1 in all rows."""
     logits = jnp.array([[40.0, 0.0], [30.0, 0.0], [50.0, 0.0]])
     np.testing.assert_allclose(selection.least_confidence(logits), np.exp([-40, -30, -50]), rtol=1e-5)
-    lengths = selection.expected_gradient_length(logits, jnp.zeros((3, 2)))
-    np.testing.assert_allclose(lengths, 2 * np.sqrt(2) * np.exp([-40.0, -30, -50]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("ord", [1, 2])
-def test_the_expected_length_is_that_of_gradients(ord):
-    def loss(layer, h, label):
-        return -jax.nn.log_softmax(h @ layer[0] + layer[1])[label]
-
-    def expected(h):
-        layer = jnp.asarray(KERNEL), jnp.asarray(BIAS)
-        gradients = jax.vmap(lambda label: jax.grad(loss)(layer, h, label))(jnp.arange(5))
-        entries = jnp.concatenate([gradients[0].reshape(5, -1), gradients[1]], axis=1)
-        return jnp.sum(jax.nn.softmax(h @ layer[0] + layer[1]) * jnp.linalg.norm(entries, ord, axis=1))
-
-    logits = jnp.asarray(FEATURES @ KERNEL + BIAS)
-    found = selection.expected_gradient_length(logits, jnp.asarray(FEATURES), ord=ord)
-    np.testing.assert_allclose(found, jax.jit(jax.vmap(expected))(jnp.asarray(FEATURES)), rtol=2e-5)
-
-
-def test_a_feature_that_is_not_finite_has_no_length():
-    features = jnp.array([[1.0], [jnp.nan], [jnp.inf]])
-    found = selection.expected_gradient_length(jnp.zeros((3, 2)), features)
-    np.testing.assert_allclose(found, [np.sqrt(2) * np.sqrt(0.5), np.nan, np.nan], rtol=1e-6)
+def test_probabilities_are_logits_and_checked():
+    np.testing.assert_allclose(jax.nn.softmax(selection.log_probabilities(jnp.asarray(P, jnp.float32))), P, rtol=1e-5)
+    rows = jnp.array([[0.5, 0.5], [0.7, 0.1], [1.5, -0.5], [1.0, 0.0]])
+    found = jax.jit(selection.log_probabilities)(rows)
+    np.testing.assert_allclose(np.isnan(found).any(axis=1), [False, True, True, False])
+    tx = selection.keep_uncertain(4, key=0)
+    np.testing.assert_array_equal(tx.update(jnp.ones(4), tx.init(jnp.ones(4)), logits=found)[0], [1, 0, 0, 1])
+    with pytest.raises(ValueError, match=r"probabilities\[1\] sums to 0.8, wanted numbers of at least 0 that sum to 1"):
+        selection.log_probabilities(rows)
+    with pytest.raises(ValueError, match=r"probabilities\[0\] holds -0.5, wanted"):
+        selection.log_probabilities(rows[2:3])
 
 
 def test_bad_input_is_named():
@@ -84,10 +71,8 @@ def test_bad_input_is_named():
         selection.negative_margin(logits)
     with pytest.raises(TypeError, match="logits has dtype int32"):
         selection.prediction_entropy(jnp.zeros((3, 2), jnp.int32))
-    with pytest.raises(ValueError, match="ord is 3, wanted 1 or 2"):
-        selection.expected_gradient_length(logits, logits, ord=3)
-    with pytest.raises(ValueError, match=r"features has shape \[2, 1\]"):
-        selection.expected_gradient_length(logits, logits[:2])
+    with pytest.raises(ValueError, match="wanted at least 2 classes"):
+        selection.prediction_entropy(logits)
     with pytest.raises(ValueError, match="score is 'bald', wanted one of"):
         selection.keep_uncertain(1, key=0, score="bald")
     with pytest.raises(ValueError, match="k is 4, wanted at most 3"):

@@ -14,11 +14,17 @@ CLUSTERS = selection.init_clusters(EYE, 2, KEY)
 CALLS = {
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
+    "batch_bald_indices": lambda **where: selection.batch_bald_indices(KEY, jnp.ones((4, 2, 2)), 2, **where),
     "calibrated_gradient": lambda **where: selection.calibrated_gradient(ONES, **where),
     "cluster_quotas": lambda **where: selection.cluster_quotas(jnp.arange(4), 3, **where),
     "concept_balanced_indices": lambda **where: selection.concept_balanced_indices(
         jnp.zeros((4, 1), int), 2, 3, **where
     ),
+    "cvirs_scores": lambda **where: selection.cvirs_scores(EYE, EYE > 0, **where),
+    "discriminative_indices": lambda **where: selection.discriminative_indices(
+        KEY, EYE, 2, jnp.arange(4) == 0, num_rounds=1, num_steps=2, **where
+    ),
+    "uncertainty_ranks": lambda **where: selection.uncertainty_ranks(EYE, **where),
     "dpp_map_indices": lambda **where: selection.dpp_map_indices(EYE, 2, **where),
     "facility_location": lambda **where: selection.facility_location(EYE, 2, **where),
     "facility_location_from_features": lambda **where: selection.facility_location_from_features(EYE, 2, **where),
@@ -29,6 +35,8 @@ CALLS = {
         KEY, PAIRS, PAIRS, 2, 1, **where
     ),
     "k_center": lambda **where: selection.k_center(EYE, 2, **where),
+    "k_means_clusters": lambda **where: selection.k_means_clusters(KEY, EYE, 2, **where),
+    "k_means_indices": lambda **where: selection.k_means_indices(KEY, EYE, 2, **where),
     "kdpp_inclusion": lambda **where: selection.kdpp_inclusion(EYE, 2, **where),
     "kdpp_indices": lambda **where: selection.kdpp_indices(KEY, EYE, 2, **where),
     "near_duplicates": lambda **where: selection.near_duplicates(jnp.zeros((4, 2), jnp.uint32), **where),
@@ -36,6 +44,10 @@ CALLS = {
     "partitioned_medoids": lambda **where: selection.partitioned_medoids(EYE, 2, 2, **where),
     "power_inclusion": lambda **where: selection.power_inclusion(ONES, 0.5, 0.5, **where),
     "quota_mask": lambda **where: selection.quota_mask(KEY, jnp.arange(4), jnp.arange(4), **where),
+    "prob_cover_indices": lambda **where: selection.prob_cover_indices(KEY, EYE, 2, 0.5, **where),
+    "largest_pure_radius": lambda **where: selection.largest_pure_radius(EYE, jnp.arange(4) % 2, **where),
+    "typi_clust_indices": lambda **where: selection.typi_clust_indices(KEY, EYE, 2, 2, **where),
+    "typical_indices": lambda **where: selection.typical_indices(EYE, jnp.arange(4) % 2, 2, 2, **where),
     "refine": lambda **where: selection.refine(EYE, jnp.arange(2), **where),
     "sift_indices": lambda **where: selection.sift_indices(EYE, ONES[None], 2, **where),
     "similarity_matrix": lambda **where: selection.coresets.similarity_matrix(EYE, **where),

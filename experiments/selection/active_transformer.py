@@ -1,0 +1,131 @@
+"""Which texts to label next for a small transformer: the best strategies of the linear head, and random texts.
+
+Claim: what is best for a linear head on fixed features is better than random texts for a network that is fine-tuned,
+  too.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.engine import compare
+from experiments.selection._byte_classifiers import (
+    Size,
+    all_features,
+    fine_tuned,
+    first_bytes,
+    pretrained,
+    windows,
+)
+from experiments.selection._label_pools import Task, draw_texts
+from experiments.selection._label_strategies import STRATEGIES, Budget, compiled
+from experiments.selection._learning_curves import accuracies, by_area
+from experiments.selection._linear_heads import labeled_rows
+from minibatch_jax.pool import label_in_rounds
+
+TASK: Task = "reuters_52"
+ARMS = ("random", "margin", "BADGE", "margin of balanced classes")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All arms start with the same random rows, and get as many labels in each round."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    out: str = "runs/active_transformer"
+    arms: tuple[str, ...] = ()
+    first: int = 50
+    """random rows with a label"""
+    rounds: int = 5
+    labels: int = 50
+    """in each round"""
+    steps_before: int = 1000
+    """on the unlabeled pool"""
+    steps: int = 100
+    length: int = 64
+    """bytes of a text that the transformer reads"""
+    width: int = 32
+    learning_rate: float = 1e-3
+    """of the fine-tuning, which starts anew in each round"""
+    validate: bool = False
+    """take test rows from the training split: for tuning"""
+
+
+def size_of(config: Config) -> Size:
+    """Of the transformer."""
+    return Size(config.length, config.width)
+
+
+def main(config: Config):
+    """Label by the strategies and report."""
+    arms: dict[str, Callable[[int], Any]] = {name: functools.partial(curve, config, name) for name in ARMS}
+    better: Any = {"area": "higher", "last_accuracy": "higher"}
+    return compare(config, arms, xlabel="labels", summary=by_area, baseline="random", better=better)
+
+
+def curve(config: Config, name: str, seed: int) -> dict[int, dict[str, float]]:
+    """Metrics of an arm by the number of labels."""
+    texts = draw_texts(TASK, config.validate, seed)
+    train, found = trainer(config, seed), {}
+
+    def fit(labels, number):
+        signals, found[int(np.sum(labels >= 0))] = train(labels)
+        return signals
+
+    labels = label_in_rounds(
+        fit,
+        strategy_of(config, name, texts.classes),
+        lambda rows: texts.label[rows],
+        len(texts.label),
+        num_classes=texts.classes,
+        num_rounds=config.rounds,
+        num_first=config.first,
+        seed=seed,
+        progress=False,
+    ).labels
+    fit(labels, config.rounds + 1)
+    return found
+
+
+@functools.cache
+def strategy_of(config: Config, name: str, classes: int) -> Any:
+    """The strategy of an arm, compiled."""
+    return compiled(STRATEGIES[name](Budget(config.labels, classes)))
+
+
+@functools.lru_cache(maxsize=1)
+def trainer(config: Config, seed: int) -> Callable[[np.ndarray], tuple[dict[str, jax.Array], dict[str, float]]]:
+    """A function of the labels that fine-tunes the transformer, which has read the unlabeled pool of the seed."""
+    texts, size = draw_texts(TASK, config.validate, seed), size_of(config)
+    unlabeled = jnp.asarray(windows(texts.pool, size.length))
+    network = pretrained(unlabeled, jax.random.key(seed), size=size, steps=config.steps_before, learning_rate=3e-3)
+    tokens, test_tokens = (jnp.asarray(first_bytes(part, size.length)) for part in (texts.pool, texts.test))
+    capacity = config.first + config.rounds * config.labels
+
+    def train(labels):
+        rows, classes = labeled_rows(labels, capacity)
+        count = int(np.sum(classes >= 0))
+        found = fine_tuned(
+            network,
+            tokens[rows],
+            jnp.asarray(classes),
+            jnp.array(count),
+            jax.random.fold_in(jax.random.key(seed), count),
+            size=size,
+            steps=config.steps,
+            classes=texts.classes,
+            learning_rate=config.learning_rate,
+        )
+        vectors = all_features(found.network, tokens, size=size)
+        logits = vectors @ found.head
+        signals = {"logits": logits, "features": vectors, "reference_features": vectors[rows]}
+        signals |= {"reference_logits": logits[rows], "reference_labels": jnp.asarray(classes)}
+        tested = np.argmax(all_features(found.network, test_tokens, size=size) @ found.head, axis=1)
+        return signals, accuracies(tested, texts.test_label)
+
+    return train
