@@ -30,7 +30,8 @@ Verdict: partly: query sets in turn beat random posts and the nearest of all que
   ahead of the nearest only within the noise.
 Tuning: learning rate {0.03, 0.1, 0.3}, each arm for itself, by accuracy of 400 posts with --validate and seeds 10 and
   11.
-Reference: none: the scheme is of several recipes for data mixtures, which take the nearest rows of many sources.
+Reference: Ivison et al., Large-scale data selection for instruction tuning, 2025 (arXiv 2503.01807), whose queries take
+  turns.
 """
 
 import functools

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import check_count, check_shape, check_whole
-from minibatch_jax.metrics import quantized_search
+from minibatch_jax.metrics import _product_codes, quantized_search
 from minibatch_jax.metrics.quantized_search import ProductCode
 from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import gather
@@ -102,7 +102,7 @@ def compress_rows(
     check_whole("seed", seed)
     rows = open_rows(pool, block_size, unit=metric == "cosine")
     arguments = num_parts, num_codes, metric, training_rows, max_iterations
-    quantized_search.check_code(rows.size, rows.width, *arguments)
+    _product_codes.check_code(rows.size, rows.width, *arguments)
     ends = rows.ends()
     check_same_arguments(shape=[rows.size, rows.width], arguments=arguments, seed=seed, pool=ends)
     seen = np.random.default_rng(seed).choice(rows.size, min(training_rows, rows.size), replace=False)
@@ -161,7 +161,7 @@ def nearest_rows(
     """
     check_count("block_size", block_size)
     rows = open_rows(pool, block_size, unit=code.metric == "cosine")
-    count = quantized_search.shortlist_size(k, shortlist, rows.size)
+    count = _product_codes.shortlist_size(k, shortlist, rows.size)
     asked: Any = np.asarray(queries)
     check_shape("queries", asked, (None, rows.width))
     if not np.issubdtype(asked.dtype, np.floating):
@@ -174,8 +174,8 @@ def nearest_rows(
     compressed = ProductCode(*map(jnp.asarray, code[:3]), metric=code.metric)
     own = np.array_split(asked, jax.process_count())[jax.process_index()]
     parts = [
-        _search(rows, compressed, own[start : start + quantized_search.QUERIES], k, count, block_size)
-        for start in range(0, len(own), quantized_search.QUERIES)
+        _search(rows, compressed, own[start : start + _product_codes.QUERIES], k, count, block_size)
+        for start in range(0, len(own), _product_codes.QUERIES)
     ]
     nothing = np.empty((0, k), np.int32), np.empty((0, k), np.float32)
     names = ("indices", "similarities")
@@ -189,7 +189,7 @@ def _search(
     rows: Rows, code: ProductCode, queries: np.ndarray, k: int, count: int, block_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search for at most a block of queries, filled up so that all blocks run one program."""
-    missing = quantized_search.QUERIES - len(queries)
+    missing = _product_codes.QUERIES - len(queries)
     padded = np.pad(queries, ((0, missing), (0, 0)), constant_values=np.nan)
     listed = np.asarray(_list(padded, code, shortlist=count, block_size=block_size))
     exists = listed < rows.size
@@ -203,16 +203,16 @@ def _search(
 
 @functools.partial(jax.jit, static_argnames=("parts", "codes", "steps", "metric"))
 def _fit(rows, *, parts, codes, steps, metric):
-    points, usable = quantized_search.comparable(rows, metric)
+    points, usable = _product_codes.comparable(rows, metric)
     order = jnp.argsort(~usable, stable=True)
     return quantized_search.fit_codebooks(points[order], usable[order], parts, codes, steps)
 
 
 @functools.partial(jax.jit, static_argnames="metric")
 def _encode(codebooks, chunk, *, metric):
-    points, usable = quantized_search.comparable(chunk.astype(jnp.float32), metric)
+    points, usable = _product_codes.comparable(chunk.astype(jnp.float32), metric)
     return quantized_search.encode_rows(codebooks, points), usable
 
 
 _list = jax.jit(quantized_search.short_lists, static_argnames=("shortlist", "block_size"))
-_rank = jax.jit(quantized_search.rank_exactly, static_argnames=("k", "metric"))
+_rank = jax.jit(_product_codes.rank_exactly, static_argnames=("k", "metric"))

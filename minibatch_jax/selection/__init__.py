@@ -24,6 +24,7 @@ from . import flexi_jest as flexi_jest
 from . import got_d as got_d
 from . import gradient_lengths as gradient_lengths
 from . import gradient_matching as gradient_matching
+from . import graph_attention as graph_attention
 from . import guidance as guidance
 from . import importance_sampling as importance_sampling
 from . import influence_sampling as influence_sampling
@@ -133,7 +134,7 @@ from .influence_sampling import influence_lengths as influence_lengths
 from .influence_sampling import keep_by_influence as keep_by_influence
 from .instance_attention import attention_scores as attention_scores
 from .instance_attention import keep_by_attention as keep_by_attention
-from .instance_attention import topk_of_every_class as topk_of_every_class
+from .instance_attention import top_with_all_classes as top_with_all_classes
 from .instance_graphs import distance_graph as distance_graph
 from .instance_graphs import hash_graph as hash_graph
 from .instance_graphs import multilevel_hash_graph as multilevel_hash_graph

@@ -1,17 +1,17 @@
 """Which few percent of a labeled table to keep: the rows that a graph attention network attends to most (GAIS).
 
 A network learns to tell the class of each row from its neighbors in a graph of the rows. What a row is worth is the
-attention that it receives. The paper's code is not public: layers, sizes, optimizer and the score are defaults of this
-library, and its graphs are in `instance_graphs`. With these defaults the rows kept of the digits taught a classifier no
-more than random rows of each class, and less than medoids of k-means: compare before you take it.
+attention that it receives. The paper's repository held no code when this was written: layers, sizes, optimizer and the
+score are defaults of this library; the graphs are in `instance_graphs`. With these defaults the rows kept of the digits
+taught a classifier no more than random rows of each class, and less than medoids of k-means: compare before you use it.
 
 References:
   Rustamov et al., Scalable graph attention-based instance selection via mini-batch sampling and hierarchical hashing,
-  AI Open, 2025.
+  AI Open 6, 2025 (arXiv 2502.20293).
   Brody et al., How attentive are graph attention networks?, ICLR 2022 (arXiv 2105.14491).
 
 Method: GAIS
-Paper: 2105.14491
+Paper: 2502.20293
 Experiment: instance_selection
 """
 
@@ -35,16 +35,14 @@ from minibatch_jax._checks import (
 from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import class_numbers, nonzero
 from minibatch_jax.selection import instance_graphs
+from minibatch_jax.selection.graph_attention import attention_layer, init_layer, received
 from minibatch_jax.selection.instance_graphs import InstanceGraph, standardized
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 GRAPHS = ("distance", "hash", "multilevel_hash", "multiview_hash")
-SLOPE = 0.2
 HELD_OUT = 0.1
 DECAYS = (0.9, 0.999)
-
-Layer = dict[str, jax.Array]
 
 
 class AttentionScores(NamedTuple):
@@ -144,7 +142,7 @@ def attention_scores(
     return AttentionScores(jnp.where(exists, scores, -jnp.inf), loss)
 
 
-def topk_of_every_class(
+def top_with_all_classes(
     scores: jax.Array,
     labels: jax.Array,
     k: int,
@@ -171,7 +169,7 @@ def topk_of_every_class(
       ValueError: if shapes do not match or a count is out of range.
 
     Examples:
-      >>> topk_of_every_class(jnp.array([5.0, 4.0, 3.0, 1.0]), jnp.array([0, 0, 0, 1]), 2, 2).tolist()
+      >>> top_with_all_classes(jnp.array([5.0, 4.0, 3.0, 1.0]), jnp.array([0, 0, 0, 1]), 2, 2).tolist()
       [True, False, False, True]
     """
     check_shape("scores", scores, (None,))
@@ -227,7 +225,7 @@ def keep_by_attention(
       ValueError: if a count is out of range, a name is unknown or, in `update`, shapes do not match.
 
     References:
-      Rustamov et al., AI Open, 2025.
+      Rustamov et al., AI Open 6, 2025 (arXiv 2502.20293).
 
     Examples:
       >>> tx = keep_by_attention(2, 2, key=0, num_steps=1)
@@ -248,7 +246,7 @@ def keep_by_attention(
         exists = weights != 0
         made = _make_graph(graph, graph_key, features, labels, exists)
         found = attention_scores(score_key, features, labels, made, num_classes, where=exists, **options)
-        kept = topk_of_every_class(found.scores, labels, k, num_classes, where=exists, key=tie_key)
+        kept = top_with_all_classes(found.scores, labels, k, num_classes, where=exists, key=tie_key)
         if weighting == "own":
             return jnp.where(kept, weights, 0), KeyState(next_key)
         classes = class_numbers(labels, num_classes)
@@ -257,93 +255,6 @@ def keep_by_attention(
         return jnp.where(kept, (mass / nonzero(count))[classes], 0), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
-
-
-def init_layer(key: jax.Array | int, width: int, heads: int, out: int, dtype: Any = jnp.float32) -> Layer:
-    """Return random parameters of a graph attention layer.
-
-    Args:
-      key: int seed or key.
-      width: of its inputs.
-      heads: H.
-      out: F, width of each head.
-      dtype: of the parameters.
-
-    Returns:
-      "target" and "source" `[width, H, F]`, "edge" and "attention" `[H, F]`, "bias" `[H * F]`.
-
-    Examples:
-      >>> init_layer(0, 3, 2, 4)["source"].shape
-      (3, 2, 4)
-    """
-    keys = jax.random.split(as_key(key), 3)
-    glorot = jax.nn.initializers.glorot_normal(in_axis=0, out_axis=(1, 2))
-    return {
-        "target": glorot(keys[0], (width, heads, out), dtype),
-        "source": glorot(keys[1], (width, heads, out), dtype),
-        "edge": jnp.zeros((heads, out), dtype),
-        "attention": jax.random.normal(keys[2], (heads, out), dtype) / out**0.5,
-        "bias": jnp.zeros(heads * out, dtype),
-    }
-
-
-def attention_layer(layer: Layer, inputs: jax.Array, graph: InstanceGraph) -> tuple[jax.Array, jax.Array]:
-    """Return the outputs of a graph attention layer (GATv2) and the attention of each row to its neighbors.
-
-    With inputs h, the edge from row i to its neighbor j of weight w has the score
-    `attention . leaky_relu(target h_i + source h_j + edge w)`. A softmax over the neighbors of a row makes them its
-    attention, and its output is the bias plus the mean of `source h_j` by attention.
-
-    Args:
-      layer: as `init_layer` returns it.
-      inputs: `[N, width]`, floating point.
-      graph: K neighbors of each row.
-
-    Returns:
-      `[N, H * F]`, and `[N, K, H]`, of sum 1 over the neighbors; 0 for a row without neighbors.
-
-    References:
-      Brody et al., ICLR 2022 (arXiv 2105.14491).
-
-    Examples:
-      >>> graph = InstanceGraph(jnp.array([[1, 2], [0, 2]]), jnp.array([[1.0, 0.0], [1.0, 0.0]]))
-      >>> attention_layer(init_layer(0, 1, 1, 1), jnp.ones((2, 1)), graph)[1][:, :, 0].tolist()
-      [[1.0, 0.0], [1.0, 0.0]]
-    """
-    size = inputs.shape[0]
-    listed = graph.neighbors < size
-    sources = jnp.einsum("nd,dhf->nhf", inputs, layer["source"])
-    targets = jnp.einsum("nd,dhf->nhf", inputs, layer["target"])
-    seen = sources[jnp.minimum(graph.neighbors, size - 1)]
-    edges = graph.weights.astype(inputs.dtype)[:, :, None, None] * layer["edge"][None, None]
-    mixed = jax.nn.leaky_relu(targets[:, None] + seen + edges, SLOPE)
-    scores = jnp.where(listed[:, :, None], jnp.einsum("nkhf,hf->nkh", mixed, layer["attention"]), -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=1, keepdims=True))
-    shares = jnp.where(listed[:, :, None], jnp.exp(scores - jnp.where(top > -jnp.inf, top, 0)), 0)
-    attention = shares / nonzero(jnp.sum(shares, axis=1, keepdims=True))
-    outputs = jnp.einsum("nkh,nkhf->nhf", attention, seen)
-    return outputs.reshape(size, -1) + layer["bias"][None], attention
-
-
-def received(graph: InstanceGraph, attention: jax.Array) -> jax.Array:
-    """Return the attention that each row receives: the sum over rows of their attention to it, averaged over heads.
-
-    The attention that a row gives sums to 1 and tells nothing.
-
-    Args:
-      graph: K neighbors of each row.
-      attention: `[N, K, H]`.
-
-    Returns:
-      `[N]`, in the dtype of the attention; the sum is the number of rows that have a neighbor.
-
-    Examples:
-      >>> graph = InstanceGraph(jnp.array([[1], [0], [1]]), jnp.ones((3, 1)))
-      >>> received(graph, jnp.ones((3, 1, 1))).tolist()
-      [1.0, 2.0, 0.0]
-    """
-    size = attention.shape[0]
-    return jnp.zeros(size, attention.dtype).at[graph.neighbors].add(jnp.mean(attention, axis=2), mode="drop")
 
 
 def _make_graph(name, key, features, labels, exists):

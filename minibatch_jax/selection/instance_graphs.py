@@ -1,11 +1,12 @@
 """Graphs over the rows of a table, as lists of neighbors of one length: by distance in batches, or by hashing.
 
 Edges point from a row to its neighbors. All similarities are cosines of rows whose columns were standardized. The four
-graphs are those of GAIS; the paper's code is not public, so all numbers are defaults of this library.
+graphs are those of GAIS; its repository held no code when this was written, so all numbers are defaults of this
+library.
 
 References:
   Rustamov et al., Scalable graph attention-based instance selection via mini-batch sampling and hierarchical hashing,
-  AI Open, 2025.
+  AI Open 6, 2025 (arXiv 2502.20293).
 """
 
 from typing import NamedTuple

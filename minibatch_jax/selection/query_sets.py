@@ -3,7 +3,11 @@
 The rows nearest to all queries together may all belong to one set, whose queries lie where the pool is dense. If each
 set takes its nearest row in turn, every set gets as many rows as any other.
 
+References:
+  Ivison et al., Large-scale data selection for instruction tuning, 2025 (arXiv 2503.01807): each query is a set.
+
 Method: nearest rows of several query sets in turn
+Paper: 2503.01807
 Experiment: nearest_sources
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import metrics
-from minibatch_jax.metrics import quantized_search
+from minibatch_jax.metrics import _product_codes, quantized_search
 
 N, D, Q, K = 1500, 16, 40, 10
 
@@ -47,7 +47,7 @@ def recall(indices, true):
     return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(np.asarray(indices).tolist(), true.tolist())])
 
 
-@pytest.mark.parametrize("metric", quantized_search.METRICS)
+@pytest.mark.parametrize("metric", _product_codes.METRICS)
 def test_finds_nearly_all_of_the_nearest_and_ranks_them_exactly(metric):
     rows, queries = data()
     found, code = found_by(rows, queries, metric)

@@ -13,7 +13,7 @@ from tests.recipes import digits
 def recipe(key, images, labels, queries):
     graph = selection.distance_graph(key, images, labels)
     scores = selection.attention_scores(key, images, labels, graph, 10, num_steps=60).scores
-    kept = selection.topk_of_every_class(scores, labels, 61, 10)
+    kept = selection.top_with_all_classes(scores, labels, 61, 10)
     found = metrics.neighbors(queries, images / jnp.linalg.norm(images, axis=1)[:, None], where=kept)
     return labels[found.indices[:, 0]], kept
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import selection
-from minibatch_jax.selection import instance_attention
+from minibatch_jax.selection import graph_attention
 from minibatch_jax.selection.instance_graphs import InstanceGraph
 from tests.case import Case
 from tests.selection import draws
@@ -35,14 +35,14 @@ def small(seed=0, size=5, width=3, heads=2, out=2):
     rng = np.random.default_rng(seed)
     neighbors = np.array([[1, 2, size], [0, 3, 4], [size, size, size], [2, size, size], [0, 1, 3]])
     graph = InstanceGraph(jnp.asarray(neighbors, jnp.int32), jnp.asarray(rng.normal(size=(size, 3)), jnp.float32))
-    layer = instance_attention.init_layer(seed, width, heads, out)
+    layer = graph_attention.init_layer(seed, width, heads, out)
     layer |= {name: jnp.asarray(rng.normal(size=layer[name].shape), jnp.float32) for name in ("edge", "bias")}
     return layer, jnp.asarray(rng.normal(size=(size, width)), jnp.float32), graph
 
 
 def test_the_layer_is_the_loop():
     layer, inputs, graph = small()
-    outputs, attention = instance_attention.attention_layer(layer, inputs, graph)
+    outputs, attention = graph_attention.attention_layer(layer, inputs, graph)
     p = {name: np.asarray(value, np.float64) for name, value in layer.items()}
     x, weights = np.asarray(inputs, np.float64), np.asarray(graph.weights, np.float64)
     for head in range(2):
@@ -63,8 +63,8 @@ def test_the_layer_is_the_loop():
 
 def test_as_much_is_received_as_there_are_rows_with_neighbors():
     layer, inputs, graph = small()
-    attention = instance_attention.attention_layer(layer, inputs, graph)[1]
-    found = np.asarray(instance_attention.received(graph, attention))
+    attention = graph_attention.attention_layer(layer, inputs, graph)[1]
+    found = np.asarray(graph_attention.received(graph, attention))
     np.testing.assert_allclose(found.sum(), 4, rtol=1e-6)
     expected = np.zeros(6)
     for i, listed in enumerate(np.asarray(graph.neighbors)):
@@ -78,11 +78,11 @@ def test_a_permutation_of_the_rows_permutes_the_outputs():
     order = np.array([3, 0, 4, 1, 2])
     place = np.append(np.argsort(order), 5)
     moved = InstanceGraph(jnp.asarray(place[np.asarray(graph.neighbors)[order]]), graph.weights[order])
-    outputs, attention = instance_attention.attention_layer(layer, inputs, graph)
-    found = instance_attention.attention_layer(layer, inputs[order], moved)
+    outputs, attention = graph_attention.attention_layer(layer, inputs, graph)
+    found = graph_attention.attention_layer(layer, inputs[order], moved)
     np.testing.assert_allclose(found[0], outputs[order], rtol=1e-5)
     np.testing.assert_allclose(
-        instance_attention.received(moved, found[1]), instance_attention.received(graph, attention)[order], rtol=1e-5
+        graph_attention.received(moved, found[1]), graph_attention.received(graph, attention)[order], rtol=1e-5
     )
 
 
@@ -132,7 +132,7 @@ def test_each_class_leads_once_and_the_rest_is_the_top():
     scores[labels == 2] -= 10
     scores[[3, 9]] = np.nan
     for k in (2, 4, 9):
-        kept = np.asarray(selection.topk_of_every_class(jnp.asarray(scores), jnp.asarray(labels), k, 4))
+        kept = np.asarray(selection.top_with_all_classes(jnp.asarray(scores), jnp.asarray(labels), k, 4))
         order = [i for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])]
         leaders = [next(i for i in order if labels[i] == c) for c in range(4)]
         leaders = sorted(leaders, key=order.index)[:k]
@@ -162,6 +162,6 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="weighting is 'mean'"):
         selection.keep_by_attention(2, 2, 0, weighting="mean")
     with pytest.raises(ValueError, match=r"k is 7, wanted at most 6 \(the number of rows\)"):
-        selection.topk_of_every_class(rows[:, 0], labels, 7, 2)
+        selection.top_with_all_classes(rows[:, 0], labels, 7, 2)
     with pytest.raises(TypeError, match="num_classes is 2.0"):
         selection.keep_by_attention(2, 2.0, 0)
