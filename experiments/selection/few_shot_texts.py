@@ -2,6 +2,31 @@
 
 Claim: with a few labels for each class, an encoder that is trained on pairs of labeled texts, with a linear head on top
   afterwards, classifies better than one that is fine-tuned with the head.
+Data: Reuters, 8 classes; a pool of 1500 training texts and 1000 test texts are drawn by the seed, and of the pool 4 or
+  16 texts of each class have a label. A transformer of 2 blocks and 32 channels reads the first 64 bytes of a text. No
+  sentence encoder that was trained elsewhere is used, as SetFit's is: it is trained to predict the next byte of the
+  unlabeled pool, for 600 steps. All arms that train it further take 100 steps on 32 labeled texts. `python -m
+  experiments.datasets fetch reuters_8`
+Command: `python -m experiments few_shot_texts`
+Minutes: 3 on one CPU core
+Expected: test accuracy, mean ± standard error over 5 seeds
+
+  | arm                                 | 4 labels of a class | 16 labels     |
+  |-------------------------------------|---------------------|---------------|
+  | fine-tuning                         | 0.347 ± 0.030       | 0.499 ± 0.013 |
+  | cosines of pairs, then a head       | 0.449 ± 0.023       | 0.509 ± 0.014 |
+  | supervised contrastive, then a head | 0.353 ± 0.018       | 0.481 ± 0.022 |
+  | head alone                          | 0.381 ± 0.019       | 0.424 ± 0.020 |
+  | head on hashed terms                | 0.821 ± 0.017       | 0.918 ± 0.011 |
+
+  Reproduced: with 4 labels the two steps with SetFit's loss, the squared error of cosines, gain 10.3 ± 3.0 points over
+  fine-tuning, paired by seed, and with 16 they match it (1.0 ± 1.6). The supervised contrastive loss does not gain
+  (0.6 ± 2.8 and -1.8 ± 1.9). But a transformer of bytes that has read 1500 texts is no sentence encoder: a head on
+  hashed words is right on 82 % and 92 %, so that here nobody should train on pairs.
+Verdict: reproduced
+Tuning: learning rate of the three arms that train the transformer in {1e-3, 3e-3} by the mean over 4 and 16 labels with
+  --validate, on the pool of seed 10 with two seeds of the training; 300 steps of fine-tuning were no better than 100.
+Reference: Tunstall et al., Efficient few-shot learning without prompts, 2022 (arXiv 2209.11055).
 """
 
 import functools
@@ -38,14 +63,14 @@ PAIR_LOSSES: dict[str, Callable[..., jax.Array]] = {
     "supervised contrastive, then a head": supcon_loss,
 }
 """losses of each anchor; the first is SetFit's"""
-TUNED = {"fine-tuning": 3e-4, "cosines of pairs, then a head": 3e-3, "supervised contrastive, then a head": 3e-3}
+TUNED = {"fine-tuning": 1e-3, "cosines of pairs, then a head": 1e-3, "supervised contrastive, then a head": 3e-3}
 
 
 @dataclass(frozen=True)
 class Config:
     """All arms that train the transformer take as many steps on as many texts."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     out: str = "runs/few_shot_texts"
     arms: tuple[str, ...] = ()
     shots: tuple[int, ...] = (4, 16)
