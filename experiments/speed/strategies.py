@@ -190,6 +190,7 @@ CASES = {
     "stop by kappa": Case(kappa, peers.kappa, MANY, 1, "small-text", 3),
 }
 FEW = {"BatchBALD, 512 samples": 10}  # k of ours alone
+ALONE = {"ProbCover": 20_000}  # rows of ours alone, where all are too many
 SLOW = ("BatchBALD, 512 samples", "ProbCover", "TypiClust", "EGL-word, 16 words")  # once on all rows
 
 
@@ -206,7 +207,8 @@ def shown(times: list[float]) -> str:
 def measure(name: str, case: Case, pool: Pool) -> None:
     """Print the row of one strategy: both on the rows that the peer can take, and ours on all."""
     own, theirs, alone, compiling = [], [], [], 0.0
-    for rows in dict.fromkeys((case.rows, MANY)):
+    most = ALONE.get(name, MANY)
+    for rows in dict.fromkeys((case.rows, most)):
         part = Pool(*(a[:rows] if len(a) == MANY else a for a in pool))
         arrays, k = jax.tree.map(jnp.asarray, part), case.k if rows == case.rows else FEW.get(name, 100)
         program = jax.jit(lambda p, k=k: case.ours(p, k))
@@ -220,7 +222,7 @@ def measure(name: str, case: Case, pool: Pool) -> None:
             for _ in range(case.repeats):
                 own.append(once(call))
                 theirs.append(once(peer))
-        if rows == MANY:
+        if rows == most:
             calls = 1 if name in SLOW else 4  # the first of several is not counted
             alone = own if own and rows == case.rows else [once(call) for _ in range(calls)][-3:]
     ratio = f"{statistics.median(theirs) / statistics.median(own):.3g}" if own else "-"
