@@ -1,7 +1,8 @@
 """A small transformer that reads the first bytes of a text: trained on unlabeled texts, then on those with labels.
 
 No sentence encoder that was trained elsewhere is used. `pretrained` trains the transformer to predict the next byte of
-the unlabeled pool, and the mean of its last tokens is what a head, or a contrastive loss, sees of a text.
+the unlabeled pool. Mean and maximum of its last tokens, standardized over the pool, are what a head or a contrastive
+loss sees of a text.
 """
 
 import functools
@@ -30,7 +31,7 @@ class Size(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """Parameters of the transformer, and the head `[W, C]` on the features of a text."""
+    """Parameters of the transformer, and the head `[2 W, C]` on the standardized features of a text."""
 
     network: Any
     head: Any
@@ -72,16 +73,34 @@ def pretrained(tokens: jax.Array, key: jax.Array, *, size: Size, steps: int, lea
 
 
 def features(size: Size, network: Any, tokens: jax.Array) -> jax.Array:
-    """Mean `[B, W]` of the last tokens of each text `[B, L]`, without the spaces after its end."""
+    """Mean and maximum `[B, 2 W]` of the last tokens of each text `[B, L]`, without the spaces after its end."""
     hidden = apply_of(size).features(network, tokens.astype(jnp.int32))
     blank = jnp.flip(jnp.cumprod(jnp.flip(tokens == SPACE, 1).astype(jnp.int32), axis=1), 1)
-    real = (1 - blank).astype(hidden.dtype)[:, :, None]
-    return jnp.sum(hidden * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
+    real = (blank == 0).at[:, 0].set(True)[:, :, None]
+    mean = jnp.sum(hidden * real, axis=1) / jnp.sum(real, axis=1)
+    return jnp.concatenate([mean, jnp.max(jnp.where(real, hidden, -jnp.inf), axis=1)], axis=1)
+
+
+class Standard(NamedTuple):
+    """Mean and standard deviation `[2 W]` of the features of unlabeled texts, before the training on labels."""
+
+    mean: jax.Array
+    deviation: jax.Array
+
+    def __call__(self, vectors: jax.Array) -> jax.Array:
+        """The vectors `[B, 2 W]` with mean 0 and variance 1."""
+        return (vectors - self.mean[None]) / self.deviation[None]
+
+
+def standard_of(vectors: jax.Array) -> Standard:
+    """Mean and standard deviation of these features."""
+    return Standard(jnp.mean(vectors, axis=0), jnp.std(vectors, axis=0) + 1e-3)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "steps", "classes"))
 def fine_tuned(
     network: Any,
+    standard: Standard,
     tokens: jax.Array,
     labels: jax.Array,
     count: jax.Array,
@@ -95,7 +114,7 @@ def fine_tuned(
     """Transformer and head after training on the first `count` of the rows `[N, L]` with labels `[N]`."""
 
     def losses(params, batch):
-        logits = features(size, params.network, batch["tokens"]) @ params.head
+        logits = standard(features(size, params.network, batch["tokens"])) @ params.head
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
 
     given = weighted_gradient(losses)
@@ -106,11 +125,11 @@ def fine_tuned(
         return given(params, batch, jnp.full(size.batch_size, 1 / size.batch_size))[1]
 
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    start = Classifier(network, jnp.zeros((size.width, classes)))
+    start = Classifier(network, jnp.zeros((2 * size.width, classes)))
     return minimize(optimizer, gradient, start, jax.random.split(key, steps))
 
 
 @functools.partial(jax.jit, static_argnames="size")
 def all_features(network: Any, tokens: jax.Array, *, size: Size) -> jax.Array:
-    """Features `[N, W]` of many texts, 100 at a time."""
+    """Features `[N, 2 W]` of many texts, 100 at a time."""
     return jax.lax.map(lambda row: features(size, network, row[None])[0], tokens, batch_size=100)

@@ -20,6 +20,7 @@ from experiments.selection._byte_classifiers import (
     fine_tuned,
     first_bytes,
     pretrained,
+    standard_of,
     windows,
 )
 from experiments.selection._label_pools import Task, draw_texts
@@ -29,7 +30,7 @@ from experiments.selection._linear_heads import labeled_rows
 from minibatch_jax.pool import label_in_rounds
 
 TASK: Task = "reuters_52"
-ARMS = ("random", "margin", "BADGE", "margin of balanced classes")
+ARMS = ("random", "ProbCover", "BADGE", "TypiClust")
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,16 @@ class Config:
     arms: tuple[str, ...] = ()
     first: int = 50
     """random rows with a label"""
-    rounds: int = 5
-    labels: int = 50
+    rounds: int = 4
+    labels: int = 60
     """in each round"""
-    steps_before: int = 1000
+    steps_before: int = 600
     """on the unlabeled pool"""
     steps: int = 100
     length: int = 64
     """bytes of a text that the transformer reads"""
     width: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """of the fine-tuning, which starts anew in each round"""
     validate: bool = False
     """take test rows from the training split: for tuning"""
@@ -105,6 +106,7 @@ def trainer(config: Config, seed: int) -> Callable[[np.ndarray], tuple[dict[str,
     unlabeled = jnp.asarray(windows(texts.pool, size.length))
     network = pretrained(unlabeled, jax.random.key(seed), size=size, steps=config.steps_before, learning_rate=3e-3)
     tokens, test_tokens = (jnp.asarray(first_bytes(part, size.length)) for part in (texts.pool, texts.test))
+    standard = standard_of(all_features(network, tokens, size=size))
     capacity = config.first + config.rounds * config.labels
 
     def train(labels):
@@ -112,6 +114,7 @@ def trainer(config: Config, seed: int) -> Callable[[np.ndarray], tuple[dict[str,
         count = int(np.sum(classes >= 0))
         found = fine_tuned(
             network,
+            standard,
             tokens[rows],
             jnp.asarray(classes),
             jnp.array(count),
@@ -121,11 +124,11 @@ def trainer(config: Config, seed: int) -> Callable[[np.ndarray], tuple[dict[str,
             classes=texts.classes,
             learning_rate=config.learning_rate,
         )
-        vectors = all_features(found.network, tokens, size=size)
+        vectors = standard(all_features(found.network, tokens, size=size))
         logits = vectors @ found.head
         signals = {"logits": logits, "features": vectors, "reference_features": vectors[rows]}
         signals |= {"reference_logits": logits[rows], "reference_labels": jnp.asarray(classes)}
-        tested = np.argmax(all_features(found.network, test_tokens, size=size) @ found.head, axis=1)
+        tested = np.argmax(standard(all_features(found.network, test_tokens, size=size)) @ found.head, axis=1)
         return signals, accuracies(tested, texts.test_label)
 
     return train

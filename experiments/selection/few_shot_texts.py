@@ -17,11 +17,13 @@ import optax
 from experiments.engine import compare, minimize, weighted_gradient
 from experiments.selection._byte_classifiers import (
     Size,
+    Standard,
     all_features,
     features,
     fine_tuned,
     first_bytes,
     pretrained,
+    standard_of,
     windows,
 )
 from experiments.selection._label_pools import Task, draw_texts, hashed_features
@@ -36,7 +38,7 @@ PAIR_LOSSES: dict[str, Callable[..., jax.Array]] = {
     "supervised contrastive, then a head": supcon_loss,
 }
 """losses of each anchor; the first is SetFit's"""
-TUNED = {"fine-tuning": 1e-3, "cosines of pairs, then a head": 1e-3, "supervised contrastive, then a head": 1e-3}
+TUNED = {"fine-tuning": 3e-4, "cosines of pairs, then a head": 3e-3, "supervised contrastive, then a head": 3e-3}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Config:
     arms: tuple[str, ...] = ()
     shots: tuple[int, ...] = (4, 16)
     """labels of each class"""
-    steps_before: int = 1000
+    steps_before: int = 600
     """on the unlabeled pool"""
     steps: int = 100
     length: int = 64
@@ -70,6 +72,7 @@ class Problem(NamedTuple):
     hashed: tuple[np.ndarray, np.ndarray]
     classes: int
     network: Any
+    standard: Standard
 
 
 def size_of(config: Config) -> Size:
@@ -104,7 +107,9 @@ def draw_problem(config: Config, seed: int) -> Problem:
     network = pretrained(unlabeled, jax.random.key(seed), size=size, steps=config.steps_before, learning_rate=3e-3)
     tokens, test_tokens = (jnp.asarray(first_bytes(part, size.length)) for part in (texts.pool, texts.test))
     hashed = hashed_features(texts.pool, texts.test)
-    return Problem(tokens, texts.label, test_tokens, texts.test_label, (hashed[0], hashed[1]), texts.classes, network)
+    standard = standard_of(all_features(network, tokens, size=size))
+    parts = tokens, texts.label, test_tokens, texts.test_label, (hashed[0], hashed[1]), texts.classes
+    return Problem(*parts, network, standard)
 
 
 def rows_of_each_class(label: np.ndarray, classes: int, shots: int) -> np.ndarray:
@@ -118,22 +123,26 @@ def whole_network(config: Config, name: str, problem: Problem, rows: np.ndarray,
     tokens, labels, count = padded(config, problem, rows)
     options = {"size": size_of(config), "steps": config.steps, "classes": problem.classes}
     rate = config.learning_rate or TUNED[name]
-    found = fine_tuned(problem.network, tokens, labels, count, key, learning_rate=rate, **options)
-    return all_features(found.network, problem.test_tokens, size=size_of(config)) @ found.head
+    found = fine_tuned(problem.network, problem.standard, tokens, labels, count, key, learning_rate=rate, **options)
+    vectors = all_features(found.network, problem.test_tokens, size=size_of(config))
+    return problem.standard(vectors) @ found.head
 
 
 def pairs_then_head(config: Config, name: str, problem: Problem, rows: np.ndarray, key: jax.Array) -> jax.Array:
     """Train the transformer on pairs, then a head on what it says of the same rows."""
     rate = config.learning_rate or TUNED[name]
     tokens, labels, count = padded(config, problem, rows)
-    network = paired(problem.network, tokens, labels, count, key, rate, name, size_of(config), config.steps)
+    network = paired(
+        problem.network, problem.standard, tokens, labels, count, key, rate, name, size_of(config), config.steps
+    )
     return head_alone(config, name, problem._replace(network=network), rows, key)
 
 
 def head_alone(config: Config, name: str, problem: Problem, rows: np.ndarray, key: jax.Array) -> jax.Array:
     """Train a head on what the transformer says of the rows."""
     parts = problem.tokens[rows], problem.test_tokens
-    labeled, tested = (unit(all_features(problem.network, part, size=size_of(config))) for part in parts)
+    vectors = (all_features(problem.network, part, size=size_of(config)) for part in parts)
+    labeled, tested = (unit(problem.standard(part)) for part in vectors)
     return by_head(problem, labeled, tested, rows)
 
 
@@ -165,11 +174,11 @@ def padded(config: Config, problem: Problem, rows: np.ndarray) -> tuple[jax.Arra
 
 
 @functools.partial(jax.jit, static_argnames=("name", "size", "steps"))
-def paired(network, tokens, labels, count, key, rate, name: str, size: Size, steps: int) -> Any:
+def paired(network, standard, tokens, labels, count, key, rate, name: str, size: Size, steps: int) -> Any:
     """The transformer after training on all pairs of texts in batches that are drawn from the first `count` rows."""
 
     def losses(network, batch):
-        vectors = unit(features(size, network, batch["tokens"]))
+        vectors = unit(standard(features(size, network, batch["tokens"])))
         masks = positive_mask(batch["label"]), negative_mask(batch["label"])
         return PAIR_LOSSES[name](vectors @ vectors.T, *masks, reduction="anchors")
 

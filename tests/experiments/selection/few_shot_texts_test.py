@@ -19,9 +19,8 @@ def test_features_of_a_text_do_not_see_the_spaces_after_it():
     short = bytes_of.first_bytes([b"a b"], 16)
     assert bytes(short[0]) == b"a b" + 13 * b" "
     hidden = bytes_of.apply_of(SIZE).features(network, jnp.asarray(short[:, :3], jnp.int32))
-    np.testing.assert_allclose(
-        bytes_of.features(SIZE, network, jnp.asarray(short)), jnp.mean(hidden, axis=1), rtol=1e-4, atol=1e-5
-    )
+    expected = np.concatenate([np.mean(hidden, axis=1), np.max(hidden, axis=1)], axis=1)
+    np.testing.assert_allclose(bytes_of.features(SIZE, network, jnp.asarray(short)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_windows_hold_all_bytes_in_order():
@@ -41,8 +40,9 @@ def test_only_the_rows_that_count_are_trained_on():
     tokens = jnp.asarray(np.random.default_rng(0).integers(97, 120, (6, 16)), jnp.uint8)
     labels = jnp.array([0, 1, 0, 1, 2, 2])
     options = {"size": SIZE, "steps": 30, "classes": 3, "learning_rate": 1e-2}
-    found = bytes_of.fine_tuned(network, tokens, labels, jnp.array(4), jax.random.key(0), **options)
-    logits = bytes_of.all_features(found.network, tokens, size=SIZE) @ found.head
+    standard = bytes_of.standard_of(bytes_of.all_features(network, tokens, size=SIZE))
+    found = bytes_of.fine_tuned(network, standard, tokens, labels, jnp.array(4), jax.random.key(0), **options)
+    logits = standard(bytes_of.all_features(found.network, tokens, size=SIZE)) @ found.head
     assert np.argmax(logits[:4], axis=1).tolist() == [0, 1, 0, 1]
     assert np.all(np.argmax(logits[4:], axis=1) < 2)
 
