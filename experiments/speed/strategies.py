@@ -17,12 +17,16 @@ the ratio is what it tells.
   vote entropy                 1900 (1460)   100000 k=100    1900 (1460)     1520 (1470)   0.8  scikit-activeml
   BatchBALD, 512 samples     11600 (11600)       1000 k=4    24.1 (12.3)      1740 (941)  72.3  scikit-activeml
   EGL, last layer                932 (880)              -              -               -     -  none without torch
-  CAL                          3400 (3350)     4000 k=100    46.9 (43.7)       882 (821)  18.8  small-text, neighbors in the pool
+  EGL-word, 16 words         77200 (77200)              -              -               -     -  none without torch
+  CAL                          3400 (3350)     4000 k=100    46.9 (43.7)       882 (821)  18.8  small-text
   core-set                     8760 (5560)      4000 k=20      148 (140)     4870 (4710)  32.9  small-text
   light-weight core-set          672 (587)   100000 k=100      672 (587)       478 (367) 0.712  small-text
   embedding k-means          20900 (17400)   100000 k=100  20900 (17400)   32400 (27000)  1.55  small-text
+  BADGE                        3410 (3400)    10000 k=100      425 (413)   26300 (20600)  61.8  scikit-activeml
   ProbCover                 37500 (37500)*     4000 k=100    4460 (3830)   19600 (19200)   4.4  scikit-activeml
   TypiClust                  48500 (48500)    10000 k=100    2360 (2310)     3380 (3160)  1.43  scikit-activeml
+  discriminative, 1 round        186 (186)   100000 k=100      186 (186)       212 (183)  1.14  scikit-activeml
+  CVIRS                        6370 (5420)   100000 k=100    6370 (5420)     6730 (6620)  1.06  small-text
   adaptive inconsistency        297 (85.6)              -              -               -     -  none in small-text 1.4.1
   stop by kappa                95.5 (92.3)     100000 k=1    95.5 (92.3)       180 (175)  1.89  small-text
 
@@ -31,7 +35,6 @@ under load, longest for ProbCover, k-means and TypiClust. small-text measures th
 in each step, and has CAL look for neighbors in the pool. Discriminative active learning of scikit-activeml fits one
 logistic regression by L-BFGS on all rows, ours one by 100 steps. EGL of small-text needs torch, and small-text has no
 BADGE, ProbCover, TypiClust or BatchBALD; ProbCover of scikit-activeml keeps all pairs, 80 GB for 100,000 rows.
-Not timed yet: EGL-word, 16 words, BADGE, discriminative, 1 round, CVIRS.
 """
 
 import importlib.metadata
