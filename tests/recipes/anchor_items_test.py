@@ -12,10 +12,11 @@ from tests.recipes import digits
 
 
 def recipe(logits, earlier, new, data):
-    record = jax.vmap(lambda params: jnp.argmax(logits(params, data["x"]), axis=1) == data["y"])(earlier)
+    guesses = lambda params, x: jnp.argmax(logits(params, x), axis=1)  # noqa: E731
+    record = jax.vmap(lambda params: guesses(params, data["x"]) == data["y"])(earlier)
     anchors = selection.anchor_items(0, record.T.astype(jnp.float32), 24)
     items = jax.tree.map(lambda a: a[anchors.indices], data)
-    right = jax.vmap(lambda params: jnp.argmax(logits(params, items["x"]), axis=1) == items["y"])(new)
+    right = jax.vmap(lambda params: guesses(params, items["x"]) == items["y"])(new)
     return selection.anchor_mean(anchors, right.astype(jnp.float32)), jnp.mean(record, axis=1)
 
 

@@ -13,7 +13,8 @@ from tests.recipes import digits, labeling
 
 
 def recipe(fit, outputs, images, y, labeled, key):
-    anchors = selection.keep_near_anchors(200, key, num_classes=digits.CLASSES, num_anchors=3, num_neighbors=20)
+    sizes = {"num_classes": digits.CLASSES, "num_anchors": 3, "num_neighbors": 20}
+    anchors = selection.keep_near_anchors(200, key, **sizes)
     select = optax.chain(anchors, selection.keep_uncertain(20, key + 1))
     update, state = jax.jit(select.update), select.init(labeled)
     for _ in range(4):

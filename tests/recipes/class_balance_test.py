@@ -16,7 +16,8 @@ def recipe(fit, outputs, y, labeled, key):
     update, state = jax.jit(select.update), select.init(labeled)
     for _ in range(4):
         logits, _ = outputs(fit(labeled))
-        kept, state = update(1 - labeled, state, logits=logits, reference_labels=jnp.where(labeled > 0, y, -1))
+        known = jnp.where(labeled > 0, y, -1)
+        kept, state = update(1 - labeled, state, logits=logits, reference_labels=known)
         labeled = labeled + kept
     return labeled
 

@@ -14,7 +14,8 @@ def recipe(fit, outputs, labeled, key):
         logits, hidden = outputs(fit(labeled))
         rows = jnp.argsort(-labeled)[: labeling.LABELS]
         references = logits[rows], hidden[rows]
-        scores = selection.contrastive_scores(logits, hidden, *references, reference_mask=labeled[rows] > 0)
+        known = labeled[rows] > 0
+        scores = selection.contrastive_scores(logits, hidden, *references, reference_mask=known)
         labeled = labeled + selection.topk_mask(scores, 20, where=labeled == 0, key=key + seed)
     return labeled
 

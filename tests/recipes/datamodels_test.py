@@ -25,7 +25,8 @@ def recipe(losses, logits, params, optimizer, train, asked):
         return scores.label_margins(logits(trained, asked["x"]), asked["y"])
 
     masks = scores.subset_masks(0, 300, len(train["y"]), 0.5)
-    fitted = scores.fit_datamodels(masks, scores.subset_outcomes(outcomes, masks, block_size=50), max_iterations=100)
+    found = scores.subset_outcomes(outcomes, masks, block_size=50)
+    fitted = scores.fit_datamodels(masks, found, max_iterations=100)
     harm = -jnp.mean(fitted.influence, axis=1)
     return scores.top_influences(fitted, 5), topk_mask(harm, 20)
 

@@ -9,7 +9,8 @@ from tests.recipes import digits, labeling
 
 def recipe(images, labeled, key):
     for seed in range(4):
-        new = selection.discriminative_indices(key + seed, images, 20, labeled > 0, num_rounds=5, num_steps=30)
+        keep = {"num_rounds": 5, "num_steps": 30}
+        new = selection.discriminative_indices(key + seed, images, 20, labeled > 0, **keep)
         labeled = labeled.at[new].set(1)
     return labeled
 

@@ -14,7 +14,8 @@ def recipe(key, images, labels, queries):
     graph = selection.distance_graph(key, images, labels)
     scores = selection.attention_scores(key, images, labels, graph, 10, num_steps=60).scores
     kept = selection.top_with_all_classes(scores, labels, 61, 10)
-    found = metrics.neighbors(queries, images / jnp.linalg.norm(images, axis=1)[:, None], where=kept)
+    unit = images / jnp.linalg.norm(images, axis=1)[:, None]
+    found = metrics.neighbors(queries, unit, where=kept)
     return labels[found.indices[:, 0]], kept
 
 

@@ -13,7 +13,8 @@ from tests.recipes import digits
 
 def recipe(record, answers, indices):
     items = selection.fit_item_response(0, record, num_dimensions=1)
-    return jax.lax.map(lambda right: selection.response_mean(items, indices, right), answers[:, indices])
+    mean_of = lambda right: selection.response_mean(items, indices, right)  # noqa: E731
+    return jax.lax.map(mean_of, answers[:, indices])
 
 
 def test_the_prediction_is_better_than_the_mean_of_the_few():

@@ -17,7 +17,8 @@ def recipe(fit, outputs, ask, folder):
         logits, _ = outputs(fit(jnp.asarray(labels >= 0, jnp.float32)))
         return {"logits": logits}
 
-    options = {"num_classes": 10, "num_rounds": 4, "num_first": 20, "state_folder": folder, "progress": False}
+    options = {"num_classes": 10, "num_rounds": 4, "num_first": 20}
+    options |= {"state_folder": folder, "progress": False}
     return label_in_rounds(train, keep_uncertain(20, key=0), ask, labeling.POOL, **options)
 
 

@@ -26,7 +26,8 @@ def recipe(losses, params, optimizer, data, proxy, key):
         params, opt_state, state, place = carry
         rows, place = sampler.sample(place)
         batch = jax.tree.map(lambda a: a[rows.indices], data)
-        _, grads, state = value_and_grad(losses, select)(params, batch, state, mask=kept[rows.indices])
+        fn = value_and_grad(losses, select)
+        _, grads, state = fn(params, batch, state, mask=kept[rows.indices])
         updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state, state, place), None
 

@@ -14,9 +14,11 @@ from tests.recipes import digits
 def recipe(images):
     batches = images[:1400].reshape(7, 200, -1)
     state = selection.init_clusters(batches[0], 30, key=0)
-    state, _ = jax.lax.scan(lambda s, batch: (selection.update_clusters(s, batch), None), state, batches)
+    step = lambda state, batch: (selection.update_clusters(state, batch), None)  # noqa: E731
+    state, _ = jax.lax.scan(step, state, batches)
     found = selection.assign_rows(images, state.centers, metric="cosine")
-    return state, found, selection.cluster_report(images, found.indices, found.distances, 30, number=5)
+    report = selection.cluster_report(images, found.indices, found.distances, 30, number=5)
+    return state, found, report
 
 
 def test_clusters_are_of_one_digit():

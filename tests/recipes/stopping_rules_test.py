@@ -11,7 +11,8 @@ from tests.recipes import digits, labeling
 
 
 def recipe(fit, outputs, labeled, key):
-    select, rule = selection.keep_uncertain(20, key), selection.stop_by_kappa(window=2, threshold=0.9)
+    select = selection.keep_uncertain(20, key)
+    rule = selection.stop_by_kappa(window=2, threshold=0.9)
     update, state, watch = jax.jit(select.update), select.init(labeled), rule.init(len(labeled))
     stop = False
     while not stop:
