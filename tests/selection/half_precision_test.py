@@ -253,7 +253,6 @@ OF_INTEGERS = {
     "domain_budgets",
     "estimated_jaccard",
     "f_score_change",
-    "first_of_chains",
     "lsh_bands",
     "minhash_signatures",
     "near_duplicates",
@@ -268,7 +267,7 @@ OF_INTEGERS = {
     *("ngram_overlap", "ngram_set", "quota_mask", "start_labeling", "unlabeled_weights"),
 }
 OF_A_FUNCTION_OF_THE_CALLER = {"embed_at_two_resolutions", "hutchinson_diagonal"}
-OF_NO_ARRAY = {"check_logits", "init_layer"}
+OF_NO_ARRAY = {"init_layer"}
 KEEP_DTYPE = {
     "best_of_list",
     "class_thresholds",

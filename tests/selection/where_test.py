@@ -9,9 +9,24 @@ import pytest
 from minibatch_jax import selection
 
 KEY, ONES, EYE = jax.random.key(0), jnp.ones(4), jnp.eye(4)
+LABELS = jnp.arange(4) % 2
 PAIRS = selection.jest_embeddings.PairEmbeddings(EYE, EYE)
 CLUSTERS = selection.init_clusters(EYE, 2, KEY)
 CALLS = {
+    "anchor_scores": lambda **where: selection.anchor_scores(EYE, EYE[:2], num_neighbors=2, **where),
+    "attention_scores": lambda **where: selection.attention_scores(
+        KEY, EYE, LABELS, selection.hash_graph(KEY, EYE, 2), 2, num_steps=1, num_heads=1, head_width=1, **where
+    ),
+    "distance_graph": lambda **where: selection.distance_graph(KEY, EYE, LABELS, 2, **where),
+    "hash_graph": lambda **where: selection.hash_graph(KEY, EYE, 2, **where),
+    "influence_lengths": lambda **where: selection.influence_lengths(EYE, EYE, **where),
+    "multilevel_hash_graph": lambda **where: selection.multilevel_hash_graph(KEY, EYE, 2, **where),
+    "multiview_hash_graph": lambda **where: selection.multiview_hash_graph(KEY, EYE, 2, **where),
+    "near_labeled_mask": lambda **where: selection.near_labeled_mask(EYE, EYE[:2], num_neighbors=2, **where),
+    "nearest_in_turn": lambda **where: selection.nearest_in_turn(EYE, EYE[None], 2, **where),
+    "standardized": lambda **where: selection.instance_graphs.standardized(EYE, **where),
+    "top_of_classes": lambda **where: selection.top_of_classes(ONES, LABELS, jnp.array([1, 1]), **where),
+    "top_with_all_classes": lambda **where: selection.top_with_all_classes(ONES, LABELS, 2, 2, **where),
     "assign_rows": lambda **where: selection.assign_rows(EYE, EYE[:2], **where),
     "badge_indices": lambda **where: selection.badge_indices(KEY, EYE, EYE, 2, **where),
     "batch_bald_indices": lambda **where: selection.batch_bald_indices(KEY, jnp.ones((4, 2, 2)), 2, **where),
