@@ -51,7 +51,7 @@ def distances_to_any(points: jax.Array, chosen: jax.Array, metric: str) -> jax.A
 
     The chosen rows are visited one at a time, in O(N) memory.
     """
-    order = jnp.argsort(~chosen, stable=True)
+    order = jnp.argsort(~chosen, stable=True).astype(jnp.int32)
     nowhere = jnp.full(points.shape[0], jnp.inf, points.dtype)
     return fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), bind(_visit, points, order, metric=metric), nowhere)
 

@@ -111,7 +111,7 @@ def batch_bald_indices(
     probabilities = jax.nn.softmax(committee_logits.astype(dtype), axis=2)
     probabilities = jnp.where(free[:, None, None], probabilities, 1 / classes)
     noise = jnp.sum(jax.scipy.special.entr(probabilities), axis=2)
-    tie_order = jax.random.permutation(keys[k], size)
+    tie_order = jax.random.permutation(keys[k], jnp.arange(size, dtype=jnp.int32))
     bounds = jnp.where(free, scores, -jnp.inf)[tie_order]
     pool = probabilities[tie_order], noise[tie_order]
     outcomes = _Outcomes(
@@ -121,7 +121,7 @@ def batch_bald_indices(
     state = jnp.full(k, size, jnp.int32), jnp.zeros(k, dtype), bounds, outcomes
     step = bind(_choose_next, pool, keys, exact_steps=exact_steps, block_size=min(block_size, size))
     indices, gains, _, _ = fori_loop(0, k, step, state)
-    return JointChoice(jnp.append(tie_order.astype(jnp.int32), size)[indices], gains)
+    return JointChoice(jnp.append(tie_order, jnp.int32(size))[indices], gains)
 
 
 def keep_by_batch_bald(
@@ -169,14 +169,14 @@ def keep_by_batch_bald(
 
 def _choose_next(pool, keys, t, state, *, exact_steps, block_size):
     indices, gains, bounds, outcomes = state
-    order = jnp.argsort(-bounds)
+    order = jnp.argsort(-bounds).astype(jnp.int32)
     search = order, bounds[order], jnp.full_like(bounds, -jnp.inf), jnp.zeros((), jnp.int32)
     look = bind(_look_at_block, pool, outcomes, block_size=block_size)
     _, sorted_bounds, fresh, looked = while_loop(_may_be_better, look, search)
     gain, place = first_max(fresh)
     valid = gain > -jnp.inf
     j = order[place]
-    number = jnp.arange(bounds.shape[0])
+    number = jnp.arange(bounds.shape[0], dtype=jnp.int32)
     bounds = bounds.at[order].set(jnp.where(number < looked, fresh, sorted_bounds))
     label_probabilities = pool[0][j]
     extended = _extend(keys[t], outcomes, label_probabilities, t, exact_steps)
@@ -218,15 +218,15 @@ def _extend(key, outcomes, label_probabilities, t, exact_steps):
     are drawn evenly by their probability, once, and the label of each next example is drawn for each of them.
     """
     size, classes = outcomes.posterior.shape[0], label_probabilities.shape[1]
-    slots = jnp.arange(size)
+    slots = jnp.arange(size, dtype=jnp.int32)
     parent_key, label_key = jax.random.split(key)
     heights = (slots.astype(outcomes.chances.dtype) + jax.random.uniform(parent_key, (), outcomes.chances.dtype)) / size
-    drawn = jnp.searchsorted(jnp.cumsum(outcomes.chances), heights)
+    drawn = jnp.searchsorted(jnp.cumsum(outcomes.chances), heights).astype(jnp.int32)
     is_exact = t < exact_steps
     parents = jnp.where(is_exact, slots // classes, jnp.where(t == exact_steps, jnp.minimum(drawn, size - 1), slots))
     posterior, chances = outcomes.posterior[parents], outcomes.chances[parents]
     predicted = product(posterior, label_probabilities)
-    sampled = jax.random.categorical(label_key, jnp.log(predicted), axis=1)
+    sampled = jax.random.categorical(label_key, jnp.log(predicted), axis=1).astype(jnp.int32)
     labels = jnp.where(is_exact, slots % classes, sampled)
     likelihood = label_probabilities[:, labels].T
     joint = posterior * likelihood

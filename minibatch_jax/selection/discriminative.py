@@ -194,10 +194,11 @@ def _round(key, rows, exists, learning_rate, t, state, *, each, num_rounds, num_
     k, size = indices.shape[0], rows.shape[0]
     sample_key, start_key, train_key, pick_key = jax.random.split(jax.random.fold_in(key, t), 4)
     free = exists & ~known
-    luck = jnp.where(free, jax.random.permutation(sample_key, size), size)
+    numbers = jnp.arange(size, dtype=jnp.int32)
+    luck = jnp.where(free, jax.random.permutation(sample_key, numbers), size)
     wanted = jnp.maximum(_MOST_UNLABELED * jnp.sum(known, dtype=jnp.int32), 1)
-    taken = known | (free & (jnp.argsort(jnp.argsort(luck)) < wanted))
-    order = jnp.argsort(~taken, stable=True)
+    taken = known | (free & (jnp.argsort(jnp.argsort(luck)).astype(jnp.int32) < wanted))
+    order = jnp.argsort(~taken, stable=True).astype(jnp.int32)
     params = _start(start_key, rows.shape[1], hidden, rows.dtype)
     optimizer_state = _optimizer(learning_rate).init(params)
     count = jnp.maximum(jnp.sum(taken, dtype=jnp.int32), 1)
@@ -206,11 +207,11 @@ def _round(key, rows, exists, learning_rate, t, state, *, each, num_rounds, num_
     scores = jnp.where(jnp.any(known), _scores(params, rows), 0)
     if pick == "gumbel":
         scores = scores / _TEMPERATURE + jax.random.gumbel(pick_key, (size,), rows.dtype)
-    shuffled = jax.random.permutation(pick_key, size)  # ties are broken at random
+    shuffled = jax.random.permutation(pick_key, numbers)  # ties are broken at random
     most = k - (num_rounds - 1) * each  # the last round takes the rest
     ranked = jnp.where(free & jnp.isfinite(scores), scores, -jnp.inf)[shuffled]
     found, places = jax.lax.top_k(ranked, most)
-    number = jnp.arange(most)
+    number = jnp.arange(most, dtype=jnp.int32)
     now = (number < jnp.where(t == num_rounds - 1, most, each)) & (found > -jnp.inf)
     new = jnp.where(now, shuffled[places], size).astype(jnp.int32)
     return indices.at[jnp.where(now, t * each + number, k)].set(new, mode="drop"), known.at[new].set(True, mode="drop")
@@ -238,7 +239,7 @@ def _scores(params, rows):
 
 def _train(key, rows, known, order, count, learning_rate, t, state, *, batch_size):
     params, optimizer_state = state
-    places = order[jax.random.randint(jax.random.fold_in(key, t), (batch_size,), 0, count)]
+    places = order[jax.random.randint(jax.random.fold_in(key, t), (batch_size,), 0, count, jnp.int32)]
     targets = (~known[places]).astype(rows.dtype)
 
     def loss(params):

@@ -160,13 +160,13 @@ def expected_word_gradient_length(
 def _layer_length(logits_fn, layer, example):
     def named(layer):
         logits = logits_fn(layer, example)
-        check_logits(logits)
+        _check_logits(logits)
         return logits, logits
 
     gradients, logits = jax.jacrev(named, has_aux=True)(layer)
     dtype = weight_dtype(logits.dtype)
     flat = [x.reshape(logits.shape[0], -1).astype(dtype) for x in jax.tree.leaves(gradients)]
-    inner = sum(product(x, x.T) for x in flat)
+    inner = jnp.sum(jnp.stack([product(x, x.T) for x in flat]), axis=0)
     probabilities = jax.nn.softmax(logits.astype(dtype))
     residuals = probabilities[None] - jnp.eye(logits.shape[0], dtype=dtype)
     squares = jnp.sum(product(residuals, inner) * residuals, axis=1)
@@ -176,7 +176,7 @@ def _layer_length(logits_fn, layer, example):
 def _word_length(logits_fn, embeddings, words):
     def named(vectors):
         logits = logits_fn(vectors, words)
-        check_logits(logits)
+        _check_logits(logits)
         return logits, logits
 
     real = words >= 0
@@ -192,7 +192,7 @@ def _word_length(logits_fn, embeddings, words):
     return jnp.sum(probabilities * jnp.max(root(jnp.sum(of_words**2, axis=2)), axis=1))
 
 
-def check_logits(logits: jax.Array) -> None:
+def _check_logits(logits: jax.Array) -> None:
     """Raise unless a function returned the class scores of one example, of at least two classes."""
     if jnp.ndim(logits) != 1 or logits.shape[0] < 2:
         raise ValueError(f"logits_fn returned {list(jnp.shape(logits))}, wanted [C], C >= 2 scores of one example.")

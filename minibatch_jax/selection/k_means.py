@@ -21,7 +21,7 @@ import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop, scan, while_loop
-from minibatch_jax._vector import first_min, first_minima
+from minibatch_jax._vector import first_minima, vector_min
 from minibatch_jax.geometry import center, product, unit_rows
 from minibatch_jax.selection._labeled_rows import keep_rows
 from minibatch_jax.selection._seeding import spread_draws
@@ -125,6 +125,8 @@ def k_means_indices(
     max_iterations: int = 50,
 ) -> jax.Array:
     """Choose the row nearest to the center of each of k clusters; a row taken by one center is not taken by another.
+
+    Ties up to rounding, as between the rows of a cluster of two, go to the lowest index.
 
     Args:
       key: int seed or key.
@@ -235,7 +237,7 @@ def _assign_block(centers, usable, totals, block):
     rows, exists = block
     halves = jnp.sum(centers**2, axis=1)[None] / 2 - product(rows, centers.T)
     half, owner = first_minima(jnp.where(usable[None], halves, jnp.inf), axis=1)
-    owned = (owner[:, None] == jnp.arange(centers.shape[0])[None]) & exists[:, None]
+    owned = (owner[:, None] == jnp.arange(centers.shape[0], dtype=jnp.int32)[None]) & exists[:, None]
     squared = jnp.maximum(jnp.sum(rows**2, axis=1) + 2 * half, 0)
     sums += product(owned.astype(rows.dtype).T, rows)
     totals = sums, counts + jnp.sum(owned, axis=0, dtype=jnp.int32), cost + jnp.sum(jnp.where(exists, squared, 0))
@@ -245,6 +247,10 @@ def _assign_block(centers, usable, totals, block):
 def _take_nearest(rows, centers, t, state):
     indices, free = state
     squared = jnp.sum((rows - centers[t][None]) ** 2, axis=1)
-    distance, j = first_min(jnp.where(free & jnp.isfinite(squared), squared, jnp.inf))
-    valid = distance < jnp.inf
+    squared = jnp.where(free & jnp.isfinite(squared), squared, jnp.inf)
+    least = vector_min(squared)
+    valid = least < jnp.inf
+    length = jnp.sqrt(jnp.sum(jnp.where(valid, centers[t], 0) ** 2))
+    rounding = 32 * jnp.finfo(rows.dtype).eps * (least + jnp.sqrt(least) * length)  # both rows of a pair are nearest
+    j = jnp.argmax(free & (squared <= least + rounding)).astype(jnp.int32)
     return indices.at[t].set(jnp.where(valid, j, rows.shape[0])), free.at[j].set(free[j] & ~valid)

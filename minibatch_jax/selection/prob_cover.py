@@ -106,10 +106,9 @@ def prob_cover_indices(
     origin = center(jnp.where(exists[:, None], rows, jnp.nan))
     ball = rows, exists, origin, radius
     block = min(block_size, size)
-    starts = jnp.arange(-(-size // block)) * block
     counted = bind(_count_block, ball, exists & ~covered, size=block)
-    degrees = fori_loop(0, starts.shape[0], counted, jnp.zeros(size, jnp.int32))
-    luck = jax.random.permutation(as_key(key), size)
+    degrees = fori_loop(0, -(-size // block), counted, jnp.zeros(size, jnp.int32))
+    luck = jax.random.permutation(as_key(key), jnp.arange(size, dtype=jnp.int32))
     free = exists & ~before
     state = jnp.full(k, size, jnp.int32), jnp.zeros(k, jnp.int32), degrees, covered, free
     indices, gains, _, covered, _ = fori_loop(0, k, bind(_take_largest, ball, luck, size=block), state)
@@ -127,7 +126,7 @@ def largest_pure_radius(
 ) -> jax.Array:
     """Return the largest radius with which at least this fraction of the balls hold rows of one cluster only.
 
-    This is the rule by which the paper chooses the radius, with as many clusters as there are classes, such as those of
+    This is the rule by which the paper chooses the radius, with one cluster for each class, such as those of
     `k_means_clusters(...).owners`. A ball is pure as long as the radius is at most the distance to the nearest row of
     another cluster, so the radius is a quantile of these distances. O(N^2 D) time, O(N (D + block_size)) memory; a few
     thousand rows of a large pool do.
@@ -230,13 +229,13 @@ def _inside(ball, places):
     rows, exists, origin, radius = ball
     others = rows[places]
     squared = squared_distances(rows, others, origin=origin)
-    same = jnp.arange(rows.shape[0])[:, None] == places[None]
+    same = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] == places[None]
     return (same | (root(squared) < radius)) & exists[:, None] & exists[places][None]
 
 
 def _count_block(ball, counted, block, degrees, *, size):
     """Add to the degrees `[N]` what the rows of a block count, each row once."""
-    places = block * size + jnp.arange(size)
+    places = block * size + jnp.arange(size, dtype=jnp.int32)
     real = places < degrees.shape[0]
     places = jnp.minimum(places, degrees.shape[0] - 1)
     return degrees + jnp.sum(_inside(ball, places) & (real & counted[places])[None], axis=1, dtype=jnp.int32)
@@ -250,7 +249,7 @@ def _take_largest(ball, luck, t, state, *, size):
     valid = most >= 0
     new = _inside(ball, j[None])[:, 0] & ~covered & valid
     count = jnp.sum(new, dtype=jnp.int32)
-    order = jnp.argsort(~new, stable=True)
+    order = jnp.argsort(~new, stable=True).astype(jnp.int32)
     lose = bind(_uncount_block, ball, order, count, size=size)
     degrees = fori_loop(0, (count + size - 1) // size, lose, degrees)
     indices = indices.at[t].set(jnp.where(valid, j, number))
@@ -259,7 +258,7 @@ def _take_largest(ball, luck, t, state, *, size):
 
 def _uncount_block(ball, order, count, block, degrees, *, size):
     """Take from the degrees `[N]` what a block of the newly covered rows, the first ones in this order, counted."""
-    slots = block * size + jnp.arange(size)
+    slots = block * size + jnp.arange(size, dtype=jnp.int32)
     places = order[jnp.minimum(slots, order.shape[0] - 1)]
     return degrees - jnp.sum(_inside(ball, places) & (slots < count)[None], axis=1, dtype=jnp.int32)
 

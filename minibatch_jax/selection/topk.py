@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
+from minibatch_jax._loops import bind, cond
 from minibatch_jax._vector import one_zero
 from minibatch_jax.weights import weight_transformation
 
@@ -48,10 +49,12 @@ def topk_mask(
     ranked = jnp.where(allowed, one_zero(scores), -jnp.inf)
     if key is None:
         _, indices = jax.lax.top_k(ranked, k)
-    else:
-        order = jax.random.permutation(as_key(key), scores.shape[0])
-        indices = order[jax.lax.top_k(ranked[order], k)[1]]
-    return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed
+        return jnp.zeros(scores.shape, bool).at[indices].set(True) & allowed
+    last = jnp.min(jax.lax.top_k(ranked, k)[0])  # on a CPU, XLA sorts all if only one of them is read
+    above, equal = ranked > last, ranked == last
+    left = k - jnp.sum(above, dtype=jnp.int32)
+    enough = left == jnp.sum(equal, dtype=jnp.int32)
+    return allowed & (above | cond(enough, _all_of, bind(_some_of, k=k), as_key(key), equal, left))
 
 
 def keep_topk(k: int) -> optax.GradientTransformationExtraArgs:
@@ -103,6 +106,18 @@ def keep_bottomk(k: int) -> optax.GradientTransformationExtraArgs:
       [1.0, 0.0, 0.0]
     """
     return _keep_topk(k, sign=-1)
+
+
+def _all_of(key, mask, number):
+    return mask
+
+
+def _some_of(key, mask, number, *, k):
+    """Return a mask of so many, at most k, of the items of a mask, drawn at random."""
+    luck = jax.random.uniform(key, mask.shape)
+    _, indices = jax.lax.top_k(jnp.where(mask, luck, -1), k)
+    indices = jnp.where(jnp.arange(k, dtype=jnp.int32) < number, indices, mask.shape[0])
+    return jnp.zeros(mask.shape, bool).at[indices].set(True, mode="drop")
 
 
 def _keep_topk(k: int, sign: int) -> optax.GradientTransformationExtraArgs:

@@ -43,7 +43,7 @@ def typi_clust_indices(
 ) -> jax.Array:
     """Cluster all rows by k-means, and choose the most typical row of each cluster in turn.
 
-    The paper takes as many clusters as there will be labels, but at most 500: `min(number of labels + k, 500)`.
+    The paper takes `min(number of labels + k, 500)` clusters, one for each label that there will be.
     `typical_indices` says which cluster has its turn.
 
     Args:
@@ -155,7 +155,7 @@ def typical_indices(
     )
     counts, known = counts[:num_clusters], known[:num_clusters]
     large = counts >= jnp.where(jnp.any(counts >= smallest), smallest, 1)
-    turns = jnp.lexsort((-counts, known, ~large))
+    turns = jnp.lexsort((-counts, known, ~large)).astype(jnp.int32)
     state = jnp.full(k, size, jnp.int32), exists & ~before
     step = bind(_take_typical, rows, clusters, turns, jnp.sum(large, dtype=jnp.int32), num_neighbors=num_neighbors)
     return fori_loop(0, k, step, state)[0]
@@ -226,11 +226,11 @@ def _take_typical(rows, clusters, turns, number_of_turns, t, state, *, num_neigh
     mine = free & (clusters == cluster)
     members = jnp.where(jnp.any(mine), mine, free)
     count = jnp.sum(members, dtype=jnp.int32)
-    order = jnp.argsort(~members, stable=True)
+    order = jnp.argsort(~members, stable=True).astype(jnp.int32)
     block, blocks = min(_BLOCK, rows.shape[0]), (count + _BLOCK - 1) // _BLOCK
     look = bind(_distances_of_block, rows, order, count, blocks, num_neighbors=num_neighbors, size=block)
     means = fori_loop(0, blocks, look, jnp.full(rows.shape[0], jnp.inf, rows.dtype))
-    place = first_min(jnp.where(jnp.arange(rows.shape[0]) < count, means, jnp.inf))[1]
+    place = first_min(jnp.where(jnp.arange(rows.shape[0], dtype=jnp.int32) < count, means, jnp.inf))[1]
     valid = count > 0
     j = order[jnp.minimum(place, jnp.maximum(count - 1, 0))].astype(jnp.int32)
     return indices.at[t].set(jnp.where(valid, j, rows.shape[0])), free.at[j].set(free[j] & ~valid)
@@ -238,13 +238,13 @@ def _take_typical(rows, clusters, turns, number_of_turns, t, state, *, num_neigh
 
 def _distances_of_block(rows, order, count, blocks, block, means, *, num_neighbors, size):
     """Set the mean distances of a block of members, by their place in the order, to their neighbors in it."""
-    slots = block * size + jnp.arange(size)
+    slots = block * size + jnp.arange(size, dtype=jnp.int32)
     queries = rows[order[jnp.minimum(slots, order.shape[0] - 1)]]
     nearest = jnp.full((size, num_neighbors), jnp.inf, rows.dtype)
     meet = bind(_meet_block, rows, order, count, queries, slots, size=size)
     nearest = jnp.sort(fori_loop(0, blocks, meet, nearest), axis=1)
     wanted = jnp.clip(count // 2, 1, num_neighbors)
-    used = (jnp.arange(num_neighbors)[None] < wanted) & jnp.isfinite(nearest)
+    used = (jnp.arange(num_neighbors, dtype=jnp.int32)[None] < wanted) & jnp.isfinite(nearest)
     number = jnp.maximum(jnp.sum(used, axis=1, dtype=jnp.int32), 1).astype(rows.dtype)
     mean = jnp.sum(jnp.where(used, root(jnp.where(used, nearest, 0)), 0), axis=1) / number
     return means.at[jnp.where(slots < count, slots, means.shape[0])].set(mean, mode="drop")
@@ -252,7 +252,7 @@ def _distances_of_block(rows, order, count, blocks, block, means, *, num_neighbo
 
 def _meet_block(rows, order, count, queries, query_slots, block, nearest, *, size):
     """Return the least squared distances `[b, num_neighbors]` of the queries so far, with one more block of members."""
-    slots = block * size + jnp.arange(size)
+    slots = block * size + jnp.arange(size, dtype=jnp.int32)
     others = rows[order[jnp.minimum(slots, order.shape[0] - 1)]]
     squared = squared_distances(queries, others, origin=jnp.zeros(rows.shape[1], rows.dtype))
     counts = (slots < count)[None] & (slots[None] != query_slots[:, None])
