@@ -17,7 +17,7 @@ Expected: area under the learning curve of the accuracy, divided by its width, a
   | random    | 0.517 ± 0.004 |            | 0.542 ± 0.017 |            |
   | ProbCover | 0.537 ± 0.008 | +2.1 ± 0.6 | 0.574 ± 0.010 | +3.1 ± 0.7 |
   | BADGE     | 0.523 ± 0.009 | +0.6 ± 0.7 | 0.568 ± 0.011 | +2.6 ± 1.7 |
-  | TypiClust | 0.524 ± 0.003 | +0.8 ± 0.3 | 0.558 ± 0.015 | +1.6 ± 1.1 |
+  | TypiClust | 0.524 ± 0.003 | +0.7 ± 0.3 | 0.558 ± 0.015 | +1.6 ± 1.1 |
 
   Reproduced for ProbCover; with three seeds the others are hardly told apart from random rows. The network is weak: of
   the test texts, 46 % are of one class, and a linear head on hashed words has an accuracy of 0.83 with 320 random

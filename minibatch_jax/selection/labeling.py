@@ -9,7 +9,7 @@ References:
 
 Method: labeling in rounds
 Paper: 2107.10314
-Experiment: active_texts
+Experiment: active_texts, active_transformer
 """
 
 from typing import NamedTuple

@@ -2,7 +2,7 @@
 
 Method: regression of similarities
 Paper: 1908.10084
-Experiment: pairs_that_count
+Experiment: pairs_that_count, few_shot_texts
 """
 
 import jax

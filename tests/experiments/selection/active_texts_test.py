@@ -91,11 +91,11 @@ def test_all_arms_start_with_the_same_labels_and_learn(planted):
 
 @pytest.mark.slow
 def test_each_strategy_keeps_as_many_rows(planted):
-    config = Config(first=12, rounds=1, labels=6, steps=40)
+    config = Config(first=12, rounds=1, labels=10, steps=40)
     pool = pools.draw_pool("sentiment", False, 0)
     labels = np.where(np.arange(len(pool.label)) < 12, pool.label, -1)
     for name, strategy in STRATEGIES.items():
-        signals, _ = experiment.trained(config, pool, name, labels, 0, 18)
+        signals, _ = experiment.trained(config, pool, name, labels, 0, 22)
         free = jnp.asarray(labels < 0, jnp.float32)
-        kept = np.asarray(weights_of(strategy(Budget(6, 3)), free, **signals))
-        assert np.sum(kept) == 6 and not np.any(kept[:12]), name
+        kept = np.asarray(weights_of(strategy(Budget(10, 3)), free, **signals))
+        assert np.sum(kept) == 10 and not np.any(kept[:12]), name
