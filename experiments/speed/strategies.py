@@ -105,7 +105,7 @@ def core_set(pool: Pool, k: int) -> jax.Array:
     return selection.k_center(rows, k, chosen=labeled).indices
 
 
-def lightweight(pool: Pool, k: int) -> jax.Array:
+def lightweight(pool: Pool, k: int) -> Any:
     select, weights = selection.keep_lightweight_coreset(k, 0, weighting="own"), jnp.ones(pool.features.shape[0])
     return select.update(weights, select.init(weights), features=pool.features)[0]
 

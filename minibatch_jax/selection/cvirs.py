@@ -156,10 +156,8 @@ def _mean_distance(labeled, exists, bits):
     classes = bits.shape[0]
     both = product(labeled, bits)
     first, second = jnp.sum(bits), jnp.sum(labeled, axis=1)
-    joint = sum(
-        jax.scipy.special.entr(x / classes)
-        for x in (both, first - both, second - both, classes - first - second + both)
-    )
+    table = jnp.stack([both, first - both, second - both, classes - first - second + both])
+    joint = jnp.sum(jax.scipy.special.entr(table / classes), axis=0)
     separate = jnp.sum(jax.scipy.special.entr(jnp.stack([second, classes - second]) / classes), axis=0)
     separate += jnp.sum(jax.scipy.special.entr(jnp.stack([first, classes - first]) / classes))
     opposite = (both == 0) & (first + second == classes)
