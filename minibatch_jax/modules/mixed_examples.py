@@ -59,7 +59,8 @@ def mixup(
       inputs: tree of `[B, ...]`, floating point.
       targets: tree of `[B, ...]`, floating point, such as one-hot or soft labels `[B, C]`; by default none. With labels
         that are integers, weigh the losses of both by `shares` instead.
-      alpha: > 0, may be traced: 1 draws all shares alike, less prefers pure examples.
+      alpha: > 0 and finite, may be traced: 1 draws all shares alike, less prefers pure examples. A traced one that is
+        neither mixes nothing: all shares are 1 and 0.
       per_row: False draws one share for the batch, as published; True draws one for each row, static.
       weights: `[B]`, those of the sampler, 0 on padding; by default no row is padding.
 
@@ -68,7 +69,7 @@ def mixup(
 
     Raises:
       TypeError: if an array is not floating point or `per_row` is no bool.
-      ValueError: if there is no array, numbers of rows differ, or alpha is not positive.
+      ValueError: if there is no array, numbers of rows differ, or alpha is not positive or has a shape.
 
     References:
       Zhang et al., mixup: beyond empirical risk minimization, 2018 (arXiv 1710.09412).
@@ -88,7 +89,9 @@ def mixup(
     order_key, share_key = jax.random.split(as_key(key))
     partners = _partners(order_key, number, weights, 2)
     alpha = jnp.asarray(alpha, jnp.float32)
+    check_shape("alpha", alpha, ())
     own = jnp.broadcast_to(jax.random.beta(share_key, alpha, alpha, (number,) if per_row else ()), (number,))
+    own = jnp.where((alpha > 0) & jnp.isfinite(own), own, 1)
     shares = jnp.stack([own, 1 - own], axis=1)
     return MixedExamples(_mean(inputs, partners, shares), _mean(targets, partners, shares), partners, shares)
 
