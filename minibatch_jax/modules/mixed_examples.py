@@ -12,6 +12,7 @@ Paper: 1710.09412, 2004.10934
 Experiment: pseudo_labels
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def mixup(
 
     Raises:
       TypeError: if an array is not floating point or `per_row` is no bool.
-      ValueError: if there is no array, numbers of rows differ, or alpha is not positive or has a shape.
+      ValueError: if there is no array, numbers of rows differ, or alpha is not positive and finite, or has a shape.
 
     References:
       Zhang et al., mixup: beyond empirical risk minimization, 2018 (arXiv 1710.09412).
@@ -81,7 +82,7 @@ def mixup(
       (True, [1.0, 1.0])
     """
     number = _num_rows({"inputs": inputs, "targets": targets})
-    check_number("alpha", alpha, 0, open_low=True)
+    check_number("alpha", alpha, 0, math.inf, open_low=True, open_high=True)
     _check_bool("per_row", per_row)
     for name, tree in (("inputs", inputs), ("targets", targets)):
         for leaf in jax.tree.leaves(tree):

@@ -100,6 +100,7 @@ NUMBER: Any = 1
     [
         (lambda: mixup(0, X, Y[:3]), ValueError, r"targets has shape \[3, 4\], wanted \[10, 4\]"),
         (lambda: mixup(0, X, Y, alpha=0.0), ValueError, "alpha is 0.0, wanted a number in"),
+        (lambda: mixup(0, X, Y, alpha=float("inf")), ValueError, r"alpha is inf, wanted a number in \(0, inf\)"),
         (lambda: mixup(0, X, Y, alpha=jnp.ones(B)), ValueError, r"alpha has shape \[10\], wanted \[\]"),
         (lambda: mixup(0, X, np.ones(B, np.int32)), TypeError, "targets has dtype int32, wanted a floating"),
         (lambda: mixup(0, {}), ValueError, "inputs has no array"),
