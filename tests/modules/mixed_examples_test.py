@@ -52,6 +52,8 @@ def test_mixup_averages_two_rows_and_its_shares_are_beta(per_row):
     shares = jax.jit(draw)(keys, alphas)
     assert np.all(shares[:3] == 1)  # no mixture without a distribution of shares
     assert stats.kstest(shares[3:], stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+    with jax.enable_x64(True):
+        assert jax.eval_shape(lambda: mixup(0, X, per_row=per_row)).shares.dtype == jnp.float32  # one draw in both
 
 
 def test_the_loss_of_mixup_is_that_of_both_labels_by_their_shares():
