@@ -33,17 +33,21 @@ for name in {OTHERS}:
     sys.modules[name] = None
 import minibatch_jax
 minibatch_jax.pool.select_from_pool
-try:
-    minibatch_jax.modules
-except ImportError as error:
-    print(error)
+from minibatch_jax.modules import mixup
+from minibatch_jax import modules
+assert not hasattr(modules, "__all__")
+for look in (lambda: modules.BatchFormer, lambda: __import__("minibatch_jax.modules.views")):
+    try:
+        look()
+    except ImportError as error:
+        print(error)
 """
 
 
-def test_the_package_imports_without_any_other_and_modules_name_their_extra():
+def test_the_package_imports_without_any_other_and_networks_name_their_extra():
     run = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "flax is missing, wanted it here: pip install 'minibatch_jax[modules]'\n"
+    assert run.stdout == 2 * "flax is missing, wanted it here: pip install 'minibatch_jax[modules]'\n"
 
 
 def test_norms_of_linen_modules_name_their_extra(monkeypatch):

@@ -1,4 +1,4 @@
-"""Which transcripts of a teacher to distill from, without labels: eight filters on lines of handwritten digits.
+"""Which transcripts of a teacher to distill from, without labels: nine filters on lines of handwritten digits.
 
 Claim: a student that trains on the half of the transcripts that a label-free filter keeps makes fewer errors than one
   that trains on all of them or on a random half, and comes close to one whose half was chosen with the truth; the

@@ -12,9 +12,13 @@ Experiment: batch_former, batch_former_domains, batch_former_contrastive
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._extras import require
+
+require("flax.nnx", "modules")
+
+from flax import nnx
 
 
 class BatchFormer(nnx.Module):

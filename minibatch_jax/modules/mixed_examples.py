@@ -12,6 +12,7 @@ Paper: 1710.09412, 2004.10934
 Experiment: pseudo_labels
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,8 @@ def mixup(
       inputs: tree of `[B, ...]`, floating point.
       targets: tree of `[B, ...]`, floating point, such as one-hot or soft labels `[B, C]`; by default none. With labels
         that are integers, weigh the losses of both by `shares` instead.
-      alpha: > 0, may be traced: 1 draws all shares alike, less prefers pure examples.
+      alpha: > 0 and finite, may be traced: 1 draws all shares alike, less prefers pure examples. A traced one that is
+        neither mixes nothing: all shares are 1 and 0.
       per_row: False draws one share for the batch, as published; True draws one for each row, static.
       weights: `[B]`, those of the sampler, 0 on padding; by default no row is padding.
 
@@ -68,7 +70,7 @@ def mixup(
 
     Raises:
       TypeError: if an array is not floating point or `per_row` is no bool.
-      ValueError: if there is no array, numbers of rows differ, or alpha is not positive.
+      ValueError: if there is no array, numbers of rows differ, or alpha is not positive and finite, or has a shape.
 
     References:
       Zhang et al., mixup: beyond empirical risk minimization, 2018 (arXiv 1710.09412).
@@ -80,7 +82,7 @@ def mixup(
       (True, [1.0, 1.0])
     """
     number = _num_rows({"inputs": inputs, "targets": targets})
-    check_number("alpha", alpha, 0, open_low=True)
+    check_number("alpha", alpha, 0, math.inf, open_low=True, open_high=True)
     _check_bool("per_row", per_row)
     for name, tree in (("inputs", inputs), ("targets", targets)):
         for leaf in jax.tree.leaves(tree):
@@ -88,7 +90,10 @@ def mixup(
     order_key, share_key = jax.random.split(as_key(key))
     partners = _partners(order_key, number, weights, 2)
     alpha = jnp.asarray(alpha, jnp.float32)
-    own = jnp.broadcast_to(jax.random.beta(share_key, alpha, alpha, (number,) if per_row else ()), (number,))
+    check_shape("alpha", alpha, ())
+    shape = (number,) if per_row else ()
+    own = jnp.broadcast_to(jax.random.beta(share_key, alpha, alpha, shape, jnp.float32), (number,))
+    own = jnp.where((alpha > 0) & jnp.isfinite(own), own, 1)
     shares = jnp.stack([own, 1 - own], axis=1)
     return MixedExamples(_mean(inputs, partners, shares), _mean(targets, partners, shares), partners, shares)
 

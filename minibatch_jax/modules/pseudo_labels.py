@@ -19,7 +19,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax._checks import check_count, check_floating, check_integer, check_shape
+from minibatch_jax._checks import check_bool, check_count, check_floating, check_integer, check_shape
 from minibatch_jax._vector import class_numbers, nonzero
 from minibatch_jax.devices import bound_axis, gather_rows, max_over, replicate, sum_over
 from minibatch_jax.weights import weight_dtype
@@ -94,7 +94,7 @@ def write_soft_labels(
 
     Raises:
       TypeError: if ids are not integers or probabilities not floating point.
-      ValueError: if a shape does not fit or, outside of `jit`, a row does not sum to 1.
+      ValueError: if a shape does not fit or, outside of `jit`, a row that is no padding does not sum to 1.
 
     Examples:
       >>> memory = init_soft_labels(jnp.array([1, -1]), 2)
@@ -114,7 +114,7 @@ def write_soft_labels(
     ids, probabilities = replicate(batch)
     probabilities = probabilities.astype(jnp.float32)
     usable = _are_probabilities(probabilities)
-    _check_rows(probabilities, usable)
+    _check_rows("probabilities", probabilities, usable | (ids == -1))
     known = class_numbers(ids, number)
     usable = usable & (known < number)
     rows = jnp.where(usable, known, number)
@@ -140,15 +140,22 @@ def publish_soft_labels(memory: SoftLabels, when: bool | jax.Array = True) -> So
     Returns:
       The memory with new labels, in which no row counts as visited.
 
+    Raises:
+      TypeError: if `when` is no bool, such as a number of epochs.
+      ValueError: if `when` has a shape.
+
     Examples:
       >>> memory = init_soft_labels(jnp.array([-1, -1]), 2)
       >>> memory = write_soft_labels(memory, jnp.array([1]), jnp.array([[0.25, 0.75]]))
       >>> publish_soft_labels(publish_soft_labels(memory)).labels.tolist()
       [[0.0, 0.0], [0.25, 0.75]]
     """
-    new = memory.visited & ~memory.labeled & when
+    now = jnp.asarray(when)
+    check_shape("when", now, ())
+    check_bool("when", now)
+    new = memory.visited & ~memory.labeled & now
     labels = jnp.where(new[:, None], memory.pending, memory.labels)
-    return memory._replace(labels=labels, visited=memory.visited & ~jnp.asarray(when, bool))
+    return memory._replace(labels=labels, visited=memory.visited & ~now)
 
 
 def class_balance(
@@ -180,7 +187,7 @@ def class_balance(
 
     Raises:
       TypeError: if an array is not floating point.
-      ValueError: if a shape does not fit.
+      ValueError: if a shape does not fit or, outside of `jit`, the prior is no distribution.
 
     References:
       Tanaka et al., Joint optimization framework for learning with noisy labels, 2018 (arXiv 1803.11364).
@@ -194,6 +201,7 @@ def class_balance(
     if prior is not None:
         check_shape("prior", prior, logits.shape[1:])
         check_floating("prior", prior)
+        _check_rows("prior", prior[None], _are_probabilities(prior[None]))
     target = jnp.full(logits.shape[1], 1 / logits.shape[1], log_p.dtype) if prior is None else prior
     exponents = jnp.where(weights[:, None] > 0, log_p, -jnp.inf)
     high = max_over(jax.lax.stop_gradient(jnp.max(exponents, axis=0)), axis_name)
@@ -253,15 +261,15 @@ def _are_probabilities(probabilities: jax.Array) -> jax.Array:
     return jnp.all(probabilities >= 0, axis=1) & (jnp.abs(jnp.sum(probabilities, axis=1) - 1) < 0.01)
 
 
-def _check_rows(probabilities: jax.Array, usable: jax.Array) -> None:
+def _check_rows(name: str, probabilities: jax.Array, usable: jax.Array) -> None:
     """Raise where a row of finite numbers is no distribution; one that is not finite is ignored and counted."""
-    if isinstance(probabilities, jax.core.Tracer):
+    if isinstance(probabilities, jax.core.Tracer) or isinstance(usable, jax.core.Tracer):
         return
-    values = np.asarray(probabilities)
+    values = np.asarray(probabilities, np.float32)
     wrong = np.flatnonzero(~np.asarray(usable) & np.all(np.isfinite(values), axis=1))
     if len(wrong):
         row = values[wrong[0]]
         raise ValueError(
-            f"probabilities have the sum {row.sum():.4g} and the smallest number {row.min():.4g} in row {wrong[0]}, "
-            "wanted the sum 1 and no negative number."
+            f"{name} has the sum {row.sum():.4g} and the smallest number {row.min():.4g} in row {wrong[0]}, wanted the "
+            "sum 1 and no negative number."
         )

@@ -16,10 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
+from minibatch_jax._extras import require
 from minibatch_jax.mining.distances import normalize_embeddings
+
+require("flax.nnx", "modules")
+
+from flax import nnx
 
 
 class Targets(NamedTuple):

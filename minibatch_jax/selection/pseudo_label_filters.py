@@ -42,6 +42,8 @@ from minibatch_jax.metrics.transcripts import check_lengths, check_sequences, er
 from minibatch_jax.weights import weight_dtype
 
 COMBINATIONS = ("mean", "all", "any")
+ROUNDING = 0.01
+"""How far a log-probability or an entropy may be out of its range, to count as the end of the range."""
 
 
 class Filtered(NamedTuple):
@@ -124,7 +126,7 @@ def negative_entropies(entropies: jax.Array, lengths: jax.Array, vocabulary: int
     if vocabulary < 2:
         raise ValueError(f"vocabulary is {vocabulary}, wanted at least 2.")
     largest = float(np.log(vocabulary))
-    return -_mean_of_tokens("entropies", entropies, lengths, low=0, high=largest * 1.01) / largest
+    return -_mean_of_tokens("entropies", entropies, lengths, low=0, high=largest) / largest
 
 
 def proxy_agreements(
@@ -211,8 +213,9 @@ def distinct_ngrams(tokens: jax.Array, lengths: jax.Array, n: int = 2) -> jax.Ar
     check_sequences("tokens", tokens, lengths)
     check_count("n", n, tokens.shape[1], "the number of tokens of a row")
     tokens, lengths, runs = as_index(tokens), as_index(lengths), tokens.shape[1] - n + 1
-    number = jnp.maximum(jnp.where(valid_lengths(tokens, lengths), lengths, 0) - n + 1, 0)
-    beyond = jnp.arange(runs, dtype=lengths.dtype)[None] >= number[:, None]
+    number = jnp.where(valid_lengths(tokens, lengths), lengths, 0).astype(jnp.int32)  # unsigned, it has no -1
+    number = jnp.maximum(number - n + 1, 0)
+    beyond = jnp.arange(runs, dtype=jnp.int32)[None] >= number[:, None]
     columns = [beyond.astype(jnp.int32), *(tokens[:, start : start + runs] for start in range(n))]
     ordered = jax.lax.sort(columns, dimension=1, num_keys=n + 1)
     changes = jnp.zeros((tokens.shape[0], runs - 1), bool)
@@ -302,11 +305,11 @@ def _mean_of_tokens(
     check_lengths(name, values, lengths)
     values, lengths = values.astype(weight_dtype(values.dtype)), as_index(lengths)
     is_token = jnp.arange(values.shape[1], dtype=lengths.dtype)[None] < lengths[:, None]
-    outside = is_token & ((values < low) | (values > high))
+    outside = is_token & ((values < low - ROUNDING) | (values > high + ROUNDING))
     if not isinstance(outside, jax.core.Tracer) and np.any(outside):
         entry = float(np.asarray(values)[np.asarray(outside)][0])
         raise ValueError(f"{name} has the entry {entry:.4g}, wanted numbers in [{low:.4g}, {high:.4g}].")
-    total = jnp.sum(jnp.where(is_token, values, 0), axis=1)
+    total = jnp.sum(jnp.where(is_token, jnp.clip(values, low, high), 0), axis=1)
     usable = (lengths > 0) & valid_lengths(values, lengths) & ~jnp.any(outside, axis=1)
     return jnp.where(usable, total / jnp.maximum(lengths, 1).astype(values.dtype), jnp.nan)
 

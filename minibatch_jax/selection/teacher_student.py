@@ -103,7 +103,7 @@ def teacher_labels(probabilities: jax.Array) -> TeacherLabels:
         row = int(np.argmin(usable))
         raise ValueError(f"probabilities[{row}] has the sum {float(sums[row]):.4g}, wanted entries >= 0 with sum 1.")
     labels = jnp.where(usable, jnp.argmax(probabilities, axis=1).astype(jnp.int32), -1)
-    return TeacherLabels(labels, jnp.where(usable, jnp.max(probabilities, axis=1), jnp.nan))
+    return TeacherLabels(labels, jnp.where(usable, jnp.minimum(jnp.max(probabilities, axis=1), 1), jnp.nan))
 
 
 def class_thresholds(mean: jax.Array, class_means: jax.Array, seen: jax.Array) -> jax.Array:
@@ -135,7 +135,7 @@ def class_thresholds(mean: jax.Array, class_means: jax.Array, seen: jax.Array) -
     means = jnp.where(seen, class_means.astype(dtype), 0)
     highest = jnp.max(means)
     ratios = jnp.where(seen & (highest > 0), means / nonzero(highest), 1)
-    return (mean.astype(dtype) * ratios).astype(class_means.dtype)
+    return (jnp.asarray(mean, dtype) * ratios).astype(class_means.dtype)
 
 
 def keep_by_teacher_student(
@@ -202,7 +202,8 @@ def keep_by_teacher_student(
         classes = jnp.where(usable, classes, num_classes)
         ignored = jnp.sum((weights != 0) & ~usable, dtype=jnp.int32)
         values = jnp.where(usable[None], jnp.stack([confidences, uncertainties]), 0)
-        state = _advance(state, jnp.where(usable, weights, 0), values, classes, ignored, decay, axis_name)
+        shares = jnp.where(usable, jnp.maximum(weights, 0), 0)
+        state = _advance(state, shares, values, classes, ignored, decay, axis_name)
 
         seen = state.class_batches > 0
         bars = jnp.stack(
@@ -246,7 +247,7 @@ def _advance(
     def moved(old, total, weight, batches):
         """Go toward the new mean at the rate of a moving average whose start is forgotten; constants stay exact."""
         times = jnp.maximum(batches, 1).astype(old.dtype)
-        rate = (1 - decay) / (1 - decay**times)
+        rate = jnp.where(times > 1, (1 - decay) / nonzero(1 - decay**times), 1)
         return jnp.where(weight > 0, old + rate * (total / nonzero(weight) - old), old)
 
     total, whole = jnp.sum(sums, axis=1), jnp.sum(mass)

@@ -47,8 +47,13 @@ def test_mixup_averages_two_rows_and_its_shares_are_beta(per_row):
         j, share = mixed.partners[i, 1], mixed.shares[i, 0]
         np.testing.assert_allclose(mixed.inputs["x"][i], share * X[i] + (1 - share) * X[j], rtol=1e-4, atol=1e-6)
     keys = jax.random.split(jax.random.key(0), 500)
-    shares = jax.jit(jax.vmap(lambda key: mixup(key, jnp.ones((2, 1)), alpha=0.4, per_row=per_row).shares[0, 0]))(keys)
-    assert stats.kstest(shares, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+    alphas = jnp.full(500, 0.4).at[:3].set(jnp.array([0, -1, jnp.nan]))
+    draw = jax.vmap(lambda key, alpha: mixup(key, jnp.ones((2, 1)), alpha=alpha, per_row=per_row).shares[0, 0])
+    shares = jax.jit(draw)(keys, alphas)
+    assert np.all(shares[:3] == 1)  # no mixture without a distribution of shares
+    assert stats.kstest(shares[3:], stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+    with jax.enable_x64(True):
+        assert jax.eval_shape(lambda: mixup(0, X, per_row=per_row)).shares.dtype == jnp.float32  # one draw in both
 
 
 def test_the_loss_of_mixup_is_that_of_both_labels_by_their_shares():
@@ -97,6 +102,8 @@ NUMBER: Any = 1
     [
         (lambda: mixup(0, X, Y[:3]), ValueError, r"targets has shape \[3, 4\], wanted \[10, 4\]"),
         (lambda: mixup(0, X, Y, alpha=0.0), ValueError, "alpha is 0.0, wanted a number in"),
+        (lambda: mixup(0, X, Y, alpha=float("inf")), ValueError, r"alpha is inf, wanted a number in \(0, inf\)"),
+        (lambda: mixup(0, X, Y, alpha=jnp.ones(B)), ValueError, r"alpha has shape \[10\], wanted \[\]"),
         (lambda: mixup(0, X, np.ones(B, np.int32)), TypeError, "targets has dtype int32, wanted a floating"),
         (lambda: mixup(0, {}), ValueError, "inputs has no array"),
         (lambda: mixup(0, X, per_row=NUMBER), TypeError, "per_row is 1, wanted a bool"),

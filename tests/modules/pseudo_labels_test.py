@@ -161,11 +161,19 @@ def test_soft_labels_and_terms_are_weights_of_one_gradient_on_one_device_and_on_
 MEMORY = init_soft_labels(jnp.asarray(LABELS), C)
 
 
+def test_padding_of_a_batch_needs_no_probabilities():
+    values = jnp.array([[0.5, 0.25, 0.25], [0, 0, 0]])
+    memory = write_soft_labels(MEMORY, jnp.array([1, -1]), values)
+    assert memory.pending[1].tolist() == [0.5, 0.25, 0.25] and int(memory.visited.sum()) == 1 and memory.ignored == 0
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: write_soft_labels(MEMORY, jnp.arange(2), jnp.ones((2, C))), ValueError, "sum 3 and the smallest"),
         (lambda: write_soft_labels(MEMORY, jnp.arange(2), jnp.ones((2, 2))), ValueError, r"wanted \[2, 3\]"),
+        (lambda: publish_soft_labels(MEMORY, jnp.array(2)), TypeError, "when has dtype int32, wanted bool"),
+        (lambda: class_balance(jnp.ones((2, C)), prior=jnp.ones(C)), ValueError, "prior has the sum 3"),
         (lambda: write_soft_labels(MEMORY, jnp.ones(2), jnp.ones((2, C))), TypeError, "example_ids has dtype float32"),
         (lambda: init_soft_labels(jnp.ones(2), C), TypeError, "labels has dtype float32"),
         (

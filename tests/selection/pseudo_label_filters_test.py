@@ -39,6 +39,10 @@ def of_rows(function):
             lambda i, n: len({tuple(TOKENS[i, j : j + 2]) for j in range(n - 1)}) / (n - 1) if n > 1 else 1,
         ),
         (
+            lambda: selection.distinct_ngrams(jnp.asarray(TOKENS), jnp.asarray(LENGTHS, jnp.uint32), 3),
+            lambda i, n: len({tuple(TOKENS[i, j : j + 3]) for j in range(n - 2)}) / (n - 2) if n > 2 else 1,
+        ),
+        (
             lambda: selection.distinct_ngrams(jnp.asarray(TOKENS), jnp.asarray(LENGTHS), 1),
             lambda i, n: len(set(TOKENS[i, :n])) / n,
         ),
@@ -47,7 +51,7 @@ def of_rows(function):
             lambda i, n: -(n - PROXY[i]) / max(1, PROXY[i]),  # the proxy hears the beginning alone
         ),
     ],
-    ids=["confidence", "likelihood", "entropy", "bigrams", "tokens", "proxy"],
+    ids=["confidence", "likelihood", "entropy", "bigrams", "trigrams", "tokens", "proxy"],
 )
 def test_scores_are_those_of_a_loop_over_rows_and_an_empty_row_has_none(found, expected):
     np.testing.assert_allclose(found(), of_rows(expected), rtol=1e-5, atol=1e-6)
@@ -71,6 +75,8 @@ def test_padding_is_nothing_and_a_bad_row_has_no_score_inside_jit():
     found = jax.jit(selection.token_confidences)(spoilt, lengths)
     assert np.flatnonzero(np.isnan(found)).tolist() == [0, 3, 4, 5]
     assert selection.token_confidences(jnp.full((1, 2), -jnp.inf), jnp.array([2])).tolist() == [0.0]
+    assert selection.token_confidences(jnp.full((1, 2), 1e-3), jnp.array([2])).tolist() == [1.0]  # by rounding
+    assert selection.negative_entropies(jnp.full((1, 2), -1e-3), jnp.array([2]), 4).tolist() == [0.0]
 
 
 def test_embeddings_agree_by_their_cosine():

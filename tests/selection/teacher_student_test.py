@@ -81,7 +81,7 @@ def test_keeps_what_a_loop_over_batches_and_classes_keeps(weighting):
 
 
 def test_equal_examples_are_all_kept_whatever_rounding_does_to_their_means():
-    tx = selection.keep_by_teacher_student(C, weighting="own")
+    tx = selection.keep_by_teacher_student(C, 0.999, weighting="own")  # in float32, 1 - 0.999 is below 0.001
     equal = {"teacher_confidences": jnp.full((BATCHES, B), 0.7), "logits": jnp.tile(LOGITS[:1, :1], (BATCHES, B, 1))}
     _, kept = run(tx, given=signals() | equal)
     np.testing.assert_array_equal(kept, WEIGHTS)
@@ -117,7 +117,7 @@ def test_an_unseen_class_has_the_threshold_of_all_and_a_class_at_zero_none():
     means = jnp.array([0.8, 0.2, 0.7])
     found = selection.class_thresholds(jnp.array(0.6), means, jnp.array([True, True, False]))
     np.testing.assert_allclose(found, [0.6, 0.15, 0.6], rtol=1e-6)
-    found = selection.class_thresholds(jnp.array(0.6), means, jnp.array([False, True, False]))
+    found = selection.class_thresholds(0.6, means, jnp.array([False, True, False]))
     np.testing.assert_allclose(found, 0.6, rtol=1e-6)
     np.testing.assert_array_equal(selection.class_thresholds(jnp.array(0.0), jnp.zeros(2), jnp.ones(2, bool)), 0)
 
@@ -154,6 +154,10 @@ def test_bad_rows_get_nothing_are_counted_and_change_no_average():
     assert int(state.num_ignored) == 4 and int(clean_state.num_ignored) == 0
     for one, two in zip(state[:-1], clean_state[:-1]):
         np.testing.assert_array_equal(one, two)
+    _, negative = update(weights.at[4].set(-1), tx.init(weights), clean)
+    _, without = update(weights.at[4].set(0), tx.init(weights), clean)
+    for one, two in zip(negative, without):
+        np.testing.assert_array_equal(one, two)
     nothing, after = update(jnp.zeros(B), clean_state, clean)
     assert not np.any(nothing)
     for one, two in zip(after, clean_state):
@@ -166,7 +170,9 @@ def test_labels_of_a_teacher_and_rows_that_are_no_distribution():
     np.testing.assert_array_equal(labels, probabilities.argmax(1))
     np.testing.assert_array_equal(sure, probabilities.max(1))
     probabilities[3], probabilities[5, 0] = [0.5, 0.6, 0.0, 0.0], np.nan
+    probabilities[6] = [1 + 1e-6, 0, 0, 0]
     labels, sure = jax.jit(selection.teacher_labels)(jnp.asarray(probabilities))
+    assert sure[6] == 1 and labels[6] == 0
     assert np.flatnonzero(labels < 0).tolist() == [3, 5] == np.flatnonzero(np.isnan(sure)).tolist()
 
 
