@@ -231,15 +231,18 @@ def train(
         policy, opt_state = descend(optimizer, grads, learner.policy, learner.opt_states[0])
         return policy, opt_state, state, aux.weights["constraint"] * config.batch_size
 
+    def judged(learner, key):
+        rows_key, noise_key = jax.random.split(key)
+        drawn = jax.random.randint(rows_key, (config.batch_size,), 0, len(rows["reward"]))
+        batch = jax.tree.map(lambda x: x[drawn], rows)
+        if not arm.improves:
+            return learner, batch
+        critics, critic_state = improve_critics(learner, batch, noise_key)
+        return learner._replace(critics=critics, opt_states=(learner.opt_states[0], critic_state)), batch
+
     def step(learner, key):
-        for number in range(2):
-            rows_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
-            drawn = jax.random.randint(rows_key, (config.batch_size,), 0, len(rows["reward"]))
-            batch = jax.tree.map(lambda x: x[drawn], rows)  # noqa: B023
-            critics, critic_state = (
-                improve_critics(learner, batch, noise_key) if arm.improves else (learner.critics, learner.opt_states[1])
-            )
-            learner = learner._replace(critics=critics, opt_states=(learner.opt_states[0], critic_state))
+        learner, _ = judged(learner, jax.random.fold_in(key, 0))
+        learner, batch = judged(learner, jax.random.fold_in(key, 1))
         policy, opt_state, weights_state, weights = improve_policy(learner, batch)
         slow = jax.tree.map(
             lambda old, new: old + config.target_rate * (new - old), learner.slow, (policy, learner.critics)

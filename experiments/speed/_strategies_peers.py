@@ -105,7 +105,7 @@ def contrast(pool: Pool, k: int) -> Callable[[], Any]:
         ContrastiveActiveLearning,  # pyright: ignore[reportMissingImports]
     )
 
-    return _small_text(ContrastiveActiveLearning(pbar=None), pool, k)
+    return _small_text(ContrastiveActiveLearning(pbar=None), pool, k)  # pyright: ignore[reportArgumentType]
 
 
 def core_set(pool: Pool, k: int) -> Callable[[], Any]:
@@ -167,7 +167,7 @@ def cvirs(pool: Pool, k: int) -> Callable[[], Any]:
 
     model = _Predicts(1 / (1 + np.exp(-pool.logits)), pool.features)
     rows, known = np.arange(len(pool.features)), csr_matrix(pool.several.astype(int))
-    strategy = CategoryVectorInconsistencyAndRanking(pbar=None)
+    strategy = CategoryVectorInconsistencyAndRanking(pbar=None)  # pyright: ignore[reportArgumentType]
     return lambda: strategy.query(model, rows, rows, rows[:0], known, n=k)
 
 
