@@ -1,13 +1,16 @@
 """The query strategies of the experiments of active learning, by name, as transformations of the weights of a pool."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from minibatch_jax import selection
+from minibatch_jax.pool import label_in_rounds
 from minibatch_jax.weights import KeyState
 
 Signals = dict[str, jax.Array]
@@ -76,3 +79,27 @@ OF_COMMITTEES = {"BALD", "BatchBALD", "votes of a committee"}
 def compiled(strategy: Transformation) -> Transformation:
     """The same strategy, compiled once for pools of one shape."""
     return optax.GradientTransformationExtraArgs(*map(jax.jit, strategy))
+
+
+def label_pool(config: Any, name: str, fit: Callable[[np.ndarray, int], Signals], pool: Any, seed: int) -> None:
+    """Train, choose and ask until all rounds are over, and train once more.
+
+    Args:
+      config: with `labels`, `rounds` and `first`.
+      name: of the strategy.
+      fit: `fit(labels, number)` trains in a round, on the rows whose label is not negative, and gives the signals.
+      pool: with `label` `[N]`, the right ones, and the number of `classes`.
+      seed: of the first labels.
+    """
+    strategy = strategy_of(name, config.labels, pool.classes)
+    options = {"num_classes": pool.classes, "num_rounds": config.rounds, "num_first": config.first}
+    found = label_in_rounds(
+        fit, strategy, lambda rows: pool.label[rows], len(pool.label), seed=seed, progress=False, **options
+    )
+    fit(found.labels, config.rounds + 1)
+
+
+@functools.cache
+def strategy_of(name: str, labels: int, classes: int) -> Transformation:
+    """A strategy, compiled."""
+    return compiled(STRATEGIES[name](Budget(labels, classes)))

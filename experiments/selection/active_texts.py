@@ -84,11 +84,10 @@ import numpy as np
 from experiments.engine import compare
 from experiments.engine.panels import draw_panels
 from experiments.selection._label_pools import TASKS, LabelPool, Task, draw_pool
-from experiments.selection._label_strategies import OF_COMMITTEES, STRATEGIES, Budget, compiled
+from experiments.selection._label_strategies import OF_COMMITTEES, STRATEGIES, label_pool
 from experiments.selection._learning_curves import accuracies, by_area
 from experiments.selection._linear_heads import Fit, bootstrap_weights, labeled_rows, logits_of, train_head
 from minibatch_jax import selection
-from minibatch_jax.pool import label_in_rounds
 
 MEMBERS = 5
 """of a committee: heads trained on rows drawn with replacement"""
@@ -175,25 +174,8 @@ def one_run(config: Config, task: Task, name: str, seed: int) -> Run:
         found.logits.append(signals["logits"])
         return signals
 
-    labels = label_in_rounds(
-        fit,
-        strategy_of(config, name, pool.classes),
-        lambda rows: pool.label[rows],
-        len(pool.label),
-        num_classes=pool.classes,
-        num_rounds=config.rounds,
-        num_first=config.first,
-        seed=seed,
-        progress=False,
-    ).labels
-    fit(labels, config.rounds + 1)
+    label_pool(config, name, fit, pool, seed)
     return found
-
-
-@functools.cache
-def strategy_of(config: Config, name: str, classes: int) -> Any:
-    """The strategy of an arm, compiled."""
-    return compiled(STRATEGIES[name](Budget(config.labels, classes)))
 
 
 def trained(

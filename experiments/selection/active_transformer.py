@@ -50,10 +50,9 @@ from experiments.selection._byte_classifiers import (
     windows,
 )
 from experiments.selection._label_pools import Task, draw_texts
-from experiments.selection._label_strategies import STRATEGIES, Budget, compiled
+from experiments.selection._label_strategies import label_pool
 from experiments.selection._learning_curves import accuracies, by_area
 from experiments.selection._linear_heads import labeled_rows
-from minibatch_jax.pool import label_in_rounds
 
 TASK: Task = "reuters_52"
 ARMS = ("random", "ProbCover", "BADGE", "TypiClust")
@@ -104,25 +103,8 @@ def curve(config: Config, name: str, seed: int) -> dict[int, dict[str, float]]:
         signals, found[int(np.sum(labels >= 0))] = train(labels)
         return signals
 
-    labels = label_in_rounds(
-        fit,
-        strategy_of(config, name, texts.classes),
-        lambda rows: texts.label[rows],
-        len(texts.label),
-        num_classes=texts.classes,
-        num_rounds=config.rounds,
-        num_first=config.first,
-        seed=seed,
-        progress=False,
-    ).labels
-    fit(labels, config.rounds + 1)
+    label_pool(config, name, fit, texts, seed)
     return found
-
-
-@functools.cache
-def strategy_of(config: Config, name: str, classes: int) -> Any:
-    """The strategy of an arm, compiled."""
-    return compiled(STRATEGIES[name](Budget(config.labels, classes)))
 
 
 @functools.lru_cache(maxsize=1)
