@@ -62,7 +62,7 @@ def subnet_mask(gradients: Any, params: Any, fraction: float) -> Any:
         raise ValueError(f"gradients has the structure {structures[0]}, wanted that of params, {structures[1]}.")
 
     def of_leaf(rows, param):
-        check_shape("gradients", rows, (rows.shape[0], *param.shape))
+        check_shape("gradients", rows, (None, *jnp.shape(param)))
         check_floating("gradients", rows)
         check_floating("params", param)
         if rows.shape[0] < 2:

@@ -52,10 +52,10 @@ def gradient_direction_variance(gradients: Any) -> jax.Array:
     n = leaves[0].shape[0]
     if n < 2:
         raise ValueError(f"gradients has {n} row, wanted two or more: the gradients of several mini-batches.")
-    units, largest = _units(leaves)
+    units, lengths, finite = _units(leaves)
     together = sum(jnp.sum(jnp.square(jnp.sum(row, axis=0))) for row in units)
-    agreement = (together - jnp.sum(largest > 0, dtype=largest.dtype)) / (n * (n - 1))
-    return jnp.where(jnp.isfinite(largest).all(), (1 - agreement) / 2, jnp.nan)
+    agreement = (together - jnp.sum(lengths > 0, dtype=lengths.dtype)) / (n * (n - 1))
+    return jnp.where(finite, (1 - agreement) / 2, jnp.nan)
 
 
 def gradient_direction_error(gradients: Any, full_gradient: Any) -> jax.Array:
@@ -91,10 +91,9 @@ def gradient_direction_error(gradients: Any, full_gradient: Any) -> jax.Array:
         check_shape("full_gradient", whole, row.shape[1:])
         check_floating("full_gradient", whole)
         full.append(whole.astype(row.dtype)[None])
-    (units, largest), (direction, length) = _units(leaves), _units(full)
+    (units, _, finite), (direction, _, full_is_finite) = _units(leaves), _units(full)
     cosines = sum(_row_sums(row * whole) for row, whole in zip(units, direction))
-    finite = jnp.isfinite(largest).all() & jnp.isfinite(length).all()
-    return jnp.where(finite, jnp.mean(1 - cosines) / 2, jnp.nan)
+    return jnp.where(finite & full_is_finite, jnp.mean(1 - cosines) / 2, jnp.nan)
 
 
 def _rows(gradients: Any) -> list[jax.Array]:
@@ -109,15 +108,15 @@ def _rows(gradients: Any) -> list[jax.Array]:
     return [leaf.astype(dtype) for leaf in leaves]
 
 
-def _units(leaves: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
-    """Return the gradients scaled to length 1, or 0 where they are 0, and the largest entry of each.
+def _units(leaves: list[jax.Array]) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """Return the gradients scaled to length 1 (0 stays 0), lengths beside the largest entry, and if all are finite.
 
     Divide by the largest entry first, so that no square leaves the range of floats.
     """
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(row), axis=range(1, row.ndim)) for row in leaves])
     leaves = [_divided(row, largest) for row in leaves]
     norms = jnp.sqrt(sum(_row_sums(jnp.square(row)) for row in leaves))  # pyright: ignore
-    return [_divided(row, norms) for row in leaves], largest
+    return [_divided(row, norms) for row in leaves], norms, jnp.isfinite(largest).all()
 
 
 def _divided(rows: jax.Array, by: jax.Array) -> jax.Array:

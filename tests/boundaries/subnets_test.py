@@ -72,6 +72,8 @@ def test_bad_input_is_named():
         subnet_mask(jnp.ones((1, 3)), jnp.ones(3), 0.5)
     with pytest.raises(ValueError, match="gradients has the structure"):
         subnet_mask({"a": jnp.ones((2, 3))}, jnp.ones(3), 0.5)
+    with pytest.raises(ValueError, match=r"gradients has shape \[\], wanted \[any size > 0\]"):
+        subnet_mask(jnp.ones(()), jnp.ones(()), 0.5)
     with pytest.raises(ValueError, match="gradients has shape"):
         subnet_mask(jnp.ones((2, 4)), jnp.ones(3), 0.5)
     with pytest.raises(ValueError, match="fraction is 0"):
