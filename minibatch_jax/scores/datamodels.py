@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from minibatch_jax._checks import (
     as_key,
@@ -251,7 +252,7 @@ def fit_datamodels(
     check_number("smallest", smallest, 0, 1, open_low=True, open_high=True)
     check_number("tolerance", tolerance, 0, open_low=True)
     check_count("max_iterations", max_iterations)
-    if not isinstance(masks, jax.core.Tracer) and bool(jnp.all((masks == masks[:1]) | jnp.isnan(masks))):
+    if not isinstance(masks, jax.core.Tracer) and _all_equal(np.asarray(masks)):
         raise ValueError("masks has the same rows in every subset, wanted rows that are in some and not in others.")
     dtype = weight_dtype(jnp.result_type(masks, outcomes))
     masks, outcomes = masks.astype(dtype), outcomes.astype(dtype)
@@ -265,7 +266,7 @@ def fit_datamodels(
     units, scales = (nonzero(jnp.max(jnp.abs(x), axis=0)) for x in (masks, outcomes))
     masks, outcomes = masks / units[None], outcomes / scales[None]  # so that no square leaves the range of floats
 
-    options = {"tolerance": tolerance, "max_iterations": max_iterations}
+    options: Any = {"tolerance": jnp.asarray(tolerance, dtype), "max_iterations": max_iterations}
     moments = standardize(masks, outcomes, to_fit)
     steps = jnp.asarray(smallest, dtype) ** (jnp.arange(num_penalties, dtype=dtype) / (num_penalties - 1))
     penalties = steps[:, None] * jnp.max(jnp.abs(moments.correlations), axis=0)[None]
@@ -412,3 +413,8 @@ def _effect(name: str, datamodels: Datamodels, masks: jax.Array) -> jax.Array:
             f"{name} has shape {list(jnp.shape(masks))}, wanted [..., {rows}], the rows of the datamodels."
         )
     return product(masks.astype(datamodels.influence.dtype), datamodels.influence)
+
+
+def _all_equal(masks: np.ndarray) -> bool:
+    """Whether all subsets that have no NaN are the same; with numpy, because JAX traces what it computes under jit."""
+    return bool(np.all((masks == masks[:1]) | np.isnan(masks)))

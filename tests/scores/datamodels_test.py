@@ -164,6 +164,12 @@ def test_removals_flips_and_top_rows_equal_enumeration():
         assert top[t].tolist() == order + [6] * (4 - len(order))
 
 
+def test_masks_and_numbers_may_be_constants_or_traced():
+    masks, outcomes = map(jnp.float32, planted(noise=0.3))
+    found = jax.jit(lambda y, t: scores.fit_datamodels(masks, y, smallest=1e-3, tolerance=t, max_iterations=500))
+    np.testing.assert_allclose(found(outcomes, 1e-8).influence, fit(masks, outcomes).influence, atol=1e-5)
+
+
 @pytest.mark.parametrize("mask_scale, scale", [(1e20, 1e18), (1e-22, 1e-15), (1e5, 1e-22)])
 def test_units_of_masks_and_outcomes_do_not_matter(mask_scale, scale):
     masks, outcomes = planted(noise=0.3)
