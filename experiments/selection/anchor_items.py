@@ -156,12 +156,12 @@ def alike(indices: np.ndarray) -> selection.AnchorItems:
 
 
 def anchors_of_record(problem: Problem, budget: int, seed: int) -> list[selection.AnchorItems]:
-    """AnchorItems of items that the models of the record get right alike."""
+    """Anchors of clusters of items that the models of the record get right alike."""
     return [_anchors(seed, problem.record.T, budget)]
 
 
 def anchors_of_response(problem: Problem, budget: int, seed: int) -> list[selection.AnchorItems]:
-    """AnchorItems of items with like discriminations and difficulties."""
+    """Anchors of clusters of items with like discriminations and difficulties."""
     items = problem.response
     return [_anchors(seed, jnp.concatenate([items.discrimination, items.difficulty[:, None]], axis=1), budget)]
 
