@@ -45,8 +45,8 @@ def test_zeros_and_exact_agreement_score_highest_and_what_is_not_finite_never():
     params = np.array([1.0, 0.0, 1.0, 1.0], np.float32)
     np.testing.assert_array_equal(mask_of(gradients, params, 0.5), [True, True, False, False])
     np.testing.assert_array_equal(mask_of(gradients, params, 1.0), [True, True, True, False])
-    agree = jnp.array([[1e-25, 1.0, 2.0, 1.0], [1e-25, 1.1, 2.2, 0.9], [1e-25, 1.0, 2.0, 1.1]])
-    np.testing.assert_array_equal(mask_of(agree, jnp.ones(4), 0.2), [True, False, False, False])
+    agree = jnp.array([[1e-36, 1.0, 2.0, 1.0], [1e-36, 1.1, 2.2, 0.9], [1e-36, 1.0, 2.0, 1.1]])
+    np.testing.assert_array_equal(mask_of(agree, jnp.array([100.0, 1, 1, 1]), 0.2), [True, False, False, False])
     apart = jnp.array([[1e-20, 1.0, 1.0, 1.0], [-0.9e-20, -0.9, 0.9, 0.9]])  # the first is 1e-20 of the second
     np.testing.assert_array_equal(mask_of(apart, jnp.ones(4), 0.75), [False, True, True, True])
 
