@@ -22,9 +22,9 @@ Expected: mean sum of rewards of an episode, and the mean weight of the constrai
 
   The best constant is none: random torques visit all of this small world, values need no constraint, and the policy
   without one nearly reaches the expert. Then no weighting of a constraint can help, and the guided one gains 17 ± 2
-  (paired by seed) on the constant 1 that it starts from, of the 515 that are missing. The network does tell the
-  expert from the others, by 7 to 12 % of the weight: transitions of all three agree in most places. Imitation of 300
-  guiding transitions is the worst arm.
+  (paired by seed) on the constant 1 that it starts from, of the 515 that are missing. The network does tell the expert
+  from the others, by 7 to 12 % of the weight: transitions of all three agree in most places. Weights keep their mean
+  here, so the network cannot lower the constraint for all. Imitation of 300 guiding transitions is the worst arm.
 Verdict: not reproduced: guided weights gain little on the constant that they start from, and the best constant in this
   world is none.
 Tuning: none; the numbers are those of TD3+BC, but for narrow networks, fewer steps and a rate of 1e-3.

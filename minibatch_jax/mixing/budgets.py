@@ -204,7 +204,7 @@ def length_mixture(mixture: jax.Array, long: float | jax.Array, lengths: tuple[f
     for length in lengths:
         check_number("lengths", length, 0, open_low=True)
     long = jnp.broadcast_to(real(long), mixture.shape)
-    if not isinstance(long, jax.core.Tracer) and not bool(jnp.all((long >= 0) & (long <= 1))):
+    if not isinstance(long, jax.core.Tracer) and not np.all((np.asarray(long) >= 0) & (np.asarray(long) <= 1)):
         raise ValueError(f"long is {np.asarray(long).tolist()}, wanted numbers in [0, 1].")
     rows = jnp.stack([mixture * (1 - long) / real(lengths[0]), mixture * long / real(lengths[1])], axis=1)
     if not isinstance(rows, jax.core.Tracer) and not bool(jnp.sum(rows) > 0):

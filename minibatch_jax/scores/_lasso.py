@@ -91,7 +91,7 @@ def lasso(
     start: jax.Array,
     largest: jax.Array,
     *,
-    tolerance: float,
+    tolerance: jax.Array,
     max_iterations: int,
 ) -> jax.Array:
     """Return the minimizer `[N, T]` of `x @ gram @ x / 2 - x @ correlations + penalty * sum |x|` for each target.
@@ -117,7 +117,7 @@ def best_of_path(
     penalties: jax.Array,
     validation: tuple[jax.Array, jax.Array, jax.Array],
     *,
-    tolerance: float,
+    tolerance: jax.Array,
     max_iterations: int,
 ) -> Path:
     """Fit at each penalty `[L, T]`, the largest first, and keep for each target the fit of the least validation error.
@@ -136,7 +136,7 @@ def best_of_path(
         moments,
         validation,
         lipschitz(moments.gram),
-        tolerance=tolerance,
+        tolerance,
         max_iterations=max_iterations,
     )
     (_, best, penalty, _), errors = scan(step, (start, start, penalties[0], none), penalties)
@@ -166,7 +166,7 @@ def _step(gram, correlations, penalty, largest, state):
     return _Fista(found, ahead, momentum, residual, state.step + 1)
 
 
-def _along_path(moments, validation, largest, carry, penalty, *, tolerance, max_iterations):
+def _along_path(moments, validation, largest, tolerance, carry, penalty, *, max_iterations):
     last, best, chosen, least = carry
     fitted = lasso(
         moments.gram,

@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from minibatch_jax._checks import (
     as_key,
+    check_bool,
     check_count,
     check_floating,
     check_integer,
@@ -97,6 +99,8 @@ def subset_masks(
     """
     check_count("num_subsets", num_subsets)
     check_count("num_rows", num_rows)
+    if num_rows < 2:
+        raise ValueError("num_rows is 1, wanted at least 2.")
     check_number("fraction", fraction, 0, 1, open_low=True, open_high=True)
     uniforms = jax.random.uniform(as_key(key), (num_subsets, num_rows))
     if not exact:
@@ -248,7 +252,7 @@ def fit_datamodels(
     check_number("smallest", smallest, 0, 1, open_low=True, open_high=True)
     check_number("tolerance", tolerance, 0, open_low=True)
     check_count("max_iterations", max_iterations)
-    if not isinstance(masks, jax.core.Tracer) and bool(jnp.all((masks == masks[:1]) | jnp.isnan(masks))):
+    if not isinstance(masks, jax.core.Tracer) and _all_equal(np.asarray(masks)):
         raise ValueError("masks has the same rows in every subset, wanted rows that are in some and not in others.")
     dtype = weight_dtype(jnp.result_type(masks, outcomes))
     masks, outcomes = masks.astype(dtype), outcomes.astype(dtype)
@@ -259,8 +263,10 @@ def fit_datamodels(
     masks = jnp.where(counts[:, None], masks, 0)
     outcomes = jnp.where(counts[:, None] & fitted[None], outcomes, 0)
     to_fit = counts & (jnp.arange(size) < size - num_validation)
+    units, scales = (nonzero(jnp.max(jnp.abs(x), axis=0)) for x in (masks, outcomes))
+    masks, outcomes = masks / units[None], outcomes / scales[None]  # so that no square leaves the range of floats
 
-    options = {"tolerance": tolerance, "max_iterations": max_iterations}
+    options: Any = {"tolerance": jnp.asarray(tolerance, dtype), "max_iterations": max_iterations}
     moments = standardize(masks, outcomes, to_fit)
     steps = jnp.asarray(smallest, dtype) ** (jnp.arange(num_penalties, dtype=dtype) / (num_penalties - 1))
     penalties = steps[:, None] * jnp.max(jnp.abs(moments.correlations), axis=0)[None]
@@ -276,10 +282,10 @@ def fit_datamodels(
     intercept, influence = raw_coefficients(moments, coefficients)
     enough = (jnp.sum(to_fit) >= 2) & jnp.any(counts[-num_validation:]) & jnp.any(moments.varies)
     return Datamodels(
-        jnp.where(fitted, intercept, jnp.nan),
-        influence,
-        path.penalty,
-        path.errors,
+        jnp.where(fitted, intercept * scales, jnp.nan),
+        influence * (scales[None] / units[:, None]),
+        path.penalty * scales,
+        path.errors * scales[None] ** 2,
         jnp.sum(~counts, dtype=jnp.int32),
         (gap <= limit) & fitted & enough,
     )
@@ -306,7 +312,7 @@ def predict_outcomes(datamodels: Datamodels, masks: jax.Array) -> jax.Array:
       [[1.5], [-0.5]]
     """
     check_floating("masks", masks)
-    found = _effect(datamodels, masks)
+    found = _effect("masks", datamodels, masks)
     return found + jnp.broadcast_to(datamodels.intercept, found.shape)
 
 
@@ -321,6 +327,7 @@ def removal_effects(datamodels: Datamodels, removed: jax.Array) -> jax.Array:
       `[..., T]`, minus the sum of the influences of these rows.
 
     Raises:
+      TypeError: if `removed` is not bool.
       ValueError: if the number of rows does not fit.
 
     Examples:
@@ -328,7 +335,8 @@ def removal_effects(datamodels: Datamodels, removed: jax.Array) -> jax.Array:
       >>> removal_effects(fitted, jnp.array([False, True])).tolist()
       [2.0]
     """
-    return -_effect(datamodels, removed)
+    check_bool("removed", removed)
+    return -_effect("removed", datamodels, removed)
 
 
 def smallest_flips(datamodels: Datamodels, margins: jax.Array) -> jax.Array:
@@ -398,8 +406,15 @@ def _outcomes(outcomes_fn: Callable[..., Any], inputs: tuple[jax.Array, ...]) ->
     return outcomes
 
 
-def _effect(datamodels: Datamodels, masks: jax.Array) -> jax.Array:
+def _effect(name: str, datamodels: Datamodels, masks: jax.Array) -> jax.Array:
     rows = datamodels.influence.shape[0]
     if jnp.ndim(masks) < 1 or masks.shape[-1] != rows:
-        raise ValueError(f"masks has shape {list(jnp.shape(masks))}, wanted [..., {rows}], the rows of the datamodels.")
+        raise ValueError(
+            f"{name} has shape {list(jnp.shape(masks))}, wanted [..., {rows}], the rows of the datamodels."
+        )
     return product(masks.astype(datamodels.influence.dtype), datamodels.influence)
+
+
+def _all_equal(masks: np.ndarray) -> bool:
+    """Whether all subsets that have no NaN are the same; with numpy, because JAX traces what it computes under jit."""
+    return bool(np.all((masks == masks[:1]) | np.isnan(masks)))

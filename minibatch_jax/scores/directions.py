@@ -46,6 +46,11 @@ def alignment(losses_fn: Callable[[Any, Any], jax.Array], params: Any, batch: An
     structures = jax.tree.structure(params), jax.tree.structure(direction)
     if structures[0] != structures[1]:
         raise ValueError(f"direction has the structure {structures[1]}, wanted that of params, {structures[0]}.")
+    for param, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(direction)):
+        check_shape("direction", leaf, jnp.shape(param))
+        wanted = jnp.result_type(param)
+        if jnp.issubdtype(wanted, jnp.floating) and jnp.result_type(leaf) != wanted:
+            raise TypeError(f"direction has dtype {jnp.result_type(leaf)}, wanted {wanted}, that of the parameter.")
     losses, slopes = jax.jvp(lambda p: losses_fn(p, batch), (params,), (direction,))
     check_shape("losses", losses, (None,))
     check_floating("losses", losses)

@@ -12,6 +12,7 @@ Paper: 2303.01500
 Experiment: early_dropout
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -51,11 +52,10 @@ def gradient_direction_variance(gradients: Any) -> jax.Array:
     n = leaves[0].shape[0]
     if n < 2:
         raise ValueError(f"gradients has {n} row, wanted two or more: the gradients of several mini-batches.")
-    norms = _norms(leaves)
-    sums = [jnp.sum(row / nonzero(norms).reshape(n, *[1] * (row.ndim - 1)), axis=0) for row in leaves]
-    together = sum(jnp.sum(jnp.square(total)) for total in sums)
-    agreement = (together - jnp.sum(norms > 0, dtype=norms.dtype)) / (n * (n - 1))
-    return jnp.where(jnp.isfinite(norms).all(), (1 - agreement) / 2, jnp.nan)
+    units, lengths, finite = _units(leaves)
+    together = sum(jnp.sum(jnp.square(jnp.sum(row, axis=0))) for row in units)
+    agreement = (together - jnp.sum(lengths > 0, dtype=lengths.dtype)) / (n * (n - 1))
+    return jnp.where(finite, (1 - agreement) / 2, jnp.nan)
 
 
 def gradient_direction_error(gradients: Any, full_gradient: Any) -> jax.Array:
@@ -91,10 +91,9 @@ def gradient_direction_error(gradients: Any, full_gradient: Any) -> jax.Array:
         check_shape("full_gradient", whole, row.shape[1:])
         check_floating("full_gradient", whole)
         full.append(whole.astype(row.dtype)[None])
-    inner = sum(jnp.sum((row * whole).reshape(row.shape[0], -1), axis=1) for row, whole in zip(leaves, full))
-    cosines = inner / nonzero(_norms(leaves)) / nonzero(_norms(full))
-    finite = jnp.isfinite(_norms(leaves)).all() & jnp.isfinite(_norms(full)).all()
-    return jnp.where(finite, jnp.mean(1 - cosines) / 2, jnp.nan)
+    (units, _, finite), (direction, _, full_is_finite) = _units(leaves), _units(full)
+    cosines = sum(_row_sums(row * whole) for row, whole in zip(units, direction))
+    return jnp.where(finite & full_is_finite, jnp.mean(1 - cosines) / 2, jnp.nan)
 
 
 def _rows(gradients: Any) -> list[jax.Array]:
@@ -109,5 +108,20 @@ def _rows(gradients: Any) -> list[jax.Array]:
     return [leaf.astype(dtype) for leaf in leaves]
 
 
-def _norms(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(row.reshape(row.shape[0], -1)), axis=1) for row in leaves))  # pyright: ignore
+def _units(leaves: list[jax.Array]) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """Return the gradients scaled to length 1 (0 stays 0), lengths beside the largest entry, and if all are finite.
+
+    Divide by the largest entry first, so that no square leaves the range of floats.
+    """
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(row), axis=range(1, row.ndim)) for row in leaves])
+    leaves = [_divided(row, largest) for row in leaves]
+    norms = jnp.sqrt(sum(_row_sums(jnp.square(row)) for row in leaves))  # pyright: ignore
+    return [_divided(row, norms) for row in leaves], norms, jnp.isfinite(largest).all()
+
+
+def _divided(rows: jax.Array, by: jax.Array) -> jax.Array:
+    return rows / nonzero(by).reshape(-1, *[1] * (rows.ndim - 1))
+
+
+def _row_sums(rows: jax.Array) -> jax.Array:
+    return jnp.sum(rows.reshape(rows.shape[0], -1), axis=1)

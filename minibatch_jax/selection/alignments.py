@@ -11,7 +11,7 @@ Experiment: trusted_direction, speed alignment
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_count
+from minibatch_jax._checks import check_count, check_shape
 from minibatch_jax._vector import nonzero
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import weight_transformation
@@ -42,6 +42,7 @@ def keep_by_alignment(k: int) -> optax.GradientTransformationExtraArgs:
     check_count("k", k)
 
     def update(weights, state, params=None, *, alignments, **extra_args):
+        check_shape("alignments", alignments, weights.shape)
         return jnp.where(topk_mask(alignments, k, where=weights != 0), weights, 0), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
@@ -75,9 +76,10 @@ def reweigh_by_alignment() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(weights, state, params=None, *, alignments, **extra_args):
+        check_shape("alignments", alignments, weights.shape)
         usable = jnp.isfinite(alignments) & (alignments > 0) & (weights != 0)
-        positive = jnp.where(usable, alignments.astype(weights.dtype), 0)
-        shares = weights * (positive / nonzero(jnp.max(positive)))  # so that no product overflows
+        positive = jnp.where(usable, alignments, 0)
+        shares = weights * (positive / nonzero(jnp.max(positive))).astype(weights.dtype)  # so that nothing overflows
         return shares * (jnp.sum(weights) / nonzero(jnp.sum(shares))), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)

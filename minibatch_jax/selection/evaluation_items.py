@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_shape
 from minibatch_jax._vector import class_numbers, nonzero
@@ -85,8 +86,9 @@ def anchor_items(
     check_shape("item_weights", item_weights, (size,))
     check_floating("item_weights", item_weights)
     weights = jnp.where(jnp.isfinite(item_weights) & (item_weights > 0), item_weights, 0).astype(rows.dtype)
+    weights = weights / nonzero(jnp.max(weights))  # so that no sum overflows
     if groups is None:
-        if not isinstance(quotas, int):
+        if not isinstance(quotas, int | np.integer):
             raise ValueError(f"quotas is {quotas!r}, wanted an int, as there are no groups.")
         quotas, groups = (quotas,), jnp.zeros(size, jnp.int32)
     if not isinstance(quotas, tuple):

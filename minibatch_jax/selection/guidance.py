@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import as_key, check_count, check_number
+from minibatch_jax._checks import as_key, check_count, check_number, check_shape
 from minibatch_jax._vector import nonzero
-from minibatch_jax.geometry import finite_rows
+from minibatch_jax.geometry import measurable_rows
 from minibatch_jax.weights import weight_transformation
 
 
@@ -72,7 +72,7 @@ def reweigh_by_guidance(
 
     Returns:
       A transformation over `[B]` weights. Examples with features or alignments that are not finite teach nothing; those
-      without finite features get weight 0.
+      without finite features, or with features too large to square, get weight 0.
 
     Raises:
       TypeError: if a count is not a static int, the key is no key or, in `update`, a signal is not floating point.
@@ -107,8 +107,10 @@ def reweigh_by_guidance(
         return GuidanceState(params, learner.init(params))
 
     def update(weights, state, params=None, *, features, alignments, **extra_args):
-        rows, finite = finite_rows(features.astype(jnp.float32))
-        masses = jnp.where(finite, weights, 0).astype(jnp.float32)
+        check_shape("features", features, (*weights.shape, num_features))
+        check_shape("alignments", alignments, weights.shape)
+        rows, usable = measurable_rows(features.astype(jnp.float32))
+        masses = jnp.where(usable, weights, 0).astype(jnp.float32)
         teaches = (masses != 0) & jnp.isfinite(alignments)
         slopes = jnp.where(teaches, alignments.astype(jnp.float32), 0)
         slopes = slopes / nonzero(jnp.max(jnp.abs(slopes)))  # no square overflows

@@ -88,7 +88,8 @@ def keep_by_influence(
 
     The number of kept examples is random, on average `fraction` times that of the examples with a weight. This is the
     best choice among those that divide by the probability. Selection that does not divide can be better by far: see
-    `keep_by_power`, whose baseline this is.
+    `keep_by_power`, whose baseline this is. An example is never kept if its length is not finite, or is 0 as where the
+    surrogate is certain of a label; the fraction is that of the others.
 
     Args:
       fraction: fraction of the examples that is kept on average, in (0, 1].

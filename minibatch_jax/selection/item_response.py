@@ -21,7 +21,7 @@ import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_integer, check_number, check_shape
 from minibatch_jax._loops import bind, fori_loop
-from minibatch_jax._vector import nonzero
+from minibatch_jax._vector import class_numbers, nonzero
 from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_dtype
 
@@ -179,11 +179,12 @@ def response_mean(
       items: N items of D dimensions, fitted to other models.
       indices: `[n]` int, which items were run, distinct; others than in [0, N) are ignored.
       scores: `[n]`, floating point in [0, 1]; what is not finite is ignored.
-      item_weights: `[N]`, floating point, by default equal.
+      item_weights: `[N]`, floating point, weight of an item in the mean, by default equal; those not above 0 do not
+        count.
       prior: variance of abilities, as in `fit_item_response`.
 
     Returns:
-      `[]`.
+      `[]`; NaN if no item counts.
 
     Raises:
       TypeError: if an array has the wrong dtype.
@@ -206,11 +207,14 @@ def response_mean(
     check_shape("item_weights", weights, (size,))
     check_floating("item_weights", weights)
     scores = scores.astype(items.difficulty.dtype)
-    places = jnp.where((indices >= 0) & (indices < size), indices, size)
+    places = class_numbers(jnp.asarray(indices), size)
     full = jnp.full(size, jnp.nan, scores.dtype).at[places].set(scores, mode="drop")
     predicted = solve_probabilities(items, fit_ability(items, full, prior=prior))
-    weights = weights.astype(scores.dtype)
-    return jnp.sum(weights * jnp.where(jnp.isfinite(full), full, predicted)) / jnp.sum(weights)
+    weights = jnp.where(jnp.isfinite(weights) & (weights > 0), weights, 0).astype(scores.dtype)
+    weights = weights / nonzero(jnp.max(weights))  # so that no sum overflows
+    total = jnp.sum(weights)
+    mean = jnp.sum(weights * jnp.where(jnp.isfinite(full), full, predicted)) / nonzero(total)
+    return jnp.where(total > 0, mean, jnp.nan)
 
 
 def _known_scores(scores: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape
 from minibatch_jax._loops import bind, scan
-from minibatch_jax._vector import first_max, nonzero
+from minibatch_jax._vector import class_numbers, first_max, nonzero
 from minibatch_jax.geometry import finite_rows, product
 
 
@@ -29,7 +29,8 @@ class Tasks(NamedTuple):
 
     Attributes:
       indices: `[k]` int32, distinct; T, one past the end, where no task was left that explains anything.
-      explained: `[k]`, the fraction of the variance of all tasks that the chosen ones explain linearly, never falling.
+      explained: `[k]`, the fraction of the variance of all tasks that the chosen ones explain linearly, never falling;
+        1 if there is no variance.
     """
 
     indices: jax.Array
@@ -72,13 +73,12 @@ def representative_tasks(records: jax.Array, k: int, *, ridge: float | jax.Array
     check_floating("records", records)
     check_count("k", k, records.shape[1], "the number of tasks")
     check_number("ridge", ridge, 0)
-    rows, finite = finite_rows(records)
-    mean = jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(finite.astype(rows.dtype)), 1)
-    centered = jnp.where(finite[:, None], rows - mean[None], 0)
+    rows, finite, _ = _scaled(records)
+    _, centered, rounding = _centered(rows, finite)
     total = jnp.sum(centered**2)
     damping = jnp.asarray(ridge, rows.dtype) * total / rows.shape[1]
     state = _Residuals(centered, jnp.ones(rows.shape[1], bool))
-    _, (indices, explained) = scan(bind(_choose, total, damping), state, None, length=k)
+    _, (indices, explained) = scan(bind(_choose, total, damping, rounding), state, None, length=k)
     return Tasks(indices, jax.lax.cummax(explained))
 
 
@@ -89,12 +89,12 @@ def predict_tasks(
 
     Args:
       records: `[M, T]`, floating point, of models that ran all tasks; one with a score that is not finite is left out.
-      indices: `[k]` int, the tasks that were run.
+      indices: `[k]` int, the tasks that were run; others than in [0, T) are ignored.
       scores: `[..., k]`, floating point, of other models.
       ridge: penalty, at least 0, as a fraction of the mean squared length of the chosen columns.
 
     Returns:
-      `[..., T]`.
+      `[..., T]`; NaN for a model with a score that is not finite.
 
     Raises:
       TypeError: if an array has the wrong dtype.
@@ -115,8 +115,9 @@ def predict_tasks(
         raise ValueError(
             f"scores has shape {list(scores.shape)}, wanted [..., {indices.shape[0]}], as many as indices."
         )
-    rows, finite = finite_rows(records)
-    return _predict(rows, finite, jnp.asarray(indices), scores.astype(rows.dtype), jnp.asarray(ridge, rows.dtype))
+    rows, finite, scale = _scaled(records)
+    indices = class_numbers(jnp.asarray(indices), rows.shape[1])
+    return scale * _predict(rows, finite, indices, scores.astype(rows.dtype) / scale, jnp.asarray(ridge, rows.dtype))
 
 
 def held_out_fit(
@@ -133,12 +134,12 @@ def held_out_fit(
       records: `[M, T]`, floating point; a model with a score that is not finite is left out.
       families: `[M]` int in [0, num_families), whose models are alike.
       num_families: at least 2, static.
-      indices: `[k]` int, the tasks that are run; one past the end is ignored.
+      indices: `[k]` int, the tasks that are run; others than in [0, T) are ignored.
       ridge: as in `predict_tasks`.
 
     Returns:
       `[]`, 1 less the squared error over the tasks not chosen, divided by that of the task's mean over the models of
-      the other families; NaN where nothing is left to predict.
+      the other families; NaN where nothing is left to predict. Without models of other families one is not judged.
 
     Raises:
       TypeError: if an array has the wrong dtype or the count is not a static int.
@@ -162,23 +163,39 @@ def held_out_fit(
     check_shape("indices", indices, (None,))
     check_integer("indices", indices)
     check_number("ridge", ridge, 0)
-    rows, finite = finite_rows(records)
-    ridge, indices = jnp.asarray(ridge, rows.dtype), jnp.asarray(indices)
+    rows, finite, _ = _scaled(records)
+    ridge, indices = jnp.asarray(ridge, rows.dtype), class_numbers(jnp.asarray(indices), rows.shape[1])
+    families = class_numbers(jnp.asarray(families), num_families)
     asked = jnp.ones(rows.shape[1], bool).at[indices].set(False, mode="drop")
-    numbers = jnp.arange(num_families, dtype=families.dtype)
     squares = jax.vmap(_squares_of_family, in_axes=(0, *[None] * 6))(
-        numbers, jnp.asarray(families), rows, finite, indices, asked, ridge
+        jnp.arange(num_families, dtype=jnp.int32), families, rows, finite, indices, asked, ridge
     )
     left, all_of_them = (jnp.sum(part) for part in squares)
     return jnp.where(all_of_them > 0, 1 - left / nonzero(all_of_them), jnp.nan)
 
 
-def _choose(total, damping, state, _):
+def _scaled(records: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the rows divided by their largest score, so that no square leaves the range of floats; finite rows; it."""
+    rows, finite = finite_rows(records)
+    scale = nonzero(jnp.max(jnp.abs(rows)))
+    return rows / scale, finite, scale
+
+
+def _centered(rows: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return means, rows less the means (0 where only rounding differs), and the squared lengths of rounding."""
+    rows = jnp.where(counts[:, None], rows, 0)
+    mean = jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(counts.astype(rows.dtype)), 1)
+    centered = jnp.where(counts[:, None], rows - mean[None], 0)
+    rounding = jnp.sum((8 * jnp.finfo(rows.dtype).eps * rows) ** 2, axis=0)
+    return mean, jnp.where(jnp.sum(centered**2, axis=0) > rounding, centered, 0), rounding
+
+
+def _choose(total, damping, rounding, state, _):
     residuals, free = state
     products = product(residuals.T, residuals)
     lengths = jnp.diagonal(products)
     gains = jnp.sum(products**2, axis=0) / nonzero(lengths + damping)
-    gain, task = first_max(jnp.where(free & (lengths > 0), gains, 0))
+    gain, task = first_max(jnp.where(free & (lengths > rounding), gains, 0))
     there = gain > 0
     column = residuals[:, task]
     left = residuals - jnp.outer(column, product(column, residuals)) / nonzero(jnp.sum(column**2))
@@ -188,11 +205,9 @@ def _choose(total, damping, state, _):
 
 
 def _predict(rows, counts, indices, scores, ridge):
-    """Predict from centered columns; an index past the end is a column of zeros."""
-    total = jnp.maximum(jnp.sum(counts.astype(rows.dtype)), 1)
-    mean = jnp.sum(jnp.where(counts[:, None], rows, 0), axis=0) / total
-    centered = jnp.where(counts[:, None], rows - mean[None], 0)
-    there = (indices >= 0) & (indices < rows.shape[1])
+    """Predict from centered columns; index T is a column of zeros."""
+    mean, centered, _ = _centered(rows, counts)
+    there = indices < rows.shape[1]
     columns = jnp.where(there[None], centered[:, jnp.where(there, indices, 0)], 0)
     own = jnp.where(there, mean[jnp.where(there, indices, 0)], 0)
     gram = product(columns.T, columns)
@@ -201,7 +216,7 @@ def _predict(rows, counts, indices, scores, ridge):
         * jnp.trace(gram)
         / jnp.maximum(jnp.sum(there.astype(rows.dtype)), 1)
     )
-    gram += jnp.diag(jnp.where(there, penalty, 1))
+    gram += jnp.diag(jnp.where(there, nonzero(penalty), 1))  # tasks on which all score the same predict nothing
     slopes = jnp.linalg.solve(gram, product(columns.T, centered))
     given = jnp.where(jnp.broadcast_to(there, scores.shape), scores - jnp.broadcast_to(own, scores.shape), 0)
     found = product(given, slopes)
@@ -214,6 +229,6 @@ def _squares_of_family(number, families, rows, finite, indices, asked, ridge):
     places = jnp.minimum(indices, rows.shape[1] - 1)
     predicted = _predict(rows, others, indices, rows[:, places], ridge)
     mean = jnp.sum(jnp.where(others[:, None], rows, 0), axis=0) / jnp.maximum(jnp.sum(others.astype(rows.dtype)), 1)
-    counted = mine[:, None] & asked[None]
+    counted = mine[:, None] & asked[None] & jnp.any(others)
     error, spread = (predicted - rows) ** 2, (mean[None] - rows) ** 2
     return jnp.sum(jnp.where(counted, error, 0)), jnp.sum(jnp.where(counted, spread, 0))

@@ -45,6 +45,14 @@ def test_zeros_and_exact_agreement_score_highest_and_what_is_not_finite_never():
     params = np.array([1.0, 0.0, 1.0, 1.0], np.float32)
     np.testing.assert_array_equal(mask_of(gradients, params, 0.5), [True, True, False, False])
     np.testing.assert_array_equal(mask_of(gradients, params, 1.0), [True, True, True, False])
+    agree = jnp.array([[1e-36, 1.0, 2.0, 1.0], [1e-36, 1.1, 2.2, 0.9], [1e-36, 1.0, 2.0, 1.1]])
+    np.testing.assert_array_equal(mask_of(agree, jnp.array([100.0, 1, 1, 1]), 0.2), [True, False, False, False])
+    apart = jnp.array([[1e-20, 1.0, 1.0, 1.0], [-0.9e-20, -0.9, 0.9, 0.9]])  # the first is 1e-20 of the second
+    np.testing.assert_array_equal(mask_of(apart, jnp.ones(4), 0.75), [False, True, True, True])
+
+
+def test_the_number_is_not_raised_by_rounding():
+    assert np.sum(mask_of(RNG.normal(size=(2, 100)), jnp.ones(100), 0.07)) == 7
 
 
 def test_the_aggregate_is_the_mean_on_the_subnet_and_zero_elsewhere():
@@ -64,10 +72,14 @@ def test_bad_input_is_named():
         subnet_mask(jnp.ones((1, 3)), jnp.ones(3), 0.5)
     with pytest.raises(ValueError, match="gradients has the structure"):
         subnet_mask({"a": jnp.ones((2, 3))}, jnp.ones(3), 0.5)
+    with pytest.raises(ValueError, match=r"gradients has shape \[\], wanted \[any size > 0\]"):
+        subnet_mask(jnp.ones(()), jnp.ones(()), 0.5)
     with pytest.raises(ValueError, match="gradients has shape"):
         subnet_mask(jnp.ones((2, 4)), jnp.ones(3), 0.5)
     with pytest.raises(ValueError, match="fraction is 0"):
         subnet_aggregate(2, 0.0)
+    with pytest.raises(TypeError, match="fraction is an array, wanted a Python number"):
+        subnet_mask(jnp.ones((2, 3)), jnp.ones(3), jnp.array(0.5))
     with pytest.raises(ValueError, match="num_passes is 1"):
         subnet_aggregate(1, 0.5)
     tx = subnet_aggregate(2, 0.5)

@@ -74,6 +74,9 @@ def test_rows_of_two_lengths_hold_the_shares_of_tokens():
 def test_under_jit_nothing_is_refused():
     found = jax.jit(lambda sizes: blend_from_epochs(sizes, EPOCHS).mixture)(jnp.zeros(3))
     assert found.tolist() == [0, 0, 0]
+    long = jnp.array([0.2, 0.5, 0.0])
+    constants = jax.jit(lambda factor: factor * length_mixture(EPOCHS, long))(1.0)
+    np.testing.assert_allclose(constants, length_mixture(EPOCHS, long), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

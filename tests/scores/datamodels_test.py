@@ -164,6 +164,23 @@ def test_removals_flips_and_top_rows_equal_enumeration():
         assert top[t].tolist() == order + [6] * (4 - len(order))
 
 
+def test_masks_and_numbers_may_be_constants_or_traced():
+    masks, outcomes = map(jnp.float32, planted(noise=0.3))
+    found = jax.jit(lambda y, t: scores.fit_datamodels(masks, y, smallest=1e-3, tolerance=t, max_iterations=500))
+    np.testing.assert_allclose(found(outcomes, 1e-8).influence, fit(masks, outcomes).influence, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask_scale, scale", [(1e20, 1e18), (1e-22, 1e-15), (1e5, 1e-22)])
+def test_units_of_masks_and_outcomes_do_not_matter(mask_scale, scale):
+    masks, outcomes = planted(noise=0.3)
+    expected = fit(jnp.float32(masks), jnp.float32(outcomes))
+    found = fit(jnp.float32(masks * mask_scale), jnp.float32(outcomes * scale))
+    influence, wanted = np.float64(found.influence) * mask_scale / scale, np.float64(expected.influence)
+    np.testing.assert_allclose(influence, wanted, atol=1e-4)
+    np.testing.assert_allclose(np.float64(found.intercept) / scale, expected.intercept, rtol=1e-4)
+    np.testing.assert_allclose(np.float64(found.penalty) / scale, expected.penalty, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_computes_in_float32(dtype):
     masks, outcomes = planted(noise=0.3)
@@ -194,5 +211,11 @@ def test_bad_input_is_named():
     fitted = Datamodels(jnp.zeros(2), jnp.ones((3, 2)), *[jnp.zeros(2)] * 4)
     with pytest.raises(ValueError, match=r"masks has shape \[2\], wanted \[..., 3\]"):
         scores.predict_outcomes(fitted, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"removed has shape \[2\], wanted \[..., 3\]"):
+        scores.removal_effects(fitted, jnp.ones(2, bool))
+    with pytest.raises(TypeError, match="removed has dtype int32, wanted bool"):
+        scores.removal_effects(fitted, jnp.arange(3))
+    with pytest.raises(ValueError, match="num_rows is 1, wanted at least 2"):
+        scores.subset_masks(0, 3, 1, 0.5, exact=False)
     with pytest.raises(ValueError, match="k is 4, wanted at most 3"):
         scores.top_influences(fitted, 4)

@@ -38,6 +38,10 @@ def test_bad_input_is_named():
     params = {"w": jnp.ones(3), "b": jnp.ones(())}
     with pytest.raises(ValueError, match="direction has the structure"):
         alignment(losses_fn, params, jnp.ones((2, 3)), {"w": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"direction has shape \[2\], wanted \[3\]"):
+        alignment(losses_fn, params, jnp.ones((2, 3)), {"w": jnp.ones(2), "b": jnp.ones(())})
+    with pytest.raises(TypeError, match="direction has dtype bfloat16, wanted float32"):
+        alignment(losses_fn, params, jnp.ones((2, 3)), {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(())})
     with pytest.raises(ValueError, match=r"losses has shape \[\]"):
         alignment(lambda p, b: losses_fn(p, b).sum(), params, jnp.ones((2, 3)), params)
 

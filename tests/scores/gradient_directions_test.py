@@ -34,11 +34,21 @@ def test_the_ends_and_the_middle_of_the_scale(second, expected):
     assert float(error(gradients[1:], gradients[0])) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_cannot_be_measured_shows(bad):
     gradients = jnp.array([[1.0, 0.0], [bad, 1.0]])
     assert np.isnan(variance(gradients)) and np.isnan(error(gradients, jnp.ones(2)))
     assert np.isnan(error(jnp.ones((2, 2)), gradients[1]))
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_the_length_of_a_gradient_does_not_matter(scale):
+    rows = np.random.default_rng(1).normal(size=(4, 3))
+    expected = np.mean([(1 - cosine(rows[i], rows[j])) / 2 for i in range(4) for j in range(i)])
+    lengths = np.array([scale, 1, 1, scale])[:, None]
+    np.testing.assert_allclose(variance(jnp.float32(rows * lengths)), expected, rtol=1e-5)
+    expected = np.mean([(1 - cosine(row, rows[0])) / 2 for row in rows])
+    np.testing.assert_allclose(error(jnp.float32(rows * lengths), jnp.float32(rows[0] * scale)), expected, rtol=1e-5)
 
 
 def test_bad_input_is_named():

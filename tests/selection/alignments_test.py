@@ -57,5 +57,8 @@ def test_bad_input_is_named():
         selection.keep_by_alignment(0)
     with pytest.raises(ValueError, match="k is 4, wanted at most 2"):
         weights_of(selection.keep_by_alignment(4), jnp.ones(2), alignments=jnp.ones(2))
+    for tx in (selection.keep_by_alignment(1), selection.reweigh_by_alignment()):
+        with pytest.raises(ValueError, match=r"alignments has shape \[2, 1\], wanted \[2\]"):
+            weights_of(tx, jnp.ones(2), alignments=jnp.ones((2, 1)))
     with pytest.raises(TypeError, match="alignments"):
         weights_of(selection.reweigh_by_alignment(), jnp.ones(2), alignments=jnp.arange(2))

@@ -89,6 +89,11 @@ def test_the_mean_has_known_scores_and_predicts_the_others():
     expected = np.where(np.isnan(full), predicted, full) @ weights / weights.sum()
     found = response_mean(ITEMS, jnp.asarray(indices), jnp.asarray(scores), item_weights=jnp.float32(weights))
     assert float(found) == pytest.approx(expected, rel=1e-5)
+    spoiled, left = weights.copy(), np.r_[0, 4:40]
+    spoiled[1:4], full = [np.nan, -30, np.inf], np.where(np.isnan(full), predicted, full)
+    found = response_mean(ITEMS, jnp.int8(indices), jnp.asarray(scores), item_weights=jnp.float32(spoiled))
+    assert float(found) == pytest.approx(full[left] @ weights[left] / weights[left].sum(), rel=1e-5)
+    assert np.isnan(response_mean(ITEMS, jnp.int8(indices), jnp.asarray(scores), item_weights=jnp.zeros(40)))
     every = response_mean(ITEMS, jnp.arange(40), jnp.float32(RECORDS[0]))
     assert float(every) == pytest.approx(RECORDS[0].mean(), rel=1e-6)
 

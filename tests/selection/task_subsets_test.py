@@ -41,9 +41,32 @@ def test_as_many_tasks_as_the_rank_explain_everything_and_none_is_chosen_after_t
     low = (RNG.normal(size=(M, 2)) @ RNG.normal(size=(2, T))).astype(np.float32)
     found = choose(jnp.asarray(low), 4)
     np.testing.assert_allclose(found.explained[1:], 1, atol=1e-5)
+    assert found.indices[2:].tolist() == [T, T]
+    constant = choose(jnp.full((M, T), 0.1), 4)
+    assert constant.indices.tolist() == [T] * 4 and constant.explained.tolist() == [1] * 4
     two = np.repeat([0.0, 1.0], T // 2) * RNG.integers(0, 2, (M, 1))
     whole = choose(jnp.asarray(two, jnp.float32), 4)
     assert whole.indices.tolist() == [4, T, T, T] and whole.explained[0] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-25])
+def test_units_do_not_matter(scale):
+    chosen, given = jnp.array([2, 5, 0]), jnp.float32(RECORDS[:4, [2, 5, 0]] * scale)
+    records, families = jnp.float32(RECORDS * scale), jnp.arange(M) % 4
+    found, expected = choose(records, 4, ridge=0.0), choose(jnp.asarray(RECORDS), 4, ridge=0.0)
+    assert found.indices.tolist() == expected.indices.tolist()
+    np.testing.assert_allclose(found.explained, expected.explained, rtol=1e-5)
+    predicted = np.float64(predict(records, chosen, given, ridge=0.1)) / scale
+    np.testing.assert_allclose(predicted, ridge_prediction(RECORDS, [2, 5, 0], RECORDS[:4, [2, 5, 0]], 0.1), atol=1e-4)
+    alike = fit(jnp.asarray(RECORDS), families, 4, chosen, ridge=0.1)
+    assert float(fit(records, families, 4, chosen, ridge=0.1)) == pytest.approx(float(alike), abs=1e-4)
+
+
+def test_tasks_on_which_all_score_the_same_predict_the_means():
+    records = RECORDS.copy()
+    records[:, [0, 3]] = 0.3
+    found = predict(jnp.asarray(records), jnp.array([0, 3, T]), jnp.float32(RECORDS[:4, :3]), ridge=0.1)
+    np.testing.assert_allclose(found, np.tile(records.mean(0), (4, 1)), atol=1e-5)
 
 
 def test_models_with_a_missing_score_are_left_out():
@@ -86,6 +109,9 @@ def test_the_fit_is_of_families_left_out():
     assert float(found) == pytest.approx(1 - error / spread, abs=1e-4)
     padded = fit(jnp.asarray(RECORDS), jnp.asarray(families), 4, jnp.array([1, 6, T]), ridge=0.05)
     assert float(padded) == pytest.approx(float(found), abs=1e-4)
+    outside = fit(jnp.asarray(RECORDS), families.astype(np.int64), 4, jnp.array([1, 6, -1]), ridge=0.05)
+    assert float(outside) == pytest.approx(float(found), abs=1e-4)
+    assert np.isnan(fit(jnp.asarray(RECORDS), jnp.zeros(M, jnp.int32), 4, jnp.array([1, 6, T]), ridge=0.05))
     assert np.isnan(fit(jnp.asarray(RECORDS), jnp.asarray(families), 4, jnp.arange(T), ridge=0.0))
 
 
