@@ -14,13 +14,13 @@ the ratio is what it tells.
   margin                       11.9 (5.33)   100000 k=100    11.9 (5.33)       266 (262)  22.3  small-text
   entropy                         100 (76)    10000 k=100    49.8 (26.8)   33500 (32900)   673  small-text
   BALD                         3000 (2890)   100000 k=100    3000 (2890)     6160 (3760)  2.05  small-text
-  vote entropy                 1900 (1460)   100000 k=100    1900 (1460)     1520 (1470)   0.8  scikit-activeml
+  vote entropy                 38.2 (35.3)   100000 k=100    38.2 (35.3)       190 (132)  4.98  scikit-activeml
   BatchBALD, 512 samples     11600 (11600)       1000 k=4    24.1 (12.3)      1740 (941)  72.3  scikit-activeml
   EGL, last layer                932 (880)              -              -               -     -  none without torch
   EGL-word, 16 words         77200 (77200)              -              -               -     -  none without torch
   CAL                          3400 (3350)     4000 k=100    46.9 (43.7)       882 (821)  18.8  small-text
   core-set                     8760 (5560)      4000 k=20      148 (140)     4870 (4710)  32.9  small-text
-  light-weight core-set          672 (587)   100000 k=100      672 (587)       478 (367) 0.712  small-text
+  light-weight core-set        43.4 (37.5)   100000 k=100    43.4 (37.5)     90.7 (78.4)  2.09  small-text
   embedding k-means          20900 (17400)   100000 k=100  20900 (17400)   32400 (27000)  1.55  small-text
   BADGE                        3410 (3400)    10000 k=100      425 (413)   26300 (20600)  61.8  scikit-activeml
   ProbCover                 37500 (37500)*     4000 k=100    4460 (3830)   19600 (19200)   4.4  scikit-activeml

@@ -92,8 +92,8 @@ def keep_by_contrast(k: int, key: jax.Array | int, *, num_neighbors: int = 10) -
 
     Signals: `logits`, `features`, `reference_logits`, `reference_features` and `reference_labels`. Over the weights
     `[N]` of a pool, with 0 for what has a label, these are the next examples to label. The references are the labeled
-    examples, and one whose label is negative is padding. Ties are broken at random. Examples without a finite score are
-    never kept, so without a labeled example none is.
+    examples, and one whose label is negative is padding. Ties are broken at random. Examples that exclude a class
+    which a neighbor does not come first; those whose score is NaN are never kept, so without a labeled example none is.
 
     Args:
       k: how many to keep, 1 <= k <= N, static.
@@ -139,6 +139,7 @@ def keep_by_contrast(k: int, key: jax.Array | int, *, num_neighbors: int = 10) -
         known = known_references(reference_features, reference_labels)
         options = {"num_neighbors": num_neighbors, "reference_mask": known}
         scores = contrastive_scores(logits, features, reference_logits, reference_features, **options)
+        scores = jnp.where(jnp.isposinf(scores), jnp.finfo(scores.dtype).max, scores)  # the most unlike of all
         kept = topk_mask(scores, k, where=weights != 0, key=tie_key)
         return jnp.where(kept, weights, 0), KeyState(next_key)
 

@@ -38,7 +38,8 @@ def expected_gradient_length(logits: jax.Array, features: jax.Array, *, ord: int
       ord: 2 for the Euclidean norm, 1 for the sum of the absolute entries.
 
     Returns:
-      `[N]`, float32 (float64 if one of the two is); not finite where a softmax or a feature is not.
+      `[N]`, float32 (float64 if one of the two is); not finite where a softmax or a feature is not, or where the
+      squared norm of the features overflows.
 
     Raises:
       TypeError: if logits or features are not floating point.

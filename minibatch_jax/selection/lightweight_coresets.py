@@ -18,7 +18,7 @@ import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
 from minibatch_jax._vector import nonzero
-from minibatch_jax.geometry import measurable_rows
+from minibatch_jax.geometry import measurable_rows, product
 from minibatch_jax.selection.importance_sampling import importance_counts
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import KeyState, weight_transformation
@@ -59,7 +59,7 @@ def lightweight_probabilities(features: jax.Array, *, item_weights: jax.Array | 
     counts = measurable & jnp.isfinite(item_weights) & (item_weights > 0)
     shares = jnp.where(counts, item_weights, 0).astype(rows.dtype)
     shares = shares / nonzero(jnp.sum(shares))
-    mean = jnp.sum(shares[:, None] * rows, axis=0)
+    mean = product(shares, rows)
     scattered = shares * jnp.sum((rows - mean[None]) ** 2, axis=1)
     scatter = jnp.sum(scattered)
     return jnp.where(scatter > 0, (shares + scattered / nonzero(scatter)) / 2, shares)
@@ -70,7 +70,8 @@ def keep_lightweight_coreset(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep k examples drawn by `lightweight_probabilities` of the incoming weights. Signal: `features` [N, D].
 
-    Examples with a feature that is not finite, or with a squared norm that overflows, are never kept.
+    Examples with a feature that is not finite, or with a squared norm that overflows, are never kept. Where all rows
+    are about as far from the mean, as many embeddings of length 1 are, this hardly differs from a random draw.
 
     Args:
       k: number of draws, 1 <= k <= N, static.

@@ -83,11 +83,11 @@ def cohen_kappa(first: jax.Array, second: jax.Array, num_classes: int) -> jax.Ar
     check_count("num_classes", num_classes)
     first, second, counts, number = _counted(first, second, num_classes)
     columns = jnp.arange(num_classes, dtype=jnp.int32)[None]
-    shares = [_number((x[:, None] == columns) & counts[:, None]) / number for x in (first, second)]
-    agreement = _number((first == second) & counts) / number
-    by_chance = jnp.sum(shares[0] * shares[1])
-    certain = by_chance == 1  # both name one class, the same
-    return jnp.where(certain, 1, (agreement - by_chance) / jnp.where(certain, 1, 1 - by_chance))
+    named = _number((first[:, None] == columns) & counts[:, None]) / number
+    named_else = _number((second[:, None] != columns) & counts[:, None]) / number
+    differ = _number((first != second) & counts) / number
+    by_chance = jnp.sum(named * named_else)  # how many would differ: exact where nearly all rows are of one class
+    return 1 - differ / nonzero(by_chance)  # no chance to differ: both name one class, the same
 
 
 def f_score_change(old: jax.Array, new: jax.Array) -> jax.Array:

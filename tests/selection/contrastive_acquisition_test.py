@@ -72,6 +72,11 @@ def test_a_pool_keeps_the_highest_scores():
     kept = tx.update(pool, tx.init(pool), logits=LOGITS, features=FEATURES, **signals)[0]
     best = np.argsort(np.where(np.arange(N) == 4, np.inf, -loop(np.arange(M) < 6)))[:5]
     assert sorted(np.flatnonzero(kept)) == sorted(best)
+    lowest = np.argmin(np.where(np.arange(N) == 4, np.inf, loop(np.arange(M) < 6)))
+    logits = LOGITS.copy()
+    logits[lowest, 0] = -np.inf  # its score is infinite: the highest
+    kept = tx.update(pool, tx.init(pool), logits=logits, features=FEATURES, **signals)[0]
+    assert sorted(np.flatnonzero(kept)) == sorted([lowest, *best[:4]])
 
 
 def test_bad_input_is_named():

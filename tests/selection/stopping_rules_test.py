@@ -129,6 +129,14 @@ def test_agreement_at_its_ends():
     assert np.isnan(cohen_kappa(-ones, zeros, 3)) and np.isnan(f_score_change(zeros + 2, zeros))
 
 
+def test_agreement_of_rare_classes_is_not_lost_in_rounding():
+    first, second = np.zeros((2, 3_000_000), np.int32)
+    first[:3], second[1:4] = 1, 1
+    share = 3 / len(first)
+    expected = (1 - 2 / len(first) - share**2 - (1 - share) ** 2) / (1 - share**2 - (1 - share) ** 2)
+    np.testing.assert_allclose(cohen_kappa(jnp.asarray(first), jnp.asarray(second), 2), expected, rtol=1e-5)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="threshold is 1.5, wanted a number in"):
         selection.stop_by_kappa(threshold=1.5)
