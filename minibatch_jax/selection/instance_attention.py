@@ -52,7 +52,7 @@ class AttentionScores(NamedTuple):
 
     Attributes:
       scores: `[N]`, higher is better; 0 for rows that no row attends to, -inf for rows that do not exist.
-      held_out_loss: `[]`, mean cross-entropy of the best step on the rows held out.
+      held_out_loss: `[]`, mean cross-entropy of the best step on the rows held out; on all rows if there are none.
     """
 
     scores: jax.Array
@@ -77,8 +77,9 @@ def attention_scores(
     """Train two graph attention layers to tell the classes, and return the attention that each row receives.
 
     The first layer has `num_heads` heads, the second one. Both see the neighbors of a row, not the row itself. A tenth
-    of the rows is held out, and the parameters of the step with the least loss on them count. The score of a row is the
-    sum over rows of their attention to it, averaged over heads and then layers.
+    of the rows is held out, and the parameters of the step with the least loss on them count; in a table so small that
+    no row happens to be held out, those with the least loss on all rows. The score of a row is the sum over rows of
+    their attention to it, averaged over heads and then layers.
 
     Args:
       key: int seed or key of the parameters and the rows held out.
@@ -130,7 +131,8 @@ def attention_scores(
     classes = class_numbers(labels, num_classes)
     known = exists & (classes < num_classes)
     held_out = known & (jax.random.uniform(split_key, (size,)) < HELD_OUT)
-    problem = rows, graph, jnp.minimum(classes, num_classes - 1), known & ~held_out, held_out
+    judged = jnp.where(jnp.any(held_out), held_out, known)
+    problem = rows, graph, jnp.minimum(classes, num_classes - 1), known & ~held_out, judged
     rates = learning_rate, weight_decay
     moments = [(jnp.zeros_like(x), jnp.zeros_like(x)) for x in jax.tree.leaves(layers)]
     start = layers, moments, layers, jnp.full((), jnp.inf, rows.dtype)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_shape
@@ -51,7 +52,7 @@ def nearest_in_turn(
 
     In its turn a set takes the row nearest to any of its queries, among the rows that no set has taken. Set 0 begins. A
     set that has its quota, or finds no row, passes from then on. For every query to have a turn of its own, make it a
-    set: `queries[:, None]`. Ties go to the lowest index. O(N S Q D) time, O(block_size S Q + S k) memory.
+    set: `queries[:, None]`. Ties go to the lowest index. O(N S Q D + k (k + S)) time, O(block_size S Q + S k) memory.
 
     Args:
       features: `[N, D]`, floating point. A row that is not finite is never taken.
@@ -146,7 +147,9 @@ def _limits(quotas: jax.Array | None, sets: int) -> jax.Array:
         return jnp.full(sets, NO_LIMIT, jnp.int32)
     check_shape("quotas", quotas, (sets,))
     check_integer("quotas", quotas)
-    return jnp.asarray(quotas, jnp.int32)
+    if isinstance(quotas, np.ndarray):  # of 64 bits: "no limit" may be above that of int32
+        quotas = jnp.asarray(np.minimum(quotas.astype(np.int64), NO_LIMIT))
+    return quotas.astype(jnp.int32)
 
 
 def _next_block(queries, counted, lists, block):

@@ -49,7 +49,8 @@ def cluster_quotas(
 
     Args:
       sizes: `[K]` int, at least 0, rows of each cluster, 2^31 - 1 in all at most.
-      total: rows to take in all, at least 0; more than there are means all of them.
+      total: rows to take in all, at least 0; more than there are means all of them, and a negative one that is traced
+        means none.
       by: "equal" shares; "proportional" to the sizes; "density", proportional to size (1 - d / 2) with the mean cosine
         distance d of a cluster to its center. The work that uses the last calls d a density, but a large d is a loose
         cluster: loose clusters give less.
@@ -80,7 +81,7 @@ def cluster_quotas(
     check_choice("by", by, BY)
     taken = mask_or_all("where", where, sizes.shape)
     sizes = jnp.where(taken, jnp.maximum(sizes.astype(jnp.int32), 0), 0)
-    total = jnp.minimum(jnp.asarray(total, jnp.int32), jnp.sum(sizes, dtype=jnp.int32))
+    total = jnp.clip(jnp.asarray(total, jnp.int32), 0, jnp.sum(sizes, dtype=jnp.int32))
     shares = jnp.ones(sizes.shape, jnp.float32) if by == "equal" else sizes.astype(jnp.float32)
     if (mean_distances is not None) != (by == "density"):
         raise ValueError(f"mean_distances is {'missing' if by == 'density' else 'given'} with by={by!r}.")

@@ -121,3 +121,8 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"k is 9, wanted at most 2 \(the number of examples\)"):
         tx = selection.keep_by_quota(9, 2, 0)
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), domains=sizes)
+
+
+def test_a_negative_total_takes_nothing():
+    found = jax.jit(selection.cluster_quotas)(jnp.array([4, 0, 2]), jnp.array(-3))
+    np.testing.assert_array_equal(found, 0)
