@@ -2,8 +2,9 @@
 
 A network learns to tell the class of each row from its neighbors in a graph of the rows. What a row is worth is the
 attention that it receives. The paper's code is not public: layers, sizes, optimizer and the score are defaults of this
-library, and its graphs are in `instance_graphs`. With these defaults the rows kept of the digits taught a classifier no
-more than random rows of each class, and less than medoids of k-means: compare before you take it.
+library, and its graphs are in `instance_graphs`. With these defaults, but half the steps, the rows kept of the digits
+taught a classifier no more than random rows of each class, and less than medoids of k-means: compare before you take
+it.
 
 References:
   Rustamov et al., Scalable graph attention-based instance selection via mini-batch sampling and hierarchical hashing,

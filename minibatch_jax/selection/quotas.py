@@ -45,7 +45,7 @@ def cluster_quotas(
 
     What a small cluster cannot give is divided among the others in the same proportions (water-filling), so that the
     quotas sum to the total exactly. Fractions are rounded down, and the rows left go to the largest fractions, the
-    first cluster first. In float32, a quota above a million rows may be off by some; the sum is not.
+    first cluster first. In float32, quotas may be off by some rows if one is above a million; the sum is not.
 
     Args:
       sizes: `[K]` int, at least 0, rows of each cluster, 2^31 - 1 in all at most.

@@ -94,8 +94,10 @@ def test_the_list_of_each_set_holds_no_more_than_k():
 
 
 def test_quotas_of_64_bits_are_no_limits():
-    tx = selection.keep_nearest_in_turn(3, jnp.zeros((2, 1, 1)), quotas=np.array([2**40, 3]))
-    assert tx.init(jnp.ones(4)).quotas.tolist() == [2**31 - 1, 3]
+    quotas: Any = np.array([2**40, 3])
+    tx = selection.keep_nearest_in_turn(3, jnp.zeros((2, 1, 1)), quotas=quotas)
+    state: Any = tx.init(jnp.ones(4))
+    assert state.quotas.tolist() == [2**31 - 1, 3]
 
 
 def test_bad_input_is_named():

@@ -152,8 +152,11 @@ def test_bad_input_is_named():
 
 
 def test_rows_of_zeros_make_no_center():
-    x = np.zeros((40, 3), np.float32)
-    x[::8] = [[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1], [-1, 0, 0]]
+    x = (
+        jnp.zeros((40, 3))
+        .at[::8]
+        .set(jnp.array([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.1], [-1.0, 0.0, 0.0]]))
+    )
 
     @jax.jit
     def centers(key):
