@@ -29,6 +29,12 @@ def test_fewer_rows_than_asked_for_and_queries_that_are_not_finite():
     np.testing.assert_array_equal(unlimited.indices, found.indices)
 
 
+def test_copies_in_several_blocks_tie():
+    rows, queries = drawn(7)
+    rows = rows[np.random.default_rng(7).integers(0, 20, N)]
+    assert_plain(nearest_in_turn(rows, queries, N, block_size=16), plain(rows, queries, N))
+
+
 def test_bad_input_is_named():
     rows, queries = drawn(6)
     with pytest.raises(ValueError, match="queries is empty, wanted at least one set"):
