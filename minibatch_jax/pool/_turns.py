@@ -75,7 +75,7 @@ def nearest_in_turn(
 
     Examples:
       >>> import numpy as np
-      >>> pool = np.array([[0.0], [0.1], [0.2], [5.0], [9.0]], np.float32)
+      >>> pool = np.array([[0.0], [0.1], [0.3], [5.0], [9.0]], np.float32)
       >>> found = nearest_in_turn(pool, [np.array([[0.1]]), np.array([[7.4], [9.0]])], 4)
       >>> found.indices.tolist(), found.sets.tolist()
       ([1, 4, 0, 3], [0, 1, 0, 1])

@@ -1,5 +1,6 @@
 import itertools
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +127,8 @@ def test_bad_input_is_named():
 def test_a_negative_total_takes_nothing():
     found = jax.jit(selection.cluster_quotas)(jnp.array([4, 0, 2]), jnp.array(-3))
     np.testing.assert_array_equal(found, 0)
+
+
+def test_a_quota_of_64_bits_takes_all():
+    quotas: Any = np.array([2**40, 1])
+    assert selection.quota_mask(0, jnp.array([0, 0, 1, 1, 0]), quotas).tolist()[:2] == [True, True]
