@@ -35,9 +35,10 @@ def as_index(x: jax.Array) -> jax.Array:
 
 def as_counts(x: jax.Array) -> jax.Array:
     """Return counts in int32; what is above its range, such as a limit of 64 bits that is none, becomes its largest."""
-    if x.dtype.itemsize >= 4:
-        x = (np if isinstance(x, np.ndarray) else jnp).minimum(x, jnp.iinfo(jnp.int32).max)
-    return jnp.asarray(x).astype(jnp.int32)
+    if x.dtype.itemsize < 4:
+        return jnp.asarray(x).astype(jnp.int32)
+    minimum = np.minimum if isinstance(x, np.ndarray) else jnp.minimum
+    return jnp.asarray(minimum(x, jnp.iinfo(jnp.int32).max)).astype(jnp.int32)
 
 
 def class_numbers(labels: jax.Array, number: int) -> jax.Array:
