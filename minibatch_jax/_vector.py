@@ -6,6 +6,7 @@ times as long as minima of halves, which XLA vectorizes.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 _SHORT = 16
@@ -30,6 +31,14 @@ def one_zero(x: jax.Array) -> jax.Array:
 def as_index(x: jax.Array) -> jax.Array:
     """Return integers in int32 at least, because an int8 index of more than 127 entries overflows."""
     return x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
+
+
+def as_counts(x: jax.Array) -> jax.Array:
+    """Return counts in int32; what is above its range, such as a limit of 64 bits that is none, becomes its largest."""
+    if x.dtype.itemsize < 4:
+        return jnp.asarray(x).astype(jnp.int32)
+    minimum = np.minimum if isinstance(x, np.ndarray) else jnp.minimum
+    return jnp.asarray(minimum(x, jnp.iinfo(jnp.int32).max)).astype(jnp.int32)
 
 
 def class_numbers(labels: jax.Array, number: int) -> jax.Array:

@@ -29,7 +29,8 @@ Expected: mean ± standard error over 4 seeds, after 100 full-batch steps of Ada
 Verdict: partly: query sets in turn beat random posts and the nearest of all queries, but on the worst group they are
   ahead of the nearest only within the noise.
 Tuning: learning rate {0.03, 0.1, 0.3}, each arm for itself, by accuracy of 400 posts with --validate and seeds 10 and
-  11.
+  11. The lowest was best for four of six arms, random posts and both arms of turns among them; lower ones were not
+  tried.
 Reference: Ivison et al., Large-scale data selection for instruction tuning, 2025 (arXiv 2503.01807), whose queries take
   turns.
 """

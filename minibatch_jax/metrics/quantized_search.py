@@ -119,8 +119,8 @@ def encode_rows(codebooks: jax.Array, rows: jax.Array, *, block_size: int = 256)
       `[N, P]` uint8; of rows that are not finite, any numbers.
 
     Raises:
-      TypeError: if the rows are not floating point.
-      ValueError: if shapes do not match.
+      TypeError: if the rows are not floating point or the block size is not a static int.
+      ValueError: if shapes do not match or the block size is below 1.
 
     Examples:
       >>> encode_rows(jnp.array([[[0.0], [1.0]], [[5.0], [7.0]]]), jnp.array([[0.9, 5.1], [0.2, 8.0]])).tolist()
@@ -130,6 +130,7 @@ def encode_rows(codebooks: jax.Array, rows: jax.Array, *, block_size: int = 256)
     parts, _, part_width = codebooks.shape
     check_shape("rows", rows, (None, parts * part_width))
     check_floating("rows", rows)
+    check_count("block_size", block_size)
     size = rows.shape[0]
     block = min(block_size, size)
     blocks = jnp.pad(rows, ((0, -size % block), (0, 0))).reshape(-1, block, parts, part_width)

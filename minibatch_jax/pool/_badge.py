@@ -15,21 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minibatch_jax.geometry import measurable_rows, product
+from minibatch_jax.geometry import product
 from minibatch_jax.pool._rounds import Job, State, gather
 from minibatch_jax.pool._rows import Rows
-from minibatch_jax.selection.uncertainty import without_top
+from minibatch_jax.selection._gradient_factors import (
+    GradientFactors,
+    gradient_factors,
+    squared_distances_to,
+    without_rounding,
+)
 
 CANDIDATES = 64
 ROUND = 128
-
-
-class _Factors(NamedTuple):
-    """Gradients `residuals[i] (x) inputs[i]` of n rows, `[n, C]` and `[n, D]`, and their squared lengths `[n]`."""
-
-    residuals: jax.Array
-    inputs: jax.Array
-    squares: jax.Array
 
 
 class _Candidates(NamedTuple):
@@ -173,10 +170,10 @@ def _nearest_in_pool(rows: Rows, nearest: np.ndarray, centers: np.ndarray) -> np
     return nearest
 
 
-def _factors_at(rows: Rows, indices: np.ndarray) -> _Factors:
+def _factors_at(rows: Rows, indices: np.ndarray) -> GradientFactors:
     """Return the factors of rows of the pool, and of more rows, so that few shapes are compiled."""
     padded = np.append(indices, np.full((1 << (len(indices) - 1).bit_length()) - len(indices), indices[0]))
-    return _factors(rows.at(padded), _logits(rows).at(padded))[0]
+    return _factors(rows.at(padded), _logits(rows).at(padded))
 
 
 def _logits(rows: Rows) -> Rows:
@@ -184,47 +181,27 @@ def _logits(rows: Rows) -> Rows:
     return rows.logits
 
 
-def _factored(features: jax.Array, logits: jax.Array) -> tuple[_Factors, jax.Array]:
-    """Return the gradients of the last layer, each for its likeliest label, and which rows count."""
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=1)
-    inputs, measurable = measurable_rows(features.astype(jnp.float32))
-    free = measurable & jnp.all(jnp.isfinite(probabilities), axis=1)
-    rest = without_top(jnp.where(free[:, None], probabilities, 0))
-    residuals = jnp.where(rest == probabilities, rest, -jnp.sum(rest, axis=1, keepdims=True))
-    inputs = jnp.where(free[:, None], inputs, 0)
-    squares = jnp.sum(residuals**2, axis=1) * jnp.sum(inputs**2, axis=1)
-    return _Factors(residuals, inputs, squares), free
+_distances_to = jax.jit(squared_distances_to)
 
 
-_factors = jax.jit(_factored)
+@jax.jit
+def _factors(features, logits):
+    return gradient_factors(logits, features)[0]
 
 
 @jax.jit
 def _squares(features, logits):
-    factors, free = _factored(features, logits)
+    factors, free = gradient_factors(logits, features)
     return jnp.where(free, factors.squares, -jnp.inf)
 
 
 @jax.jit
 def _nearer(features, logits, nearest, centers, count):
-    factors, _ = _factored(features, logits)
+    factors = _factors(features, logits)
     inner = product(factors.residuals, centers.residuals.T) * product(factors.inputs, centers.inputs.T)
-    squared = _without_rounding(factors.squares[:, None], centers.squares[None], inner)
+    squared = without_rounding(factors.squares[:, None], centers.squares[None], inner)
     squared = jnp.where((jnp.arange(centers.squares.shape[0]) < count)[None], squared, jnp.inf)
     return jnp.minimum(nearest, jnp.min(squared, axis=1))
-
-
-@jax.jit
-def _distances_to(factors, j):
-    inner = jnp.sum(factors.residuals * factors.residuals[j][None], axis=1)
-    inner *= jnp.sum(factors.inputs * factors.inputs[j][None], axis=1)
-    return _without_rounding(factors.squares, factors.squares[j], inner)
-
-
-def _without_rounding(squares, others, inner):
-    lengths = squares + others
-    squared = lengths - 2 * inner
-    return jnp.where(squared <= 8 * jnp.finfo(squared.dtype).eps * lengths, 0, squared)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "own"))

@@ -45,7 +45,7 @@ class PoolNeighbors(NamedTuple):
       indices: `[Q, k]` int64; -1 where there are fewer than k, or the query is not finite.
       similarities: `[Q, k]` float32, minus the squared distance, the cosine or the inner product; -inf where there is
         no row.
-      dropped_queries: number of queries that are not finite in float32.
+      dropped_queries: number of queries that are not finite in float32, or too large for it, and find nothing.
     """
 
     indices: np.ndarray
@@ -134,7 +134,7 @@ def nearest_rows(
 
     Args:
       pool: what `compress_rows` was given.
-      queries: `[Q, D]`, floating point. A query that is not finite in float32 finds nothing.
+      queries: `[Q, D]`, floating point. A query that is not finite in float32, or too large for it, finds nothing.
       k: number of neighbors, at most N.
       code: `compress_rows(pool)`, whose metric counts.
       shortlist: rows to read for each query, from k to N; by default 20 k, at least 100.
@@ -181,7 +181,7 @@ def nearest_rows(
     names = ("indices", "similarities")
     everyone = gather({name: np.concatenate(x) for name, x in zip(names, zip(nothing, *parts))})
     indices, similarities = (np.concatenate([part[name] for part in everyone]) for name in names)
-    dropped = len(asked) - int(np.isfinite(asked).all(1).sum())
+    dropped = len(asked) - int(np.sum(np.asarray(quantized_search.comparable(jnp.asarray(asked), code.metric)[1])))
     return PoolNeighbors(indices.astype(np.int64), similarities, dropped)
 
 

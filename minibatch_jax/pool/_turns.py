@@ -52,7 +52,7 @@ def nearest_in_turn(
 
     It is `selection.nearest_in_turn` for rows that exceed memory. If several processes run (`jax.distributed`), all
     make the same call on the same file; each reads its own part, and all get the whole result. This function runs on
-    the host: do not call it inside `jit`. O(block_size S Q + S k) memory.
+    the host: do not call it inside `jit`. O(N S Q D + k (k + S)) time, O(block_size S Q + S k) memory.
 
     Args:
       pool: what `open_pool` opens: a file of `[N, D]` floating point (float16 is fine), shards, a data source, an
@@ -75,7 +75,7 @@ def nearest_in_turn(
 
     Examples:
       >>> import numpy as np
-      >>> pool = np.array([[0.0], [0.1], [0.2], [5.0], [9.0]], np.float32)
+      >>> pool = np.array([[0.0], [0.1], [0.3], [5.0], [9.0]], np.float32)
       >>> found = nearest_in_turn(pool, [np.array([[0.1]]), np.array([[7.4], [9.0]])], 4)
       >>> found.indices.tolist(), found.sets.tolist()
       ([1, 4, 0, 3], [0, 1, 0, 1])
@@ -99,7 +99,7 @@ def nearest_in_turn(
     squares, listed = (np.concatenate([part[name] for part in everyone], axis=1) for name in ("squares", "listed"))
     order = np.argsort(squares, axis=1, kind="stable")[:, :k]
     squares, listed = (np.take_along_axis(x, order, axis=1) for x in (squares, listed))
-    found = _take(squares, listed, limits.astype(np.int32), k=k, size=rows.size)
+    found = _take(squares, listed, np.clip(limits.astype(np.int64), 0, k).astype(np.int32), k=k, size=rows.size)
     indices, sets, distances = map(np.asarray, found)
     return PoolTurns(indices.astype(np.int64), sets, distances, report.dropped, report, dropped_queries)
 

@@ -17,7 +17,8 @@ class BatchSums(NamedTuple):
     Attributes:
       sums: `[K, D]`, sum of the unit rows nearest to each center.
       counts: `[K]` int32, how many these are.
-      distances: `[B]`, cosine distance of each row to the nearest center; NaN for one that does not exist.
+      distances: `[B]`, cosine distance of each row to the nearest center; NaN for one that does not exist, and 0 for a
+        row of zeros, which has no direction and makes no center.
     """
 
     sums: jax.Array
@@ -31,6 +32,7 @@ def batch_sums(centers: jax.Array, rows: jax.Array, exists: jax.Array) -> BatchS
     centers = centers.astype(rows.dtype)
     nearest = jnp.argmax(product(rows, centers.T), axis=1).astype(jnp.int32)
     distances = jnp.sum((rows - centers[nearest]) ** 2, axis=1) / 2  # does not cancel
+    distances = jnp.where(jnp.any(rows != 0, axis=1), distances, 0)
     owner = jnp.where(exists, nearest, k)
     sums = jnp.zeros((k + 1, rows.shape[1]), rows.dtype).at[owner].add(rows)[:k]
     counts = jnp.zeros(k + 1, jnp.int32).at[owner].add(1)[:k]

@@ -93,7 +93,7 @@ def extend_lists(
     squares, listed = lists
     sets, per_set, width = queries.shape
     flat = queries.reshape(-1, width)
-    found = squared_distances(flat, rows, origin=center(flat, rows))
+    found = squared_distances(flat, rows, origin=center(flat))  # the same for all blocks: copies tie
     found = jnp.where(counted.reshape(-1)[:, None] & exists[None], found, jnp.inf)
     nearest = jnp.min(found.reshape(sets, per_set, -1), axis=1)
     low, places = jax.lax.top_k(-nearest, min(squares.shape[1], rows.shape[0]))

@@ -13,27 +13,16 @@ Paper: 1906.03671
 Experiment: active_texts, speed strategies
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
 from minibatch_jax._loops import bind
-from minibatch_jax.geometry import measurable_rows
+from minibatch_jax.selection._gradient_factors import gradient_factors, squared_distances_to
 from minibatch_jax.selection._labeled_rows import keep_rows
 from minibatch_jax.selection._seeding import spread_draws
-from minibatch_jax.selection.uncertainty import without_top
-from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
-
-
-class _Factors(NamedTuple):
-    """Gradients `residuals[i] (x) inputs[i]` of N examples: `[N, C]`, `[N, D]`, and their squared lengths `[N]`."""
-
-    residuals: jax.Array
-    inputs: jax.Array
-    squares: jax.Array
+from minibatch_jax.weights import KeyState, weight_transformation
 
 
 def badge_indices(
@@ -77,17 +66,10 @@ def badge_indices(
     check_floating("features", features)
     check_count("k", k, size, "the number of examples")
     key = as_key(key)
-    probabilities = jax.nn.softmax(logits.astype(weight_dtype(logits.dtype)), axis=1)
-    inputs, measurable = measurable_rows(features)
-    free = measurable & jnp.all(jnp.isfinite(probabilities), axis=1) & mask_or_all("where", where, (size,))
-    rest = without_top(jnp.where(free[:, None], probabilities, 0))
-    missing = jnp.sum(rest, axis=1, keepdims=True)
-    residuals = jnp.where(rest == probabilities, rest, -missing)
-    dtype = jnp.promote_types(residuals.dtype, inputs.dtype)
-    residuals, inputs = residuals.astype(dtype), jnp.where(free[:, None], inputs, 0).astype(dtype)
-    factors = _Factors(residuals, inputs, jnp.sum(residuals**2, axis=1) * jnp.sum(inputs**2, axis=1))
+    factors, free = gradient_factors(logits, features, mask_or_all("where", where, (size,)))
     longest = factors.squares == jnp.max(jnp.where(free, factors.squares, -1))
-    return spread_draws(key, bind(_squared_distances_to, factors), longest.astype(dtype), free, k)
+    first = longest.astype(factors.squares.dtype)
+    return spread_draws(key, bind(squared_distances_to, factors), first, free, k)
 
 
 def keep_by_badge(k: int, key: jax.Array | int) -> optax.GradientTransformationExtraArgs:
@@ -127,12 +109,3 @@ def keep_by_badge(k: int, key: jax.Array | int) -> optax.GradientTransformationE
         return keep_rows(weights, drawn), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
-
-
-def _squared_distances_to(factors: _Factors, j: jax.Array) -> jax.Array:
-    """Return the squared distance `[N]` of each gradient to that of example j."""
-    inner = jnp.sum(factors.residuals * factors.residuals[j][None], axis=1)
-    inner *= jnp.sum(factors.inputs * factors.inputs[j][None], axis=1)
-    squared = factors.squares + factors.squares[j] - 2 * inner
-    rounding = 8 * jnp.finfo(squared.dtype).eps * (factors.squares + factors.squares[j])
-    return jnp.where(squared <= rounding, 0, squared)

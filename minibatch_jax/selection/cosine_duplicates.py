@@ -22,6 +22,9 @@ from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection.minhash import WEIGHTINGS, NearDuplicates, weights_of_distinct
 from minibatch_jax.weights import weight_transformation
 
+ROUNDING = 16
+"""so many units in the last place may a cosine lie below the threshold"""
+
 
 def near_duplicates_by_cosine(
     features: jax.Array,
@@ -39,7 +42,8 @@ def near_duplicates_by_cosine(
 
     Args:
       features: `[N, D]`, floating point; a row that is not finite does not exist, and a row of zeros is like no other.
-      threshold: cosine from which rows are near-duplicates, in [0, 1]. SemDeDup writes 1 - epsilon.
+      threshold: cosine from which rows are near-duplicates, in [0, 1], up to rounding, so that 1 finds exact copies.
+        SemDeDup writes 1 - epsilon.
       clusters: `[N]` int, at least 0, cluster of each row, such as the `indices` of `assign_rows`; one for all by
         default. A row of a negative cluster does not exist.
       where: `[N]` bool, which rows exist; all by default.
@@ -144,8 +148,9 @@ def _compare_two(parts, threshold, rows, places, firsts, other, state):
     earlier, largest = state
     size = rows.shape[0]
     others = other * size + jnp.arange(size, dtype=jnp.int32)
-    comparable = (others[None] < places[:, None]) & (others[None] >= firsts[:, None])
+    lengths = jnp.any(rows != 0, axis=1)[:, None] & jnp.any(parts[other] != 0, axis=1)[None]
+    comparable = lengths & (others[None] < places[:, None]) & (others[None] >= firsts[:, None])
     cosines = jnp.where(comparable, product(rows, parts[other].T), -1)
-    near = cosines >= threshold
+    near = cosines >= threshold - ROUNDING * jnp.finfo(rows.dtype).eps
     found = jnp.min(jnp.where(near & comparable, others[None], places[:, None]), axis=1)
     return jnp.minimum(earlier, found), jnp.maximum(largest, jnp.max(cosines, axis=1))

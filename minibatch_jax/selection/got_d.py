@@ -92,8 +92,10 @@ def transport_scores(
       cost: `[N, M]`, floating point, cost of moving each candidate to each target item; a candidate whose row is not
         finite gets infinity.
       epsilon: entropic regularization, as a fraction of the mean cost, positive.
-      weights: `[N]`, floating point, at least 0, mass of each candidate, 0 for padding; uniform by default.
-      target_weights: `[M]`, floating point, at least 0, mass of each target item; uniform by default.
+      weights: `[N]`, floating point, at least 0, mass of each candidate, 0 for padding; uniform by default. One that is
+        negative or not finite counts as 0.
+      target_weights: `[M]`, floating point, at least 0, mass of each target item; uniform by default. One that is
+        negative or not finite counts as 0.
       max_iterations: upper limit of the iterations of Sinkhorn's algorithm, at least 1, static.
 
     Returns:
@@ -149,8 +151,10 @@ def transport_scores_in_blocks(
       features: `[N, D]`, floating point, the candidates.
       targets: `[M, D]`, floating point.
       epsilon: entropic regularization, as a fraction of the mean cost, positive.
-      weights: `[N]`, floating point, at least 0, mass of each candidate, 0 for padding; uniform by default.
-      target_weights: `[M]`, floating point, at least 0, mass of each target item; uniform by default.
+      weights: `[N]`, floating point, at least 0, mass of each candidate, 0 for padding; uniform by default. One that is
+        negative or not finite counts as 0.
+      target_weights: `[M]`, floating point, at least 0, mass of each target item; uniform by default. One that is
+        negative or not finite counts as 0.
       potentials: `[M]`, where to start, such as those of a sample of the candidates; 0 by default.
       tolerance: stop when `error` is at most this, at least 0.
       max_iterations: most passes over the candidates, static.
@@ -236,6 +240,7 @@ def _marginal(name: str, weights: jax.Array | None, size: int, usable: jax.Array
     if weights is None:
         weights = jnp.ones(size, dtype)
     check_shape(name, weights, (size,))
-    weights = jnp.where(usable, weights.astype(dtype), 0)
+    weights = weights.astype(dtype)
+    weights = jnp.where(usable & (weights > 0) & jnp.isfinite(weights), weights, 0)
     total = jnp.sum(weights)
     return weights / jnp.where(total > 0, total, 1)

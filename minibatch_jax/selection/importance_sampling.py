@@ -128,6 +128,9 @@ def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Arra
 def importance_counts(key: jax.Array, probabilities: jax.Array, k: int) -> jax.Array:
     """Draw k times from B items with replacement, and return how often each item was drawn.
 
+    Sums of probabilities and draws are rounded to about 1e-7 of the sum, in float32: of equal probabilities, by 1 % of
+    each for 10^5 items, and by 10 % for 10^6. For so many items, give float64.
+
     Args:
       key: typed or legacy PRNG key.
       probabilities: `[B]`, floating point, at least 0, of any positive sum.

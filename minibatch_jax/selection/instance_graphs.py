@@ -61,8 +61,9 @@ def distance_graph(
       key: int seed or key of the batches.
       features: `[N, D]`, floating point. Rows that are not finite, or too large, have no neighbors and are none.
       labels: `[N]`, integers.
-      k: neighbors of a row, at most N - 1, static.
-      batch_size: rows of a batch at most, static; above k.
+      k: neighbors of a row, fewer than a batch has rows, static.
+      batch_size: rows of a batch at most, static. The batches are as equal as can be: of 14 rows, at most 12 in a
+        batch, there are 7 and 7.
       threshold: neighbors have at least this cosine.
       where: `[N]` bool, which rows exist; all by default.
 
@@ -84,10 +85,9 @@ def distance_graph(
     check_count("k", k, size - 1, "the number of other rows")
     check_count("batch_size", batch_size)
     check_number("threshold", threshold)
-    if k >= min(batch_size, size):
-        raise ValueError(f"batch_size is {batch_size}, wanted above {k} (k).")
-    rows, exists = standardized(features, where)
     batches = -(-size // batch_size)
+    check_count("k", k, -(-size // batches) - 1, "the number of other rows of a batch")
+    rows, exists = standardized(features, where)
     chance = jax.random.uniform(as_key(key), (size,))
     order = jnp.lexsort((chance, labels, ~exists)).astype(jnp.int32)
     dealt = jnp.pad(order, (0, -size % batches), constant_values=size).reshape(-1, batches).T
@@ -163,7 +163,7 @@ def multilevel_hash_graph(
       1.0
     """
     rows, exists = _checked(features, k, levels, where)
-    if list(levels) != sorted(set(levels)):
+    if not levels or list(levels) != sorted(set(levels)):
         raise ValueError(f"levels is {levels}, wanted numbers of bits that ascend.")
     code = _codes(as_key(key), rows, levels[-1])
     prefixes = jnp.stack([code >> (levels[-1] - bits) for bits in levels], axis=1)
@@ -239,8 +239,10 @@ def standardized(features: jax.Array, where: jax.Array | None = None) -> tuple[j
     check_floating("features", features)
     rows, exists = measurable_rows(features)
     exists &= mask_or_all("where", where, exists.shape)
+    rows = jnp.where(exists[:, None], rows - rows[jnp.argmax(exists)][None], 0)  # a constant column is 0 exactly
+    rows = rows / nonzero(jnp.max(jnp.abs(rows), axis=0))[None]  # so that no square leaves the range of floats
     count = jnp.maximum(jnp.sum(exists, dtype=rows.dtype), 1)
-    mean = jnp.sum(jnp.where(exists[:, None], rows, 0), axis=0) / count
+    mean = jnp.sum(rows, axis=0) / count
     centered = jnp.where(exists[:, None], rows - mean[None], 0)
     deviation = jnp.sqrt(jnp.sum(centered**2, axis=0) / count)
     return unit_rows(centered / nonzero(deviation)[None]), exists

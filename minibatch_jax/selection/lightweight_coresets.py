@@ -77,9 +77,10 @@ def keep_lightweight_coreset(
       k: number of draws, 1 <= k <= N, static.
       key: typed PRNG key or int seed.
       weighting: "unbiased" draws with replacement: an example drawn c times weighs `c * weight / (k * probability)`,
-        which is at most 2 c / k times the sum of all weights. Do not normalize afterwards. "own" draws without
-        replacement and leaves the weights as they came, for the next examples to label; if fewer than k can be drawn,
-        all of them are kept.
+        which is at most 2 c / k times the sum of all weights. Do not normalize afterwards. The draws are those of
+        `importance_counts`, rounded from 10^5 examples on; the method of that name in `pool.select_from_pool` draws in
+        double precision. "own" draws without replacement and leaves the weights as they came, for the next examples to
+        label; if fewer than k can be drawn, all of them are kept.
 
     Returns:
       A transformation over `[N]` weights with `rng_key` in its state.

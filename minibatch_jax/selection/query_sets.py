@@ -19,6 +19,7 @@ import optax
 
 from minibatch_jax._checks import check_choice, check_count, check_floating, check_integer, check_shape
 from minibatch_jax._loops import bind, scan
+from minibatch_jax._vector import as_counts
 from minibatch_jax.geometry import unit_rows
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection._turns import Turns as Turns
@@ -55,7 +56,8 @@ def nearest_in_turn(
 
     In its turn a set takes the row nearest to any of its queries, among the rows that no set has taken. Set 0 begins. A
     set that has its quota, or finds no row, passes from then on. For every query to have a turn of its own, make it a
-    set: `queries[:, None]`. Ties go to the lowest index. O(N S Q D) time, O(block_size S Q + S k) memory.
+    set: `queries[:, None]`. Ties go to the lowest index. O(N S Q D + k (k + S)) time,
+    O(block_size S Q + S k) memory.
 
     Args:
       features: `[N, D]`, floating point. A row that is not finite is never taken.
@@ -76,7 +78,7 @@ def nearest_in_turn(
       ValueError: if shapes do not match, a count is out of range or the metric is unknown.
 
     Examples:
-      >>> rows = jnp.array([[0.0], [0.1], [0.2], [5.0], [9.0]])
+      >>> rows = jnp.array([[0.0], [0.1], [0.3], [5.0], [9.0]])
       >>> found = nearest_in_turn(rows, jnp.array([[[0.1]], [[7.5]]]), 4)
       >>> found.indices.tolist(), found.sets.tolist()
       ([1, 4, 0, 3], [0, 1, 0, 1])
@@ -150,7 +152,7 @@ def _limits(quotas: jax.Array | None, sets: int) -> jax.Array:
         return jnp.full(sets, NO_LIMIT, jnp.int32)
     check_shape("quotas", quotas, (sets,))
     check_integer("quotas", quotas)
-    return jnp.asarray(quotas, jnp.int32)
+    return as_counts(quotas)
 
 
 def _next_block(queries, counted, lists, block):

@@ -26,7 +26,7 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._loops import bind, while_loop
-from minibatch_jax._vector import class_numbers, nonzero
+from minibatch_jax._vector import as_counts, class_numbers, nonzero
 from minibatch_jax.selection.minhash import WEIGHTINGS
 from minibatch_jax.weights import KeyState, weight_transformation
 
@@ -45,11 +45,12 @@ def cluster_quotas(
 
     What a small cluster cannot give is divided among the others in the same proportions (water-filling), so that the
     quotas sum to the total exactly. Fractions are rounded down, and the rows left go to the largest fractions, the
-    first cluster first. In float32, a quota above a million rows may be off by some; the sum is not.
+    first cluster first. In float32, quotas may be off by some rows if one is above a million; the sum is not.
 
     Args:
       sizes: `[K]` int, at least 0, rows of each cluster, 2^31 - 1 in all at most.
-      total: rows to take in all, at least 0; more than there are means all of them.
+      total: rows to take in all, at least 0; more than there are means all of them, and a negative one that is traced
+        means none.
       by: "equal" shares; "proportional" to the sizes; "density", proportional to size (1 - d / 2) with the mean cosine
         distance d of a cluster to its center. The work that uses the last calls d a density, but a large d is a loose
         cluster: loose clusters give less.
@@ -80,7 +81,7 @@ def cluster_quotas(
     check_choice("by", by, BY)
     taken = mask_or_all("where", where, sizes.shape)
     sizes = jnp.where(taken, jnp.maximum(sizes.astype(jnp.int32), 0), 0)
-    total = jnp.minimum(jnp.asarray(total, jnp.int32), jnp.sum(sizes, dtype=jnp.int32))
+    total = jnp.clip(jnp.asarray(total, jnp.int32), 0, jnp.sum(sizes, dtype=jnp.int32))
     shares = jnp.ones(sizes.shape, jnp.float32) if by == "equal" else sizes.astype(jnp.float32)
     if (mean_distances is not None) != (by == "density"):
         raise ValueError(f"mean_distances is {'missing' if by == 'density' else 'given'} with by={by!r}.")
@@ -124,7 +125,7 @@ def quota_mask(
     turn = jax.random.permutation(as_key(key), jnp.arange(size, dtype=jnp.int32))  # without ties
     sorted_group, _, order = jax.lax.sort((group, turn, jnp.arange(size, dtype=jnp.int32)), num_keys=2)
     rank = jnp.arange(size, dtype=jnp.int32) - jnp.searchsorted(sorted_group, sorted_group).astype(jnp.int32)
-    drawn = rank < jnp.append(quotas.astype(jnp.int32), 0)[sorted_group]
+    drawn = rank < jnp.append(as_counts(quotas), 0)[sorted_group]
     return jnp.zeros(size, bool).at[order].set(drawn)
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import as_key, check_count, check_integer, check_shape, mask_or_all
 from minibatch_jax._loops import bind
-from minibatch_jax._vector import nonzero
+from minibatch_jax._vector import class_numbers, nonzero
 from minibatch_jax.geometry import unit_rows
 from minibatch_jax.selection._cluster_steps import batch_sums, closest_pairs, moved_centers, reseeded_centers
 from minibatch_jax.selection._seeding import spread_draws
@@ -54,7 +54,7 @@ def init_clusters(features: jax.Array, k: int, key: jax.Array | int, *, where: j
     yet: give this batch to `update_clusters`, too. O(N k D) time.
 
     Args:
-      features: `[N, D]`, floating point; rows that are not finite are never drawn.
+      features: `[N, D]`, floating point; rows that are not finite, and rows of zeros, are never drawn.
       k: number of clusters, at most N, static.
       key: int seed or key.
       where: `[N]` bool, which rows exist; all by default.
@@ -77,6 +77,7 @@ def init_clusters(features: jax.Array, k: int, key: jax.Array | int, *, where: j
     rows, exists = usable_features(features, where, metric="cosine")
     check_count("k", k, rows.shape[0], "the number of rows")
     rows = unit_rows(rows)
+    exists &= jnp.any(rows != 0, axis=1)
     distances = bind(_squared_distances_to, rows)
     drawn = spread_draws(as_key(key), distances, jnp.ones(rows.shape[0], rows.dtype), exists, k)
     centers = rows[jnp.where(drawn < rows.shape[0], drawn, drawn[0] % rows.shape[0])]
@@ -211,8 +212,9 @@ def cluster_examples(
     check_count("k", k)
     check_count("number", number)
     size = clusters.shape[0]
-    known = (clusters >= 0) & (clusters < k) & jnp.isfinite(distances)
-    group = jnp.where(known, clusters.astype(jnp.int32), k)
+    group = class_numbers(clusters, k)
+    known = (group < k) & jnp.isfinite(distances)
+    group = jnp.where(known, group, k)
     apart = jnp.where(known, distances.astype(jnp.float32), 0)
     sizes = jnp.zeros(k + 1, jnp.int32).at[group].add(1)[:k]
     sums = jnp.zeros(k + 1, jnp.float32).at[group].add(apart**2 / 2)[:k]

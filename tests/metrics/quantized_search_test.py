@@ -179,3 +179,8 @@ def ask(queries=ROWS, references=ROWS, **options):
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_block_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="block_size is 0, wanted at least 1"):
+        quantized_search.encode_rows(jnp.zeros((1, 2, 3)), jnp.zeros((4, 3)), block_size=0)

@@ -25,6 +25,14 @@ def test_fewer_rows_than_asked_for_and_queries_that_are_not_finite():
     found = nearest_in_turn(rows, queries, N, block_size=16)
     assert_plain(found, plain(rows, queries, N))
     assert found.dropped == 20 and found.dropped_queries == 1 and (found.indices[40:] == N).all()
+    unlimited = nearest_in_turn(rows, queries, N, quotas=np.full(4, 2**40), block_size=16)
+    np.testing.assert_array_equal(unlimited.indices, found.indices)
+
+
+def test_copies_in_several_blocks_tie():
+    rows, queries = drawn(7)
+    rows = rows[np.random.default_rng(7).integers(0, 20, N)]
+    assert_plain(nearest_in_turn(rows, queries, N, block_size=16), plain(rows, queries, N))
 
 
 def test_bad_input_is_named():

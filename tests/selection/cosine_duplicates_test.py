@@ -47,6 +47,15 @@ def test_originals_are_those_of_a_walk_through_all_pairs(block_size, kinds):
     np.testing.assert_allclose(np.asarray(found.similarities)[exists], np.maximum(earlier.max(1), 0)[exists], atol=1e-5)
 
 
+def test_exact_copies_are_found_at_one_and_rows_of_zeros_are_like_no_other():
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    x = np.concatenate([x, np.float32(3.3) * x]).astype(np.float32)
+    x[[5, 35]] = 0
+    found = program(1024)(x, 1.0, clusters=np.zeros(60, np.int32))
+    assert np.all(found.keep[:30]) and np.flatnonzero(found.keep[30:]).tolist() == [5]
+    assert np.all(np.asarray(program(1024)(x, 0.0, clusters=np.zeros(60, np.int32)).keep)[[5, 35]])
+
+
 def test_bad_input_is_named():
     for threshold in (1.1, -0.1):
         with pytest.raises(ValueError, match=rf"threshold is {threshold}, wanted a number in \[0, 1\]"):

@@ -142,6 +142,17 @@ def test_no_target_and_no_candidate_are_no_nan():
         assert not np.any(np.isnan(found.scores))
 
 
+def test_masses_that_are_no_masses_count_as_zero():
+    pool, target = samples()
+    a, b = np.ones(100), np.ones(30)
+    a[[3, 7]], b[4] = 0, 0
+    expected = in_blocks(pool, target, f32(a), f32(b))
+    a[[3, 7]], b[4] = [np.nan, -3], np.inf
+    found = in_blocks(pool, target, f32(a), f32(b))
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert found.converged and np.isposinf(found.scores[3])
+
+
 def test_no_matrix_of_candidates_and_targets_is_formed():
     rows, targets = jax.ShapeDtypeStruct((1 << 16, 4), "float32"), jax.ShapeDtypeStruct((256, 4), "float32")
     call = jax.jit(functools.partial(selection.transport_scores_in_blocks, block_size=512))

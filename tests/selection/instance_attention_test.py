@@ -116,6 +116,18 @@ def test_rows_that_look_mislabeled_are_worth_little():
     np.testing.assert_allclose(plain.sum(), 120, rtol=1e-5)
 
 
+def test_a_table_without_a_row_held_out_is_learned():
+    rows, labels = (x[np.r_[0:6, 20:26]] for x in planted())
+    graph = InstanceGraph(jnp.asarray((np.arange(12)[:, None] // 6 * 6 + np.arange(6)) % 12), jnp.ones((12, 6)))
+    assert not np.any(
+        jax.random.uniform(jax.random.split(jax.random.key(4), 3)[2], (12,)) < instance_attention.HELD_OUT
+    )
+    found = jax.jit(
+        lambda x, y: selection.attention_scores(4, x, y, graph, 2, num_steps=60, num_heads=2, head_width=2)
+    )(rows, labels)
+    assert 0 < found.held_out_loss < 0.5
+
+
 def test_rows_that_do_not_exist_influence_nothing():
     rows, labels = planted()
     where, spoilt, other = np.arange(120) % 7 != 0, rows.copy(), labels.copy()

@@ -113,7 +113,7 @@ def test_bad_input_is_named():
     rows, labels = jnp.ones((6, 2)), jnp.zeros(6, jnp.int32)
     with pytest.raises(ValueError, match=r"k is 6, wanted at most 5 \(the number of other rows\)"):
         selection.distance_graph(0, rows, labels, 6)
-    with pytest.raises(ValueError, match=r"batch_size is 3, wanted above 3 \(k\)"):
+    with pytest.raises(ValueError, match=r"k is 3, wanted at most 2 \(the number of other rows of a batch\)"):
         selection.distance_graph(0, rows, labels, 3, batch_size=3)
     with pytest.raises(ValueError, match=r"num_bits is 33, wanted at most 32 \(the bits of a hash\)"):
         selection.hash_graph(0, rows, 2, num_bits=33)
@@ -121,3 +121,22 @@ def test_bad_input_is_named():
         selection.multilevel_hash_graph(0, rows, 2, levels=(8, 4))
     with pytest.raises(TypeError, match="features has dtype int32"):
         selection.multiview_hash_graph(0, rows.astype(jnp.int32), 2)
+
+
+def test_a_constant_column_becomes_zero_and_a_large_one_counts():
+    x = np.random.default_rng(0).normal(size=(1000, 3)) * np.array([1.0, 1.0, 7e17])
+    x[:, 0], x[7, 0] = 0.1, np.nan
+    found, exists = jax.jit(instance_graphs.standardized)(x.astype(np.float32))
+    kept = np.delete(x, 7, axis=0)
+    scaled = (kept - kept.mean(0)) / np.append(1, kept.std(0)[1:])
+    expected = np.append(np.zeros((999, 1)), scaled[:, 1:], axis=1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.delete(found, 7, axis=0), expected, atol=1e-5)
+    assert not exists[7] and not np.any(found[7])
+
+
+def test_batches_may_be_smaller_than_asked_for():
+    with pytest.raises(ValueError, match=r"k is 10, wanted at most 6 \(the number of other rows of a batch\)"):
+        selection.distance_graph(0, jnp.ones((14, 2)), jnp.zeros(14, int), 10, batch_size=12)
+    with pytest.raises(ValueError, match=r"levels is \(\), wanted numbers of bits that ascend"):
+        selection.multilevel_hash_graph(0, jnp.ones((14, 2)), 2, levels=())

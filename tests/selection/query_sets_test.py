@@ -93,6 +93,13 @@ def test_the_list_of_each_set_holds_no_more_than_k():
     assert memory.temp_size_in_bytes < (1 << 15) * 64 * 4 / 2
 
 
+def test_quotas_of_64_bits_are_no_limits():
+    quotas: Any = np.array([2**40, 3])
+    tx = selection.keep_nearest_in_turn(3, jnp.zeros((2, 1, 1)), quotas=quotas)
+    state: Any = tx.init(jnp.ones(4))
+    assert state.quotas.tolist() == [2**31 - 1, 3]
+
+
 def test_bad_input_is_named():
     rows, queries = jnp.ones((6, 2)), jnp.ones((3, 1, 2))
     with pytest.raises(ValueError, match=r"k is 7, wanted at most 6 \(the number of rows\)"):

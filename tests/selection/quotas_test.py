@@ -1,5 +1,6 @@
 import itertools
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,3 +122,13 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"k is 9, wanted at most 2 \(the number of examples\)"):
         tx = selection.keep_by_quota(9, 2, 0)
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), domains=sizes)
+
+
+def test_a_negative_total_takes_nothing():
+    found = jax.jit(selection.cluster_quotas)(jnp.array([4, 0, 2]), jnp.array(-3))
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_a_quota_of_64_bits_takes_all():
+    quotas: Any = np.array([2**40, 1])
+    assert selection.quota_mask(0, jnp.array([0, 0, 1, 1, 0]), quotas).tolist()[:2] == [True, True]

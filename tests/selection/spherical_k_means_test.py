@@ -149,3 +149,24 @@ def test_bad_input_is_named():
         selection.update_clusters(state, jnp.ones((3, 2)))
     with pytest.raises(ValueError, match=r"distances has shape \[2\], wanted \[3\]"):
         selection.cluster_report(jnp.ones((3, 2)), jnp.zeros(3, jnp.int32), jnp.zeros(2), 1)
+
+
+def test_rows_of_zeros_make_no_center():
+    x = (
+        jnp.zeros((40, 3))
+        .at[::8]
+        .set(jnp.array([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.1], [-1.0, 0.0, 0.0]]))
+    )
+
+    @jax.jit
+    def centers(key):
+        start = selection.init_clusters(x, 6, key)
+        return start.centers, selection.update_clusters(start, x).centers
+
+    for found in jax.vmap(centers)(jax.random.split(jax.random.key(0), 20)):
+        np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
+
+
+def test_more_clusters_than_int8_holds():
+    sizes, _, _ = selection.spherical_k_means.cluster_examples(jnp.array([0, 1], jnp.int8), jnp.zeros(2), 200)
+    assert sizes[:3].tolist() == [1, 1, 0]
