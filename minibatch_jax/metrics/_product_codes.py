@@ -83,7 +83,7 @@ def check_code(
 
 
 def shortlist_size(k: int, shortlist: int | None, size: int) -> int:
-    """Return the length of a short list, checked: 20 k and at least 100 by default, at most the number of references.
+    """Return the length of a short list, checked: 30 k and at least 100 by default, at most the number of references.
 
     Args:
       k: neighbors asked for.
@@ -99,7 +99,7 @@ def shortlist_size(k: int, shortlist: int | None, size: int) -> int:
     """
     check_count("k", k, size, "the number of references")
     if shortlist is None:
-        return min(max(20 * k, 100), size)
+        return min(max(30 * k, 100), size)
     check_count("shortlist", shortlist, size, "the number of references")
     if shortlist < k:
         raise ValueError(f"shortlist is {shortlist}, wanted at least {k} (k).")

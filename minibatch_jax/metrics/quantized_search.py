@@ -157,7 +157,7 @@ def quantized_neighbors(
       references: `[N, D]`, floating point, the rows that the code was made of.
       code: `product_code(key, references)`, whose metric counts.
       k: number of neighbors, at most N, static.
-      shortlist: references whose exact distance is computed, from k to N, static; by default 20 k, at least 100.
+      shortlist: references whose exact distance is computed, from k to N, static; by default 30 k, at least 100.
       block_size: compressed rows at a time, static.
 
     Returns:

@@ -137,7 +137,7 @@ def nearest_rows(
       queries: `[Q, D]`, floating point. A query that is not finite in float32, or too large for it, finds nothing.
       k: number of neighbors, at most N.
       code: `compress_rows(pool)`, whose metric counts.
-      shortlist: rows to read for each query, from k to N; by default 20 k, at least 100.
+      shortlist: rows to read for each query, from k to N; by default 30 k, at least 100.
       block_size: compressed rows at a time.
 
     Returns:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minibatch_jax import selection
-from minibatch_jax.selection import graph_attention
+from minibatch_jax.selection import graph_attention, instance_attention
 from minibatch_jax.selection.instance_graphs import InstanceGraph
 from tests.case import Case
 from tests.selection import draws
