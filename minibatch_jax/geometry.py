@@ -46,9 +46,9 @@ def measurable_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
       >>> rows.tolist(), measurable.tolist()
       ([[1.0, 2.0], [0.0, 0.0]], [True, False])
     """
-    rows = x.astype(weight_dtype(x.dtype))
+    rows, finite = finite_rows(x)
     farthest = jnp.sqrt(jnp.finfo(rows.dtype).max / (16 * rows.shape[1]))
-    near = jnp.max(jnp.abs(rows), axis=1) < farthest  # NaN is not
+    near = finite & (jnp.max(jnp.abs(rows), axis=1) < farthest)
     return jnp.where(near[:, None], rows, 0), near
 
 

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def cases_of_test_files():
-    """A test file carries the case of its transformation, as a dict `CASES`."""
+    """A test file carries the case of its transformation, as a dict `CASES`: its name, or that and what is special."""
     for path in sorted(HERE.rglob("*_test.py")):
         if path.name != "conformance_test.py" and "\nCASES = {" in path.read_text():
             name = ".".join(path.relative_to(HERE.parent).with_suffix("").parts)
@@ -46,7 +46,7 @@ def public_factories():
 
 
 def test_every_public_factory_has_a_case():
-    assert set(public_factories()) == set(CASES)
+    assert set(public_factories()) == {name.split(", ")[0] for name in CASES}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

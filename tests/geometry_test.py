@@ -132,3 +132,12 @@ def test_the_floor_and_the_origin_are_what_they_are_set_to():
     at_zero = geometry.squared_distances(x, y, floor=0.1, origin=jnp.zeros(1))
     assert at_zero.tolist() == [[0.0, 0.0], [1.0, 0.5625]]
     assert geometry.center(jnp.full((2, 3), jnp.nan)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_rows_with_a_nan_among_many_columns_are_not_measurable():
+    """A maximum over a row does not tell: on a CPU, XLA's may skip a NaN."""
+    rows = np.random.default_rng(0).normal(size=(1500, 16)).astype(np.float32)
+    rows[::6, 3], rows[3::6] = np.nan, 1e30
+    kept, measurable = jax.jit(geometry.measurable_rows)(rows)
+    np.testing.assert_array_equal(measurable, np.arange(1500) % 3 != 0)
+    np.testing.assert_array_equal(kept, np.where((np.arange(1500) % 3 != 0)[:, None], rows, 0))

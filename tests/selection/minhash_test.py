@@ -20,7 +20,7 @@ def repeated(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 CASES = {
     "keep_distinct": Case(lambda: selection.keep_distinct(0.5, ngram=2, num_hashes=32), repeated),
-    "keep_distinct_represented": Case(
+    "keep_distinct, represented": Case(
         lambda: selection.keep_distinct(0.5, ngram=2, num_hashes=32, weighting="represented"),
         repeated,
         lowers_mass=False,

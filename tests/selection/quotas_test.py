@@ -19,7 +19,7 @@ def grouped(rng):
 
 CASES = {
     "keep_by_quota": Case(lambda: selection.keep_by_quota(6, 3, key=0), grouped),
-    "keep_by_quota_represented": Case(
+    "keep_by_quota, represented": Case(
         lambda: selection.keep_by_quota(6, 3, key=0, by="proportional", weighting="represented"),
         grouped,
         draws.uneven,
