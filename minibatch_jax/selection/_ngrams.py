@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
 from minibatch_jax._loops import bind, scan
@@ -29,7 +30,7 @@ def _check_range(name: str, tokens: Any) -> None:
     """Raise if tokens are known that int32 does not hold: 64-bit hashes, or the -1 of padding in an unsigned dtype."""
     limits = jnp.iinfo(jnp.int32)
     kind = jnp.iinfo(tokens.dtype)
-    if isinstance(tokens, jax.core.Tracer) or (kind.min >= limits.min and kind.max <= limits.max) or not tokens.size:
+    if isinstance(tokens, Tracer) or (kind.min >= limits.min and kind.max <= limits.max) or not tokens.size:
         return
     low, high = int(np.min(tokens)), int(np.max(tokens))
     if low < limits.min or high > limits.max:

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,9 @@ def test_weights_of_copies_go_to_the_kept_row():
 
 def test_bad_input_is_named():
     tokens = jnp.zeros((3, 4), jnp.int32)
-    with pytest.raises(ValueError, match=r"ngram is 5, wanted at most 4 \(the number of tokens of a row; pad with -1\)"):
+    with pytest.raises(
+        ValueError, match=r"ngram is 5, wanted at most 4 \(the number of tokens of a row; pad with -1\)"
+    ):
         selection.minhash_signatures(tokens, 8, 5)
     with pytest.raises(TypeError, match="tokens has dtype float32, wanted an integer dtype"):
         selection.minhash_signatures(jnp.zeros((3, 4)), 8, 2)
@@ -169,7 +172,7 @@ def test_bad_input_is_named():
 @pytest.mark.parametrize("jitted", [False, True])
 def test_tokens_that_int32_does_not_hold_are_refused_where_they_are_known(jitted):
     """64-bit hashes, half of which would turn negative, and the -1 of padding in an unsigned dtype."""
-    rows = np.arange(12).reshape(2, 6)
+    rows: Any = np.arange(12).reshape(2, 6)
     for bad, told in (
         (rows + 2**31, 2**31 + 11),
         (rows - 2**40, -(2**40)),
