@@ -157,7 +157,7 @@ def _signals_of(update: Callable[..., Any], extra_signals: Sequence[str]) -> tup
     for signal in signals:
         known = [*SIGNALS, *extra_signals]
         if signal.name not in known:
-            hint = _did_you_mean(signal.name, known)
+            hint = _near(signal.name, known, "did you mean {!r}?")
             raise TypeError(f"update asks for the unknown signal {signal.name!r}{hint}; wanted one of {known}.")
         if signal.default is not signal.empty:
             raise TypeError(f"signal {signal.name!r} has a default, wanted none: an optional signal is lost unseen.")
@@ -169,7 +169,7 @@ def _check_signals(signals: Sequence[str], given: dict[str, Any]) -> None:
         if given.get(name) is None:
             wanted = f"{name!r} ({SIGNALS.get(name, 'an extra signal')})"
             raise TypeError(
-                f"update got the signals {sorted(given)}, wanted {wanted}{_did_you_mean(name, list(given))}."
+                f"update got the signals {sorted(given)}, wanted {wanted}{_near(name, list(given), 'you gave {!r}')}."
             )
 
 
@@ -190,9 +190,9 @@ def _check_signal(name: str, value: Any, shape: tuple[int, ...]) -> None:
         check_shape(name, value, (*shape[:1], *value.shape[1:]))
 
 
-def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+def _near(name: str, candidates: Sequence[str], hint: str) -> str:
     close = difflib.get_close_matches(name, candidates, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" ({hint.format(close[0])})" if close else ""
 
 
 def _check_kept(what: str, old: Any, new: Any) -> None:

@@ -127,7 +127,7 @@ def test_each_array_of_a_dict_of_weights_has_signals_of_its_own_number_of_rows()
 
 def test_a_missing_signal_is_named_at_the_call():
     tx = keep_topk(2)
-    with pytest.raises(TypeError, match=r"got the signals \['loss'\], wanted 'losses' .*did you mean 'loss'"):
+    with pytest.raises(TypeError, match=r"got the signals \['loss'\], wanted 'losses' .*\(you gave 'loss'\)"):
         tx.update(jnp.ones(4), tx.init(jnp.ones(4)), loss=LOSSES)
 
 

@@ -23,7 +23,7 @@ Search = Callable[[np.ndarray, int], np.ndarray]
 
 def ours(pool: np.ndarray) -> Search:
     """Compressed rows by `compress_rows`, exact ones read by `nearest_rows`."""
-    code = compress_rows(pool)
+    code = compress_rows(pool, progress=False)
     return lambda queries, shortlist: nearest_rows(pool, queries, K, code, shortlist=shortlist).indices
 
 

@@ -14,7 +14,8 @@ from minibatch_jax.weights import weight_dtype
 PairLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 KINDS = ("losses", "pair_losses", "distances", "similarities")
 _SHAPES = {
-    "losses": "[B] or [B, T], one loss for each example or token: drop the mean",
+    "losses": "[B] or [B, T], one loss for each example or token: drop the mean or, for a term of the "
+    "whole batch, use jnp.broadcast_to",
     "pair_losses": "[B0, B1], one loss for each pair",
     "distances": "[A, M], one distance for each anchor and reference",
     "similarities": "[A, M], one similarity for each anchor and reference",

@@ -21,7 +21,7 @@ class PoolAssignment(NamedTuple):
       indices: `[N]` int32, number of the nearest center; -1 for a row that is not finite in float32.
       distances: `[N]` float32, Euclidean distance to this center, up to rounding; NaN where the number is -1.
       dropped: number of rows that are not finite in float32.
-      report: which rows these are, by shard and cause; `print` shows it as text.
+      report: how many these are, by shard and cause, and the first of them; `print` shows it as text.
     """
 
     indices: np.ndarray

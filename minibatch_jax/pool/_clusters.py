@@ -43,7 +43,7 @@ class PoolClusters(NamedTuple):
         cluster of near-duplicates.
       reseeded: how many empty clusters were moved to a far row on the way.
       dropped: number of rows that are not finite in float32.
-      report: which rows these are, by shard and cause; `print` shows it as text.
+      report: how many these are, by shard and cause, and the first of them; `print` shows it as text.
     """
 
     centers: np.ndarray

@@ -51,7 +51,8 @@ def label_in_rounds(
     This function runs on the host, in one process: do not call it inside `jit`. With a `state_folder`, questions and
     answers are saved as they come. If the process is killed, or a callback raises, the same call goes on where it was,
     with the same result: rows that were chosen are asked for again without a training, answers are not asked for
-    again. A larger `num_rounds` continues a finished call.
+    again. A larger `num_rounds` continues a finished call, but not one that `stop` has ended. Of the strategy and the
+    rule only the structure of their states is compared: another k or score counts from the next round on.
 
     Args:
       fit: `fit(labels, number)` trains on the rows whose label `[N]` is not negative, and returns the signals of the
@@ -150,8 +151,8 @@ class _Loop(NamedTuple):
         given = hashlib.sha256(self.labels.astype(np.int64).tobytes()).hexdigest()
         call = {"size": len(self.labels), "num_classes": int(self.num_classes), "num_first": int(self.num_first)}
         call |= {"seed": int(self.seed), "digest of the labels": given}
-        states = {"strategy": self._fresh(), "stop": self._arrays_of_rule()}
-        return call | {name: str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", s)) for name, s in states.items()}
+        states = {"strategy": self._fresh(), "stopping rule": self._arrays_of_rule()}
+        return call | {name: _kind_of_state(state) for name, state in states.items()}
 
     def _fresh(self) -> Any:
         return self.strategy.init(unlabeled_weights(start_labeling(jnp.asarray(self.labels))))
@@ -237,6 +238,12 @@ def _checked(fit, strategy, ask, size, num_classes, num_rounds, num_first, given
         row = int(np.argmax(labels >= num_classes))
         raise ValueError(f"labels has the class {labels[row]} for row {row}, wanted classes in [0, {num_classes}).")
     return _Loop(fit, strategy, ask, labels, num_classes, num_rounds, num_first, stop, seed)
+
+
+def _kind_of_state(state: Any) -> str:
+    """What an error shows of a strategy or of a rule: only their states tell them apart."""
+    arrays = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(state))
+    return f"one with a state of {arrays}" if arrays else "none, or one without a state"
 
 
 def _arrays(name: str, tree: Any) -> State:

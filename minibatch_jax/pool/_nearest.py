@@ -13,6 +13,7 @@ from minibatch_jax.metrics.quantized_search import ProductCode
 from minibatch_jax.pool._report import PoolReport
 from minibatch_jax.pool._rounds import gather
 from minibatch_jax.pool._rows import Rows, open_rows
+from minibatch_jax.pool._select import progress_bar
 from minibatch_jax.processes import check_same_arguments
 
 
@@ -26,7 +27,7 @@ class PoolCode(NamedTuple):
       metric: what they were made for: "sqeuclidean", "cosine" or "inner_product".
       ends: digest of the first and the last row of the pool.
       dropped: number of rows that are not finite in float32, or too large for it.
-      report: which rows these are, by shard and cause; `print` shows it as text.
+      report: how many these are, by shard and cause, and the first of them; `print` shows it as text.
     """
 
     codebooks: np.ndarray
@@ -63,6 +64,7 @@ def compress_rows(
     training_rows: int = 16384,
     max_iterations: int = 15,
     block_size: int = 16384,
+    progress: bool = True,
 ) -> PoolCode:
     """Compress the rows of a pool to one byte a part, in one pass, for `nearest_rows`.
 
@@ -79,6 +81,7 @@ def compress_rows(
       training_rows: how many rows k-means sees at most.
       max_iterations: of k-means.
       block_size: rows to read at a time.
+      progress: whether the first process shows a progress bar; needs `rich`.
 
     Returns:
       `PoolCode(codebooks, codes, usable, metric, ends, dropped, report)`.
@@ -88,6 +91,7 @@ def compress_rows(
       ValueError: if a number does not fit, the metric is unknown, no row is finite, the file is damaged or changed
         while it is read, or processes make other calls.
       OSError: if the pool cannot be read.
+      ImportError: if `progress` without `rich`.
 
     References:
       Jégou, Douze & Schmid, TPAMI 33 (1), 2011.
@@ -95,7 +99,7 @@ def compress_rows(
     Examples:
       >>> import numpy as np
       >>> pool = np.arange(12, dtype=np.float16).reshape(6, 2)
-      >>> compress_rows(pool, num_parts=2, num_codes=3).codes.shape
+      >>> compress_rows(pool, num_parts=2, num_codes=3, progress=False).codes.shape
       (6, 2)
     """
     check_count("block_size", block_size)
@@ -108,9 +112,11 @@ def compress_rows(
     seen = np.random.default_rng(seed).choice(rows.size, min(training_rows, rows.size), replace=False)
     codebooks = np.asarray(_fit(rows.at(seen), parts=num_parts, codes=num_codes, steps=max_iterations, metric=metric))
     codes, usable = np.empty((rows.own_rows, num_parts), np.uint8), np.empty(rows.own_rows, bool)
-    for number in rows.own:
-        place = rows.places(number)
-        codes[place], usable[place] = _encode(codebooks, rows.chunk(number), metric=metric)
+    with progress_bar("compress_rows", progress) as show:
+        for done, number in enumerate(rows.own, 1):
+            place = rows.places(number)
+            codes[place], usable[place] = _encode(codebooks, rows.chunk(number), metric=metric)
+            show(done / len(rows.own))
     report = rows.report()
     everyone = gather({"codes": codes, "usable": usable})
     codes, usable = (np.concatenate([part[name] for part in everyone])[: rows.size] for name in ("codes", "usable"))
@@ -155,7 +161,7 @@ def nearest_rows(
     Examples:
       >>> import numpy as np
       >>> pool = np.arange(12, dtype=np.float16).reshape(6, 2)
-      >>> code = compress_rows(pool, num_parts=2, num_codes=3)
+      >>> code = compress_rows(pool, num_parts=2, num_codes=3, progress=False)
       >>> nearest_rows(pool, np.array([[4.0, 5.5]]), 2, code).indices.tolist()
       [[2, 3]]
     """

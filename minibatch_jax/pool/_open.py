@@ -129,8 +129,9 @@ def open_pool(
     - An `.array_record` file (extra `array_record`) whose records are float32 rows as bytes, or what `row` decodes.
     - A data source with `len` and `source[i]` (and `source.__getitems__` if it has one), such as one of grain or tfds.
     - An array or a memory map.
-    - Shards: a list of any of these, in the order given; a folder, or a pattern such as "rows-*.npy", in the order of
-      the names as text, so that "rows-10" comes before "rows-9". All have one width and one dtype.
+    - Shards: a list of any of these, opened ones too, in the order given; or a folder, or a pattern such as
+      "rows-*.npy", of files of one kind in the order of their names as text, so that "rows-10" comes before "rows-9".
+      All have one width and one dtype.
 
     Args:
       data: path, list, folder, pattern, source or array.
@@ -170,6 +171,10 @@ def named_pool(name: str, data: Any, columns: Any = None, row: Any = None) -> Po
     pieces = [data] if several is None else several
     shards, names = [], []
     for place, piece in enumerate(pieces):
+        if isinstance(piece, Pool):
+            shards.extend(piece._shards)
+            names.extend(piece.shards)
+            continue
         called = f"{name}[{place}]" if isinstance(data, list | tuple) else name
         shard, shown = _shard(called, piece, columns, row)
         shards.append(shard)
@@ -199,7 +204,9 @@ def _listed(name: str, data: Any) -> list[Any] | None:
         if not found:
             raise ValueError(f"{name}: folder {str(path)!r} has no file of {', '.join(KINDS)}.")
         if len(kinds) > 1:
-            raise ValueError(f"{name}: folder {str(path)!r} has files of {', '.join(kinds)}, wanted one kind.")
+            raise ValueError(
+                f"{name}: folder {str(path)!r} has files of {', '.join(kinds)}, wanted one kind; give a list of paths."
+            )
         return _complete(name, found)
     if not path.exists() and glob.has_magic(str(path)):
         found = sorted(glob.glob(str(path)))

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-EXAMPLES = 3
+EXAMPLES = 3  # rows of each cause that are named
+CAUSES = ("not finite", "too large for float32", "damaged", "of logits without a softmax")
 
 
 class PoolReport(NamedTuple):
@@ -17,7 +18,7 @@ class PoolReport(NamedTuple):
       overflow: `[S]` int64, rows that are finite there, but not in float32, or whose squared length overflows there.
       damaged: `[S]` int64, records that could not be read or made into a row.
       no_softmax: `[S]` int64, rows that count but for their logits, of which the softmax is NaN.
-      examples: what was said of the first damaged records.
+      examples: the first rows of each cause by their numbers, damaged records first, with what was said of these.
     """
 
     shards: tuple[str, ...]
@@ -45,6 +46,5 @@ class PoolReport(NamedTuple):
 
 
 def _causes(counts: Any) -> str:
-    names = ("not finite", "too large for float32", "damaged", "of logits without a softmax")
-    told = ", ".join(f"{count} {name}" for count, name in zip(counts, names) if count)
+    told = ", ".join(f"{count} {name}" for count, name in zip(counts, CAUSES) if count)
     return f": {told}" if told else ""

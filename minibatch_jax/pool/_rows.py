@@ -10,7 +10,7 @@ import numpy as np
 
 from minibatch_jax.geometry import finite_rows, measurable_rows, unit_rows
 from minibatch_jax.pool._open import Pool, named_pool
-from minibatch_jax.pool._report import EXAMPLES, PoolReport
+from minibatch_jax.pool._report import CAUSES, EXAMPLES, PoolReport
 from minibatch_jax.pool._rounds import gather
 
 
@@ -38,6 +38,7 @@ class Rows:
         edges = [count * p // jax.process_count() for p in range(jax.process_count() + 1)]
         self.own = range(edges[jax.process_index()], edges[jax.process_index() + 1])
         self._counted: dict[int, np.ndarray] = {}  # causes by shard `[4, S]` of each own chunk that was read
+        self._lost: list[tuple[int, int]] = []  # row and cause, of the first rows of each cause in each of these chunks
 
     def chunk(self, number: int) -> np.ndarray:
         """Return the rows `[block_size, D]` of a chunk, in float32 or in half precision."""
@@ -74,20 +75,24 @@ class Rows:
         return hashlib.sha256(b"".join(part["digest"].tobytes() for part in parts)).hexdigest()
 
     def report(self) -> PoolReport:
-        """Return which rows do not count, of all processes; raises if no row does. It reads what was not read yet."""
+        """Return how many rows do not count, of all processes; raises if none does. It reads what was not read yet."""
         for number in self.own:
             if number not in self._counted:
                 self.chunk(number)
         own = sum(self._counted.values(), np.zeros((4, len(self._pool.shards)), np.int64))
         examples = [f"row {row}: {why}" for row, why in sorted(self._pool.damaged().items())[:EXAMPLES]]
-        everyone = gather({"counts": own, "examples": np.array(examples, str)})
+        lost = np.array(sorted(self._lost), np.int64).reshape(-1, 2)
+        everyone = gather({"counts": own, "examples": np.array(examples, str), "lost": lost})
         counts = np.sum([part["counts"] for part in everyone], axis=0)
-        told = dict.fromkeys(str(example) for part in everyone for example in part["examples"])
+        told = list(dict.fromkeys(str(example) for part in everyone for example in part["examples"]))[:EXAMPLES]
+        named, lost = told.copy(), np.concatenate([part["lost"] for part in everyone])
+        for cause in (0, 1, 3):
+            named += [f"row {row}: {CAUSES[cause]}" for row in lost[lost[:, 1] == cause, 0][:EXAMPLES]]
         found = PoolReport(
-            self._pool.shards, self._pool.sizes, counts[0], counts[1], counts[2], counts[3], tuple(told)[:EXAMPLES]
+            self._pool.shards, self._pool.sizes, counts[0], counts[1], counts[2], counts[3], tuple(named)
         )
         if found.dropped == self.size:
-            why = "; ".join([str(found).split(": ", 1)[1].split("\n")[0], *found.examples[:1]])
+            why = "; ".join([str(found).split(": ", 1)[1].split("\n")[0], *told[:1]])
             raise ValueError(
                 f"pool {self.name} has no row of {self.size} that is finite in float32 ({why}), wanted one or more."
             )
@@ -127,6 +132,7 @@ class Rows:
             not_finite = ~np.isfinite(rows[lost]).all(1)
             cause = np.select([damaged, own[lost], not_finite], [2, 3, 0], 1)
             np.add.at(counts, (cause, self._pool.shard_of(lost + start)), 1)
+            self._lost += [(int(row) + start, c) for c in range(4) for row in lost[cause == c][:EXAMPLES]]
         return counts
 
 

@@ -33,7 +33,7 @@ class PoolSelection(NamedTuple):
         one (BADGE), the lowest score chosen (uncertain), or the mean squared distance of a row to the mean
         (light-weight).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
-      report: which rows these are, by shard and cause; `print` shows it as text.
+      report: how many these are, by shard and cause, and the first of them; `print` shows it as text.
       dropped_queries: number of queries of SIFT or GOT-D that do not count, because they are not finite in float32;
         else 0.
     """

@@ -27,7 +27,7 @@ class PoolTurns(NamedTuple):
       distances: `[k]` float32, Euclidean distance to the nearest query of this set, up to rounding; infinite where none
         did.
       dropped: number of rows that are not finite in float32, or too large for it.
-      report: which rows these are, by shard and cause; `print` shows it as text.
+      report: how many these are, by shard and cause, and the first of them; `print` shows it as text.
       dropped_queries: number of queries that do not count, for the same reasons.
     """
 

@@ -1,7 +1,11 @@
 """Hashes of the n-grams of a row of tokens."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
 from minibatch_jax._loops import bind, scan
@@ -12,13 +16,28 @@ NO_NGRAM = 0xFFFFFFFF
 def token_rows(name: str, tokens: jax.Array, ngram: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Return tokens `[N, T]` as uint32, and which of them exist: those that the mask allows and that are not negative.
 
-    Raises unless an n-gram fits into a row.
+    Raises unless an n-gram fits into a row, and all tokens that are known while tracing into int32.
     """
     check_shape(name, tokens, (None, None))
     check_integer(name, tokens)
-    check_count("ngram", ngram, tokens.shape[1], "the number of tokens of a row")
+    _check_range(name, tokens)
+    check_count("ngram", ngram, tokens.shape[1], "the number of tokens of a row; pad with -1")
     exists = (tokens >= 0) & mask_or_all("mask", mask, tokens.shape)
     return tokens.astype(jnp.uint32), exists
+
+
+def _check_range(name: str, tokens: Any) -> None:
+    """Raise if tokens are known that int32 does not hold: 64-bit hashes, or the -1 of padding in an unsigned dtype."""
+    limits = jnp.iinfo(jnp.int32)
+    kind = jnp.iinfo(tokens.dtype)
+    if isinstance(tokens, Tracer) or (kind.min >= limits.min and kind.max <= limits.max) or not tokens.size:
+        return
+    low, high = int(np.min(tokens)), int(np.max(tokens))
+    if low < limits.min or high > limits.max:
+        raise ValueError(
+            f"{name} holds {low if low < limits.min else high}, wanted int32, 0 to {limits.max} or -1 as padding; "
+            "hash words to 31 bits, as zlib.crc32(word.encode()) >> 1."
+        )
 
 
 def mixed(x: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ def ngram_set(tokens: jax.Array, ngram: int = 13, *, mask: jax.Array | None = No
     """Return the n-grams of the rows of a test set, for `ngram_overlap`. It takes 8 bytes for each token.
 
     Args:
-      tokens: `[M, T]` int, T at least `ngram`; a negative token is none.
+      tokens: `[M, T]` int, T at least `ngram`; a negative token is none, 0 is one like any other.
       ngram: tokens of an n-gram, static. A row with tokens but fewer than `ngram` in a row counts as one n-gram of its
         own: it is found only in a row of the same tokens.
       mask: `[M, T]` bool, which tokens exist; all that are not negative by default.
@@ -57,7 +57,8 @@ def ngram_set(tokens: jax.Array, ngram: int = 13, *, mask: jax.Array | None = No
 
     Raises:
       TypeError: if the tokens are not integers, the mask is not bool or a count is not a static int.
-      ValueError: if shapes do not match, a count is below 1 or `ngram` is above T.
+      ValueError: if shapes do not match, a count is below 1, `ngram` is above T, or tokens that are known
+        while tracing do not fit into int32.
 
     References:
       Brown et al., 2020 (arXiv 2005.14165).
@@ -82,7 +83,7 @@ def ngram_overlap(
     Rows of any number can be looked up a part at a time. O(N T log M) time for M n-grams of the test set.
 
     Args:
-      tokens: `[N, T]` int; a negative token is none.
+      tokens: `[N, T]` int; a negative token is none, 0 is one like any other.
       test_ngrams: n-grams of the test set, from `ngram_set`, of at most T tokens.
       mask: `[N, T]` bool, which tokens exist; all that are not negative by default.
       block_size: rows at a time, static.

@@ -62,7 +62,7 @@ def minhash_signatures(
     function a part at a time, and only the signatures are kept: 4 `num_hashes` bytes a row. O(N T num_hashes) time.
 
     Args:
-      tokens: `[N, T]` int, T at least `ngram`; a negative token is none.
+      tokens: `[N, T]` int, T at least `ngram`; a negative token is none, 0 is one like any other.
       num_hashes: number of hash functions, static. The standard error of an estimated similarity s is
         `sqrt(s (1 - s) / num_hashes)`.
       ngram: tokens of an n-gram, static. A row with tokens but fewer than `ngram` in a row counts as one n-gram of its
@@ -76,7 +76,8 @@ def minhash_signatures(
 
     Raises:
       TypeError: if the tokens are not integers, the mask is not bool, a count is not a static int or the key is no key.
-      ValueError: if shapes do not match, a count is below 1 or `ngram` is above T.
+      ValueError: if shapes do not match, a count is below 1, `ngram` is above T, or tokens that are known
+        while tracing do not fit into int32.
 
     References:
       Broder, On the resemblance and containment of documents, 1997.
@@ -160,6 +161,9 @@ def near_duplicates(
     In each band, a row is compared with the first row of its bucket and with the one before it in the bucket. It is a
     near-duplicate if it agrees with one of them in at least the threshold of all entries. So the first of each group of
     near-duplicates is kept, and no two kept rows were found to be near-duplicates. A row without tokens is not kept.
+
+    One changed token costs up to n n-grams, so two rows of T tokens that differ in one share about
+    (T - 2 n + 1) / (T + 1) of all: 0.52 for T = 20 and n = 5, 0.80 for T = 50.
 
     The time is that of one sort of N numbers for each band, and of the comparisons; no matrix `[N, N]` is made.
 

@@ -243,7 +243,11 @@ def test_gather_form_needs_fewer_flops():
     ("loss", "error", "match"),
     [
         (lambda p, b: jnp.zeros((B, 2, 2)), ValueError, r"items_fn returned \[16, 2, 2\], wanted \[B\] or \[B, T\]"),
-        (lambda p, b: jnp.zeros(()), ValueError, "one loss for each example or token: drop the mean"),
+        (
+            lambda p, b: jnp.zeros(()),
+            ValueError,
+            "token: drop the mean or, for a term of the whole batch, use jnp.broadcast_to",
+        ),
         (lambda p, b: jnp.zeros(B + 1), ValueError, r"batch\['x'\] has shape .* wanted 17 rows"),
     ],
 )

@@ -136,6 +136,9 @@ def test_a_finished_call_returns_at_once_and_goes_on_with_more_rounds(tmp_path):
         label(seed=3, state_folder=tmp_path)
     with pytest.raises(ValueError, match="holds another call, .*digest of the labels"):
         label(labels=np.where(np.arange(N) == 3, 1, -1), state_folder=tmp_path)
+    saved = r"\{'stopping rule': \('none, or one without a state', 'one with a state of .*int32\[40\]"
+    with pytest.raises(ValueError, match=saved):
+        label(stop=stop_by_changes(), state_folder=tmp_path)
 
 
 @pytest.mark.parametrize("killed", [False, True])

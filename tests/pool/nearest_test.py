@@ -10,7 +10,7 @@ from minibatch_jax.pool import compress_rows, nearest_rows
 from minibatch_jax.pool._open import Pool
 from tests.metrics.quantized_search_test import data, recall, similarities
 
-OPTIONS = {"num_parts": 4, "num_codes": 32, "max_iterations": 8}
+OPTIONS = {"num_parts": 4, "num_codes": 32, "max_iterations": 8, "progress": False}
 
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine", "inner_product"])
@@ -67,6 +67,14 @@ def test_bad_input_is_named():
     with pytest.raises(TypeError, match="queries has dtype int64"):
         nearest_rows(rows, queries.astype(int), 1, code)
     with pytest.raises(ValueError, match="num_parts is 5, wanted a divisor of 16"):
-        compress_rows(rows, num_parts=5)
+        compress_rows(rows, num_parts=5, progress=False)
     with pytest.raises(ValueError, match="has no row of 300 that is finite"):
-        compress_rows(np.full((300, 4), np.nan, np.float32), num_parts=2, num_codes=4, max_iterations=1)
+        compress_rows(np.full((300, 4), np.nan, np.float32), num_parts=2, num_codes=4, max_iterations=1, progress=False)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_progress_of_the_compression_is_shown_if_it_is_wanted(shown, capsys):
+    pytest.importorskip("rich")
+    rows, _ = data()
+    compress_rows(rows, block_size=512, **(OPTIONS | {"progress": shown}))
+    assert ("compress_rows" in capsys.readouterr().out) == shown

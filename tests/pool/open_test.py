@@ -140,6 +140,7 @@ def test_shards_give_what_their_array_gives(kind, method, tmp_path):
             "2 of 300 rows dropped: 2 not finite",
             f"  {pool.shards[0]}: 1 of 90: 1 not finite",
             f"  {pool.shards[1]}: 1 of 110: 1 not finite",
+            *(f"  row {row}: not finite" for row in np.flatnonzero(~np.isfinite(X).all(1))),
         ]
     )
     assert_same(
@@ -160,6 +161,42 @@ def test_a_data_source_gives_what_its_array_gives(make):
     halved = open_pool([source, source], row=lambda record: record["embedding"][:3])
     np.testing.assert_array_equal(halved[[N + 3, 1]], X[[3, 1], :3])
     assert halved.shards == (f"{make.__name__} of {N} records",) * 2
+
+
+def test_an_opened_pool_is_a_shard_of_a_list_with_other_kinds(tmp_path):
+    np.save(tmp_path / "first.npy", X[:90])
+    write_lists(tmp_path / "second.parquet", X[90:200])
+    source = open_pool([Source(X[200:250]), Source(X[250:])], row="embedding")
+    pool = open_pool([tmp_path / "first.npy", open_pool(tmp_path / "second.parquet", columns="embedding"), source])
+    files = tuple(repr(str(tmp_path / name)) for name in ("first.npy", "second.parquet"))
+    assert pool.shards == (*files, "Source of 50 records", "Source of 50 records")
+    assert pool.sizes.tolist() == [90, 110, 50, 50]
+    for method in ("k_center", "facility_location"):
+        expected = select(X, method)
+        chosen = select(pool, method)
+        assert_same(chosen._replace(report=expected.report), expected)
+        assert chosen.report.shards == pool.shards and chosen.report.dropped == expected.report.dropped
+
+
+def test_records_that_are_damaged_are_named_by_their_row_of_the_whole_pool():
+    source = Source([np.ones(2, np.float32), "none", np.zeros(2, np.float32)])
+    pool = open_pool([np.ones((4, 2), np.float32), open_pool(source, row="embedding")])
+    pool[:]
+    assert list(pool.damaged()) == [5]
+
+
+def test_the_first_rows_of_each_cause_are_named():
+    """By rows that were spoiled here: 5 that are not finite, of which 3 are named, one too large, one logit."""
+    rows, logits = np.random.default_rng(0).normal(size=(60, 3)), np.zeros((60, 2), np.float32)
+    rows[[50, 4, 21, 33, 58]], rows[40], logits[17] = np.nan, 1e300, np.inf
+    for block_size in (60, 7):
+        options = {"method": "badge", "logits": logits, "block_size": block_size, "progress": False}
+        found = select_from_pool(rows, 3, **options).report
+        assert found.examples == (
+            *(f"row {row}: not finite" for row in (4, 21, 33)),
+            "row 40: too large for float32",
+            "row 17: of logits without a softmax",
+        )
 
 
 def test_a_source_of_bare_rows_needs_no_key():
@@ -300,7 +337,11 @@ BAD = {
     ),
     "no match": (lambda f: open_pool(str(f / "z*.npy")), FileNotFoundError, "pool: no file matches '.*z"),
     "empty folder": (lambda f: open_pool(f / "empty"), ValueError, r"folder '.*empty' has no file of \.npy, \.parquet"),
-    "mixed folder": (lambda f: open_pool(f), ValueError, r"has files of \.npy, \.parquet, wanted one kind"),
+    "mixed folder": (
+        lambda f: open_pool(f),
+        ValueError,
+        r"has files of \.npy, \.parquet, wanted one kind; give a list of paths",
+    ),
     "incomplete": (
         lambda f: open_pool(f / "numbered"),
         FileNotFoundError,

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,9 @@ def test_weights_of_copies_go_to_the_kept_row():
 
 def test_bad_input_is_named():
     tokens = jnp.zeros((3, 4), jnp.int32)
-    with pytest.raises(ValueError, match=r"ngram is 5, wanted at most 4 \(the number of tokens of a row\)"):
+    with pytest.raises(
+        ValueError, match=r"ngram is 5, wanted at most 4 \(the number of tokens of a row; pad with -1\)"
+    ):
         selection.minhash_signatures(tokens, 8, 5)
     with pytest.raises(TypeError, match="tokens has dtype float32, wanted an integer dtype"):
         selection.minhash_signatures(jnp.zeros((3, 4)), 8, 2)
@@ -164,3 +167,25 @@ def test_bad_input_is_named():
         selection.near_duplicates(jnp.zeros((3, 8), jnp.uint32), bands=(3, 4))
     with pytest.raises(ValueError, match="weighting is 'unbiased', wanted one of"):
         selection.keep_distinct(weighting="unbiased")
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_tokens_that_int32_does_not_hold_are_refused_where_they_are_known(jitted):
+    """64-bit hashes, half of which would turn negative, and the -1 of padding in an unsigned dtype."""
+    rows: Any = np.arange(12).reshape(2, 6)
+    for bad, told in (
+        (rows + 2**31, 2**31 + 11),
+        (rows - 2**40, -(2**40)),
+        ((rows - 1).astype(np.uint32), 2**32 - 1),
+        (rows.astype(np.uint64) + np.uint64(2**63), 2**63 + 11),
+    ):
+        find = lambda bad=bad: selection.minhash_signatures(bad, 4, 2)  # noqa: E731
+        with pytest.raises(ValueError, match=f"tokens holds {told}, wanted int32.*zlib.crc32"):
+            (jax.jit(find) if jitted else find)()
+
+
+def test_one_changed_token_costs_the_similarity_that_the_docs_name():
+    for size, told in ((20, 0.52), (50, 0.80)):
+        tokens = np.tile(np.arange(size), (2, 1))
+        tokens[1, size // 2] = 999
+        assert round(jaccard(*sets_of_ngrams(tokens, tokens >= 0, 5)), 2) == told
