@@ -172,7 +172,7 @@ def main(config: Config):
         folder = dataclasses.replace(config, out=f"{config.out}/{task.replace(' ', '_')}")
         records[task] = compared(folder, task, own, images)
     for metric in ("test_error", "pseudo_label_error"):
-        draw_panels(records, metric, "updates", Path(config.out) / f"{metric}.png", log=(False, True))
+        draw_panels(records, metric, "updates", Path(config.out) / f"{metric}.png", log=(False, False))
     if config.long_steps:
         every = config.long_steps // 10
         sizes = {"steps": config.long_steps, "evaluate_every": every, "warmup": every, "learning_rate": LONG_RATE}
