@@ -19,6 +19,7 @@ VALUES = {
     "fraction": 0.5,
     "graph": np.eye(16, dtype=np.float32),
     "learning_rate": 0.1,
+    "mean_labels": 1.5,
     "power": 2.0,
     "rho": 1.0,
     "step_size": 0.5,
@@ -28,7 +29,9 @@ VALUES = {
 }
 SIZES = {
     "bits": 4,
+    "block_size": 8,
     "dimension": 3,
+    "hidden": 4,
     "history": 64,
     "k": 4,
     "ngram": 3,
@@ -39,6 +42,8 @@ SIZES = {
     "num_examples": 64,
     "num_features": 3,
     "num_hashes": 32,
+    "num_rounds": 2,
+    "num_steps": 3,
     "window": 3,
 }
 """They give arrays their shapes, so no schedule can change them."""

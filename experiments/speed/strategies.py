@@ -51,7 +51,7 @@ import numpy as np
 
 from experiments.speed import _strategies_peers as peers
 from experiments.speed._strategies_peers import Pool
-from minibatch_jax import selection
+from minibatch_jax import selection, weights_of
 
 CLASSES, WIDTH, MEMBERS, LABELED = 20, 64, 10, 200
 RADIUS = 1.0
@@ -106,8 +106,8 @@ def core_set(pool: Pool, k: int) -> jax.Array:
 
 
 def lightweight(pool: Pool, k: int) -> Any:
-    select, weights = selection.keep_lightweight_coreset(k, 0, weighting="own"), jnp.ones(pool.features.shape[0])
-    return select.update(weights, select.init(weights), features=pool.features)[0]
+    select = selection.keep_lightweight_coreset(k, 0, weighting="own")
+    return weights_of(select, jnp.ones(pool.features.shape[0]), features=pool.features)
 
 
 def prob_cover(pool: Pool, k: int) -> jax.Array:

@@ -5,7 +5,7 @@ References:
 
 Method: top-k losses (OHEM), trimmed loss
 Paper: 1604.03540
-Experiment: label_noise
+Experiment: label_noise, clean_text_filter
 """
 
 import jax

@@ -14,11 +14,12 @@ NO_TRANSFORMATIONS = {"jax.config", "nnx", "progress", "rule", "sampler", "value
 weights of domains reach no gradient"""
 OPTIMIZER_STEPS = {
     "engine/arms.py": {"optimizer"},
+    "modules/subnets_of_a_batch.py": {"optimizer"},
     "schedules/_steps_to_goal.py": {"monitor"},
     "speed/noise_scale.py": {"monitor"},
 }
-"""the one file that updates an optimizer, all others call `descend`, `minimize` or `gradient_arm`; and monitors, which
-pass the gradient on as it is"""
+"""the file that updates an optimizer, all others call `descend`, `minimize` or `gradient_arm`; one that changes what an
+optimizer gave; and monitors, which pass the gradient on as it is"""
 
 
 def updated(source: str) -> set[str]:
