@@ -130,7 +130,7 @@ def open_pool(
     - A data source with `len` and `source[i]` (and `source.__getitems__` if it has one), such as one of grain or tfds.
     - An array or a memory map.
     - Shards: a list of any of these, opened ones too, in the order given; or a folder, or a pattern such as
-      "rows-*.npy", of files of one kind in the order of their names as text, so that "rows-10" comes before "rows-9".
+      `rows-*.npy`, of files of one kind in the order of their names as text, so that "rows-10" comes before "rows-9".
       All have one width and one dtype.
 
     Args:
