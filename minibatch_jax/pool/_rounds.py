@@ -77,7 +77,7 @@ def gather(arrays: State) -> list[State]:
     from jax.experimental import multihost_utils
 
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **arrays)
     data = np.frombuffer(buffer.getvalue(), np.uint8)
     lengths = np.asarray(multihost_utils.process_allgather(np.array([len(data)], np.int32))).reshape(-1)
     padded = np.pad(data, (0, int(lengths.max()) - len(data)))
@@ -95,7 +95,7 @@ def _save(folder: Path, number: int, state: State, call: dict[str, Any]) -> None
     text = json.dumps(call, sort_keys=True)
     try:
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, call=np.array(text), digest=np.array(_digest(state, text)), **state)
+            np.savez(file, call=np.array(text), digest=np.array(_digest(state, text)), **state)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
