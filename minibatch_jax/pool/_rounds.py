@@ -77,7 +77,7 @@ def gather(arrays: State) -> list[State]:
     from jax.experimental import multihost_utils
 
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    _write(buffer, arrays)
     data = np.frombuffer(buffer.getvalue(), np.uint8)
     lengths = np.asarray(multihost_utils.process_allgather(np.array([len(data)], np.int32))).reshape(-1)
     padded = np.pad(data, (0, int(lengths.max()) - len(data)))
@@ -95,7 +95,7 @@ def _save(folder: Path, number: int, state: State, call: dict[str, Any]) -> None
     text = json.dumps(call, sort_keys=True)
     try:
         with partial.open("wb") as file:
-            np.savez(file, call=np.array(text), digest=np.array(_digest(state, text)), **state)
+            _write(file, {"call": np.array(text), "digest": np.array(_digest(state, text))} | state)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -113,6 +113,11 @@ def _save(folder: Path, number: int, state: State, call: dict[str, Any]) -> None
             f"kept. If the disk is full, free space; the same call then goes on from round {number - 1}.",
         ) from failure
     _path(folder, number - 2).unlink(missing_ok=True)
+
+
+def _write(file: Any, arrays: dict[str, Any]) -> None:
+    """Write the arrays. NumPy 2.0 takes `allow_pickle` for the name of one more."""
+    np.savez(file, **arrays)
 
 
 def _load(folder: Path, call: dict[str, Any]) -> tuple[int, State | None]:
