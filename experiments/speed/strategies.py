@@ -3,35 +3,33 @@
 Features of width 64 and length 1 around 200 centers, committees of 10 members, 200 labeled rows; 100 rows are chosen,
 by BatchBALD 10. A peer that would take minutes or more than 4 GB runs on fewer rows, and ours beside it too: "beside a
 peer" says on how many. Calls of ours and of the peer take turns in one process, each warm; the ratio is the time of the
-peer divided by ours. Name strategies to run a few: the table comes from several processes of a few each.
+peer divided by ours. Name strategies to run a few.
 
-jax 0.10.2, small-text 1.4.1, scikit-activeml 1.0.1, scikit-learn 1.9.1, on one core of a machine that other work kept
-busy (load average 5 to 17 on 2 cores), so that medians of one table differ up to tenfold from those of a quiet machine;
-the ratio is what it tells.
+jax 0.10.2, small-text 1.4.1, scikit-activeml 1.0.1, scikit-learn 1.9.1, one run on two cores of a quiet machine:
 
   ms, median (minimum)        100,000 rows  beside a peer           ours            peer ratio  peer
-  least confidence             5.84 (4.36)   100000 k=100    5.84 (4.36)      6.61 (6.6)  1.13  small-text
-  margin                       11.9 (5.33)   100000 k=100    11.9 (5.33)       266 (262)  22.3  small-text
-  entropy                         100 (76)    10000 k=100    49.8 (26.8)   33500 (32900)   673  small-text
-  BALD                         3000 (2890)   100000 k=100    3000 (2890)     6160 (3760)  2.05  small-text
-  vote entropy                 38.2 (35.3)   100000 k=100    38.2 (35.3)       190 (132)  4.98  scikit-activeml
-  BatchBALD, 512 samples     11600 (11600)       1000 k=4    24.1 (12.3)      1740 (941)  72.3  scikit-activeml
-  EGL, last layer                932 (880)              -              -               -     -  none without torch
-  EGL-word, 16 words         77200 (77200)              -              -               -     -  none without torch
-  CAL                          3400 (3350)     4000 k=100    46.9 (43.7)       882 (821)  18.8  small-text
-  core-set                     8760 (5560)      4000 k=20      148 (140)     4870 (4710)  32.9  small-text
-  light-weight core-set        43.4 (37.5)   100000 k=100    43.4 (37.5)     90.7 (78.4)  2.09  small-text
-  embedding k-means          20900 (17400)   100000 k=100  20900 (17400)   32400 (27000)  1.55  small-text
-  BADGE                        3410 (3400)    10000 k=100      425 (413)   26300 (20600)  61.8  scikit-activeml
-  ProbCover                 37500 (37500)*     4000 k=100    4460 (3830)   19600 (19200)   4.4  scikit-activeml
-  TypiClust                  48500 (48500)    10000 k=100    2360 (2310)     3380 (3160)  1.43  scikit-activeml
-  discriminative, 1 round        186 (186)   100000 k=100      186 (186)       212 (183)  1.14  scikit-activeml
-  CVIRS                        6370 (5420)   100000 k=100    6370 (5420)     6730 (6620)  1.06  small-text
-  adaptive inconsistency        297 (85.6)              -              -               -     -  none in small-text 1.4.1
-  stop by kappa                95.5 (92.3)     100000 k=1    95.5 (92.3)       180 (175)  1.89  small-text
+  least confidence              6.48 (6.28)   100000 k=100     6.48 (6.28)     6.61 (6.52)  1.02  small-text
+  margin                        6.85 (6.84)   100000 k=100     6.85 (6.84)       256 (254)  37.4  small-text
+  entropy                       4.96 (3.62)    10000 k=100     0.908 (0.7)     1300 (1300)  1440  small-text
+  BALD                            86.5 (84)   100000 k=100       86.5 (84)     91.5 (90.8)  1.06  small-text
+  vote entropy                    14.3 (12)   100000 k=100       14.3 (12)     72.9 (71.7)  5.09  scikit-activeml
+  BatchBALD, 512 samples        2270 (2270)       1000 k=4     13.1 (12.9)       318 (107)  24.3  scikit-activeml
+  EGL, last layer               30.3 (25.8)              -               -               -     -  none without torch
+  EGL-word, 16 words            3880 (3880)              -               -               -     -  none without torch
+  CAL                             270 (267)     4000 k=100     12.6 (10.6)       151 (138)    12  small-text
+  core-set                        416 (405)      4000 k=20     14.2 (10.9)       345 (329)  24.3  small-text
+  light-weight core-set         15.1 (11.7)   100000 k=100     15.1 (11.7)     23.3 (22.8)  1.54  small-text
+  embedding k-means               777 (760)   100000 k=100       777 (760)     1590 (1510)  2.05  small-text
+  BADGE                           241 (233)    10000 k=100     32.2 (32.1)      1010 (977)  31.6  scikit-activeml
+  ProbCover                    1050 (1050)*     4000 k=100       139 (131)       801 (772)  5.76  scikit-activeml
+  TypiClust                     2800 (2800)    10000 k=100       293 (289)       462 (452)  1.58  scikit-activeml
+  discriminative, 1 round         151 (149)   100000 k=100       151 (149)       261 (203)  1.73  scikit-activeml
+  CVIRS                         1390 (1390)   100000 k=100     1390 (1390)     2130 (2070)  1.54  small-text
+  adaptive inconsistency         6.79 (5.3)              -               -               -     -  none in small-text 1.4.1
+  stop by kappa                 5.04 (4.32)     100000 k=1     5.04 (4.32)     16.3 (15.9)  3.24  small-text
 
-* on 20,000 rows: the time grows with their square. Compilation took 0.6 s for a score in the quietest run, 6 to 45 s
-under load, longest for ProbCover, k-means and TypiClust. small-text measures the core-set against all chosen rows again
+* on 20,000 rows: the time grows with their square. Compilation took 0.3 to 0.4 s for a score and 1.6 s at most,
+for TypiClust. small-text measures the core-set against all chosen rows again
 in each step, and has CAL look for neighbors in the pool. Discriminative active learning of scikit-activeml fits one
 logistic regression by L-BFGS on all rows, ours one by 100 steps. EGL of small-text needs torch, and small-text has no
 BADGE, ProbCover, TypiClust or BatchBALD; ProbCover of scikit-activeml keeps all pairs, 80 GB for 100,000 rows.
