@@ -25,7 +25,7 @@ jax 0.10.2, small-text 1.4.1, scikit-activeml 1.0.1, scikit-learn 1.9.1, one run
   TypiClust                     2800 (2800)    10000 k=100       293 (289)       462 (452)  1.58  scikit-activeml
   discriminative, 1 round         151 (149)   100000 k=100       151 (149)       261 (203)  1.73  scikit-activeml
   CVIRS                         1390 (1390)   100000 k=100     1390 (1390)     2130 (2070)  1.54  small-text
-  adaptive inconsistency         6.79 (5.3)              -               -               -     -  none in small-text 1.4.1
+  adaptive inconsistency         6.79 (5.3)              -               -               -     -  none in small-text
   stop by kappa                 5.04 (4.32)     100000 k=1     5.04 (4.32)     16.3 (15.9)  3.24  small-text
 
 * on 20,000 rows: the time grows with their square. Compilation took 0.3 to 0.4 s for a score and 1.6 s at most,
