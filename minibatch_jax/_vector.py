@@ -90,3 +90,21 @@ def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     low = jnp.min(x, axis=axis)
     index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return low, jnp.min(jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1), axis=axis)
+
+
+def first_of_groups(groups: jax.Array, order: jax.Array, quotas: jax.Array) -> jax.Array:
+    """Return the mask `[N]` of the first so many rows of each group `[N]`, in an order that sorts by group.
+
+    Groups are in [0, C) for quotas `[C]`, and C for rows of none.
+    """
+    sorted_groups = groups[order]
+    ranks = jnp.arange(groups.shape[0], dtype=jnp.int32)
+    ranks = ranks - jnp.searchsorted(sorted_groups, sorted_groups).astype(jnp.int32)
+    return jnp.zeros(groups.shape, bool).at[order].set(ranks < jnp.append(as_counts(quotas), 0)[sorted_groups])
+
+
+def doubled_ranks(values: jax.Array) -> jax.Array:
+    """Return twice the mean rank of each value `[N]`, less 1: how many are below it, plus how many are not above."""
+    ordered = jnp.sort(values)
+    below, up_to = (jnp.searchsorted(ordered, values, side=side).astype(jnp.int32) for side in ("left", "right"))
+    return below + up_to

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_floating, check_shape
-from minibatch_jax._vector import nonzero
+from minibatch_jax._vector import doubled_ranks, nonzero
 from minibatch_jax.weights import weight_dtype
 
 
@@ -47,9 +47,6 @@ def _correlation(predicted: jax.Array, actual: jax.Array) -> jax.Array:
 def _centered_ranks(values: jax.Array, counts: jax.Array) -> jax.Array:
     """Mean ranks less their mean, divided by the number of values so that their squares stay in range."""
     values = jnp.where(counts, values, jnp.inf)
-    order = jnp.sort(values)
-    below, up_to = (jnp.searchsorted(order, values, side=side) for side in ("left", "right"))
     number = jnp.sum(counts, dtype=jnp.int32)
-    # (below + up_to + 1) / 2 - (number + 1) / 2, whole numbers first: exact
-    doubled = (below + up_to - number).astype(jnp.result_type(float))
+    doubled = (doubled_ranks(values) - number).astype(jnp.result_type(float))  # whole numbers first: exact
     return jnp.where(counts, doubled / jnp.maximum(number, 1).astype(doubled.dtype), 0)

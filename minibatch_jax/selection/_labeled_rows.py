@@ -32,11 +32,6 @@ def pool_and_references(
     return rows, jnp.concatenate([weights != 0, known]), jnp.concatenate([nobody, known])
 
 
-def keep_rows(weights: jax.Array, indices: jax.Array) -> jax.Array:
-    """Return the weights `[N]` of the rows at these indices, and 0 for others; indices past the end are ignored."""
-    return jnp.where(jnp.zeros(weights.shape, bool).at[indices].set(True, mode="drop"), weights, 0)
-
-
 def distances_to(points: jax.Array, center: jax.Array, metric: str) -> jax.Array:
     """Return the distance `[N]` of each row of `[N, D]` to a center `[D]`, exactly 0 for an equal row."""
     if metric == "l1":

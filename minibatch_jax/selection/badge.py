@@ -19,8 +19,8 @@ import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_shape, mask_or_all
 from minibatch_jax._loops import bind
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.selection._gradient_factors import gradient_factors, squared_distances_to
-from minibatch_jax.selection._labeled_rows import keep_rows
 from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.weights import KeyState, weight_transformation
 

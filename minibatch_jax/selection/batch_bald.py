@@ -23,7 +23,7 @@ from minibatch_jax._checks import as_key, check_count, check_floating, check_sha
 from minibatch_jax._loops import bind, fori_loop, while_loop
 from minibatch_jax._vector import first_max, nonzero
 from minibatch_jax.geometry import product
-from minibatch_jax.selection._labeled_rows import keep_rows
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.selection.committees import consensus_divergence
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 

@@ -22,10 +22,10 @@ from minibatch_jax._checks import check_choice, check_count, check_shape
 from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import unit_rows
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.selection._labeled_rows import (
     distances_to,
     distances_to_any,
-    keep_rows,
     labeled_or_none,
     pool_and_references,
 )

@@ -26,7 +26,7 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._loops import bind, fori_loop
-from minibatch_jax._vector import class_numbers
+from minibatch_jax._vector import class_numbers, first_of_groups
 from minibatch_jax.selection.uncertainty import SCORES
 from minibatch_jax.weights import KeyState, weight_transformation
 
@@ -104,11 +104,7 @@ def top_of_classes(
     own = jnp.where(allowed, class_numbers(classes, number), number)
     ties = jnp.arange(size) if key is None else jax.random.permutation(as_key(key), size)
     order = jnp.lexsort((ties, -jnp.where(allowed, scores, 0), own))
-    sizes = jnp.zeros(number + 1, jnp.int32).at[own].add(1)
-    firsts = jnp.cumsum(sizes, dtype=jnp.int32) - sizes
-    ranks = jnp.arange(size, dtype=jnp.int32) - firsts[own[order]]
-    wanted = jnp.append(targets.astype(jnp.int32), 0)
-    return jnp.zeros(size, bool).at[order].set(ranks < wanted[own[order]])
+    return first_of_groups(own, order, targets)
 
 
 def keep_by_class_balance(

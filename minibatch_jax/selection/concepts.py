@@ -19,6 +19,7 @@ import optax
 from minibatch_jax._checks import check_count, check_integer, check_shape, mask_or_all
 from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import as_index, first_max, nonzero
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import weight_transformation
 
@@ -215,8 +216,7 @@ def keep_by_concept_balance(
     def update(weights, state, params=None, *, concepts, **extra_args):
         check_shape("concepts", concepts, (*weights.shape, None))
         indices = concept_balanced_indices(concepts, k, num_concepts, cap, targets=targets, where=weights != 0)
-        mask = jnp.zeros(weights.shape, bool).at[indices].set(True, mode="drop")
-        return jnp.where(mask, weights, 0), state
+        return keep_rows(weights, indices), state
 
     return weight_transformation(lambda weights: optax.EmptyState(), update)
 

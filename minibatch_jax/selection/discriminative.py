@@ -20,7 +20,8 @@ from minibatch_jax._checks import as_key, check_choice, check_count, check_numbe
 from minibatch_jax._loops import bind, fori_loop
 from minibatch_jax._vector import nonzero
 from minibatch_jax.geometry import product
-from minibatch_jax.selection._labeled_rows import keep_rows, labeled_or_none, pool_and_references
+from minibatch_jax.selection._draws import keep_rows
+from minibatch_jax.selection._labeled_rows import labeled_or_none, pool_and_references
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.weights import KeyState, weight_transformation
 

@@ -28,6 +28,7 @@ from minibatch_jax._checks import (
 from minibatch_jax._loops import bind, fori_loop, scan
 from minibatch_jax._vector import first_max
 from minibatch_jax.geometry import product, squared_distances
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 WEIGHTINGS = ("plain", "unbiased")
@@ -259,11 +260,10 @@ def keep_diverse(
         kernel = feature_kernel(jnp.where(exists[:, None], features, 0), bandwidth).astype(weights.dtype)
         next_key, draw_key = jax.random.split(state.rng_key)
         indices = kdpp_indices(draw_key, kernel, k, where=exists)
-        mask = jnp.zeros(weights.shape, bool).at[indices].set(True, mode="drop")
         if weighting == "unbiased":
             inclusion = kdpp_inclusion(kernel, k, where=exists)
             weights = weights / jnp.where(inclusion > 0, inclusion, 1)
-        return jnp.where(mask, weights, 0), KeyState(next_key)
+        return keep_rows(weights, indices), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
 

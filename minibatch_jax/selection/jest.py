@@ -21,6 +21,7 @@ import optax
 from minibatch_jax._checks import as_key, check_choice, check_floating, check_shape, mask_or_all
 from minibatch_jax._loops import bind
 from minibatch_jax.selection._chunked_draw import check_chunks, chunked_draw
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
 OBJECTIVES = ("sigmoid", "softmax")
@@ -209,8 +210,7 @@ def keep_by_jest(
             chosen = softmax_jest_indices(draw_key, -pair_losses, -reference, k, num_chunks, **options)
         else:
             chosen = jest_indices(draw_key, pair_losses - reference, k, num_chunks, **options)
-        mask = jnp.zeros(weights.shape, bool).at[chosen].set(True, mode="drop")
-        return jnp.where(mask, weights, 0), KeyState(next_key)
+        return keep_rows(weights, chosen), KeyState(next_key)
 
     return weight_transformation(lambda weights: KeyState(rng_key), update)
 

@@ -23,7 +23,7 @@ from minibatch_jax._checks import as_key, check_choice, check_count, check_numbe
 from minibatch_jax._loops import bind, fori_loop, scan, while_loop
 from minibatch_jax._vector import first_minima, vector_min
 from minibatch_jax.geometry import center, product, unit_rows
-from minibatch_jax.selection._labeled_rows import keep_rows
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.selection._seeding import spread_draws
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection.assigned_rows import METRICS

@@ -28,7 +28,8 @@ from minibatch_jax._checks import (
 )
 from minibatch_jax._loops import bind, fori_loop, map_rows
 from minibatch_jax.geometry import center, root, squared_distances, unit_rows
-from minibatch_jax.selection._labeled_rows import distances_to_any, keep_rows, labeled_or_none, pool_and_references
+from minibatch_jax.selection._draws import keep_rows
+from minibatch_jax.selection._labeled_rows import distances_to_any, labeled_or_none, pool_and_references
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection.assigned_rows import METRICS
 from minibatch_jax.weights import KeyState, weight_transformation

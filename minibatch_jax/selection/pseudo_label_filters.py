@@ -36,7 +36,7 @@ from minibatch_jax._checks import (
     check_shape,
     mask_or_all,
 )
-from minibatch_jax._vector import as_index, nonzero
+from minibatch_jax._vector import as_index, doubled_ranks, nonzero
 from minibatch_jax.geometry import finite_rows, unit_rows
 from minibatch_jax.metrics.transcripts import check_lengths, check_sequences, error_rates, valid_lengths
 from minibatch_jax.weights import weight_dtype
@@ -316,7 +316,5 @@ def _mean_of_tokens(
 
 def _ranks(scores: jax.Array, usable: jax.Array) -> jax.Array:
     """Return the mean rank of each score over the number of usable ones; the others are infinite."""
-    ordered = jnp.sort(scores)
     number = jnp.maximum(jnp.sum(usable, dtype=jnp.float32), 1)
-    below, upto = (jnp.searchsorted(ordered, scores, side=side).astype(jnp.float32) for side in ("left", "right"))
-    return (below + upto) / (2 * number)
+    return doubled_ranks(scores).astype(jnp.float32) / (2 * number)

@@ -21,6 +21,7 @@ from minibatch_jax._checks import check_choice, check_count, check_floating, che
 from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import as_counts
 from minibatch_jax.geometry import unit_rows
+from minibatch_jax.selection._draws import keep_rows
 from minibatch_jax.selection._similarities import usable_features
 from minibatch_jax.selection._turns import Turns as Turns
 from minibatch_jax.selection._turns import empty_lists, extend_lists, take_turns, usable_queries
@@ -141,8 +142,7 @@ def keep_nearest_in_turn(
     def update(weights, state, params=None, *, features, **extra_args):
         check_shape("features", features, (*weights.shape, None))
         found = nearest_in_turn(features, state.queries, k, quotas=state.quotas, metric=metric, where=weights != 0)
-        kept = jnp.zeros(weights.shape, bool).at[found.indices].set(True, mode="drop")
-        return jnp.where(kept, weights, 0), state
+        return keep_rows(weights, found.indices), state
 
     return weight_transformation(lambda weights: TurnsState(queries, limits), update)
 

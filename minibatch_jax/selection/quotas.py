@@ -26,7 +26,7 @@ from minibatch_jax._checks import (
     mask_or_all,
 )
 from minibatch_jax._loops import bind, while_loop
-from minibatch_jax._vector import as_counts, class_numbers, nonzero
+from minibatch_jax._vector import class_numbers, first_of_groups, nonzero
 from minibatch_jax.selection.minhash import WEIGHTINGS
 from minibatch_jax.weights import KeyState, weight_transformation
 
@@ -123,10 +123,8 @@ def quota_mask(
     size, k = clusters.shape[0], quotas.shape[0]
     group = jnp.where(mask_or_all("where", where, (size,)), class_numbers(clusters, k), k)
     turn = jax.random.permutation(as_key(key), jnp.arange(size, dtype=jnp.int32))  # without ties
-    sorted_group, _, order = jax.lax.sort((group, turn, jnp.arange(size, dtype=jnp.int32)), num_keys=2)
-    rank = jnp.arange(size, dtype=jnp.int32) - jnp.searchsorted(sorted_group, sorted_group).astype(jnp.int32)
-    drawn = rank < jnp.append(as_counts(quotas), 0)[sorted_group]
-    return jnp.zeros(size, bool).at[order].set(drawn)
+    *_, order = jax.lax.sort((group, turn, jnp.arange(size, dtype=jnp.int32)), num_keys=2)
+    return first_of_groups(group, order, quotas)
 
 
 def keep_by_quota(
