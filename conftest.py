@@ -1,6 +1,7 @@
 """What holds for every test: an empty home, eight CPU devices, strict dtypes, one compilation cache for all workers."""
 
 import functools
+import gc
 import os
 import tempfile
 from collections import Counter
@@ -62,6 +63,9 @@ jax.monitoring.register_event_duration_secs_listener(count_program)
 
 
 def pytest_configure(config):
+    # After a crash, a worker that takes over may wait forever: end the run instead, which names the test that crashed.
+    if getattr(config.option, "maxworkerrestart", "") is None:
+        config.option.maxworkerrestart = "0"
     # A process that reads what another is just writing compiles for itself.
     for doing in ("reading", "writing"):
         config.addinivalue_line("filterwarnings", f"ignore:Error {doing} persistent compilation cache entry")
@@ -81,6 +85,19 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False  # as collected: the doctests, which are short, come last
     return ByFileOrCase(config, log)
+
+
+MOST_MAPS = 30_000  # Linux gives a process 65,530 memory maps by default; XLA crashes when it finds none left
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_maps():
+    """Drop the programs of earlier files once they hold many memory maps, some ten each."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.hookimpl(trylast=True)
