@@ -34,7 +34,7 @@ from .weights import weight_transformation as weight_transformation
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import `interop`, `modules`, `pool` and `testing` when they are first used; most programs use none."""
-    if name in ("interop", "modules", "pool", "testing"):
+    """Import `interop`, `modules`, `plot`, `pool` and `testing` when they are first used; most programs use none."""
+    if name in ("interop", "modules", "plot", "pool", "testing"):
         return importlib.import_module(f"minibatch_jax.{name}")
     raise AttributeError(f"minibatch_jax has no attribute {name!r}.")
