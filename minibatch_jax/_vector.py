@@ -20,7 +20,7 @@ def nonzero(x: jax.Array) -> jax.Array:
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """Return x with one entry replaced, or x if the index is out of range: without a scatter, so that XLA can fuse it."""
+    """Return x with one entry replaced, or x if the index is out of range: without a scatter, XLA can fuse it."""
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
