@@ -1,7 +1,8 @@
 """Safe divisors, entries replaced, labels as indices, different rows, extremes of a vector with their first index.
 
 The extremes are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up to ten
-times as long as minima of halves, which XLA vectorizes.
+times as long as minima of halves, which XLA vectorizes. Elsewhere each half is an operation of its own, and one
+reduction is all there is.
 """
 
 import jax
@@ -19,7 +20,7 @@ def nonzero(x: jax.Array) -> jax.Array:
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """Return x with one entry replaced, or x if the index is out of range; under `vmap` faster than a CPU scatter."""
+    """Return x with one entry replaced, or x if the index is out of range: without a scatter, XLA can fuse it."""
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
@@ -73,12 +74,15 @@ def first_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def vector_min(x: jax.Array) -> jax.Array:
-    """Return the minimum of `[N]`.
+    """Return the minimum of `[N]`: by halves on a CPU, by one reduction elsewhere."""
+    if not _SHORT < x.shape[0] <= _LONG:
+        return jnp.min(x)
+    return lax.platform_dependent(x, cpu=_min_of_halves, default=jnp.min)
 
-    Fold the vector into the elementwise minimum of its two halves, which may overlap, at most six times: more folds
-    only take longer to compile.
-    """
-    for _ in range(6 if x.shape[0] <= _LONG else 0):
+
+def _min_of_halves(x: jax.Array) -> jax.Array:
+    """Fold the vector into the minimum of its halves, which may overlap, at most six times: more compile longer."""
+    for _ in range(6):
         if x.shape[0] > _SHORT:
             half = (x.shape[0] + 1) // 2
             x = jnp.minimum(x[:half], x[-half:])

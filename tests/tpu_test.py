@@ -122,3 +122,12 @@ def test_train_step_compiles_for_tpu(noun, topology):
         f"\n{noun:10} {topology}: {dict(collectives)}, MiB temporaries {mebibytes[0]:.1f}, arguments {mebibytes[1]:.1f}"
     )
     assert collectives["all-reduce"] > 0
+
+
+@pytest.mark.parametrize("size", [256, 1024])
+def test_the_kernel_of_the_exact_pairing_compiles_for_tpu(size):
+    device = topology_mesh("v5e:2x2").devices.flat[0]
+    cost = jax.ShapeDtypeStruct((size, size), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device))
+    assert (
+        jax.jit(coupling.assignment).lower(cost).compile().as_text().count('custom_call_target="tpu_custom_call"') == 1
+    )

@@ -519,7 +519,8 @@ def check_lowering(case: Case) -> None:
     tx = case.make()
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), draw(case))
     select = jax.jit(lambda w, x: tx.update(w, tx.init(w), **x)[0])
-    jax.export.export(select, platforms=["tpu", "cuda", "rocm"])(*arguments)
+    for platforms in (["tpu"], ["cuda", "rocm"]):  # a kernel for a TPU cannot be exported together with others
+        jax.export.export(select, platforms=platforms)(*arguments)
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

@@ -5,7 +5,9 @@ of the cheapest pairing that the searches need only a fifth to a twentieth of th
 column. Next come bids: a row that lost its column takes its best one and lowers its potential by the gap to the second
 best. At last one Dijkstra search pairs each row that is still free. All searches are one flat `while_loop` whose step
 scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at worst. The steps are sequential, a few
-hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU.
+hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU. On a TPU all steps of a
+float32 problem of at most 1,024 columns run in one kernel, which gives the same pairs; no TPU has run it yet. A program
+that is exported for TPUs is then exported for them alone.
 
 A warm start takes given column potentials in place of those of the Sinkhorn iterations. They are raised as far as they
 stay feasible, which also bounds them by the costs however far off they were, and dropped if the column minima prove
@@ -284,7 +286,7 @@ def _assign(
     matching = _start(reduced, active, potentials)
     if idle is not None:
         matching = _fill(matching, idle)
-    columns, _, v = _search(reduced, active, _bid(reduced, active, matching))
+    columns, _, v = _paired(reduced, active, matching)
     index = lax.iota(jnp.int32, n)
     u = jnp.where(active, low + reduced[index, columns] - v[columns], 0)
     columns = jnp.where((columns >= 0) & active & allowed[index, columns], columns, -1)
@@ -363,6 +365,27 @@ def _fill(matching: _Matching, idle: jax.Array) -> _Matching:
     by_place = jnp.full(size, size, jnp.int32).at[jnp.where(free, place, size)].set(index, mode="drop")
     taken = jnp.where(waiting, by_place[turn], size)
     return _Matching(jnp.where(taken < size, taken, columns), rows.at[taken].set(index, mode="drop"), v)
+
+
+_LARGEST_KERNEL = 1024  # columns, and rows: 4 MB of costs, which every TPU has room for
+
+
+def _paired(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
+    """Pair all active rows: in one kernel on a TPU, in loops elsewhere or if the costs are too many."""
+    if reduced.dtype != jnp.float32 or not 1 < reduced.shape[1] <= _LARGEST_KERNEL:
+        return _pair_in_loops(reduced, active, *matching)
+    found = lax.platform_dependent(reduced, active, *matching, tpu=_pair_in_kernel, default=_pair_in_loops)
+    return _Matching(*found)
+
+
+def _pair_in_kernel(reduced: jax.Array, active: jax.Array, *matching: jax.Array) -> _Matching:
+    from minibatch_jax.coupling.exact._assignment_kernel import pair_in_kernel
+
+    return _Matching(*pair_in_kernel(reduced, active, *matching))
+
+
+def _pair_in_loops(reduced: jax.Array, active: jax.Array, *matching: jax.Array) -> _Matching:
+    return _search(reduced, active, _bid(reduced, active, _Matching(*matching)))
 
 
 def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
