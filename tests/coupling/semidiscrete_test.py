@@ -17,6 +17,7 @@ from minibatch_jax.coupling import (
     sinkhorn,
 )
 from minibatch_jax.coupling.costs import cosine_cost, squared_euclidean_cost
+from minibatch_jax.coupling.plans import Potentials
 from tests.case import Case
 from tests.coupling import draws
 
@@ -125,6 +126,17 @@ def test_bad_input_raises():
         sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=5)
     with pytest.raises(ValueError, match="epsilon is 0"):
         sharded_sinkhorn(x0, x1, epsilon=0.0, max_iterations=1, block_size=4)
+    with pytest.raises(ValueError, match="wanted equal masses"):
+        sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=4, a=jnp.ones(32))
+    with pytest.raises(ValueError, match=r"b has shape \[3\]"):
+        sharded_sinkhorn(x0, x1, epsilon=0.5, max_iterations=1, block_size=4, b=jnp.ones(3) / 3)
+    found = Potentials(jnp.zeros(2), jnp.zeros(3), *jnp.zeros(4))
+    with pytest.raises(ValueError, match="cost_block has 4 rows, wanted at most 2"):
+        plan_rows(found, jnp.zeros((4, 3)), 0.5)
+    with pytest.raises(ValueError, match="first_row is 1"):
+        plan_rows(found, jnp.zeros((2, 3)), 0.5, first_row=1)
+    with pytest.raises(ValueError, match="epsilon is 0"):
+        plan_rows(found, jnp.zeros((1, 3)), 0.0)
     with pytest.raises(ValueError, match="learning_rate is 0"):
         couple_semidiscrete(0.1, 0.0)
     with pytest.raises(ValueError, match=r"potentials has shape \[3\]"):

@@ -23,7 +23,7 @@ from jax import lax
 from minibatch_jax._checks import as_key, check_count, check_floating
 from minibatch_jax._loops import bind, given, map_rows, scan
 from minibatch_jax.coupling._certificates import has_converged
-from minibatch_jax.coupling._problem import check_entropic, masses
+from minibatch_jax.coupling._problem import check_entropic, check_equal, mass_of
 from minibatch_jax.coupling._sinkhorn_loop import log_where
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import TOLERANCE
@@ -89,15 +89,16 @@ def sharded_sinkhorn(
     check_floating("x0", x0)
     check_entropic(epsilon, None, None, max_iterations)
     dtype = weight_dtype(x0.dtype)
-    uniform = a is None
-    a, b = masses(jax.ShapeDtypeStruct((x0.shape[0], x1.shape[0]), dtype), a, b, equal=True)
-    a = _varying(lax.stop_gradient(a) / (axis_size(axis_name) if uniform else 1), axis_name)
-    (x0, a_usable), (x1, b) = _with_mass(x0, a), _with_mass(x1, lax.stop_gradient(b))
+    devices = axis_size(axis_name) if a is None else 1
+    mass, b = mass_of("a", a, x0.shape[0], dtype), mass_of("b", b, x1.shape[0], dtype)
+    check_equal(mass, b)
+    mass = _varying(lax.stop_gradient(mass) / devices, axis_name)
+    (x0, a_usable), (x1, b) = _with_mass(x0, mass), _with_mass(x1, lax.stop_gradient(b))
     blocks = _blocks(x0, block_size), _blocks(a_usable, block_size)
     width = jnp.asarray(epsilon, dtype)
     start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
     start = *start, b > 0, a_usable > 0
-    step = bind(given(_scale, cost_fn), blocks, x1, a, b, width, axis_name=axis_name)
+    step = bind(given(_scale, cost_fn), blocks, x1, mass, b, width, axis_name=axis_name)
     (g, f, of_b, of_a), errors = scan(step, start, None, length=max_iterations)
     prices = sum_over(jnp.sum(a_usable * (f - width * log_where(a_usable, a_usable))), axis_name)
     value = prices + jnp.sum(b * (g - width * log_where(b, b)))
