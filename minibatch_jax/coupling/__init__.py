@@ -50,6 +50,7 @@ from .flows.paths import conditional_path as conditional_path
 from .flows.paths import score_weight as score_weight
 from .plans import couple_independent as couple_independent
 from .plans import independent_plan as independent_plan
+from .plans import plan_rows as plan_rows
 from .semidiscrete import couple_semidiscrete as couple_semidiscrete
 from .semidiscrete import semidiscrete_plan as semidiscrete_plan
 from .sliced_plans import pairs_1d as pairs_1d

@@ -145,11 +145,17 @@ def masses(
     """Return the masses of rows and columns, uniform where None; concrete ones must be of one sum if `equal`."""
     _check_cost(cost)
     a, b = mass_of("a", a, cost.shape[0], cost.dtype), mass_of("b", b, cost.shape[1], cost.dtype)
-    if equal and not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
+    if equal:
+        check_equal(a, b)
+    return a, b
+
+
+def check_equal(a: jax.Array, b: jax.Array) -> None:
+    """Raise unless two masses are of one sum; traced ones pass."""
+    if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
         total_a, total_b = (float(np.sum(np.asarray(mass, np.float64))) for mass in (a, b))
         if abs(total_a - total_b) > 1e-3 * max(total_a, total_b):
             raise ValueError(f"a has mass {total_a} and b has mass {total_b}, wanted equal masses.")
-    return a, b
 
 
 def mass_of(name: str, mass: jax.Array | None, size: int, dtype: jnp.dtype) -> jax.Array:

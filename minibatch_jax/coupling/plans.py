@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_shape
+from minibatch_jax._checks import check_floating, check_number, check_shape
 from minibatch_jax.coupling._sinkhorn_loop import divide, log_where
 from minibatch_jax.weights import matrix_of, weight_dtype, weight_transformation
 
@@ -63,6 +63,45 @@ class Potentials(NamedTuple):
     error: jax.Array
     iterations: jax.Array
     converged: jax.Array
+
+
+def plan_rows(
+    potentials: Potentials, cost_block: jax.Array, epsilon: float | jax.Array, *, first_row: int | jax.Array = 0
+) -> jax.Array:
+    """Return some rows of the entropic plan that potentials define: `exp((f_i + g_j - cost_ij) / epsilon)`.
+
+    So a plan too large to store is read a block of rows at a time.
+
+    Args:
+      potentials: what `sharded_sinkhorn` returned; on several devices, `row` has the rows of this device.
+      cost_block: `[b, B1]`, floating point, the costs of the block; a pair whose cost is not finite has no mass.
+      epsilon: the epsilon that the potentials were solved with, > 0.
+      first_row: which row of the potentials the first row of the block is; may be traced, then at most B0 - b.
+
+    Returns:
+      `[b, B1]`, the mass of each pair; rows and columns that took no part are 0.
+
+    Raises:
+      TypeError: if the costs are not floating point.
+      ValueError: if the shape of the costs does not fit the potentials, the block ends behind the last row, or epsilon
+        is not positive.
+
+    Examples:
+      >>> found = Potentials(jnp.zeros(2), jnp.array([0.0, -jnp.inf]), *jnp.zeros(4))
+      >>> plan_rows(found, jnp.zeros((1, 2)), 0.5, first_row=1).tolist()
+      [[1.0, 0.0]]
+    """
+    check_shape("cost_block", cost_block, (None, potentials.column.shape[0]))
+    check_floating("cost_block", cost_block)
+    check_number("epsilon", epsilon, 0, open_low=True)
+    rows, left = cost_block.shape[0], potentials.row.shape[0] - cost_block.shape[0]
+    if left < 0:
+        raise ValueError(f"cost_block has {rows} rows, wanted at most {left + rows} (the number of row potentials).")
+    check_number("first_row", first_row, 0, left)
+    row = jax.lax.dynamic_slice_in_dim(potentials.row, first_row, rows)
+    total = row[:, None] + potentials.column[None, :] - cost_block.astype(row.dtype)
+    has_mass = jnp.isfinite(total)
+    return jnp.where(has_mass, jnp.exp(jnp.where(has_mass, total, 0) / epsilon), 0)
 
 
 class SolverReport(NamedTuple):

@@ -76,3 +76,15 @@ def test_half_precision_ranks_distances_in_float32(dtype):
     assert value.dtype == gradient.dtype == dtype
     assert value == right.astype(dtype)
     np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (gradient, slopes)), atol=2**-7)
+
+
+def test_32768_pairs_of_two_towers_need_less_than_two_gigabytes_forward_and_backward():
+    towers, pairs = jax.ShapeDtypeStruct((32768, 64), "float32"), jnp.arange(32768)
+    loss = functools.partial(mining.info_nce_loss, reduction="anchors")
+
+    def both_ways(x, y):
+        one_way = lambda u, v: mining.blockwise_losses(loss, u, pairs, v, pairs, block_size=512).mean()  # noqa: E731
+        return one_way(x, y) + one_way(y, x)
+
+    memory = jax.jit(jax.value_and_grad(both_ways, (0, 1))).lower(towers, towers).compile().memory_analysis()
+    assert memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes < 2e9

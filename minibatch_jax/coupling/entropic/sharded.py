@@ -2,7 +2,8 @@
 
 Each device keeps the features of its rows and of all columns, and the two potentials. Every iteration computes the
 costs again, one chunk of rows at a time, so the largest array is `[chunk, B1]` for every B0. An iteration sends two
-vectors of B1 floats: the maximum and the sum of a log-sum-exp over the rows of all devices.
+vectors of B1 floats: the maximum and the sum of a log-sum-exp over the rows of all devices. The backward pass computes
+the costs once more, so it needs no larger array either.
 
 References:
   Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
@@ -12,7 +13,6 @@ Paper: 2506.05526
 Experiment: speed sharded_sinkhorn
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +23,8 @@ from jax import lax
 from minibatch_jax._checks import as_key, check_count, check_floating
 from minibatch_jax._loops import bind, given, map_rows, scan
 from minibatch_jax.coupling._certificates import has_converged
-from minibatch_jax.coupling._problem import check_entropic
+from minibatch_jax.coupling._problem import check_entropic, check_equal, mass_of
+from minibatch_jax.coupling._sinkhorn_loop import log_where
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import TOLERANCE
 from minibatch_jax.coupling.plans import Potentials
@@ -40,13 +41,16 @@ def sharded_sinkhorn(
     epsilon: float | jax.Array,
     max_iterations: int,
     block_size: int,
+    a: jax.Array | None = None,
+    b: jax.Array | None = None,
     axis_name: str | None = None,
     cost_fn: Cost = squared_euclidean_cost,
 ) -> Potentials:
-    """Return the potentials of an entropic plan with uniform marginals, for batches too large for one cost matrix.
+    """Return the potentials of an entropic plan, for batches too large for one cost matrix.
 
-    The plan is `P_ij = exp((f_i + g_j - cost_ij) / epsilon)`, with f the row and g the column potentials. Call this
-    inside `shard_map` over the rows of `x0`; without an axis it runs on one device.
+    The plan is `P_ij = exp((f_i + g_j - cost_ij) / epsilon)`, with f the row and g the column potentials; `plan_rows`
+    computes some rows of it. Call this inside `shard_map` over the rows of `x0`; without an axis it runs on one device.
+    A row of mass 0, such as padding, or with an entry that is not finite takes no part: its potential is -inf.
 
     Args:
       x0: `[b0, ...]`, this device's sources, floating point.
@@ -54,18 +58,24 @@ def sharded_sinkhorn(
       epsilon: absolute entropic regularization, > 0, may be traced.
       max_iterations: how many, static.
       block_size: rows whose costs are in memory at once, static; it must divide b0.
+      a: `[b0]`, mass of each of this device's sources, at least 0; 1/B0 by default.
+      b: `[B1]`, mass of each target, the same on all devices, at least 0 and of the same sum as the masses of the
+        sources of all devices; 1/B1 by default.
       axis_name: name of the mapped axis over which `x0` is sharded.
-      cost_fn: cost of two batches, computed chunk by chunk.
+      cost_fn: cost of two batches, computed chunk by chunk, such as `cosine_cost`; a pair whose cost is not finite is
+        forbidden.
 
     Returns:
       `Potentials(row, column, value, error, iterations, converged)`. `row` `[b0]` belongs to this device; all else is
-      equal on all devices. The column sums of the plan are exact, `error` is the L1 distance of all row sums to 1/B0
-      before the last update of f, and `converged` takes 1e-3 as the tolerance. `value` is the optimum of `sum(P * cost)
-      + epsilon * KL(P | uniform)`; potentials and value are differentiable, through all iterations.
+      equal on all devices. The column sums of the plan are exact, `error` is the L1 distance of all row sums to their
+      masses before the last update of f, as a fraction of the mass. `converged` takes 1e-3 as the tolerance, and masses
+      that could not be shipped count as errors. `value` is the optimum of `sum(P * cost) + epsilon * KL(P | a b^T)` for
+      masses of sum 1; potentials and value are differentiable, through all iterations. Masses are constants.
 
     Raises:
-      TypeError: if `x0` is not floating point.
-      ValueError: if the chunk does not divide the rows, epsilon is not positive or `max_iterations` is less than 1.
+      TypeError: if `x0` or a mass is not floating point.
+      ValueError: if the chunk does not divide the rows, epsilon is not positive, `max_iterations` is less than 1, or
+        concrete masses are negative, not finite or of different sums.
 
     References:
       Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
@@ -78,16 +88,22 @@ def sharded_sinkhorn(
     """
     check_floating("x0", x0)
     check_entropic(epsilon, None, None, max_iterations)
-    blocks = _blocks(x0, block_size)
     dtype = weight_dtype(x0.dtype)
+    devices = axis_size(axis_name) if a is None else 1
+    mass, b = mass_of("a", a, x0.shape[0], dtype), mass_of("b", b, x1.shape[0], dtype)
+    check_equal(mass, b)
+    mass = _varying(lax.stop_gradient(mass) / devices, axis_name)
+    (x0, a_usable), (x1, b) = _with_mass(x0, mass), _with_mass(x1, lax.stop_gradient(b))
+    blocks = _blocks(x0, block_size), _blocks(a_usable, block_size)
     width = jnp.asarray(epsilon, dtype)
     start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
-    step = bind(given(_scale, cost_fn), blocks, x1, width, axis_name=axis_name)
-    (g, f), errors = scan(step, start, None, length=max_iterations)
-    prices = sum_over(jnp.sum(f), axis_name)
-    log_a, log_b = _log_masses(x0.shape[0], x1.shape[0], axis_name)
-    value = prices / (x0.shape[0] * axis_size(axis_name)) + jnp.mean(g) - width * (log_a + log_b)
+    start = *start, b > 0, a_usable > 0
+    step = bind(given(_scale, cost_fn), blocks, x1, mass, b, width, axis_name=axis_name)
+    (g, f, of_b, of_a), errors = scan(step, start, None, length=max_iterations)
+    prices = sum_over(jnp.sum(a_usable * (f - width * log_where(a_usable, a_usable))), axis_name)
+    value = prices + jnp.sum(b * (g - width * log_where(b, b)))
     converged = has_converged(errors[-1], TOLERANCE, prices, g)
+    f, g = jnp.where(of_a, f, -jnp.inf), jnp.where(of_b, g, -jnp.inf)
     return Potentials(f, g, value, errors[-1], jnp.int32(max_iterations), converged)
 
 
@@ -140,32 +156,52 @@ def sharded_targets(
     return map_rows(draw, (blocks, jnp.arange(blocks.shape[0]))).reshape(-1)
 
 
-def _scale(cost_fn, blocks, x1, width, carry, _, *, axis_name):
+def _scale(cost_fn, blocks, x1, a, b, width, carry, _, *, axis_name):
     """Bring the rows of the plan to their masses, a block at a time, then its columns; return the error, too."""
-    g, old = carry
-    log_a, log_b = _log_masses(old.shape[0], x1.shape[0], axis_name)
+    old_g, old, of_b, _ = carry
 
-    def scale_rows(sums, block):
-        score = (g[None, :] - cost_fn(block, x1).astype(g.dtype)) / width
-        f = log_a - jax.nn.logsumexp(score, axis=1)
-        return _add_rows(sums, f[:, None] + score), width * f
+    @jax.checkpoint  # the backward pass of a block computes its costs again
+    def scale_block(sums, g, width, x1, block, mass):
+        score = _scores(cost_fn, block, x1, g, width, of_b)
+        of_row = (mass > 0) & (jnp.max(score, axis=1) > -jnp.inf)
+        total = jax.nn.logsumexp(jnp.where(of_row[:, None], score, 0), axis=1)
+        f = jnp.where(of_row, log_where(mass, mass) - total, 0)
+        shares = jnp.where(of_row[:, None], f[:, None] + score, -jnp.inf)
+        return _add_rows(sums, shares), (width * f, of_row)
 
-    empty = _varying((jnp.full_like(g, -jnp.inf), jnp.zeros_like(g)), axis_name)
-    (top, total), f = lax.scan(scale_rows, empty, blocks)
-    f = f.reshape(-1)
-    error = jnp.sum(jnp.abs(jnp.expm1((old - f) / width))) / (old.shape[0] * axis_size(axis_name))
-    g = g + width * (log_b - _log_sum_over_devices(top, total, axis_name))
-    return (g, f), sum_over(error, axis_name)
+    @jax.checkpoint
+    def scale_all(old_g, width, x1):
+        empty = _varying((jnp.full_like(old_g, -jnp.inf), jnp.zeros_like(old_g)), axis_name)
+        (top, total), (f, of_a) = lax.scan(
+            lambda sums, block: scale_block(sums, old_g, width, x1, *block), empty, blocks
+        )
+        sums = _log_sum_over_devices(top, total, axis_name)
+        return sums, f.reshape(-1), of_a.reshape(-1)
+
+    sums, f, of_a = scale_all(old_g, width, x1)
+    of_b = (b > 0) & (sums > -jnp.inf)
+    wrong = jnp.where(of_a, a * jnp.abs(jnp.expm1((old - f) / width)), a)
+    error = sum_over(jnp.sum(wrong), axis_name) / sum_over(jnp.sum(a), axis_name)
+    g = jnp.where(of_b, old_g + width * (log_where(b, b) - jnp.where(of_b, sums, 0)), 0)
+    return (g, f, of_b, of_a), error
 
 
-def _log_masses(rows: int, columns: int, axis_name: str | None) -> tuple[float, float]:
-    """Return the log of the mass of a row, of all devices, and of a column."""
-    return -math.log(rows * axis_size(axis_name)), -math.log(columns)
+def _scores(cost_fn, block, x1, g, width, of_b):
+    """Return (g - cost) / epsilon of a block of rows, -inf where a pair is forbidden or its column takes no part."""
+    cost = cost_fn(block, x1).astype(g.dtype)
+    allowed = jnp.isfinite(cost) & of_b[None, :]
+    return jnp.where(allowed, (jnp.where(of_b, g, 0)[None, :] - jnp.where(allowed, cost, 0)) / width, -jnp.inf)
+
+
+def _with_mass(x: jax.Array, mass: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the rows and their masses, both 0 for a row that is not finite."""
+    finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    return jnp.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, 0), jnp.where(finite, mass, 0)
 
 
 def _draw_targets(cost_fn, x1, g, epsilon, key, numbered):
     block, index = numbered
-    score = (g[None, :] - cost_fn(block, x1).astype(g.dtype)) / epsilon
+    score = _scores(cost_fn, block, x1, g, epsilon, jnp.isfinite(g))
     score += jax.random.gumbel(jax.random.fold_in(key, index), score.shape, score.dtype)
     column = lax.broadcasted_iota(jnp.int32, score.shape, 1)
     return jnp.min(jnp.where(score == jnp.max(score, axis=1, keepdims=True), column, score.shape[1] - 1), axis=1)
@@ -175,14 +211,18 @@ def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.
     """Add rows to a log-sum-exp of each column, kept as a maximum and a sum relative to it."""
     top, total = sums
     new_top = jnp.maximum(top, jnp.max(score, axis=0))
-    return new_top, total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(score - new_top[None, :]), axis=0)
+    shift = jnp.where(new_top > -jnp.inf, new_top, 0)  # no row yet: the sum stays 0
+    return new_top, total * jnp.exp(top - shift) + jnp.sum(jnp.exp(score - shift[None, :]), axis=0)
 
 
 def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:
-    if not bound_axis(axis_name):
-        return top + jnp.log(total)
-    highest = lax.pmax(top, axis_name)
-    return highest + jnp.log(lax.psum(total * jnp.exp(top - highest), axis_name))
+    if bound_axis(axis_name):
+        highest = lax.pmax(top, axis_name)
+        shift = jnp.where(highest > -jnp.inf, highest, 0)
+        total = lax.psum(total * jnp.exp(top - shift), axis_name)
+    else:
+        shift = jnp.where(top > -jnp.inf, top, 0)
+    return jnp.where(total > 0, shift + log_where(total, total), -jnp.inf)
 
 
 def _blocks(x0: jax.Array, block_size: int) -> jax.Array:
