@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.util
 import os
 import tempfile
 from collections import Counter
@@ -50,6 +51,9 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if hasattr(mlir, "make_ir_context"):
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
+
+# Its examples need torch, which no other extra installs.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["minibatch_jax/interop/torch.py"]
 
 PROGRAMS = Counter()  # what this process and its workers compile or read from the cache
 

@@ -11,6 +11,7 @@ them.
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import math
@@ -83,7 +84,8 @@ def modules(noun: str) -> Iterator[ModuleType]:
     top = importlib.import_module(f"{PACKAGE}.{noun}")
     yield top
     for found in pkgutil.walk_packages(getattr(top, "__path__", []), f"{top.__name__}."):
-        if not found.name.endswith("__main__"):
+        needs_torch = found.name == f"{PACKAGE}.interop.torch" and not importlib.util.find_spec("torch")
+        if not found.name.endswith("__main__") and not needs_torch:
             yield importlib.import_module(found.name)
 
 

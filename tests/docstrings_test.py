@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import pathlib
 import pkgutil
@@ -14,10 +15,11 @@ import minibatch_jax
 
 
 def modules():
-    """All modules of the package, however deep."""
+    """All modules of the package, however deep; that of torch only where torch is installed."""
     yield minibatch_jax
+    absent = () if importlib.util.find_spec("torch") else ("minibatch_jax.interop.torch",)
     for found in pkgutil.walk_packages(minibatch_jax.__path__, f"{minibatch_jax.__name__}."):
-        if not found.name.endswith("__main__"):
+        if not found.name.endswith("__main__") and found.name not in absent:
             yield importlib.import_module(found.name)
 
 
