@@ -1,9 +1,9 @@
 """Pictures of a batch: its weights, a plan, a mixture over time, what each query retrieved.
 
 Each function takes arrays and returns a matplotlib `Axes`. It draws on the axes that it is given, or on a new figure of
-its own, which pyplot does not know: `axes.figure.savefig("plan.png")` writes it. Colors are those of Okabe and Ito, which
-color-blind readers can tell apart; a marker or a line style says the same as the color. Needs the extra `plot`. The
-arrays are read on the host, so call these functions outside of `jit`.
+its own, which pyplot does not know: `axes.figure.savefig("plan.png")` writes it. Colors are those of Okabe and Ito,
+which color-blind readers can tell apart; a marker or a line style says the same as the color. Needs the extra `plot`.
+The arrays are read on the host, so call these functions outside of `jit`.
 """
 
 from typing import Any
