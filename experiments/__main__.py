@@ -1,5 +1,6 @@
 """`python -m experiments` lists the experiments, `python -m experiments NAME [flags]` runs one.
 
+`--quiet` shows no bar, lines and table, `--no-plots` draws nothing; both go with the flags of every experiment.
 `python -m experiments NAME --check` runs its smallest arm again and compares it with `experiments/results/NAME.json`.
 """
 
@@ -36,7 +37,8 @@ def docstring(path: Path) -> str:
 def listing() -> str:
     """One line for each experiment: name, minutes, claim."""
     lines = [
-        "Experiments (python -m experiments NAME; --help shows the flags, --check compares with the stored result):"
+        "Experiments (python -m experiments NAME; --help shows the flags, --check compares with the stored result,"
+        "\n  --quiet shows only where the results are, --no-plots draws nothing):"
     ]
     for name, path in files().items():
         doc = docstring(path)
@@ -58,7 +60,11 @@ def run_experiment(name: str, flags: list[str]) -> None:
     """Parse the flags into the experiment's `Config` and run it."""
     import tyro
 
+    from experiments.engine.folders import OUTPUT, Output
     from experiments.engine.results import gathered
+
+    OUTPUT.set(Output("--quiet" in flags, "--no-plots" not in flags))
+    flags = [flag for flag in flags if flag not in ("--quiet", "--no-plots")]
 
     module = importlib.import_module(module_of(name))
     description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")

@@ -1,12 +1,14 @@
 """The folder of an experiment: one process at a time, one config, its records."""
 
 import contextlib
+import contextvars
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments._terminal import print_all_characters
@@ -15,6 +17,16 @@ from experiments.engine.results import Baseline, Better, add_table, only_arm
 from minibatch_jax._locks import locked_folder
 
 NOT_IN_FILE = ("seeds", "out", "arms")
+
+
+class Output(NamedTuple):
+    """What an experiment shows: whether no bar, lines and table; whether plots."""
+
+    quiet: bool = False
+    plots: bool = True
+
+
+OUTPUT = contextvars.ContextVar("OUTPUT", default=Output())  # noqa: B039  a tuple does not change
 
 
 @contextlib.contextmanager
@@ -53,22 +65,22 @@ def report(
     rows = table(records, summary)
     write_text(out / "table.md", markdown(rows))
     add_table(config, records, summary, baseline, better)
-    plots = [] if xlabel is None else plot(records, out, xlabel)
-    print_table(rows, f"{out.name}: mean ± standard error over seeds")
+    plots = [] if xlabel is None or not OUTPUT.get().plots else plot(records, out, xlabel)
+    if not OUTPUT.get().quiet:
+        print_table(rows, f"{out.name}: mean ± standard error over seeds")
     print(
         f"Written to {out}: {', '.join(['records.jsonl', 'table.md', 'result.json', *(path.name for path in plots)])}"
     )
 
 
 def progress_bar(unit: str) -> Progress:
-    """A bar that counts `unit`, with the time gone and left."""
+    """A bar that counts `unit`, with the time gone and left; its console prints nothing where the output is quiet."""
     # Names are no markup; nor can Rich import its parser while another thread imports tensorflow-datasets.
     description, elapsed, left = (
         TextColumn(text, markup=False) for text in ("{task.description}", f"{unit}, elapsed", "left")
     )
-    return Progress(
-        description, BarColumn(), MofNCompleteColumn(), elapsed, TimeElapsedColumn(), left, TimeRemainingColumn()
-    )
+    columns = description, BarColumn(), MofNCompleteColumn(), elapsed, TimeElapsedColumn(), left, TimeRemainingColumn()
+    return Progress(*columns, console=Console(quiet=True) if OUTPUT.get().quiet else None)
 
 
 def line(record: Record) -> str:

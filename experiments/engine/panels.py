@@ -43,7 +43,8 @@ def _draw(axes: Any, arm: str, number: int, records: list[Record], metric: str) 
     low, high = ([m + sign * (e if e == e else 0) for m, e in stats] for sign in (-1, 1))
     style = "-" if number < 10 else "--"
     (line,) = axes.plot(steps, [m for m, _ in stats], style, marker="o", markersize=3, label=arm, color=f"C{number}")
-    axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    if any(e == e for _, e in stats):  # a single seed has no error
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def _dress(axes: Any, task: str, steps: list[int], xlabel: str, metric: str, log: tuple[bool, bool]) -> None:

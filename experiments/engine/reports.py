@@ -199,7 +199,9 @@ def plot(records: list[Record], out: Path, xlabel: str = "step") -> list[Path]:
         for arm in arms:
             _draw(axes, arm, [r for r in records if r["arm"] == arm and r["metrics"].get(metric) is not None], metric)
         axes.set(xlabel=xlabel, ylabel=metric.replace("_", " "))
-        axes.set_title(f"{out.name}: mean ± standard error, {seeds} seed{'s' * (seeds > 1)}", fontsize=11)
+        axes.set_title(
+            f"{out.name}: " + (f"mean ± standard error, {seeds} seeds" if seeds > 1 else "one seed"), fontsize=11
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
@@ -220,7 +222,8 @@ def _draw(axes: Any, arm: str, records: list[Record], metric: str) -> None:
     stats = [mean_and_error(by_step[step]) for step in steps]
     low, high = [m - (e if e == e else 0) for m, e in stats], [m + (e if e == e else 0) for m, e in stats]
     (line,) = axes.plot(steps, [m for m, _ in stats], label=arm, linewidth=1.8)
-    axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    if any(e == e for _, e in stats):  # a single seed has no error
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def _cell(values: list[float]) -> str:

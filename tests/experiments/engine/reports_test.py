@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
+from experiments.engine import folders, reports
 from experiments.engine.reports import Records, markdown, mean_and_error, plot, print_table, table, write_text
 
 
@@ -241,3 +242,29 @@ def test_lines_are_valid_json_without_nan(tmp_path):
         records.append(record("a", 0, 1, x=math.nan))
     records.append(record("a", 0, 1, x=None))
     assert json.loads((tmp_path / "records.jsonl").read_text())["metrics"] == {"x": None}
+
+
+@pytest.mark.parametrize("seeds,bands", [(1, 0), (2, 1)])
+def test_one_seed_shows_no_band(seeds, bands):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    made = [record("a", seed, step, loss=float(seed + step)) for seed in range(seeds) for step in (1, 2)]
+    reports._draw(axes, "a", made, "loss")
+    assert len(axes.collections) == bands and len(axes.lines) == 1
+
+
+def test_quiet_output_prints_nothing_but_where_and_draws_nothing(tmp_path, capsys):
+    from dataclasses import make_dataclass
+
+    from experiments.engine import compare
+
+    config = make_dataclass("Config", [("seeds", tuple, (0,)), ("out", str, str(tmp_path / "o"))])()
+    token = folders.OUTPUT.set(folders.Output(quiet=True, plots=False))
+    try:
+        compare(config, {"a": lambda seed: {1: {"loss": 1.0}, 2: {"loss": 0.5}}}, xlabel="steps")
+    finally:
+        folders.OUTPUT.reset(token)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Written to ") and "table.md" in shown and ".png" not in shown
+    assert not list((tmp_path / "o").glob("*.png"))
