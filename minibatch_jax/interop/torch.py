@@ -20,6 +20,7 @@ from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
 from minibatch_jax.coupling.entropic.partial import partial_sinkhorn
 from minibatch_jax.coupling.entropic.unbalanced import unbalanced_sinkhorn
+from minibatch_jax.coupling.exact.assignments import assignment
 from minibatch_jax.coupling.exact.transports import transport
 from minibatch_jax.mining.choices import triplet_choice
 from minibatch_jax.mining.distances import euclidean_distances, normalize_embeddings
@@ -158,12 +159,12 @@ class OTPlanSampler:
 
     def get_map(self, x0: Any, x1: Any) -> np.ndarray:
         """Return the plan `[B0, B1]` of two batches of tensors `[B0, ...]` and `[B1, ...]`, as a numpy array."""
-        plan = _solve(_rows(x0), _rows(x1), self.reg, self.reg_m, self.method, self.normalize_cost)
-        matrix = np.asarray(plan.matrix, np.float64)
+        found, error, converged = _solve(_rows(x0), _rows(x1), self.reg, self.reg_m, self.method, self.normalize_cost)
+        matrix = np.asarray(found, np.float64)
         if not (np.isfinite(matrix).all() and matrix.sum() > 0):
             raise ValueError("the plan holds no mass or numbers that are not finite, wanted tensors of finite numbers.")
-        if self.warn and not bool(plan.converged):
-            warnings.warn(f"The plan did not converge: its error is {float(plan.error):.2g}.", stacklevel=2)
+        if self.warn and not bool(converged):
+            warnings.warn(f"The plan did not converge: its error is {float(error):.2g}.", stacklevel=2)
         return matrix
 
     def sample_map(self, pi: np.ndarray, batch_size: int, replace: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -318,17 +319,24 @@ def _rows(x: Any) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("method", "normalize"))
-def _solve(x0: jax.Array, x1: jax.Array, reg: Any, reg_m: Any, method: str, normalize: bool) -> Any:
+def _solve(x0: jax.Array, x1: jax.Array, reg: Any, reg_m: Any, method: str, normalize: bool) -> tuple[jax.Array, ...]:
+    """Return the plan, its error and whether it converged."""
     cost = squared_euclidean_cost(x0, x1)
     if normalize:
         cost = cost / jnp.max(cost)
+    if method == "exact" and cost.shape[0] == cost.shape[1]:  # one of the cheapest plans pairs each row with one column
+        columns = assignment(cost).columns
+        paired = jax.nn.one_hot(columns, cost.shape[1], dtype=cost.dtype) / cost.shape[0]
+        return paired, jnp.mean(columns < 0), jnp.all(columns >= 0)
     if method == "exact":
-        return transport(cost)
-    if method == "sinkhorn":
-        return sinkhorn(cost, epsilon=reg)
-    if method == "unbalanced":
-        return unbalanced_sinkhorn(cost, epsilon=reg, rho=reg_m)
-    return partial_sinkhorn(cost, 1.0, epsilon=reg)
+        plan = transport(cost)
+    elif method == "sinkhorn":
+        plan = sinkhorn(cost, epsilon=reg)
+    elif method == "unbalanced":
+        plan = unbalanced_sinkhorn(cost, epsilon=reg, rho=reg_m)
+    else:
+        plan = partial_sinkhorn(cost, 1.0, epsilon=reg)
+    return plan.matrix, plan.error, plan.converged
 
 
 def _take(x: Any, rows: np.ndarray) -> Any:
