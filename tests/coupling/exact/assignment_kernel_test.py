@@ -5,7 +5,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 from scipy.optimize import linear_sum_assignment
 
@@ -78,7 +78,7 @@ def test_it_is_in_the_program_for_a_tpu_and_in_no_other():
 
 
 def test_it_is_in_programs_of_shards_and_of_stacks():
-    mesh = AbstractMesh((4,), ("data",))
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
     stacks = jax.shard_map(
         jax.vmap(lambda c: assignment(c).columns), mesh=mesh, in_specs=P("data"), out_specs=P("data")
     )
