@@ -60,6 +60,9 @@ FUNCTIONS = {
     "partial_assignments": lambda c: coupling.partial_assignments(c(COST)),
     "partial_plan": lambda c: jax.tree.map(jnp.nan_to_num, coupling.partial_plan(c(COST), 0.3, c(WEIGHTS))),
     "partial_sinkhorn": lambda c: coupling.partial_sinkhorn(c(COST), 0.5, c(WEIGHTS[0]), c(WEIGHTS[1]), **EPSILON),
+    "plan_rows": lambda c: coupling.plan_rows(
+        coupling.sharded_sinkhorn(c(POINTS), c(OTHERS), max_iterations=5, **SHARDED), c(COST), 0.5
+    ),
     "quantize_cost": lambda c: coupling.flows.immiscible.quantize_cost(c(COST), 8),
     "round_to_marginals": lambda c: plans.round_to_marginals(c(PLAN), c(MASS), c(MASS[::-1])),
     "scatter_plans": lambda c: coupling.scatter_plans(
