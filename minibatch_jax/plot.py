@@ -16,6 +16,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Blue, vermilion, green, purple, orange, sky blue, black, yellow."""
 STYLES = ("-", "--", "-.", ":")
 GRAY = "#999999"
+FRAMES = ({"ec": COLORS[6]}, {"ec": COLORS[0]}, {"ec": COLORS[1], "ls": "--"})  # a query, a right row, a wrong one
 
 
 def plot_weights(weights: Any, *, scores: Any = None, score_name: str = "score", axes: Any = None) -> Any:
@@ -194,9 +195,6 @@ def plot_retrieval(query_labels: Any, retrieved_labels: Any, *, images: Any = No
         handles=shown[: 3 - bool(right.all())], frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3
     )
     return axes
-
-
-FRAMES = ({"ec": COLORS[6]}, {"ec": COLORS[0]}, {"ec": COLORS[1], "ls": "--"})
 
 
 def _array(name: str, value: Any, ndim: int, *shape: int | None) -> np.ndarray:

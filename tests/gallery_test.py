@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-import jax
 import pytest
+
+from tests.readme_test import blocks, run_blocks
 
 GALLERY = Path(__file__).parent.parent / "docs" / "gallery"
 PAGES = sorted(GALLERY.glob("*.md"))
@@ -12,9 +13,8 @@ PAGES = sorted(GALLERY.glob("*.md"))
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_the_code_of_a_page_runs(page):
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        exec(code, {})
+    (code,) = blocks(page.read_text(), "python")
+    run_blocks([code])
 
 
 def test_pages_scripts_and_pictures_belong_together():

@@ -21,10 +21,18 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def run(code):
+def run_blocks(codes):
+    """Run the blocks of a page one after the other, under JAX's own rules of promotion."""
     names = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        exec(code, names)
+        for code in codes:
+            exec(code, names)
+    return names
+
+
+def run(code):
+    names = run_blocks([code])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         names["after"] = names["accuracy"](names["params"])
     return names
 
@@ -58,10 +66,7 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
 def test_the_code_of_a_guide_runs(page):
-    names = {}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for code in blocks(page.read_text(), "python"):
-            exec(code, names)
+    run_blocks(blocks(page.read_text(), "python"))
 
 
 def test_the_method_table_is_what_the_docstrings_say():

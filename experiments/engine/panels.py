@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from experiments.engine.reports import Record, mean_and_error
+from experiments.engine.reports import Record, draw_band, mean_and_error
 
 
 def draw_panels(
@@ -40,11 +40,9 @@ def draw_panels(
 def _draw(axes: Any, arm: str, number: int, records: list[Record], metric: str) -> None:
     steps = sorted({r["step"] for r in records})
     stats = [mean_and_error(r["metrics"][metric] for r in records if r["step"] == step) for step in steps]
-    low, high = ([m + sign * (e if e == e else 0) for m, e in stats] for sign in (-1, 1))
     style = "-" if number < 10 else "--"
     (line,) = axes.plot(steps, [m for m, _ in stats], style, marker="o", markersize=3, label=arm, color=f"C{number}")
-    if any(e == e for _, e in stats):  # a single seed has no error
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    draw_band(axes, steps, stats, line.get_color(), 0.15)
 
 
 def _dress(axes: Any, task: str, steps: list[int], xlabel: str, metric: str, log: tuple[bool, bool]) -> None:

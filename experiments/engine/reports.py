@@ -220,10 +220,15 @@ def _draw(axes: Any, arm: str, records: list[Record], metric: str) -> None:
         by_step.setdefault(record["step"], []).append(record["metrics"][metric])
     steps = sorted(by_step)
     stats = [mean_and_error(by_step[step]) for step in steps]
-    low, high = [m - (e if e == e else 0) for m, e in stats], [m + (e if e == e else 0) for m, e in stats]
     (line,) = axes.plot(steps, [m for m, _ in stats], label=arm, linewidth=1.8)
-    if any(e == e for _, e in stats):  # a single seed has no error
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    draw_band(axes, steps, stats, line.get_color(), 0.2)
+
+
+def draw_band(axes: Any, steps: list[int], stats: list[tuple[float, float]], color: Any, alpha: float) -> None:
+    """Fill mean ± standard error; an error is NaN where there is a single seed, and without any there is no band."""
+    if any(e == e for _, e in stats):
+        low, high = ([m + sign * (e if e == e else 0) for m, e in stats] for sign in (-1, 1))
+        axes.fill_between(steps, low, high, color=color, alpha=alpha, linewidth=0)
 
 
 def _cell(values: list[float]) -> str:

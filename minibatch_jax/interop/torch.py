@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from minibatch_jax._checks import check_choice, check_count, check_number
 from minibatch_jax._extras import require
+from minibatch_jax.compose import weights_of
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import sinkhorn
 from minibatch_jax.coupling.entropic.partial import partial_sinkhorn
@@ -362,15 +363,15 @@ def _mined(miner: Any, distances: Any, *batch: Any) -> tuple[jax.Array, jax.Arra
     found, positives, negatives = _pairs(distances, *batch)
     start = (positives | negatives).astype(found.dtype)
     signals = {"distances": found, "positives": positives, "negatives": negatives}
-    return miner.update(start, miner.init(start), **signals)[0] > 0, positives
+    return weights_of(miner, start, **signals) > 0, positives
 
 
 def _triplet_cube(mining: str, margin: float, distances: Any, *batch: Any) -> jax.Array:
     found, positives, negatives = _pairs(distances, *batch)
     gap = found[:, None, :] - found[:, :, None]
-    kinds = {"all": gap <= margin, "easy": gap > margin, "violating": (gap <= margin) & (gap <= 0)}
-    kept = kinds[mining] if mining != "semihard" else (gap <= margin) & (gap > 0)
-    return kept & positives[:, :, None] & negatives[:, None, :]
+    near = gap <= margin
+    kinds = {"all": near, "easy": gap > margin, "violating": near & (gap <= 0), "semihard": near & (gap > 0)}
+    return kinds[mining] & positives[:, :, None] & negatives[:, None, :]
 
 
 def _chosen_triplets(mining: tuple[str, str], margin: float, distances: Any, *batch: Any) -> tuple[jax.Array, ...]:

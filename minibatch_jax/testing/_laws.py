@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
@@ -51,6 +52,13 @@ def require_same(actual: Any, desired: Any, tolerance: float = 0.0, where: str =
             at = tuple(np.argwhere(differ)[0])
             place = f"{name}{list(map(int, at)) if at else ''}"
             require(False, f"{place} is {a[at]}, wanted {d[at]}; {differ.sum()} of {differ.size} numbers differ")
+
+
+def export_for_accelerators(program: Any, arguments: Any) -> None:
+    """Export a jitted function of arguments for TPU, CUDA and ROCm; apart, as a kernel for a TPU needs."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    for platforms in (["tpu"], ["cuda", "rocm"]):
+        jax.export.export(program, platforms=platforms)(*shapes)
 
 
 def leaf_name(path: Any) -> str:

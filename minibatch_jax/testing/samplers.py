@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.export
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from minibatch_jax.sampling import Rows, Sampler
 from minibatch_jax.testing._laws import (
+    export_for_accelerators,
     is_float,
     law,
     leaf_name,
@@ -629,10 +629,7 @@ def check_lowering(case: SamplerCase) -> None:
     def step(state, rows, signals):
         return sampler.sample(sampler.update(state, rows, **signals))
 
-    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, rows, signals))
-    program = jax.jit(step)
-    for platforms in (["tpu"], ["cuda", "rocm"]):  # a kernel for a TPU cannot be exported together with others
-        jax.export.export(program, platforms=platforms)(*arguments)
+    export_for_accelerators(jax.jit(step), (state, rows, signals))
 
 
 SAMPLER_CHECKS: dict[str, Callable[[SamplerCase], None]] = {

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,6 +22,7 @@ from minibatch_jax.devices import across
 from minibatch_jax.signals import SIGNALS
 from minibatch_jax.testing._laws import (
     ROWS,
+    export_for_accelerators,
     is_float,
     law,
     make_mesh,
@@ -517,10 +517,7 @@ def check_lowering(case: Case) -> None:
       AssertionError: if the program cannot be exported for one of them.
     """
     tx = case.make()
-    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), draw(case))
-    select = jax.jit(lambda w, x: tx.update(w, tx.init(w), **x)[0])
-    for platforms in (["tpu"], ["cuda", "rocm"]):  # a kernel for a TPU cannot be exported together with others
-        jax.export.export(select, platforms=platforms)(*arguments)
+    export_for_accelerators(jax.jit(lambda w, x: tx.update(w, tx.init(w), **x)[0]), draw(case))
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

@@ -28,7 +28,7 @@ from minibatch_jax.coupling._sinkhorn_loop import log_where
 from minibatch_jax.coupling.costs import squared_euclidean_cost
 from minibatch_jax.coupling.entropic.balanced import TOLERANCE
 from minibatch_jax.coupling.plans import Potentials
-from minibatch_jax.devices import as_varying, axis_size, bound_axis, sum_over
+from minibatch_jax.devices import as_varying, axis_size, bound_axis, max_over, sum_over
 from minibatch_jax.weights import weight_dtype
 
 Cost = Callable[[jax.Array, jax.Array], jax.Array]
@@ -216,12 +216,9 @@ def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.
 
 
 def _log_sum_over_devices(top: jax.Array, total: jax.Array, axis_name: str | None) -> jax.Array:
-    if bound_axis(axis_name):
-        highest = lax.pmax(top, axis_name)
-        shift = jnp.where(highest > -jnp.inf, highest, 0)
-        total = lax.psum(total * jnp.exp(top - shift), axis_name)
-    else:
-        shift = jnp.where(top > -jnp.inf, top, 0)
+    highest = max_over(top, axis_name)
+    shift = jnp.where(highest > -jnp.inf, highest, 0)
+    total = sum_over(total * jnp.exp(top - shift), axis_name)
     return jnp.where(total > 0, shift + log_where(total, total), -jnp.inf)
 
 
