@@ -19,6 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"minibatch_jax {release}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 exclude_patterns = ["gallery/*.py"]
 myst_heading_anchors = 3
 default_role = "code"
