@@ -280,6 +280,17 @@ def _entry(module: str, name: str, value: Any) -> str:
     return f"```{{eval-rst}}\n.. {directive}:: {module}.{name}\n{options}```\n"
 
 
+def signals() -> str:
+    """Markdown of the table of signals."""
+    table = importlib.import_module("minibatch_jax.signals").SIGNALS
+    rows = [
+        f"| `{name}` | `[{', '.join(signal.shape)}]` | {signal.dtype.__name__.rstrip('_')} | {signal.meaning} |"
+        for name, signal in table.items()
+    ]
+    head = ["\n## The signals, `SIGNALS`\n", "| name | shape | dtype | what it holds |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
 def write_api() -> None:
     """Write the pages of `docs/api`."""
     folder = FOLDER / "api"
@@ -287,6 +298,7 @@ def write_api() -> None:
     for old in folder.glob("*.md"):
         old.unlink()
     pages = {"package": api(""), **{noun: api(noun) for noun in nouns()}}
+    pages["signals"] += signals()
     index = ["# API", "", "```{toctree}", ":maxdepth: 1", "", *pages, "```", ""]
     for name, text in {**pages, "index": "\n".join(index)}.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
