@@ -127,8 +127,12 @@ def sum_over(tree: Any, axis_name: str | None) -> Any:
 
 
 def max_over(tree: Any, axis_name: str | None) -> Any:
-    """Return the largest over the devices of an axis, the tree itself where none is bound; it has no derivative."""
-    return jax.lax.pmax(tree, axis_name) if bound_axis(axis_name) else tree
+    """Return the largest over the devices of an axis, the tree itself where none is bound.
+
+    It is a constant for the gradient, on one device too, because `pmax` has no derivative.
+    """
+    fixed = jax.lax.stop_gradient(tree)
+    return jax.lax.pmax(fixed, axis_name) if bound_axis(axis_name) else fixed
 
 
 def gather_rows(array: jax.Array, axis_name: str) -> jax.Array:

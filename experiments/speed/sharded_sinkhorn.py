@@ -29,7 +29,7 @@ def measure(size: int, width: int, chunk: int, iterations: int) -> dict[str, flo
     def couple(x0, x1):
         # Gaussians: the mean squared distance is 2 * width
         return sharded_sinkhorn(
-            x0, x1, epsilon=0.1 * width, max_iterations=iterations, block_size=chunk, axis_name="rows"
+            x0, x1, epsilon=0.1 * width, max_iterations=iterations, block_size=chunk, tolerance=None, axis_name="rows"
         )
 
     out = Potentials(P("rows"), *(P(),) * 5)  # pyright: ignore[reportArgumentType]

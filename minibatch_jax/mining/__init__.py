@@ -64,6 +64,7 @@ from .losses.margins import binomial_deviance_loss as binomial_deviance_loss
 from .losses.margins import intra_pair_variance_loss as intra_pair_variance_loss
 from .losses.margins import margin_loss as margin_loss
 from .losses.margins import ranked_list_loss as ranked_list_loss
+from .losses.margins import sigmoid_loss as sigmoid_loss
 from .losses.margins import threshold_consistent_loss as threshold_consistent_loss
 from .losses.mined_triplets import mined_triplet_loss as mined_triplet_loss
 from .losses.ranking import fast_ap_loss as fast_ap_loss

@@ -36,7 +36,8 @@ def blockwise_losses(
 
     Args:
       loss: from similarities or distances, positives and negatives, each `[block, M]`, to losses `[block]`: any loss of
-        pairs or triplets with `reduction="anchors"`.
+        pairs or triplets with `reduction="anchors"`, its hyper-parameters given by `functools.partial`. They may be
+        parameters of the model, such as the temperature of `info_nce_loss` or scale and bias of `sigmoid_loss`.
       embeddings: `[B, D]`, floating point; B is a multiple of the block size, or at most one block. A row with NaN is
         in no pair.
       labels: `[B]` int, class of each embedding. Several labels an embedding need masks instead.

@@ -204,7 +204,7 @@ def class_balance(
         _check_rows("prior", prior[None], _are_probabilities(prior[None]))
     target = jnp.full(logits.shape[1], 1 / logits.shape[1], log_p.dtype) if prior is None else prior
     exponents = jnp.where(weights[:, None] > 0, log_p, -jnp.inf)
-    high = max_over(jax.lax.stop_gradient(jnp.max(exponents, axis=0)), axis_name)
+    high = max_over(jnp.max(exponents, axis=0), axis_name)
     high = jnp.where(jnp.isfinite(high), high, 0)
     mass = sum_over(jnp.sum(weights[:, None] * jnp.exp(exponents - high[None]), axis=0), axis_name)
     log_mean = high + jnp.log(jnp.where(total > 0, mass, 1)) - jnp.log(nonzero(total))

@@ -147,7 +147,7 @@ def normalized_advantages(
     clean = jnp.where(counts, advantages, 0)
     number, total = sum_over((jnp.sum(counts, dtype=jnp.int32).astype(clean.dtype), jnp.sum(clean)), axis_name)
     ends = [jnp.max(jnp.where(counts, x, -jnp.inf)) for x in (clean, -clean)]
-    high, minus_low = max_over(jax.lax.stop_gradient(ends), axis_name)
+    high, minus_low = max_over(ends, axis_name)
     equal = high == -minus_low  # then their mean may differ from them by rounding
     centered = jnp.where(equal, 0, clean - total / jnp.maximum(number, 1))
     squares = sum_over(jnp.sum(jnp.where(counts, centered**2, 0)), axis_name)

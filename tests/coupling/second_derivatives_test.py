@@ -36,7 +36,7 @@ def hierarchical(t):
 
 def sharded(t):
     return coupling.sharded_sinkhorn(
-        X0 + t * MOVE, jnp.asarray(X1), epsilon=1.0, max_iterations=300, block_size=5
+        X0 + t * MOVE, jnp.asarray(X1), epsilon=1.0, max_iterations=300, block_size=5, tolerance=None
     ).value
 
 

@@ -3,11 +3,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from minibatch_jax import mining
+from minibatch_jax import mining, normalize, value_and_grad
+from minibatch_jax.selection import keep_topk
+from minibatch_jax.selection.jest_embeddings import PairEmbeddings, sigmoid_pair_losses
 
 supcon = functools.partial(mining.supcon_loss, reduction="none")
 
@@ -78,13 +81,60 @@ def test_half_precision_ranks_distances_in_float32(dtype):
     np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (gradient, slopes)), atol=2**-7)
 
 
-def test_32768_pairs_of_two_towers_need_less_than_two_gigabytes_forward_and_backward():
-    towers, pairs = jax.ShapeDtypeStruct((32768, 64), "float32"), jnp.arange(32768)
-    loss = functools.partial(mining.info_nce_loss, reduction="anchors")
+def losses_of_towers(loss, x, y, block_size):
+    pairs = jnp.arange(x.shape[0])
+    compare = mining.dot_product_similarity
+    return mining.blockwise_losses(loss, x, pairs, y, pairs, compare=compare, block_size=block_size)
 
-    def both_ways(x, y):
-        one_way = lambda u, v: mining.blockwise_losses(loss, u, pairs, v, pairs, block_size=512).mean()  # noqa: E731
-        return one_way(x, y) + one_way(y, x)
 
-    memory = jax.jit(jax.value_and_grad(both_ways, (0, 1))).lower(towers, towers).compile().memory_analysis()
+def info_nce_of_towers(towers, block_size):
+    loss = functools.partial(mining.info_nce_loss, temperature=1 / towers["scale"], reduction="anchors")
+    x, y = towers["first"], towers["second"]
+    return losses_of_towers(loss, x, y, block_size) + losses_of_towers(loss, y, x, block_size)
+
+
+def sigmoid_of_towers(towers, block_size):
+    loss = functools.partial(mining.sigmoid_loss, scale=towers["scale"], bias=towers["bias"], reduction="anchors")
+    return losses_of_towers(loss, towers["first"], towers["second"], block_size)
+
+
+def info_nce_of_all_pairs(towers):
+    logits = towers["scale"] * jnp.dot(towers["first"], towers["second"].T, precision="highest")
+    return -sum(jnp.diagonal(jax.nn.log_softmax(logits, axis=axis)) for axis in (0, 1))
+
+
+def sigmoid_of_all_pairs(towers):
+    return jnp.sum(sigmoid_pair_losses(PairEmbeddings(**towers)), axis=1)
+
+
+@pytest.mark.parametrize(
+    ("of_blocks", "of_all"),
+    [(info_nce_of_towers, info_nce_of_all_pairs), (sigmoid_of_towers, sigmoid_of_all_pairs)],
+)
+def test_weighted_rows_of_two_towers_have_the_value_and_gradient_of_all_pairs(of_blocks, of_all):
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(96, 8)).astype(np.float32) for _ in range(2))
+    first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first + second, second))
+    towers = {"first": first, "second": second, "scale": np.float32(8), "bias": np.float32(-6)}
+    half = optax.chain(keep_topk(48), normalize())
+
+    def step(items_fn):
+        fn = value_and_grad(items_fn, half)
+        return jax.jit(lambda towers: fn(towers, jnp.zeros(96), half.init(jnp.zeros(96))))(towers)
+
+    (value, aux), slopes, _ = step(lambda towers, _: of_blocks(towers, 16))
+    (expected, expected_aux), wanted, _ = step(lambda towers, _: of_all(towers))
+    assert np.count_nonzero(aux.weights) == 48
+    np.testing.assert_allclose(aux.items, expected_aux.items, rtol=1e-5)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for name, slope in wanted.items():
+        np.testing.assert_allclose(slopes[name], slope, rtol=1e-5, atol=1e-5 * np.max(np.abs(slope)), err_msg=name)
+
+
+@pytest.mark.parametrize("of_towers", [info_nce_of_towers, sigmoid_of_towers])
+def test_32768_pairs_of_two_towers_need_less_than_two_gigabytes_forward_and_backward(of_towers):
+    number, tower = jax.ShapeDtypeStruct((), "float32"), jax.ShapeDtypeStruct((32768, 64), "float32")
+    towers = {"first": tower, "second": tower, "scale": number, "bias": number}
+    step = jax.jit(jax.value_and_grad(lambda towers: of_towers(towers, 512).mean()))
+    memory = step.lower(towers).compile().memory_analysis()
     assert memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes < 2e9

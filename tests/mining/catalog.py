@@ -38,6 +38,7 @@ ON_SIMILARITIES = (
     mining.ntxent_loss,
     mining.orthogonal_pair_loss,
     mining.pnp_loss,
+    mining.sigmoid_loss,
     mining.similarity_regression_loss,
     mining.smooth_ap_loss,
     mining.supcon_loss,

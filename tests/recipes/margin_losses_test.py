@@ -1,6 +1,6 @@
 """Train an embedding on a loss with margins.
 
-Method: losses of margins: margin, binomial deviance, ranked list, intra-pair variance, threshold-consistent
+Method: losses of margins: margin, binomial deviance, sigmoid, ranked list, intra-pair variance, threshold-consistent
 """
 
 import jax

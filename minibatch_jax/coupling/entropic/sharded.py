@@ -14,7 +14,7 @@ Experiment: speed sharded_sinkhorn
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,17 @@ from minibatch_jax.weights import weight_dtype
 Cost = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+class _State(NamedTuple):
+    """Potentials after an iteration, which rows and columns have any, the error before it, how many there were."""
+
+    g: jax.Array
+    f: jax.Array
+    of_b: jax.Array
+    of_a: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+
+
 def sharded_sinkhorn(
     x0: jax.Array,
     x1: jax.Array,
@@ -41,6 +52,7 @@ def sharded_sinkhorn(
     epsilon: float | jax.Array,
     max_iterations: int,
     block_size: int,
+    tolerance: float | None = TOLERANCE,
     a: jax.Array | None = None,
     b: jax.Array | None = None,
     axis_name: str | None = None,
@@ -56,8 +68,10 @@ def sharded_sinkhorn(
       x0: `[b0, ...]`, this device's sources, floating point.
       x1: `[B1, ...]`, all targets, the same on all devices.
       epsilon: absolute entropic regularization, > 0, may be traced.
-      max_iterations: how many, static.
+      max_iterations: at most this many, static.
       block_size: rows whose costs are in memory at once, static; it must divide b0.
+      tolerance: stop when `error` is at most this, at least 0; None runs exactly `max_iterations`. Under `vmap` all are
+        run, and those after the stop change nothing.
       a: `[b0]`, mass of each of this device's sources, at least 0; 1/B0 by default.
       b: `[B1]`, mass of each target, the same on all devices, at least 0 and of the same sum as the masses of the
         sources of all devices; 1/B1 by default.
@@ -68,9 +82,10 @@ def sharded_sinkhorn(
     Returns:
       `Potentials(row, column, value, error, iterations, converged)`. `row` `[b0]` belongs to this device; all else is
       equal on all devices. The column sums of the plan are exact, `error` is the L1 distance of all row sums to their
-      masses before the last update of f, as a fraction of the mass. `converged` takes 1e-3 as the tolerance, and masses
-      that could not be shipped count as errors. `value` is the optimum of `sum(P * cost) + epsilon * KL(P | a b^T)` for
-      masses of sum 1; potentials and value are differentiable, through all iterations. Masses are constants.
+      masses before the last update of f, as a fraction of the mass; masses that could not be shipped count as errors.
+      `iterations` is how many were run. With `tolerance=None`, `converged` takes 1e-3 as the tolerance. `value` is the
+      optimum of `sum(P * cost) + epsilon * KL(P | a b^T)` for masses of sum 1; potentials and value are differentiable,
+      through all iterations that were run. Masses are constants, and so is the error.
 
     Raises:
       TypeError: if `x0` or a mass is not floating point.
@@ -87,7 +102,7 @@ def sharded_sinkhorn(
       [0, 1]
     """
     check_floating("x0", x0)
-    check_entropic(epsilon, None, None, max_iterations)
+    check_entropic(epsilon, None, tolerance, max_iterations)
     dtype = weight_dtype(x0.dtype)
     devices = axis_size(axis_name) if a is None else 1
     mass, b = mass_of("a", a, x0.shape[0], dtype), mass_of("b", b, x1.shape[0], dtype)
@@ -96,15 +111,16 @@ def sharded_sinkhorn(
     (x0, a_usable), (x1, b) = _with_mass(x0, mass), _with_mass(x1, lax.stop_gradient(b))
     blocks = _blocks(x0, block_size), _blocks(a_usable, block_size)
     width = jnp.asarray(epsilon, dtype)
-    start = jnp.zeros(x1.shape[0], dtype), _varying(jnp.zeros(x0.shape[0], dtype), axis_name)
-    start = *start, b > 0, a_usable > 0
-    step = bind(given(_scale, cost_fn), blocks, x1, mass, b, width, axis_name=axis_name)
-    (g, f, of_b, of_a), errors = scan(step, start, None, length=max_iterations)
+    empty = _varying(jnp.full(x0.shape[0], -jnp.inf, dtype), axis_name)  # a plan without mass, of error 1
+    start = _State(jnp.zeros(x1.shape[0], dtype), empty, b > 0, a_usable > 0, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
+    options = {"axis_name": axis_name, "tolerance": tolerance}
+    step = bind(given(_step, cost_fn), blocks, x1, mass, b, width, **options)
+    (g, f, of_b, of_a, error, iterations), _ = scan(step, start, None, length=max_iterations)
     prices = sum_over(jnp.sum(a_usable * (f - width * log_where(a_usable, a_usable))), axis_name)
     value = prices + jnp.sum(b * (g - width * log_where(b, b)))
-    converged = has_converged(errors[-1], TOLERANCE, prices, g)
+    converged = has_converged(error, TOLERANCE if tolerance is None else tolerance, prices, g)
     f, g = jnp.where(of_a, f, -jnp.inf), jnp.where(of_b, g, -jnp.inf)
-    return Potentials(f, g, value, errors[-1], jnp.int32(max_iterations), converged)
+    return Potentials(f, g, value, error, iterations, converged)
 
 
 def sharded_targets(
@@ -156,34 +172,41 @@ def sharded_targets(
     return map_rows(draw, (blocks, jnp.arange(blocks.shape[0]))).reshape(-1)
 
 
-def _scale(cost_fn, blocks, x1, a, b, width, carry, _, *, axis_name):
-    """Bring the rows of the plan to their masses, a block at a time, then its columns; return the error, too."""
-    old_g, old, of_b, _ = carry
+def _step(cost_fn, blocks, x1, a, b, width, state, _, *, axis_name, tolerance):
+    """Do an iteration, or nothing once the error is within the tolerance. The backward pass keeps the states alone."""
+
+    @jax.checkpoint
+    def step(state, width, x1, blocks):
+        def scale():
+            return _scale(cost_fn, blocks, x1, a, b, width, state, axis_name)
+
+        return scale() if tolerance is None else lax.cond(state.error > tolerance, scale, lambda: state)
+
+    return step(state, width, x1, blocks), None
+
+
+def _scale(cost_fn, blocks, x1, a, b, width, state, axis_name):
+    """Bring the rows of the plan to their masses, a block at a time, then its columns."""
 
     @jax.checkpoint  # the backward pass of a block computes its costs again
     def scale_block(sums, g, width, x1, block, mass):
-        score = _scores(cost_fn, block, x1, g, width, of_b)
+        score = _scores(cost_fn, block, x1, g, width, state.of_b)
         of_row = (mass > 0) & (jnp.max(score, axis=1) > -jnp.inf)
         total = jax.nn.logsumexp(jnp.where(of_row[:, None], score, 0), axis=1)
         f = jnp.where(of_row, log_where(mass, mass) - total, 0)
         shares = jnp.where(of_row[:, None], f[:, None] + score, -jnp.inf)
         return _add_rows(sums, shares), (width * f, of_row)
 
-    @jax.checkpoint
-    def scale_all(old_g, width, x1):
-        empty = _varying((jnp.full_like(old_g, -jnp.inf), jnp.zeros_like(old_g)), axis_name)
-        (top, total), (f, of_a) = lax.scan(
-            lambda sums, block: scale_block(sums, old_g, width, x1, *block), empty, blocks
-        )
-        sums = _log_sum_over_devices(top, total, axis_name)
-        return sums, f.reshape(-1), of_a.reshape(-1)
-
-    sums, f, of_a = scale_all(old_g, width, x1)
+    empty = _varying((jnp.full_like(state.g, -jnp.inf), jnp.zeros_like(state.g)), axis_name)
+    (top, total), (f, of_a) = lax.scan(lambda sums, block: scale_block(sums, state.g, width, x1, *block), empty, blocks)
+    f, of_a = f.reshape(-1), of_a.reshape(-1)
+    sums = _log_sum_over_devices(top, total, axis_name)
     of_b = (b > 0) & (sums > -jnp.inf)
-    wrong = jnp.where(of_a, a * jnp.abs(jnp.expm1((old - f) / width)), a)
+    moved = lax.stop_gradient((state.f - f) / width)
+    wrong = jnp.where(of_a, a * jnp.abs(jnp.expm1(moved)), a)
     error = sum_over(jnp.sum(wrong), axis_name) / sum_over(jnp.sum(a), axis_name)
-    g = jnp.where(of_b, old_g + width * (log_where(b, b) - jnp.where(of_b, sums, 0)), 0)
-    return (g, f, of_b, of_a), error
+    g = jnp.where(of_b, state.g + width * (log_where(b, b) - jnp.where(of_b, sums, 0)), 0)
+    return _State(g, f, of_b, of_a, error, state.iterations + 1)
 
 
 def _scores(cost_fn, block, x1, g, width, of_b):
@@ -208,9 +231,12 @@ def _draw_targets(cost_fn, x1, g, epsilon, key, numbered):
 
 
 def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Add rows to a log-sum-exp of each column, kept as a maximum and a sum relative to it."""
+    """Add rows to a log-sum-exp of each column, kept as a maximum and a sum relative to it.
+
+    Which maximum it is does not matter but for overflow, so it is a constant for the gradient.
+    """
     top, total = sums
-    new_top = jnp.maximum(top, jnp.max(score, axis=0))
+    new_top = lax.stop_gradient(jnp.maximum(top, jnp.max(score, axis=0)))
     shift = jnp.where(new_top > -jnp.inf, new_top, 0)  # no row yet: the sum stays 0
     return new_top, total * jnp.exp(top - shift) + jnp.sum(jnp.exp(score - shift[None, :]), axis=0)
 

@@ -1,7 +1,7 @@
-"""Losses of pairs that are linear or quadratic beyond margins, sharply or smoothly (binomial deviance).
+"""Losses of pairs that are linear or quadratic beyond margins, sharply or smoothly (binomial deviance, sigmoid).
 
-Method: losses of margins: margin, binomial deviance, ranked list, intra-pair variance, threshold-consistent
-Paper: 1706.07567, 1407.4979, 1903.03238, 2307.04047
+Method: losses of margins: margin, binomial deviance, sigmoid, ranked list, intra-pair variance, threshold-consistent
+Paper: 1706.07567, 1407.4979, 2303.15343, 1903.03238, 2307.04047
 Experiment: speed mining_table, zero_shot_retrieval
 """
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
 from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
-from minibatch_jax.mining.losses._exponentials import exp_weighted_mean
+from minibatch_jax.mining.losses._exponentials import exp_weighted_mean, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
 
@@ -106,6 +106,56 @@ def binomial_deviance_loss(
     pull = reduce_losses(jax.nn.softplus(-alpha * shifted), positives, "anchors")
     push = reduce_losses(jax.nn.softplus(beta * shifted), negatives, "anchors")
     return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
+
+
+@keeps_dtype
+def sigmoid_loss(
+    similarities: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    *,
+    scale: float | jax.Array = 10.0,
+    bias: float | jax.Array = -10.0,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Return the sigmoid loss (SigLIP): each pair on its own is classified as positive or negative.
+
+    The logit of a pair is scale * s + bias. An anchor loses the sum of softplus(-logit) over its positives plus the sum
+    of softplus(logit) over its negatives. For two towers, with the pair of an item as its only positive, the mean over
+    the anchors is the loss of the paper. Unlike InfoNCE it is the same in both directions, so one of them is enough.
+    `blockwise_losses` computes it for large batches.
+
+    Args:
+      similarities: `[A, M]`, floating point, usually cosine; a pair whose similarity is not finite is ignored.
+      positives: `[A, M]` bool, the pairs to pull together.
+      negatives: `[A, M]` bool, the pairs to push apart; a pair in both masks counts as positive.
+      scale: > 0, the inverse temperature; differentiable.
+      bias: of the logits, about minus the log of the number of negatives to start with; differentiable.
+      reduction: "mean", "active_mean", "anchor_mean", "sum", "anchors" or "none" over the losses of anchors with a
+        pair, defined at `reduce_losses`.
+
+    Returns:
+      `[]`, or `[A]` for "anchors" and "none", in the dtype of the similarities.
+
+    Raises:
+      TypeError: if the similarities are not floating point, the masks not bool or a hyper-parameter not a number.
+      ValueError: if shapes do not match, the scale is not positive, or the reduction is unknown.
+
+    References:
+      Zhai et al., Sigmoid loss for language image pre-training, ICCV 2023 (arXiv 2303.15343).
+
+    Examples:
+      >>> positives = jnp.eye(2, dtype=bool)
+      >>> loss = sigmoid_loss(jnp.eye(2), positives, ~positives, scale=2.0, bias=-1.0)
+      >>> round(float(loss), 4)  # 2 log(1 + exp(-1))
+      0.6265
+    """
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_positive(scale=scale)
+    check_number("bias", bias)
+    logits, counted = scale * similarities + bias, positives | negatives
+    losses = jnp.sum(softplus_where(counted, jnp.where(positives, -logits, logits)), axis=1)
+    return reduce_losses(losses, jnp.any(counted, axis=1), reduction)
 
 
 @keeps_dtype

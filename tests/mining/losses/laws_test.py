@@ -26,6 +26,7 @@ LOSSES = {
     "orthogonal_projection": mining.orthogonal_projection_loss,
     "pnp": functools.partial(mining.pnp_loss, temperature=0.1),
     "ranked_list": functools.partial(mining.ranked_list_loss, boundary=0.8, margin=0.6),
+    "sigmoid": functools.partial(mining.sigmoid_loss, scale=4.0, bias=-2.0),
     "similarity_regression": mining.similarity_regression_loss,
     "smooth_ap": functools.partial(mining.smooth_ap_loss, temperature=0.1),
     "threshold_consistent": mining.threshold_consistent_loss,

@@ -27,6 +27,24 @@ def test_binomial_deviance_equals_the_closed_form():
     np.testing.assert_allclose(actual[1], weights, rtol=1e-4, atol=1e-6)
 
 
+def test_sigmoid_loss_equals_the_closed_form_and_its_slopes():
+    s, p, n = (np.asarray(x) for x in pairs(5))
+    scale, bias = np.float32(7), np.float32(-3)
+    y = np.where(p, 1.0, -1.0) * (p | n)
+    logits = np.float64(scale) * s + bias
+    wanted = -np.sum(np.where(y != 0, np.log(expit(y * logits)), 0), axis=1)
+    slopes = -y * expit(-y * logits)
+    loss = lambda s, scale, bias: mining.sigmoid_loss(s, p, n, scale=scale, bias=bias, reduction="sum")  # noqa: E731
+    value, found = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(s, scale, bias)
+    np.testing.assert_allclose(value, wanted.sum(), rtol=1e-5)
+    for actual, expected in zip(found, (scale * slopes, np.sum(slopes * s), np.sum(slopes))):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    rows = mining.sigmoid_loss(s, p, n, scale=scale, bias=bias, reduction="none")
+    np.testing.assert_allclose(rows, wanted, rtol=1e-5)
+    mean = mining.sigmoid_loss(s, p, n, scale=scale, bias=bias)
+    np.testing.assert_allclose(mean, wanted[(p | n).any(axis=1)].mean(), rtol=1e-5)
+
+
 def test_margin_loss_equals_loops_and_learns_its_boundary():
     d, p, n = (np.asarray(x) for x in pairs(4))
     terms = np.concatenate([np.maximum(d[p] - 0.5 + 0.2, 0), np.maximum(0.5 - d[n] + 0.2, 0)])
