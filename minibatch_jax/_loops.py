@@ -106,6 +106,16 @@ def cond(condition: jax.Array, on_true: Callable[..., Any], on_false: Callable[.
     return lax.cond(condition, *branches, on_true.arguments, on_false.arguments, operands)
 
 
+def if_needed(condition: jax.Array, step: Callable[..., Any], state: Any) -> Any:
+    """Return `step(state)` if the condition holds, else `state`: for a step that is dear and rarely needed.
+
+    It is a loop of at most one step. Under `vmap` it runs only if one of the problems needs the step, where a branch
+    would always run. It also updates the state in place, where a branch copies what it does not change.
+    """
+    step = _bound(step)
+    return lax.while_loop(_is_needed, _body(_once_body, step), (condition, step.arguments, state))[2]
+
+
 def _bound(function: Callable[..., Any]) -> Bound:
     return function if isinstance(function, Bound) else Bound(function)
 
@@ -153,6 +163,14 @@ def _while_condition(goes_on):
 
 def _while_body(step):
     return lambda carry: (*carry[:2], step(*carry[1], carry[2]))
+
+
+def _is_needed(carry):
+    return carry[0]
+
+
+def _once_body(step):
+    return lambda carry: (carry[0] & False, carry[1], step(*carry[1], carry[2]))
 
 
 def _map_body(one):

@@ -1,7 +1,7 @@
 """Safe divisors, entries replaced, labels as indices, different rows, extremes of a vector with their first index.
 
-The extremes are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up to ten
-times as long as minima of halves, which XLA vectorizes. Elsewhere each half is an operation of its own, and one
+The extremes and sums are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up
+to ten times as long as one of halves, which XLA vectorizes. Elsewhere each half is an operation of its own, and one
 reduction is all there is.
 """
 
@@ -87,6 +87,42 @@ def _min_of_halves(x: jax.Array) -> jax.Array:
             half = (x.shape[0] + 1) // 2
             x = jnp.minimum(x[:half], x[-half:])
     return jnp.min(x)
+
+
+def weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return the sum of `[N]` with weights `[N]`: by halves on a CPU, by a product elsewhere."""
+    if not 64 <= x.shape[0] <= _LONG:
+        return _weighted_sum(x, weights)
+    return lax.platform_dependent(x, weights, cpu=_weighted_sum_of_halves, default=_weighted_sum)
+
+
+def _weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.matmul(x, weights, precision="highest")
+
+
+def _weighted_sum_of_halves(x: jax.Array, weights: jax.Array) -> jax.Array:
+    terms = x * weights
+    for _ in range(4):
+        half = (terms.shape[0] + 1) // 2
+        terms = terms[:half] + jnp.pad(terms[half:], (0, 2 * half - terms.shape[0]))
+    return jnp.sum(terms)
+
+
+def column_min(x: jax.Array) -> jax.Array:
+    """Return the minimum of each column of `[N, M]`: by halves on a CPU, where XLA fuses them with what made x."""
+    return lax.platform_dependent(x, cpu=_column_min_of_halves, default=_column_min)
+
+
+def _column_min(x: jax.Array) -> jax.Array:
+    return jnp.min(x, axis=0)
+
+
+def _column_min_of_halves(x: jax.Array) -> jax.Array:
+    for _ in range(4):
+        if x.shape[0] > _SHORT:
+            half = (x.shape[0] + 1) // 2
+            x = jnp.minimum(x[:half], x[-half:])
+    return jnp.min(x, axis=0)
 
 
 def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

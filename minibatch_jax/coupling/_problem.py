@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind, if_needed
+from minibatch_jax._vector import column_min, vector_min
 from minibatch_jax.weights import weight_dtype
 
 _LEAST_EPSILON = 16
@@ -186,9 +188,22 @@ def make_problem(
     epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
     numbers = jnp.finfo(cost.dtype)
     epsilon = jnp.maximum(epsilon, jnp.maximum(_LEAST_EPSILON * numbers.eps * statistic(cost, "max"), numbers.tiny))
-    # a minimum of floats is several times faster on a CPU than `any` of booleans
-    a, b = (jnp.where(jnp.min(cost, axis=axis) < jnp.inf, mass, 0) for axis, mass in ((1, a), (0, b)))
+    _, _, a, b = least_costs(cost, a, b)
     return Problem(cost, a, b, epsilon)
+
+
+def least_costs(cost: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return the least cost of each row, and then of each column beyond those, and masses of 0 where it is infinite.
+
+    Costs are 0 where there is no mass. Minima of floats are several times faster on a CPU than `any` of booleans, and
+    a solver that starts from them gets them for nothing.
+    """
+    f = jnp.min(cost, axis=1)
+    a = jnp.where(f < jnp.inf, a, 0)
+    f = jnp.where(a > 0, f, 0)
+    g = column_min(cost - f[:, None])
+    b = jnp.where(g < jnp.inf, b, 0)
+    return f, jnp.where(b > 0, g, 0), a, b
 
 
 def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
@@ -200,16 +215,20 @@ def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
     else:
         # XLA on CPU materializes a reduction's operand. Costs are usually finite and non-negative: then reduce the cost
         # itself, unmasked.
-        plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
-        scale = lax.cond(plain, *_STATISTICS[relative_to], cost)
+        largest = jnp.max(cost)
+        rows = jnp.min(cost, axis=-1)
+        least = vector_min(rows) if rows.ndim else rows
+        plain = (least >= 0) & (largest < jnp.finfo(cost.dtype).max / cost.size)
+        easy, careful = (jnp.mean(cost), _mean) if relative_to == "mean" else (largest, _largest)
+        scale = if_needed(~plain, bind(careful, cost), easy)
     return jnp.where(scale > 0, scale, 1)
 
 
-def _largest(cost: jax.Array) -> jax.Array:
+def _largest(cost: jax.Array, easy: jax.Array | None = None) -> jax.Array:
     return jnp.max(jnp.abs(cost), where=cost < jnp.inf, initial=0)
 
 
-def _mean(cost: jax.Array) -> jax.Array:
+def _mean(cost: jax.Array, easy: jax.Array) -> jax.Array:
     largest, unit, _, count = _in_units(cost)
     return largest * (jnp.sum(jnp.abs(unit)) / count)
 
@@ -229,6 +248,3 @@ def _in_units(cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Arr
 def _check_cost(cost: jax.Array) -> None:
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
-
-
-_STATISTICS = {"mean": (jnp.mean, _mean), "max": (jnp.max, _largest)}

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from minibatch_jax._loops import given, while_loop
-from minibatch_jax.coupling._problem import Problem
+from minibatch_jax._loops import bind, given, if_needed, while_loop
+from minibatch_jax.coupling._problem import Problem, least_costs
 from minibatch_jax.geometry import product
 
 UNROLL = 5
@@ -135,15 +135,14 @@ def _scale_by(steps: int) -> Callable[[_Run], _Run]:
 
         scaling = lax.while_loop(lambda t: _is_unfinished(with_scaling(t)) & ~t.unsafe, block, s.scaled.scaling)
         s = with_scaling(scaling)
-        return s._replace(scaled=lax.cond(_is_unfinished(s), lambda x: _absorb(s.problem, x), lambda x: x, s.scaled))
+        return s._replace(scaled=if_needed(_is_unfinished(s), bind(_absorb, s.problem), s.scaled))
 
     return scale
 
 
 def _start(problem: Problem) -> Scaled:
     cost, a, b, epsilon = problem
-    f = jnp.where(a > 0, jnp.min(cost, axis=1), 0)
-    g = jnp.where(b > 0, jnp.min(cost - f[:, None], axis=0), 0)
+    f, g, _, _ = least_costs(cost, a, b)
     zero = epsilon * 0
     scaling = Scaling(jnp.ones_like(a), jnp.ones_like(b), zero + jnp.inf, zero.astype(jnp.int32), zero > 0)
     return Scaled(f, g, _kernel(problem, f, g), scaling)

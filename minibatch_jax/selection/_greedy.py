@@ -12,10 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._loops import bind, cond, fori_loop, scan, while_loop
-from minibatch_jax._vector import first_max
+from minibatch_jax._loops import bind, fori_loop, map_rows, scan, while_loop
+from minibatch_jax._vector import first_max, weighted_sum
 from minibatch_jax.geometry import product
 
+_PARTS = 16
 Rows = Callable[[jax.Array], jax.Array]
 
 
@@ -52,8 +53,8 @@ def start(best: jax.Array, k: int) -> Greedy:
 
 
 def gains_of(similarities: jax.Array, best: jax.Array, item_weights: jax.Array) -> jax.Array:
-    """Return the gain `[...]` of each candidate, given the similarities `[..., N]` of the candidates to the items."""
-    return jnp.sum(item_weights * jnp.maximum(similarities - best, 0), axis=-1)
+    """Return the gain `[...]` of each candidate, given its similarities `[..., N]` to the items, weighted by `[N]`."""
+    return product(jnp.maximum(similarities - jnp.broadcast_to(best, similarities.shape), 0), item_weights)
 
 
 def naive(
@@ -74,7 +75,7 @@ def naive(
 
 def _best_of_all(rows, item_weights, first_gains, offset, t, state):
     greedy, free = state
-    gains = jnp.where(t == 0, first_gains, gains_of(rows, greedy.best[None], item_weights[None]))
+    gains = jnp.where(t == 0, first_gains, gains_of(rows, greedy.best, item_weights))
     gain, j = first_max(jnp.where(free, gains, -jnp.inf))
     gain += jnp.where(t == 0, offset, 0)
     return take(greedy, t, j, gain, rows[j], rows.shape[0]), free.at[j].set(False)
@@ -121,6 +122,27 @@ def rows_of_matrix(similarities: jax.Array, indices: jax.Array) -> jax.Array:
     return similarities[indices]
 
 
+def usable_rows(similarities: jax.Array, item_weights: jax.Array, indices: jax.Array) -> jax.Array:
+    """Return rows as `rows_of_matrix` does, made usable when they are read, which saves a copy of the matrix."""
+    return usable(similarities[indices], item_weights)
+
+
+def value_of_each(similarities: jax.Array, item_weights: jax.Array) -> jax.Array:
+    """Return the gain `[M]` of each candidate as the first one, a few rows of usable similarities at a time."""
+    block_size = -(-similarities.shape[0] // _PARTS)
+    return map_rows(bind(_value_of, item_weights), similarities, block_size=block_size)
+
+
+def _value_of(item_weights, row):
+    return product(usable(row, item_weights), item_weights)
+
+
+def usable(similarities: jax.Array, item_weights: jax.Array) -> jax.Array:
+    """Return similarities `[..., N]` with 0 for what is negative, not finite or to an item of no weight."""
+    limit = jnp.broadcast_to(jnp.where(item_weights != 0, jnp.inf, -jnp.inf), similarities.shape)
+    return jnp.where(similarities < limit, jnp.maximum(similarities, 0), 0)
+
+
 def of_matrix(nearness: jax.Array, bound: jax.Array, k: int, item_weights: jax.Array, allowed: jax.Array) -> Medoids:
     """Choose k of M candidates lazily by their nearness `[M, N]` to the items; the bound makes it a similarity."""
     first, offset = jnp.sum(item_weights[None] * nearness, axis=1), jnp.sum(item_weights) * bound
@@ -141,35 +163,67 @@ def lazy(
     Gains only fall, so an old gain is an upper bound. A candidate is evaluated again only if its bound is the largest.
     The offset is what all first gains lack.
     """
-    bounds = jnp.where(allowed, first_gains, -jnp.inf)
-    zero = jnp.zeros((), jnp.int32)
-    state = zero, greedy, bounds, jnp.zeros(allowed.shape, jnp.int32), zero, jnp.zeros((), bounds.dtype)
-    return while_loop(_has_places, bind(_try_best, row, item_weights, offset), state)[1].chosen
+    queue = _queue(jnp.where(allowed, first_gains, -jnp.inf))
+    step = bind(_next_best, row, item_weights, offset, size=allowed.shape[0])
+    return fori_loop(0, greedy.chosen.indices.shape[0], step, (greedy, queue))[0].chosen
 
 
-def _has_places(state):
-    return state[0] < state[1].chosen.indices.shape[0]
+class _Queue(NamedTuple):
+    """Upper bounds of the gains, in blocks, so that the largest one is found by looking at two short vectors.
+
+    Attributes:
+      bounds: `[blocks, width]`, with -inf for candidates that cannot be chosen.
+      tops: `[blocks]`, the largest bound of each block.
+      evaluated: `[blocks, width]` int32, the step in which a bound was last evaluated.
+      block: `[]` int32, the block of the first of the largest bounds.
+      place: `[]` int32, its place there.
+    """
+
+    bounds: jax.Array
+    tops: jax.Array
+    evaluated: jax.Array
+    block: jax.Array
+    place: jax.Array
 
 
-def _try_best(row, item_weights, offset, state):
-    t, greedy, bounds, stamps, _, _ = state
-    bound, j = first_max(bounds)
-    fresh = (stamps[j] == t) | (bound == -jnp.inf)
-    state = t, greedy, bounds, stamps, j, bound
-    return cond(fresh, bind(_accept, row, offset), bind(_evaluate, row, item_weights), state)
+def _queue(bounds: jax.Array) -> _Queue:
+    width = 2 ** math.ceil(math.log2(bounds.shape[0]) / 2)
+    blocks = jnp.pad(bounds, (0, -bounds.shape[0] % width), constant_values=-jnp.inf).reshape(-1, width)
+    tops = jnp.max(blocks, axis=1)
+    return _Queue(blocks, tops, jnp.zeros(blocks.shape, jnp.int32), *_first_of_largest(blocks, tops))
 
 
-def _evaluate(row, item_weights, state):
-    t, greedy, bounds, stamps, j, _ = state
-    gain = gains_of(row(j), greedy.best, item_weights)
-    return t, greedy, bounds.at[j].set(gain), stamps.at[j].set(t), j, gain
+def _first_of_largest(bounds, tops):
+    _, block = first_max(tops)
+    return block, first_max(bounds[block])[1]
 
 
-def _accept(row, offset, state):
-    t, greedy, bounds, stamps, j, bound = state
+def _with_bound(queue, t, bound):
+    """Replace the largest bound, and find the largest one again."""
+    bounds = queue.bounds.at[queue.block, queue.place].set(bound, mode="promise_in_bounds")
+    top = first_max(bounds[queue.block])[0]
+    tops = queue.tops.at[queue.block].set(top, mode="promise_in_bounds")
+    evaluated = queue.evaluated.at[queue.block, queue.place].set(t, mode="promise_in_bounds")
+    return _Queue(bounds, tops, evaluated, *_first_of_largest(bounds, tops))
+
+
+def _next_best(row, item_weights, offset, t, state, *, size):
+    greedy, queue = state
+    queue = while_loop(bind(_is_old, t), bind(_evaluate, row, item_weights, t, greedy.best), queue)
+    j = queue.block * queue.bounds.shape[1] + queue.place
     lacking = jnp.where(t == 0, offset, 0)
-    bounds, bound = bounds + lacking, bound + lacking
-    return t + 1, take(greedy, t, j, bound, row(j), bounds.shape[0]), bounds.at[j].set(-jnp.inf), stamps, j, bound
+    queue = queue._replace(bounds=queue.bounds + lacking, tops=queue.tops + lacking)
+    greedy = take(greedy, t, j, queue.tops[queue.block], row(jnp.minimum(j, size - 1)), size)
+    return greedy, _with_bound(queue, t, -jnp.inf)
+
+
+def _is_old(t, queue):
+    return (queue.evaluated[queue.block, queue.place] != t) & (queue.tops[queue.block] > -jnp.inf)
+
+
+def _evaluate(row, item_weights, t, best, queue):
+    j = queue.block * queue.bounds.shape[1] + queue.place
+    return _with_bound(queue, t, weighted_sum(jnp.maximum(row(j) - best, 0), item_weights))
 
 
 def stochastic(

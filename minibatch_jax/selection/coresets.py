@@ -134,21 +134,24 @@ def facility_location(
       [2, 0]
     """
     check_choice("method", method, METHODS)
-    similarities, item_weights = dense_problem(similarities, item_weights)
+    similarities, item_weights = _raw_problem(similarities, item_weights)
     size, items = similarities.shape
     check_count("k", k, size, "the number of candidates")
-    allowed = jnp.ones(size, bool)
+    allowed = mask_or_all("where", where, (size,))
     best = jnp.zeros(items, similarities.dtype)
-    allowed &= mask_or_all("where", where, (size,))
     if chosen is not None:
         check_shape("chosen", chosen, (size,))
         allowed &= ~chosen
-        best = jnp.max(jnp.where(chosen[:, None], similarities, 0), 0)
+        best = jnp.max(jnp.where(chosen[:, None], _greedy.usable(similarities, item_weights), 0), 0)
     greedy = _greedy.start(best, k)
-    first = _greedy.gains_of(similarities, best[None], item_weights[None])
+    if method == "naive" or chosen is not None:
+        similarities = _greedy.usable(similarities, item_weights)
+        first, rows = _greedy.gains_of(similarities, best, item_weights), bind(_greedy.rows_of_matrix, similarities)
+    else:
+        first = _greedy.value_of_each(similarities, item_weights)
+        rows = bind(_greedy.usable_rows, similarities, item_weights)
     if method == "naive":
         return _greedy.naive(greedy, similarities, item_weights, allowed, first)
-    rows = bind(_greedy.rows_of_matrix, similarities)
     if method == "lazy":
         return _greedy.lazy(greedy, rows, item_weights, allowed, first)
     return _greedy.stochastic(_stochastic_key(key, epsilon), greedy, rows, item_weights, allowed, epsilon, first)
@@ -310,12 +313,15 @@ def keep_medoids(
 
 def dense_problem(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Check similarities and weights of items; return them, with 0 for what is negative, not finite or of no weight."""
+    similarities, item_weights = _raw_problem(similarities, item_weights)
+    return _greedy.usable(similarities, item_weights), item_weights
+
+
+def _raw_problem(similarities: jax.Array, item_weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     check_shape("similarities", similarities, (None, None))
     check_floating("similarities", similarities)
     similarities = similarities.astype(weight_dtype(similarities.dtype))
-    item_weights = _item_weights(item_weights, similarities.shape[1], similarities.dtype)
-    usable = jnp.isfinite(similarities) & (item_weights != 0)[None]
-    return jnp.where(usable, jnp.maximum(similarities, 0), 0), item_weights
+    return similarities, _item_weights(item_weights, similarities.shape[1], similarities.dtype)
 
 
 def _item_weights(item_weights: jax.Array | None, items: int, dtype: jnp.dtype) -> jax.Array:

@@ -115,7 +115,7 @@ def _swap_one(similarities, item_weights, allowed, place, chosen):
     others = (chosen < size) & (jnp.arange(chosen.shape[0], dtype=jnp.int32) != place)
     rows = jnp.where(others[:, None], similarities[jnp.minimum(chosen, size - 1)], 0)
     best = jnp.max(rows, axis=0)
-    gains = _greedy.gains_of(similarities, best[None], item_weights[None])
+    gains = _greedy.gains_of(similarities, best, item_weights)
     taken = jnp.zeros(size, bool).at[jnp.where(others, chosen, size)].set(True, mode="drop")
     now = chosen[place]
     gain_now = jnp.where(now < size, gains[jnp.minimum(now, size - 1)], -1)
