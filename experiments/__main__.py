@@ -1,6 +1,7 @@
 """`python -m experiments` lists the experiments, `python -m experiments NAME [flags]` runs one.
 
-`--quiet` shows no bar, lines and table, `--no-plots` draws nothing; both go with the flags of every experiment.
+`--quiet` shows no bar, lines and table, `--no-plots` draws nothing, `--tensorboard` also writes the points for
+TensorBoard below the results, in `tensorboard`; all go with the flags of every experiment.
 `python -m experiments NAME --check` runs its smallest arm again and compares it with `experiments/results/NAME.json`.
 """
 
@@ -38,7 +39,7 @@ def listing() -> str:
     """One line for each experiment: name, minutes, claim."""
     lines = [
         "Experiments (python -m experiments NAME; --help shows the flags, --check compares with the stored result,"
-        "\n  --quiet shows only where the results are, --no-plots draws nothing):"
+        "\n  --quiet shows only where the results are, --no-plots draws nothing, --tensorboard writes event files too):"
     ]
     for name, path in files().items():
         doc = docstring(path)
@@ -63,8 +64,8 @@ def run_experiment(name: str, flags: list[str]) -> None:
     from experiments.engine.folders import OUTPUT, Output
     from experiments.engine.results import gathered
 
-    OUTPUT.set(Output("--quiet" in flags, "--no-plots" not in flags))
-    flags = [flag for flag in flags if flag not in ("--quiet", "--no-plots")]
+    OUTPUT.set(Output("--quiet" in flags, "--no-plots" not in flags, "--tensorboard" in flags))
+    flags = [flag for flag in flags if flag not in ("--quiet", "--no-plots", "--tensorboard")]
 
     module = importlib.import_module(module_of(name))
     description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")

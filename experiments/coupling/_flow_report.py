@@ -15,9 +15,9 @@ from experiments.engine.reports import Record, markdown, mean_and_error, print_t
 
 SIDE = 6
 LABELS = {
-    "sliced_w2": "sliced W2 to test images",
-    "w2": "exact W2 to test images",
-    "spread": "variance / that of test images",
+    "sliced_w2": "sliced 2-Wasserstein distance to test images",
+    "w2": "exact 2-Wasserstein distance to test images",
+    "spread": "variance over that of test images",
 }
 
 

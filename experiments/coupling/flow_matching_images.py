@@ -83,7 +83,7 @@ Pairing = Callable[[jax.Array, jax.Array], FlowPairs]
 NUM_SAMPLES = 2000
 NUM_DIRECTIONS = 128
 LONGER = "independent, longer"
-LABELS = {"frechet": "Fréchet distance to test images", "sliced_w2": "sliced W2 to test images"}
+LABELS = {"frechet": "Fréchet distance to test images", "sliced_w2": "sliced 2-Wasserstein distance to test images"}
 
 
 @dataclass(frozen=True)

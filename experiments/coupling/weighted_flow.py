@@ -126,7 +126,7 @@ def main(config: Config):
     part = lambda name: dataclasses.replace(config, out=str(out / name))  # noqa: E731
     biases: dict[str, Any] = {s: partial(bias, s, config.points, config.kernel_epsilons) for s in SETTINGS}
     shown = "to_entropic_plan", "source_marginal", "target_marginal"
-    records = compare(part("bias"), biases, xlabel="epsilon", summary=by_x(*shown))
+    records = compare(part("bias"), biases, xlabel="strength of the entropic regularization", summary=by_x(*shown))
     sizes = config.batch_sizes
     limits: dict[str, Any] = {s: partial(limit, s, config.few_points, config.limit_epsilon, sizes) for s in SETTINGS}
     shown = "entropic_to_entropic", "entropic_to_weighted", "weighted_to_weighted"

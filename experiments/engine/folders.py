@@ -14,16 +14,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments._terminal import print_all_characters
 from experiments.engine.reports import Record, Records, Summary, markdown, plot, print_table, table, write_text
 from experiments.engine.results import Baseline, Better, add_table, only_arm
+from experiments.engine.sinks import TensorBoard
 from minibatch_jax._locks import locked_folder
 
 NOT_IN_FILE = ("seeds", "out", "arms")
 
 
 class Output(NamedTuple):
-    """What an experiment shows: whether no bar, lines and table; whether plots."""
+    """What an experiment shows: whether no bar, lines and table; whether plots; whether points for TensorBoard too."""
 
     quiet: bool = False
     plots: bool = True
+    tensorboard: bool = False
 
 
 OUTPUT = contextvars.ContextVar("OUTPUT", default=Output())  # noqa: B039  a tuple does not change
@@ -38,7 +40,12 @@ def open_folder(config: Any) -> Iterator[Records]:
         raise ValueError(f"seeds is {config.seeds}, wanted one or more different integers.")
     with locked_folder(f"out {str(out)!r}", out):
         _check_same_config(config, out / "config.json")
-        yield Records(out / "records.jsonl")
+        sink = TensorBoard(out / "tensorboard") if OUTPUT.get().tensorboard else None
+        try:
+            yield Records(out / "records.jsonl", sink)
+        finally:
+            if sink is not None:
+                sink.close()
 
 
 def chosen_arms(config: Any, arms: Mapping[str, Any]) -> dict[str, Any]:

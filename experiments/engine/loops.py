@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.engine.checkpoints import Checkpoints
-from experiments.engine.reports import Record, Records
+from experiments.engine.reports import Record, Records, folder_name
 
 
 class State(NamedTuple):
@@ -58,7 +57,7 @@ class Loop:
     ):
         self._config, self._name, self._arm, self._evaluate = config, name, arm, evaluate
         self._steps_per_call, self._records = steps_per_call, records
-        self._folder = out / "checkpoints" / re.sub(r"[^A-Za-z0-9.]+", "_", name)
+        self._folder = out / "checkpoints" / folder_name(name)
 
     def run(self, seed: int, data: Callable[[], Data], batches: Batches, advance_bar: Callable[[int], None]) -> bool:
         """Train from the last checkpoint to the end; False if the run had already finished."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from experiments.engine.axis_titles import axis_title
 from experiments.engine.reports import Record, draw_band, mean_and_error
 
 
@@ -46,7 +47,7 @@ def _draw(axes: Any, arm: str, number: int, records: list[Record], metric: str) 
 
 
 def _dress(axes: Any, task: str, steps: list[int], xlabel: str, metric: str, log: tuple[bool, bool]) -> None:
-    axes.set(xlabel=xlabel, ylabel=metric.replace("_", " "), title=task.replace("_", " "))
+    axes.set(xlabel=xlabel, ylabel=axis_title(metric), title=task.replace("_", " "))
     if log[0]:
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, [str(step) for step in steps], minor=False)

@@ -3,24 +3,35 @@
 import json
 import math
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from experiments.engine.axis_titles import axis_title
 
 Record = dict[str, Any]
 Summary = Callable[[list[Record]], dict[str, float]]
+
+
+class Sink(Protocol):
+    """A copy of the records in another form."""
+
+    def write(self, records: Iterable[Record]) -> None: ...
+    def rewrite(self, arm: str, seed: int, records: Iterable[Record]) -> None: ...
 
 
 class Records:
     """The evaluations of an experiment, in a file with one JSON object per line.
 
     The last entry of a line is the CRC-32 of the others. A last line torn by a kill is dropped when the file is opened.
+    What the file holds, and what is written to it later, also goes to the sink, if there is one.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, sink: Sink | None = None):
+        self._path, self._sink = path, sink
         self.all: list[Record] = []
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
         for number, line in enumerate(lines[:-1], 1):
@@ -33,6 +44,8 @@ class Records:
                 ) from error
         if lines[-1]:
             self._rewrite()
+        if sink is not None:
+            sink.write(self.all)
 
     def of(self, arm: str, seed: int) -> list[Record]:
         """The records of one run, in order."""
@@ -54,6 +67,8 @@ class Records:
         except OSError as error:
             raise _write_failed(self._path, error) from error
         self.all.extend(records)
+        if self._sink is not None:
+            self._sink.write(records)
 
     def drop(self, arm: str, seed: int, after: int) -> None:
         """Forget the records of a run later than a step, which the run will make again."""
@@ -61,6 +76,8 @@ class Records:
         if len(kept) < len(self.all):
             self.all = kept
             self._rewrite()
+            if self._sink is not None:
+                self._sink.rewrite(arm, seed, self.of(arm, seed))
 
     def sync(self) -> None:
         """Wait until all records are on disk."""
@@ -106,6 +123,11 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "seconds": _is_number,
     "crc32": _is_number,
 }
+
+
+def folder_name(arm: str) -> str:
+    """The name of an arm as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", arm)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -198,7 +220,7 @@ def plot(records: list[Record], out: Path, xlabel: str = "step") -> list[Path]:
         axes = figure.subplots()
         for arm in arms:
             _draw(axes, arm, [r for r in records if r["arm"] == arm and r["metrics"].get(metric) is not None], metric)
-        axes.set(xlabel=xlabel, ylabel=metric.replace("_", " "))
+        axes.set(xlabel=xlabel, ylabel=axis_title(metric))
         axes.set_title(
             f"{out.name}: " + (f"mean ± standard error, {seeds} seeds" if seeds > 1 else "one seed"), fontsize=11
         )

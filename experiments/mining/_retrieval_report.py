@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+from experiments.engine.axis_titles import axis_title
 from experiments.engine.reports import Record, mean_and_error
 
 Rows = list[list[str]]
@@ -64,9 +65,7 @@ def draw_scores(records: list[Record], metric: str, path: Path) -> None:
         axes.plot(values[name], [height] * len(values[name]), "o", color="tab:blue", alpha=0.5, markersize=4)
         axes.plot([means[name]], [height], "|", color="black", markersize=12)
     axes.set_yticks(range(len(order)), order)
-    axes.set(
-        xlabel=metric.replace("map_at_r", "mAP@R").replace("_", " "), title="A dot for each seed, a bar at the mean"
-    )
+    axes.set(xlabel=axis_title(metric), title="A dot for each seed, a bar at the mean")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=150)

@@ -134,7 +134,7 @@ def main(config: Config):
     changed = dataclasses.replace(config, arms=(), out=str(Path(config.out) / "stopping"))
     names = "bits_per_byte", "same_number_for_all"
     shown = {f"{name}, stop {stop}": "lower" for stop in config.stops[1:] for name in names}
-    return records + compare(changed, stopping, xlabel="stop", summary=by_stop, better=shown)
+    return records + compare(changed, stopping, xlabel="parameter of the adaptive stop", summary=by_stop, better=shown)
 
 
 def curve(config: Config, outcome: Outcomes, name: str, seed: int) -> dict[int, dict[str, float]]:

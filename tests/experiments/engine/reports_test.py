@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from experiments.engine import folders, reports
+from experiments.engine.axis_titles import WORDS, axis_title
+from experiments.engine.panels import draw_panels
 from experiments.engine.reports import Records, markdown, mean_and_error, plot, print_table, table, write_text
+from experiments.engine.results import RESULTS
 
 
 def record(arm, seed, step, **metrics):
@@ -268,3 +271,41 @@ def test_quiet_output_prints_nothing_but_where_and_draws_nothing(tmp_path, capsy
     shown = capsys.readouterr().out
     assert shown.startswith("Written to ") and "table.md" in shown and ".png" not in shown
     assert not list((tmp_path / "o").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("test_accuracy", "test accuracy"),
+        ("sliced_w2_at_4", "sliced 2-Wasserstein distance at 4"),
+        ("map_at_r", "mean average precision at R"),
+        ("step_cpu_ms", "step CPU milliseconds"),
+        ("rank_60m", "rank (60 million parameters)"),
+    ],
+)
+def test_an_axis_is_titled_in_words(metric, title):
+    assert axis_title(metric) == title
+
+
+def test_a_part_of_a_name_that_is_no_word_has_words():
+    """In all stored results: letters without a vowel, or beside digits."""
+    names = set()
+    for path in RESULTS.glob("*.json"):
+        for made in json.loads(path.read_text(encoding="utf-8"))["tables"].values():
+            names |= {name for arm in made["arms"].values() for name in arm["metrics"]}
+    parts = {part for name in names for part in re.split("[_ ]", re.sub(r", \w+ = .*", "", name)) if part}
+    odd = {part.lower() for part in parts if not re.fullmatch(r"[A-Za-z-]*[aeiouy][A-Za-z-]*,?|[\d.]*%?", part)}
+    assert odd and odd <= WORDS.keys()
+
+
+def test_axes_carry_their_titles(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: seen.append(self.axes[0]))
+    made = [record("a", 0, step, sliced_w2=float(step)) for step in (1, 2)]
+    plot(made, tmp_path, "updates")
+    draw_panels({"moons": made}, "sliced_w2", "updates", tmp_path / "panels.png")
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in seen] == 2 * [
+        ("updates", "sliced 2-Wasserstein distance")
+    ]
