@@ -82,10 +82,16 @@ def check_experiment(name: str) -> bool:
     return check(name, module.Config, module.main)
 
 
-def run_speed(cases: list[str]) -> None:
-    """Run the speed cases, all if none is named."""
+def run_speed(cases: list[str], flags: list[str] | None = None) -> int:
+    """Run the speed cases, all if none is named, `device` with its flags; returns the exit code."""
+    code = 0
     for case in cases or files(HERE / "speed"):
-        importlib.import_module(f"experiments.speed.{case}").main()
+        main = importlib.import_module(f"experiments.speed.{case}").main
+        if case == "device":
+            code = main(flags or [])
+        else:
+            main()
+    return code
 
 
 def main(args: list[str]) -> int:
@@ -98,6 +104,9 @@ def main(args: list[str]) -> int:
         return 0
     name, *rest = args
     name = name.replace("-", "_")
+    flags: list[str] = []
+    if name == "speed" and rest[:1] == ["device"]:
+        rest, flags = rest[:1], rest[1:]
     known = files(HERE / "speed") if name == "speed" else files()
     unknown = [case for case in rest if case not in known] if name == "speed" else [name] * (name not in known)
     if unknown:
@@ -105,7 +114,9 @@ def main(args: list[str]) -> int:
         return 2
     if rest == ["--check"] and name != "speed":
         return 0 if check_experiment(name) else 1
-    run_speed(rest) if name == "speed" else run_experiment(name, rest)
+    if name == "speed":
+        return run_speed(rest, flags)
+    run_experiment(name, rest)
     return 0
 
 

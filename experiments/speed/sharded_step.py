@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -20,13 +21,14 @@ from experiments.speed._timing import in_fresh_process
 
 DEVICES = 8
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
-MESHES = {"(8,)": ((8,), ("data",)), "(4, 2)": ((4, 2), ("data", "model"))}
+Meshes = Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]
+MESHES: Meshes = {"(8,)": ((8,), ("data",)), "(4, 2)": ((4, 2), ("data", "model"))}
 NAMES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf"= (.*?) ({NAMES})\(")
 SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
-def measure(rows: int, kept: int, widths: tuple[int, ...]) -> dict[str, dict[str, float]]:
+def measure(rows: int, kept: int, widths: tuple[int, ...], meshes: Meshes = MESHES) -> dict[str, dict[str, float]]:
     """FLOPs of a device as a ratio, and megabytes of each kind of collective, for every mesh and kind of axes."""
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
@@ -49,7 +51,7 @@ def measure(rows: int, kept: int, widths: tuple[int, ...]) -> dict[str, dict[str
         return jax.tree.map(lambda x: x[:count], batch)
 
     found = {}
-    for name, (shape, axes) in MESHES.items():
+    for name, (shape, axes) in meshes.items():
         for kind in (AxisType.Auto, AxisType.Explicit):
             mesh = jax.make_mesh(shape, axes, axis_types=(kind,) * len(shape))
             whole, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
