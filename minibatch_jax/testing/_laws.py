@@ -55,10 +55,9 @@ def require_same(actual: Any, desired: Any, tolerance: float = 0.0, where: str =
 
 
 def export_for_accelerators(program: Any, arguments: Any) -> None:
-    """Export a jitted function of arguments for TPU, CUDA and ROCm; apart, as a kernel for a TPU needs."""
+    """Export a jitted function of arguments for TPU, CUDA and ROCm, as one program."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    for platforms in (["tpu"], ["cuda", "rocm"]):
-        jax.export.export(program, platforms=platforms)(*shapes)
+    jax.export.export(program, platforms=["tpu", "cuda", "rocm"])(*shapes)
 
 
 def leaf_name(path: Any) -> str:

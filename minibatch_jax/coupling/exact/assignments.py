@@ -6,8 +6,7 @@ column. Next come bids: a row that lost its column takes its best one and lowers
 best. At last one Dijkstra search pairs each row that is still free. All searches are one flat `while_loop` whose step
 scans one row, so under `vmap` a step is one batched scan. Time is O(B^3) at worst. The steps are sequential, a few
 hundred to a few thousand for B = 512, and their number decides the time on a GPU or TPU. On a TPU all steps of a
-float32 problem of at most 1,024 columns run in one kernel, which gives the same pairs; no TPU has run it yet. A program
-that is exported for TPUs is then exported for them alone.
+float32 problem of at most 8,192 columns run in one kernel, which gives the same pairs; no TPU has run it yet.
 
 A warm start takes given column potentials in place of those of the Sinkhorn iterations. They are raised as far as they
 stay feasible, which also bounds them by the costs however far off they were, and dropped if the column minima prove
@@ -30,6 +29,7 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_shape
+from minibatch_jax._platforms import completion
 from minibatch_jax._vector import first_minima, put, vector_min
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, kept_weights
@@ -367,15 +367,8 @@ def _fill(matching: _Matching, idle: jax.Array) -> _Matching:
     return _Matching(jnp.where(taken < size, taken, columns), rows.at[taken].set(index, mode="drop"), v)
 
 
-_LARGEST_KERNEL = 1024  # columns, and rows: 4 MB of costs, which every TPU has room for
-
-
-def _paired(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
-    """Pair all active rows: in one kernel on a TPU, in loops elsewhere or if the costs are too many."""
-    if reduced.dtype != jnp.float32 or not 1 < reduced.shape[1] <= _LARGEST_KERNEL:
-        return _pair_in_loops(reduced, active, *matching)
-    found = lax.platform_dependent(reduced, active, *matching, tpu=_pair_in_kernel, default=_pair_in_loops)
-    return _Matching(*found)
+def _pair_in_loops(reduced: jax.Array, active: jax.Array, *matching: jax.Array) -> _Matching:
+    return _search(reduced, active, _bid(reduced, active, _Matching(*matching)))
 
 
 def _pair_in_kernel(reduced: jax.Array, active: jax.Array, *matching: jax.Array) -> _Matching:
@@ -384,8 +377,21 @@ def _pair_in_kernel(reduced: jax.Array, active: jax.Array, *matching: jax.Array)
     return _Matching(*pair_in_kernel(reduced, active, *matching))
 
 
-def _pair_in_loops(reduced: jax.Array, active: jax.Array, *matching: jax.Array) -> _Matching:
-    return _search(reduced, active, _bid(reduced, active, _Matching(*matching)))
+def _pair_stack_in_kernel(reduced: jax.Array, active: jax.Array, *matching: jax.Array) -> _Matching:
+    from minibatch_jax.coupling.exact._assignment_stacks import pair_stack
+
+    return _Matching(*pair_stack(reduced, active, *matching))
+
+
+_pair = completion("pair", 3, _pair_in_loops, _pair_in_kernel, _pair_stack_in_kernel)
+_LARGEST_KERNEL = 8192  # columns, and rows
+
+
+def _paired(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
+    """Pair all active rows: in one kernel on a TPU, in loops elsewhere or if the costs are too many."""
+    if reduced.dtype != jnp.float32 or not 1 < reduced.shape[1] <= _LARGEST_KERNEL:
+        return _pair_in_loops(reduced, active, *matching)
+    return _Matching(*_pair(reduced, active, *matching))
 
 
 def _bid(reduced: jax.Array, active: jax.Array, matching: _Matching) -> _Matching:
