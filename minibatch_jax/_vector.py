@@ -5,6 +5,8 @@ to ten times as long as one of halves, which XLA vectorizes. Elsewhere each half
 reduction is all there is.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,9 +129,33 @@ def _column_min_of_halves(x: jax.Array) -> jax.Array:
 
 def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """Return the minima of a matrix along an axis and the first index of each."""
-    low = jnp.min(x, axis=axis)
+    low = apart(jnp.min(x, axis=axis))
+    found = lax.platform_dependent(x, low, cpu=_FIRST_BY_HALVES[axis], default=_FIRST_OF_ALL[axis])
+    return low, found
+
+
+def _first_index(x: jax.Array, low: jax.Array, axis: int, folds: int) -> jax.Array:
     index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    return low, jnp.min(jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1), axis=axis)
+    index = jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1)
+    for _ in range(folds):
+        size = index.shape[axis]
+        if size > _SHORT:
+            half = (size + 1) // 2
+            first, last = (lax.slice_in_dim(index, start, start + half, axis=axis) for start in (0, size - half))
+            index = jnp.minimum(first, last)
+    return jnp.min(index, axis=axis)
+
+
+_FIRST_BY_HALVES = [functools.partial(_first_index, axis=axis, folds=3) for axis in (0, 1)]
+_FIRST_OF_ALL = [functools.partial(_first_index, axis=axis, folds=0) for axis in (0, 1)]
+
+
+def apart(low: jax.Array) -> jax.Array:
+    """Return minima as they are, by a choice that keeps XLA on a CPU from fusing them with their broadcast.
+
+    Its fused reduction and broadcast to a matrix takes several times as long as both.
+    """
+    return jnp.where(low < jnp.inf, low, jnp.inf)
 
 
 def first_of_groups(groups: jax.Array, order: jax.Array, quotas: jax.Array) -> jax.Array:

@@ -29,8 +29,13 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_shape
+<<<<<<< HEAD
 from minibatch_jax._platforms import completion
 from minibatch_jax._vector import first_minima, put, vector_min
+=======
+from minibatch_jax._loops import bind, if_needed
+from minibatch_jax._vector import apart, first_minima, put, vector_min
+>>>>>>> wip-cpu
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling._sinkhorn_loop import over_relax
@@ -271,13 +276,7 @@ def _assign(
 ) -> Assignment:
     """Solve with at most as many rows as columns; a forbidden pair costs more than any sum of allowed ones."""
     n, m = cost.shape
-    active = jnp.any(allowed, axis=1)
-    low = jnp.min(cost, axis=1, initial=jnp.inf, where=allowed)
-    least = jnp.where(jnp.any(active), jnp.min(low), 0)
-    low = jnp.where(active, low, least)
-    reach = jnp.max(cost - least, initial=0, where=allowed)
-    forbidden = jnp.where(reach > 0, (n + 1) * reach, 1) - (low - least)
-    reduced = jnp.where(allowed, cost - low[:, None], forbidden[:, None])
+    low, active, reduced = _reduce(cost, allowed)
     potentials = _no_potentials(reduced, allowed)
     if prices is not None:
         potentials = _tightened(reduced, allowed, prices)
@@ -292,6 +291,25 @@ def _assign(
     columns = jnp.where((columns >= 0) & active & allowed[index, columns], columns, -1)
     rows = jnp.full(m, -1, jnp.int32).at[jnp.where(columns < 0, m, columns)].set(index, mode="drop")
     return Assignment(columns, rows, u, v)
+
+
+def _reduce(cost: jax.Array, allowed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the least cost of each row, which rows have an allowed pair, and the costs beyond these least ones."""
+    priced = jnp.where(allowed, cost, jnp.inf)
+    low = jnp.min(priced, axis=1)
+    active = low < jnp.inf
+    least = vector_min(low)
+    least = jnp.where(least < jnp.inf, least, 0)
+    low = jnp.where(active, low, least)
+    top = jnp.max(priced)
+    top = if_needed(~(top < jnp.inf), bind(_dearest, cost, allowed), top)
+    reach = jnp.maximum(top - least, 0)
+    forbidden = jnp.where(reach > 0, (cost.shape[0] + 1) * reach, 1) - (low - least)
+    return low, active, jnp.where(priced < jnp.inf, priced - low[:, None], forbidden[:, None])
+
+
+def _dearest(cost: jax.Array, allowed: jax.Array, top: jax.Array) -> jax.Array:
+    return jnp.max(cost, initial=-jnp.inf, where=allowed)
 
 
 def _no_potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
@@ -329,8 +347,8 @@ class _Factors(NamedTuple):
 
 def _potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
     """Column potentials if all get paired: minima, or those of the blurred problem if their dual value is higher."""
-    lowest = jnp.min(reduced, axis=0)
-    slack = jnp.min(reduced - lowest[None, :], axis=1)
+    lowest = apart(jnp.min(reduced, axis=0))
+    slack = apart(jnp.min(reduced - lowest[None, :], axis=1))
     mean = jnp.sum(jnp.where(allowed, reduced, 0)) / jnp.maximum(jnp.sum(allowed.astype(reduced.dtype)), 1)
     epsilon = jnp.where(mean > 0, _BLUR * mean, 1)
     kernel = jnp.exp((slack[:, None] + lowest[None, :] - reduced) / epsilon)
