@@ -29,13 +29,9 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_shape
-<<<<<<< HEAD
-from minibatch_jax._platforms import completion
-from minibatch_jax._vector import first_minima, put, vector_min
-=======
 from minibatch_jax._loops import bind, if_needed
+from minibatch_jax._platforms import completion
 from minibatch_jax._vector import apart, first_minima, put, vector_min
->>>>>>> wip-cpu
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, kept_weights
 from minibatch_jax.coupling._sinkhorn_loop import over_relax
