@@ -83,7 +83,6 @@ def batches_of_batches(d: Data, inner: optax.GradientTransformation) -> Any:
 
 EXACT: dict[str, Callable[[Data], Any]] = {
     "assignment": lambda d: coupling.assignment(d.cost),
-    "assignment_plan": lambda d: coupling.assignment_plan(d.cost, d.ones),
     "partial_plan, 0.7 of the mass": lambda d: coupling.partial_plan(d.cost, 0.7),
     "partial_assignments": lambda d: coupling.partial_assignments(d.cost),
     "transport, unequal masses": lambda d: coupling.transport(d.cost, d.masses),

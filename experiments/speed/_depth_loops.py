@@ -11,12 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import ClosedJaxpr
 
-CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call"} | {
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "custom_vmap_call",
-}
+CALLS = {"jit", "closed_call", "core_call", "remat2", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
 KERNEL = "pallas_call"
 
 
@@ -75,7 +72,7 @@ def _called(eqn: Any) -> Any:
     if eqn.primitive.name not in CALLS:
         return None
     found = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call") if key in eqn.params)
-    return found if hasattr(found, "jaxpr") else jax.extend.core.ClosedJaxpr(found, ())
+    return found if hasattr(found, "jaxpr") else ClosedJaxpr(found, ())
 
 
 def _branch_of_platform(eqn: Any, kernels: bool) -> int | None:

@@ -79,7 +79,7 @@ def compile_for_tpu(function: Callable[..., Any], *args: Any, kernels: bool = Tr
     named, leaves = with_names(function, *args, kernels=kernels)
     place = jax.sharding.SingleDeviceSharding(_device())
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) for leaf in leaves]
-    return jax.jit(named).lower(*shapes).compile().as_text()
+    return jax.jit(named).lower(*shapes).compile().as_text() or ""
 
 
 def parse(text: str) -> Program:
@@ -101,14 +101,16 @@ def parse(text: str) -> Program:
 def _runs(opcode: str, line: str) -> tuple[str, ...]:
     """Return the computations that an instruction runs: body and condition of a loop, branches in order."""
     if opcode == "while":
-        return tuple(re.search(rf"{part}=%?([^\s,)]+)", line)[1] for part in ("body", "condition"))  # ty: ignore
+        return _named(line, "body", "condition")
     if opcode == "conditional":
         if listed := re.search(r"branch_computations=\{([^}]*)\}", line):
             return tuple(name.strip().lstrip("%") for name in listed[1].split(","))
-        return tuple(re.search(rf"{part}_computation=%?([^\s,)]+)", line)[1] for part in ("false", "true"))
-    if opcode == "call":
-        return tuple(name for name in re.findall(r"to_apply=%?([^\s,)]+)", line))
-    return ()
+        return _named(line, "false_computation", "true_computation")
+    return _named(line, "to_apply") if opcode == "call" else ()
+
+
+def _named(line: str, *attributes: str) -> tuple[str, ...]:
+    return tuple(re.findall(rf"\b{attribute}=%?([^\s,)]+)", line)[0] for attribute in attributes)
 
 
 def is_charged(instruction: Instruction) -> bool:

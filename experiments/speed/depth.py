@@ -10,6 +10,7 @@ half an hour.
 
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -73,14 +74,17 @@ def cells(best: dict[int, dict[str, Any]], sizes: Sequence[int]) -> list[str]:
     return [*steps, step, *depths]
 
 
-def main(sizes: Sequence[int] = SIZES, seconds: float = SECONDS) -> None:
-    """Print a table for each kind."""
+def main(sizes: Sequence[int] = SIZES, seconds: float = SECONDS, kinds: Sequence[str] = tuple(KINDS)) -> None:
+    """Print a table for each of the kinds."""
+    if importlib.util.find_spec("libtpu") is None:
+        print("depth: left out, because libtpu is not installed (pip install libtpu)")
+        return
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
     print(f"Counted on {datetime.date.today()} with {versions}, for one core of a TPU v5e.")
     heads = [f"steps, B = {size}" for size in sizes] + ["operations of a step"] + [f"depth, {size}" for size in sizes]
-    for kind, functions in KINDS.items():
+    for kind in kinds:
         print(f"\n## {kind}\n\n| function | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}", flush=True)
-        for name in functions:
+        for name in KINDS[kind]:
             print("\n".join(rows(name, run(name, sizes, seconds), sizes)), flush=True)
 
 
