@@ -5,7 +5,7 @@ its size. Depth is the number of loop steps times the operations of one step, pl
 steps are counted by running each function on this machine, the operations in the program that the real TPU compiler
 makes for a described v5e. No TPU is needed, but libtpu is (`pip install libtpu`). Prints the sections of docs/depth.md.
 Each case has a process of its own for at most two minutes, because the compiler does not end on every program. About
-half an hour.
+twenty minutes.
 """
 
 import datetime
