@@ -167,7 +167,7 @@ def _bit_by_bit(size: int) -> Values:
     chosen, loops = on_device(both, reduced)
     for name, one, other in zip(("columns", "rows", "potentials"), chosen, loops):
         np.testing.assert_array_equal(one, other, err_msg=name)
-    text = jax.jit(coupling.assignment).lower(floats(size, size)).compile().as_text()
+    text: Any = jax.jit(coupling.assignment).lower(floats(size, size)).compile().as_text()
     return {"kernels in the program": sum(text.count(target) for target in KERNELS)}
 
 
