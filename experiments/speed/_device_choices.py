@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.speed import _facility_location_peers as peers
@@ -34,7 +35,7 @@ def _facility_location(count: int) -> Values:
     key = jax.random.key(0)
 
     def choose(method: str, s: jax.Array) -> jax.Array:
-        random = {"key": key} if method == "stochastic" else {}
+        random: dict[str, Any] = {"key": key} if method == "stochastic" else {}
         return selection.facility_location(s, kept, method=method, **random).indices
 
     calls = {
@@ -72,7 +73,9 @@ def jest(small: bool) -> Iterator[Row]:
 def _jest(batch: int, kept: int, chunks: int) -> Values:
     models = _jest_numpy.models(batch, 64, seed=0)
     scale, bias = float(_jest_numpy.SCALE), float(_jest_numpy.BIAS)
-    learner, reference = (PairEmbeddings(first, second, scale, bias) for first, second in models)
+    learner, reference = (
+        PairEmbeddings(jnp.asarray(first), jnp.asarray(second), scale, bias) for first, second in models
+    )
 
     def dense(learner, reference):
         scores = sigmoid_pair_losses(learner) - sigmoid_pair_losses(reference)

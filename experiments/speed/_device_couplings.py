@@ -126,7 +126,12 @@ def _pot_with_torch(cost: np.ndarray, iterations: int) -> Callable[[], Any]:
     masses = torch.full((len(cost),), 1 / len(cost), device=torch_place())
     absolute = EPSILON * float(cost.mean())
     stop: dict[str, Any] = {"numItermax": iterations or 1000, "stopThr": 0.0 if iterations else TOLERANCE}
-    return lambda: float(ot.sinkhorn(masses, masses, placed, absolute, warn=False, **stop).sum())
+
+    def call() -> float:
+        plan: Any = ot.sinkhorn(masses, masses, placed, absolute, warn=False, **stop)
+        return float(plan.sum())
+
+    return call
 
 
 def _sinkhorn_stack(count: int, size: int) -> Values:

@@ -34,7 +34,8 @@ def solvers(small: bool) -> Iterator[Row]:
         for family, make in FAMILIES.items():
             if size <= 512 or family.startswith("points"):
                 yield Row(f"assignment, {family}, B = {size}", partial(_assigned, make, size), CHECK)
-    yield Row("assignment under vmap, 16 problems", partial(_assigned_stack, sizes[0]), CHECK)
+    for count, size in ((4, 32),) if small else ((16, 128), (256, 64)):
+        yield Row(f"assignment under vmap, {count} x B = {size}", partial(_assigned_stack, count, size), CHECK)
     for size in sizes[:1] if small else (64, 256):
         yield Row(f"partial_plan, 0.7 of the mass, B = {size}", partial(_partial, size), CHECK)
     for size in sizes[:1] if small else (48,):
@@ -66,8 +67,8 @@ def _scipy(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[kept], columns[kept]
 
 
-def _assigned_stack(size: int) -> Values:
-    stack = costs(16, size, 2, 0)
+def _assigned_stack(count: int, size: int) -> Values:
+    stack = costs(count, size, 2, 0)
     columns = on_device(jax.vmap(lambda c: coupling.assignment(c).columns), stack)
     gaps = [float(c[np.arange(size), j].sum(dtype=np.float64) / c[_scipy(c)].sum(dtype=np.float64) - 1)
             for c, j in zip(stack, columns)]  # fmt: skip
@@ -167,7 +168,7 @@ def _bit_by_bit(size: int) -> Values:
     chosen, loops = on_device(both, reduced)
     for name, one, other in zip(("columns", "rows", "potentials"), chosen, loops):
         np.testing.assert_array_equal(one, other, err_msg=name)
-    text = jax.jit(coupling.assignment).lower(floats(size, size)).compile().as_text()
+    text: Any = jax.jit(coupling.assignment).lower(floats(size, size)).compile().as_text()
     return {"kernels in the program": sum(text.count(target) for target in KERNELS)}
 
 

@@ -136,17 +136,18 @@ def grown(size: int) -> dict[str, Program]:
     def wide(x):
         return jax.ShapeDtypeStruct(tuple(size if rows == ROWS else rows for rows in x.shape), x.dtype)
 
-    programs: dict[str, Program] = {}
-    for name, case in CASES.items():
+    square, labels = floats(size, size), jax.ShapeDtypeStruct((size,), jnp.int32)
+    programs: dict[str, Program] = {
+        "boundaries, sample_pairs": (partial(sample_pairs, 0), (square,)),
+        "coupling, sinkhorn with gradient": (jax.grad(_sinkhorn_value), (square,)),
+    }
+    for name, loss in {"lifted structure": mining.lifted_structure_loss, "circle": mining.circle_loss}.items():
+        programs[f"mining, {name} loss with gradient"] = (jax.grad(partial(_by_labels, loss)), (square, labels))
+    for name, case in CASES.items():  # the last of them has eigenvectors, whose compilation for a TPU takes minutes
         weights, signals = draw(case)
         tx = case.make()
         shapes = jax.tree.map(wide, (weights, jax.eval_shape(tx.init, weights), signals))
         programs[name] = (partial(_update, tx), shapes)
-    square, labels = floats(size, size), jax.ShapeDtypeStruct((size,), jnp.int32)
-    for name, loss in {"lifted structure": mining.lifted_structure_loss, "circle": mining.circle_loss}.items():
-        programs[f"mining, {name} loss with gradient"] = (jax.grad(partial(_by_labels, loss)), (square, labels))
-    programs["boundaries, sample_pairs"] = (partial(sample_pairs, 0), (square,))
-    programs["coupling, sinkhorn with gradient"] = (jax.grad(_sinkhorn_value), (square,))
     return programs
 
 

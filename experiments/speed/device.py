@@ -1,22 +1,19 @@
 """One run on a GPU or TPU, in at most nine minutes: correctness, cases A to L beside peers, time and memory by size.
 
-On a machine with a CUDA GPU, from a checkout, installed and run:
+On a machine with a CUDA GPU, from a checkout (on a TPU machine with `tpu` in place of `gpu`):
 
-    pip install -e '.[gpu,experiments,reference]' && python -m experiments speed device --out FOLDER
-
-and on a TPU machine:
-
-    pip install -e '.[tpu,experiments,reference]' && python -m experiments speed device --out FOLDER
+    pip install -e '.[gpu,modules,pool]' orbax-checkpoint scipy POT ott-jax
+    python -m experiments speed device --out FOLDER
 
 It needs JAX for the device, optax, flax, orbax-checkpoint, rich and scipy. POT, OTT-JAX, lapjv, torch and
-pytorch-metric-learning are peers: one that is not installed is named in its rows. A machine without a network on which
-these packages are installed runs the second command as it is, in the folder of the checkout. If some are missing, fetch
-their wheels elsewhere with `pip download --no-deps -d wheels NAME ...`, and install them there with
-`pip install --no-index --no-deps wheels/*`. Leave JAX_PLATFORMS unset: results are compared with those of the CPU.
+pytorch-metric-learning are peers: one that is not installed is named in its rows. Where these packages are installed,
+and on a machine without a network they have to be, the second line in the folder of the checkout is enough. If some are
+missing there, fetch their wheels elsewhere with `pip download --no-deps -d wheels NAME ...`, and install them with `pip
+install --no-index --no-deps wheels/*`. Leave JAX_PLATFORMS unset: results are compared with those of the CPU.
 
-`--out FOLDER` gets `device.json`, `device.md`, the rows as they came (`rows.jsonl`) and what was printed
-(`worker.log`); it is runs/speed by default. `--seconds S` is how long the run may take, `--parts A B` are the parts to
-run, and `--small` rehearses everything with tiny sizes on a CPU, as four devices, in less than a minute.
+FOLDER gets `device.json`, `device.md`, the rows as they came (`rows.jsonl`) and what was printed (`worker.log`); it is
+runs/speed by default. `--seconds S` is how long the run may take, `--parts A B` are the parts to run, and `--small`
+rehearses everything with tiny sizes on a CPU, as four devices, in less than a minute.
 
 A process of its own holds the device and does the parts one after the other. A part begins no row after its time is up.
 If one hangs or its process dies, this is recorded, and a new process goes on with the next part. JSON and table are
