@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from minibatch_jax._checks import check_bool, check_choice, check_count, check_floating, check_number, check_shape
+from minibatch_jax._vector import any_finite
 from minibatch_jax.weights import weight_dtype
 
 _LEAST_EPSILON = 16
@@ -186,8 +187,7 @@ def make_problem(
     epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
     numbers = jnp.finfo(cost.dtype)
     epsilon = jnp.maximum(epsilon, jnp.maximum(_LEAST_EPSILON * numbers.eps * statistic(cost, "max"), numbers.tiny))
-    # a minimum of floats is several times faster on a CPU than `any` of booleans
-    a, b = (jnp.where(jnp.min(cost, axis=axis) < jnp.inf, mass, 0) for axis, mass in ((1, a), (0, b)))
+    a, b = (jnp.where(any_finite(cost, axis), mass, 0) for axis, mass in ((1, a), (0, b)))
     return Problem(cost, a, b, epsilon)
 
 
@@ -198,11 +198,25 @@ def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
     if relative_to == "std":
         scale = _deviation(cost)
     else:
-        # XLA on CPU materializes a reduction's operand. Costs are usually finite and non-negative: then reduce the cost
-        # itself, unmasked.
-        plain = (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
-        scale = lax.cond(plain, *_STATISTICS[relative_to], cost)
+        on_cpu, elsewhere = _STATISTICS[relative_to]
+        scale = lax.platform_dependent(cost, cpu=on_cpu, default=elsewhere)
     return jnp.where(scale > 0, scale, 1)
+
+
+def _mean_on_cpu(cost: jax.Array) -> jax.Array:
+    return lax.cond(_is_plain(cost), jnp.mean, _mean, cost)
+
+
+def _largest_on_cpu(cost: jax.Array) -> jax.Array:
+    return lax.cond(_is_plain(cost), jnp.max, _largest, cost)
+
+
+def _is_plain(cost: jax.Array) -> jax.Array:
+    """Return whether the costs are finite and not negative, as they usually are: then reduce them unmasked.
+
+    XLA on CPU materializes a reduction's operand. Elsewhere a mask is free, and to look costs more than the statistic.
+    """
+    return (jnp.min(jnp.min(cost, axis=-1)) >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
 
 
 def _largest(cost: jax.Array) -> jax.Array:
@@ -231,4 +245,4 @@ def _check_cost(cost: jax.Array) -> None:
     check_floating("cost", cost)
 
 
-_STATISTICS = {"mean": (jnp.mean, _mean), "max": (jnp.max, _largest)}
+_STATISTICS = {"mean": (_mean_on_cpu, _mean), "max": (_largest_on_cpu, _largest)}
