@@ -40,6 +40,9 @@ class PairEmbeddings(NamedTuple):
 def sigmoid_pair_losses(embeddings: PairEmbeddings) -> jax.Array:
     """Return the sigmoid contrastive loss of each pair: diagonal pairs are positives, all others negatives.
 
+    The sum of a row is what an anchor loses by `mining.sigmoid_loss`, which `mining.blockwise_losses` computes forward
+    and backward without a matrix `[B, B]`.
+
     Args:
       embeddings: embeddings of B pairs by one model, `[B, D]` each, floating point.
 
