@@ -1,11 +1,15 @@
-"""Safe divisors, entries replaced, labels as indices, different rows, extremes of a vector with their first index.
+"""Safe divisors, entries replaced, labels as indices, different rows, extremes with their first index.
 
-The extremes and sums are for loops whose steps do little else: on a CPU, XLA's own reduction of a short vector takes up
-to ten times as long as one of halves, which XLA vectorizes. Elsewhere each half is an operation of its own, and one
-reduction is all there is.
+Extremes and sums have a form of their own on a CPU, where XLA's reductions are slow in three ways; elsewhere the plain
+one is two to seven times cheaper, by the cycles that the TPU's compiler estimates:
+
+- A reduction of a short vector takes up to ten times as long as one of halves, which XLA vectorizes (`vector_min`).
+- An argmin takes two to eleven times as long as a minimum and a minimum of the indices where it lies (`first_minima`).
+- A minimum that is fused with its broadcast to a matrix takes several times as long as both (`apart`).
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +26,10 @@ def nonzero(x: jax.Array) -> jax.Array:
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array | int | float) -> jax.Array:
-    """Return x with one entry replaced, or x if the index is out of range: without a scatter, XLA can fuse it."""
+    """Return x with one entry replaced, or x if the index is out of range: without a scatter, XLA can fuse it.
+
+    On a TPU too: with a scatter in its place the exact solvers have as many operations, or up to four more.
+    """
     return jnp.where(lax.iota(jnp.int32, x.shape[0]) == index, value, x)
 
 
@@ -128,34 +135,43 @@ def _column_min_of_halves(x: jax.Array) -> jax.Array:
 
 
 def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Return the minima of a matrix along an axis and the first index of each."""
-    low = apart(jnp.min(x, axis=axis))
-    found = lax.platform_dependent(x, low, cpu=_FIRST_BY_HALVES[axis], default=_FIRST_OF_ALL[axis])
-    return low, found
+    """Return the minima of an array without NaN along an axis, and the first index of each."""
+    on_cpu, elsewhere = _first_along(axis, jnp.min, lax.argmin)
+    return lax.platform_dependent(x, cpu=on_cpu, default=elsewhere)
 
 
-def _first_index(x: jax.Array, low: jax.Array, axis: int, folds: int) -> jax.Array:
-    index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    index = jnp.where(x == jnp.expand_dims(low, axis), index, x.shape[axis] - 1)
-    for _ in range(folds):
-        size = index.shape[axis]
-        if size > _SHORT:
-            half = (size + 1) // 2
-            first, last = (lax.slice_in_dim(index, start, start + half, axis=axis) for start in (0, size - half))
-            index = jnp.minimum(first, last)
-    return jnp.min(index, axis=axis)
+def first_maxima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Return the maxima of an array without NaN along an axis, and the first index of each."""
+    on_cpu, elsewhere = _first_along(axis, jnp.max, lax.argmax)
+    return lax.platform_dependent(x, cpu=on_cpu, default=elsewhere)
 
 
-_FIRST_BY_HALVES = [functools.partial(_first_index, axis=axis, folds=3) for axis in (0, 1)]
-_FIRST_OF_ALL = [functools.partial(_first_index, axis=axis, folds=0) for axis in (0, 1)]
+def apart(extremes: jax.Array) -> jax.Array:
+    """Return extremes without NaN as they are, by a choice that keeps XLA on a CPU from fusing a broadcast to them."""
+    return jnp.where(extremes < jnp.inf, extremes, jnp.inf)
 
 
-def apart(low: jax.Array) -> jax.Array:
-    """Return minima as they are, by a choice that keeps XLA on a CPU from fusing them with their broadcast.
+@functools.cache  # the same functions at every call: a new one compiles anew outside of `jit`
+def _first_along(
+    axis: int, extreme: Callable[..., jax.Array], place: Callable[..., jax.Array]
+) -> tuple[Callable[[jax.Array], tuple[jax.Array, jax.Array]], ...]:
+    """Return the extremes and their first indices by two reductions, and by one."""
 
-    Its fused reduction and broadcast to a matrix takes several times as long as both.
-    """
-    return jnp.where(low < jnp.inf, low, jnp.inf)
+    def by_two(x):
+        best, index = apart(extreme(x, axis=axis)), lax.broadcasted_iota(jnp.int32, x.shape, axis)
+        index = jnp.where(x == jnp.expand_dims(best, axis), index, x.shape[axis] - 1)
+        for _ in range(3):
+            size = index.shape[axis]
+            if size > _SHORT:
+                half = (size + 1) // 2
+                halves = (lax.slice_in_dim(index, start, start + half, axis=axis) for start in (0, size - half))
+                index = jnp.minimum(*halves)
+        return best, jnp.min(index, axis=axis)
+
+    def by_one(x):  # XLA makes one operation of both
+        return extreme(x, axis=axis), place(x, axis, jnp.int32)
+
+    return by_two, by_one
 
 
 def first_of_groups(groups: jax.Array, order: jax.Array, quotas: jax.Array) -> jax.Array:

@@ -1,18 +1,52 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from minibatch_jax._loops import bind, if_needed
-from minibatch_jax._vector import column_min, first_min, vector_min, weighted_sum
+from minibatch_jax._vector import (
+    column_min,
+    first_maxima,
+    first_min,
+    first_minima,
+    vector_min,
+    weighted_sum,
+)
+from minibatch_jax.coupling._problem import statistic
+from minibatch_jax.mining._columns import nearest
+
+OFF_CPU = ("tpu", "cuda", "rocm")
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda", "rocm"])
+@pytest.mark.parametrize("platform", OFF_CPU)
 def test_off_the_cpu_a_minimum_is_one_operation(platform):
     x = jax.ShapeDtypeStruct((3, 200), jnp.float32)
     traced = jax.jit(jax.vmap(vector_min)).trace(x)
     assert "slice" not in traced.lower(lowering_platforms=(platform,)).as_text()
     assert "slice" in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+GUARDED = {
+    "any_finite": (functools.partial(axis=1), "stablehlo.or"),
+    "first_maxima": (functools.partial(first_maxima, axis=1), "xi1>, tensor<96x64xi32>"),
+    "first_minima": (functools.partial(first_minima, axis=1), "xi1>, tensor<96x64xi32>"),
+    "largest": (functools.partial(statistic, relative_to="max"), "stablehlo.minimum"),
+    "mean": (functools.partial(statistic, relative_to="mean"), "stablehlo.minimum"),
+    "nearest": (lambda x: nearest(x, x > 0), "gather"),
+}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_what_helps_a_cpu_is_in_no_other_program(name):
+    function, trace = GUARDED[name]
+    traced = jax.jit(function).trace(jax.ShapeDtypeStruct((96, 64), jnp.float32))
+    on_cpu, *others = (traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", *OFF_CPU))
+    helps = name != "any_finite"  # its form elsewhere has what that on a CPU has not
+    assert (trace in on_cpu) is helps
+    for text in others:
+        assert (trace in text) is not helps
 
 
 def test_minima_and_their_gradients_are_those_of_numpy():
@@ -47,3 +81,41 @@ def test_a_step_runs_only_if_one_of_the_problems_needs_it():
     np.testing.assert_array_equal(run(jnp.array([True, False, True]), x), [2, 1, 4])
     jax.effects_barrier()
     assert ran
+
+
+def tied(shape):
+    x = np.random.default_rng(0).integers(0, 9, shape).astype(np.float32)
+    x[0], x[1, 2:] = np.inf, -np.inf
+    return x
+
+
+def both_forms(monkeypatch, function, *arrays):
+    """Return the results of a function as a CPU and as all other platforms have them."""
+    here = jax.jit(function)(*arrays)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **platforms: default(*args))
+    return here, jax.jit(lambda *arrays: function(*arrays))(*arrays)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_extremes_along_an_axis_are_those_of_numpy_in_both_forms(monkeypatch, axis):
+    x = tied((5, 7, 6))
+    function = lambda x: (*first_minima(x, axis), *first_maxima(x, axis))  # noqa: E731
+    expected = x.min(axis), x.argmin(axis), x.max(axis), x.argmax(axis)
+    for found in both_forms(monkeypatch, function, x):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        assert found[1].dtype == found[3].dtype == jnp.int32
+
+
+def test_the_nearest_column_and_statistics_are_those_of_numpy_in_both_forms(monkeypatch):
+    x = np.abs(tied((64, 96)))
+    mask = np.random.default_rng(1).random(x.shape) < 0.3
+    mask[3] = False
+    masked = np.where(mask, x, np.inf)
+    expected = masked.min(1), masked.argmin(1), masked.min(1) < np.inf
+    for found in both_forms(monkeypatch, nearest, x, mask):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for costs in (x, x[2:] - 4, x[2:]):
+        finite = np.abs(costs[costs < np.inf])
+        for name, wanted in (("mean", finite.mean()), ("max", finite.max())):
+            for value in both_forms(monkeypatch, functools.partial(statistic, relative_to=name), costs):
+                np.testing.assert_allclose(value, wanted, rtol=1e-6)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
-from minibatch_jax._vector import first_minima
+from minibatch_jax._vector import first_maxima
 from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def sample_pairs(
     if mode == "columns":
         target, source, weights = _rows(as_key(key), matrix.T)
         return _without_holes(source, target, weights)
-    return _without_holes(lax.iota(jnp.int32, size), first_minima(-matrix, axis=1)[1], jnp.sum(matrix, axis=1))
+    return _without_holes(lax.iota(jnp.int32, size), first_maxima(matrix, axis=1)[1], jnp.sum(matrix, axis=1))
 
 
 def _joint(key: jax.Array, plan: jax.Array, num_pairs: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -103,7 +103,7 @@ def _rows(key: jax.Array, plan: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
 
 def _draw(key: jax.Array, mass: jax.Array) -> jax.Array:
     """One column index a row, with probability proportional to its mass, by the Gumbel trick."""
-    return first_minima(-jnp.log(mass) - jax.random.gumbel(key, mass.shape, mass.dtype), axis=1)[1]
+    return first_maxima(jnp.log(mass) + jax.random.gumbel(key, mass.shape, mass.dtype), axis=1)[1]
 
 
 def _without_holes(source: jax.Array, target: jax.Array, weights: jax.Array) -> Pairs:

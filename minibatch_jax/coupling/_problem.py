@@ -213,22 +213,34 @@ def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:
     if relative_to == "std":
         scale = _deviation(cost)
     else:
-        # XLA on CPU materializes a reduction's operand. Costs are usually finite and non-negative: then reduce the cost
-        # itself, unmasked.
-        largest = jnp.max(cost)
-        rows = jnp.min(cost, axis=-1)
-        least = vector_min(rows) if rows.ndim else rows
-        plain = (least >= 0) & (largest < jnp.finfo(cost.dtype).max / cost.size)
-        easy, careful = (jnp.mean(cost), _mean) if relative_to == "mean" else (largest, _largest)
-        scale = if_needed(~plain, bind(careful, cost), easy)
+        on_cpu, elsewhere = _STATISTICS[relative_to]
+        scale = lax.platform_dependent(cost, cpu=on_cpu, default=elsewhere)
     return jnp.where(scale > 0, scale, 1)
+
+
+def _mean_on_cpu(cost: jax.Array) -> jax.Array:
+    return if_needed(~_is_plain(cost), bind(_mean, cost), jnp.mean(cost))
+
+
+def _largest_on_cpu(cost: jax.Array) -> jax.Array:
+    return if_needed(~_is_plain(cost), bind(_largest, cost), jnp.max(cost))
+
+
+def _is_plain(cost: jax.Array) -> jax.Array:
+    """Return whether the costs are finite and not negative, as they usually are: then reduce them unmasked.
+
+    XLA on CPU materializes a reduction's operand. Elsewhere a mask is free, and to look costs more than the statistic.
+    """
+    rows = jnp.min(cost, axis=-1)
+    least = vector_min(rows) if rows.ndim else rows
+    return (least >= 0) & (jnp.max(cost) < jnp.finfo(cost.dtype).max / cost.size)
 
 
 def _largest(cost: jax.Array, easy: jax.Array | None = None) -> jax.Array:
     return jnp.max(jnp.abs(cost), where=cost < jnp.inf, initial=0)
 
 
-def _mean(cost: jax.Array, easy: jax.Array) -> jax.Array:
+def _mean(cost: jax.Array, easy: jax.Array | None = None) -> jax.Array:
     largest, unit, _, count = _in_units(cost)
     return largest * (jnp.sum(jnp.abs(unit)) / count)
 
@@ -248,3 +260,6 @@ def _in_units(cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Arr
 def _check_cost(cost: jax.Array) -> None:
     check_shape("cost", cost, (None, None))
     check_floating("cost", cost)
+
+
+_STATISTICS = {"mean": (_mean_on_cpu, _mean), "max": (_largest_on_cpu, _largest)}

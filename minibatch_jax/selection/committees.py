@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
+from minibatch_jax._vector import first_maxima
 from minibatch_jax.selection.topk import topk_mask
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
 
@@ -81,12 +82,10 @@ def vote_entropy(committee_logits: jax.Array) -> jax.Array:
       [0.6931, 0.0]
     """
     logits = _checked(committee_logits)
-    top, classes = jnp.max(logits, axis=2, keepdims=True), jnp.arange(logits.shape[2], dtype=jnp.int32)[None, None]
-    # An argmax takes far longer on a CPU.
-    votes = jnp.min(jnp.where(logits == top, classes, logits.shape[2]), axis=2, keepdims=True)
-    counts = jnp.sum(votes == classes, axis=1, dtype=jnp.int32)
+    (top, votes), classes = first_maxima(logits, axis=2), jnp.arange(logits.shape[2], dtype=jnp.int32)[None, None]
+    counts = jnp.sum(votes[:, :, None] == classes, axis=1, dtype=jnp.int32)
     entropies = jnp.sum(jax.scipy.special.entr(counts.astype(logits.dtype) / logits.shape[1]), axis=1)
-    return jnp.where(jnp.all(jnp.isfinite(top), axis=(1, 2)), entropies, jnp.nan)
+    return jnp.where(jnp.all(jnp.isfinite(top), axis=1), entropies, jnp.nan)
 
 
 SCORES = {"divergence": consensus_divergence, "votes": vote_entropy}

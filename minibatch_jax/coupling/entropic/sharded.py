@@ -22,6 +22,7 @@ from jax import lax
 
 from minibatch_jax._checks import as_key, check_count, check_floating
 from minibatch_jax._loops import bind, given, map_rows, scan
+from minibatch_jax._vector import first_maxima
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import check_entropic, check_equal, mass_of
 from minibatch_jax.coupling._sinkhorn_loop import log_where
@@ -226,8 +227,7 @@ def _draw_targets(cost_fn, x1, g, epsilon, key, numbered):
     block, index = numbered
     score = _scores(cost_fn, block, x1, g, epsilon, jnp.isfinite(g))
     score += jax.random.gumbel(jax.random.fold_in(key, index), score.shape, score.dtype)
-    column = lax.broadcasted_iota(jnp.int32, score.shape, 1)
-    return jnp.min(jnp.where(score == jnp.max(score, axis=1, keepdims=True), column, score.shape[1] - 1), axis=1)
+    return first_maxima(score, axis=1)[1]
 
 
 def _add_rows(sums: tuple[jax.Array, jax.Array], score: jax.Array) -> tuple[jax.Array, jax.Array]:

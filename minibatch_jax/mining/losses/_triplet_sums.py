@@ -148,7 +148,10 @@ def _add_single(sums, distances, triplets, penalty):
 
 
 def _add_at(weights, column, values):
-    """Add one value to a column of each row, by a comparison: XLA on CPU scatters one element at a time."""
+    """Add one value to a column of each row, by a comparison: XLA on CPU scatters one element at a time.
+
+    On a TPU the comparison fuses with what adds to the weights: half the bytes of a scatter, about the same cycles.
+    """
     return weights + jnp.where(column_numbers(weights) == column[:, None], values[:, None], 0)
 
 
