@@ -33,7 +33,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the environme
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    if jax.__version_info__ < (0, 11):  # XLA stops at a flag that it does not know
+    # XLA stops at a flag that it does not know, and the TPU compiler knows none of these.
+    if jax.__version_info__ < (0, 11) and importlib.util.find_spec("libtpu") is None:
         # The older emitters and one LLVM module for each program: small programs compile in a third of the time.
         flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ.setdefault("XLA_FLAGS", flags)

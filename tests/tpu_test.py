@@ -5,6 +5,7 @@ shows are printed, and the gradients' reduction must be among them.
 """
 
 import collections
+import functools
 import re
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import minibatch_jax
 from minibatch_jax import across, coupling, mining, normalize, value_and_grad
+from minibatch_jax.coupling.exact import assignments
 from minibatch_jax.devices import gather_rows
 from minibatch_jax.selection import keep_topk
 
@@ -124,10 +126,38 @@ def test_train_step_compiles_for_tpu(noun, topology):
     assert collectives["all-reduce"] > 0
 
 
-@pytest.mark.parametrize("size", [256, 1024])
-def test_the_kernel_of_the_exact_pairing_compiles_for_tpu(size):
-    device = topology_mesh("v5e:2x2").devices.flat[0]
-    cost = jax.ShapeDtypeStruct((size, size), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device))
-    assert (
-        jax.jit(coupling.assignment).lower(cost).compile().as_text().count('custom_call_target="tpu_custom_call"') == 1
-    )
+def pairing(*shape):
+    """Return the exact pairing of reduced costs, mapped over all axes but the last two, and its arguments."""
+    *stack, n, m = shape
+    function = functools.reduce(lambda f, _: jax.vmap(f), stack, assignments._pair)
+    vectors = (n, bool), (n, jnp.int32), (m, jnp.int32), (m, jnp.float32)
+    return function, [jax.ShapeDtypeStruct((*stack, size), dtype) for size, dtype in vectors]
+
+
+def of_costs(function, *shape):
+    return function, []
+
+
+KERNELS = {
+    "assignment": (of_costs, coupling.assignment, 1024, 1024),
+    "assignments on lanes": (of_costs, jax.vmap(coupling.assignment), 256, 64, 64),
+    "partial assignments": (of_costs, coupling.partial_assignments, 1024, 1024),
+    "stack of partial assignments": (of_costs, jax.vmap(coupling.partial_assignments), 3, 100, 300),
+    "small pairing": (pairing, 20, 24),
+    "pairing that copies a row a step": (pairing, 3000, 8192),
+    "stack": (pairing, 4, 1024, 1024),
+    "stack that copies a row a step": (pairing, 2, 2048, 2048),
+    "largest on lanes": (pairing, 32, 128, 128),
+    "lanes of few rows": (pairing, 10, 30, 20, 33),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_kernels_of_exact_pairings_compile_for_tpu(kernel):
+    make, *shape = KERNELS[kernel]
+    function, vectors = make(*shape)
+    costs = jax.ShapeDtypeStruct([size for size in shape if isinstance(size, int)], jnp.float32)
+    sharding = jax.sharding.SingleDeviceSharding(topology_mesh("v5e:2x2").devices.flat[0])
+    arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in (costs, *vectors)]
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 1

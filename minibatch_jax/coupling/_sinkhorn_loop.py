@@ -195,8 +195,17 @@ def over_relax(kernel: jax.Array, log_u: jax.Array, log_v: jax.Array) -> tuple[j
     def beyond(old, total):
         return jnp.clip((1 - _RELAXATION) * old - _RELAXATION * jnp.log(total), -_FARTHEST, _FARTHEST)
 
-    log_u = beyond(log_u, product(kernel, jnp.exp(log_v)))
-    return log_u, beyond(log_v, product(jnp.exp(log_u), kernel))
+    log_u = beyond(log_u, _product(kernel, jnp.exp(log_v)))
+    return log_u, beyond(log_v, _product(jnp.exp(log_u), kernel))
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the product with a vector; for a TPU as sums, because stacks of products take seconds to compile there."""
+    return lax.platform_dependent(a, b, tpu=_sums, default=product)
+
+
+def _sums(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(a * b[None, :], axis=1) if a.ndim == 2 else jnp.sum(a[:, None] * b, axis=0)
 
 
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:

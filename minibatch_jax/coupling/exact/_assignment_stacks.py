@@ -129,8 +129,11 @@ def _kernel(costs, columns, rows, v, columns_out, rows_out, v_out, *, n: int) ->
     iota = lax.broadcasted_iota(jnp.int32, v.shape, 0).astype(jnp.float32)
     start = _start(n, iota, columns[...], rows[...], v[...])
     most = 2 * n + n * (2 * n + 1)  # bids, and searches of n scans and n flips
-    unfinished = lambda s: (jnp.min(s.mode) < _DONE) & (s.steps < most)  # noqa: E731
-    end = lax.while_loop(unfinished, functools.partial(_step, load, n, iota), start)
+
+    def goes_on(s):
+        return (jnp.min(s.mode) < _DONE) & (s.steps < most)
+
+    end = lax.while_loop(goes_on, functools.partial(_step, load, n, iota), start)
     columns_out[...], rows_out[...], v_out[...] = end.columns, end.rows, end.v
 
 

@@ -30,7 +30,7 @@ from jax import lax
 
 from minibatch_jax._checks import check_shape
 from minibatch_jax._loops import bind, if_needed
-from minibatch_jax._platforms import completion
+from minibatch_jax._platforms import Completion
 from minibatch_jax._vector import apart, first_minima, put, vector_min
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, kept_weights
@@ -397,7 +397,7 @@ def _pair_stack_in_kernel(reduced: jax.Array, active: jax.Array, *matching: jax.
     return _Matching(*pair_stack(reduced, active, *matching))
 
 
-_pair = completion("pair", 3, _pair_in_loops, _pair_in_kernel, _pair_stack_in_kernel)
+_pair = Completion(3, _pair_in_loops, _pair_in_kernel, _pair_stack_in_kernel)
 _LARGEST_KERNEL = 8192  # columns, and rows
 
 

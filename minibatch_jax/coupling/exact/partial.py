@@ -3,7 +3,8 @@
 Two mini-batches differ by chance even where the data do not. Moving only a part of the mass leaves out the pairs that
 this difference forces. The pairing grows by one pair at a time, along a shortest augmenting path that may start at any
 free row, and each pairing on the way is the cheapest of its size. The search state is a forest of shortest-path trees.
-A new pair invalidates one tree; the rest is reused. A fraction between two sizes is a mixture of the two pairings.
+A new pair invalidates one tree; the rest is reused. A fraction between two sizes is a mixture of the two pairings. On a
+TPU all steps of a float32 problem of at most 1,024 rows and columns run in one kernel; no TPU has run it yet.
 Unequal masses are transported exactly, with a further row and column for what is not moved.
 
 References:
@@ -22,10 +23,9 @@ import optax
 from jax import lax
 
 from minibatch_jax._checks import check_number, check_shape
-from minibatch_jax._vector import first_min, first_minima, put
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, fixed_cost, is_price, kept_weights, masses
-from minibatch_jax.coupling.exact._paths import augment, nearest
+from minibatch_jax.coupling.exact._growth import grow
 from minibatch_jax.coupling.exact.transports import transport
 from minibatch_jax.coupling.plans import Plan, init_report, report_of
 from minibatch_jax.weights import weight_dtype, weight_transformation
@@ -73,7 +73,7 @@ def partial_assignments(cost: jax.Array, *, where: jax.Array | None = None) -> P
     cost = fixed_cost(cost)
     allowed = allowed_pairs(cost, where, is_price)
     sizes = min(cost.shape)
-    history, largest = _grow(cost, allowed, jnp.int32(sizes))
+    history, largest = grow(cost, allowed, jnp.int32(sizes))
     columns = history[jnp.minimum(jnp.arange(sizes + 1, dtype=jnp.int32), largest)]
     rows = lax.broadcasted_iota(jnp.int32, columns.shape, 1)
     costs = jnp.sum(jnp.where(columns >= 0, cost[rows, columns], 0), axis=1)
@@ -197,7 +197,7 @@ def _of_equal_masses(cost: jax.Array, fraction: float | jax.Array, weights: jax.
     whole = jnp.floor(target * (1 + 4 * jnp.finfo(cost.dtype).eps))
     share = jnp.maximum(target - whole, 0)
     few, many = whole.astype(jnp.int32), (whole + jnp.ceil(share)).astype(jnp.int32)
-    history, largest = _grow(cost, allowed, many)
+    history, largest = grow(cost, allowed, many)
     found = [jnp.minimum(size, largest) for size in (few, many)]
     column = lax.broadcasted_iota(jnp.int32, cost.shape, 1)
     low, high = ((history[size][:, None] == column).astype(weights.dtype) for size in found)
@@ -228,130 +228,3 @@ def _of_masses(cost: jax.Array, fraction: float | jax.Array, a: jax.Array, b: ja
     u, v = full.row_potentials, full.column_potentials
     u, v = jnp.where(a > 0, u[:-1] + v[-1], 0), jnp.where(b > 0, v[:-1] + u[-1], 0)
     return Plan(matrix, u, v, full.value, error, full.iterations, has_converged(error, 0, u, v))
-
-
-class _Forest(NamedTuple):
-    """Shortest paths from all free rows at once, as trees.
-
-    A row of the forest reaches column j at distance `cost_ij + key_i - v_j`; `key` is infinity on other rows. For each
-    column, `dist` is its distance, `pred` the row before it and `root` the free row that this hangs from. A column that
-    was scanned, and its row with it, belongs to the forest: `fixed` is its distance (infinity on others), and `dist` is
-    infinity. Where `pred` is -1, `dist` is only a lower bound.
-    """
-
-    dist: jax.Array
-    pred: jax.Array
-    root: jax.Array
-    fixed: jax.Array
-    key: jax.Array
-
-
-class _Growth(NamedTuple):
-    """A pairing that grows: column of each row and row of each column (-1 for none), and the column potentials."""
-
-    size: jax.Array
-    exhausted: jax.Array
-    forest: _Forest
-    v: jax.Array
-    columns: jax.Array
-    rows: jax.Array
-
-
-class _Run(NamedTuple):
-    """The loop: all it needs travels in its carry, so that eager calls compile only once."""
-
-    cost: jax.Array
-    transposed: jax.Array
-    pairs: jax.Array
-    history: jax.Array
-    growth: _Growth
-
-
-class _Search(NamedTuple):
-    """The search for the nearest free column: column j, at the least distance, is next."""
-
-    low: jax.Array
-    j: jax.Array
-    run: _Run
-
-
-def _grow(cost: jax.Array, allowed: jax.Array, pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Add pair by pair until there are `pairs` of them or none can be added: all pairings, and the largest size."""
-    n, m = cost.shape
-    least = jnp.min(cost, initial=jnp.inf, where=allowed)
-    cost = jnp.where(allowed, cost - least, jnp.inf)
-    growth = _plant(cost)
-    history = jnp.full((min(n, m) + 1, n), -1, jnp.int32) + growth.size
-    run = lax.while_loop(_is_growing, _add_pair, _Run(cost, cost.T, pairs, history, growth))
-    return run.history, run.growth.size
-
-
-def _plant(cost: jax.Array) -> _Growth:
-    """No pairs: every row is free, a tree of its own."""
-    n, m = cost.shape
-    dist, pred = first_minima(cost, axis=0)
-    zero = 0 * pred[0]
-    columns, rows = jnp.full(n, -1, jnp.int32) + zero, jnp.full(m, -1, jnp.int32) + zero
-    v, key = (0 * x.astype(cost.dtype) for x in (rows, columns))
-    return _Growth(zero, zero > 0, _Forest(dist, pred, pred, v + jnp.inf, key), v, columns, rows)
-
-
-def _is_growing(r: _Run) -> jax.Array:
-    return (r.growth.size < r.pairs) & ~r.growth.exhausted
-
-
-def _add_pair(r: _Run) -> _Run:
-    found = lax.while_loop(_is_searching, _search_on, _look(r))
-    growth = _pair(found)
-    return r._replace(growth=growth, history=r.history.at[growth.size].set(growth.columns))
-
-
-def _look(r: _Run) -> _Search:
-    return _Search(*nearest(r.growth.forest.dist, r.growth.rows), r)
-
-
-def _is_searching(s: _Search) -> jax.Array:
-    growth = s.run.growth
-    return jnp.isfinite(s.low) & ((growth.forest.pred[s.j] < 0) | (growth.rows[s.j] >= 0))
-
-
-def _search_on(s: _Search) -> _Search:
-    """Measure the distance of a column that has only a bound, or scan the row of one that is not free."""
-    r, g, j = s.run, s.run.growth, s.j
-
-    def measure(f):
-        low, i = first_min(r.transposed[j] + f.key)
-        root = jnp.where(g.columns[i] < 0, i, f.root[g.columns[i]])
-        return f._replace(dist=put(f.dist, j, low - g.v[j]), pred=put(f.pred, j, i), root=put(f.root, j, root))
-
-    def scan(f):
-        owner = g.rows[j]
-        key = s.low + g.v[j] - r.cost[owner, j]
-        fixed, left = put(f.fixed, j, s.low), put(f.dist, j, jnp.inf)
-        reached = jnp.where(fixed < jnp.inf, jnp.inf, (r.cost[owner] + key) - g.v)
-        nearer = reached < left
-        pred, root = jnp.where(nearer, owner, f.pred), jnp.where(nearer, f.root[j], f.root)
-        return _Forest(jnp.minimum(left, reached), pred, root, fixed, put(f.key, owner, key))
-
-    forest = lax.cond(g.forest.pred[j] < 0, measure, scan, g.forest)
-    return _look(r._replace(growth=g._replace(forest=forest)))
-
-
-def _pair(s: _Search) -> _Growth:
-    """Pair the free column that was found. Its tree leaves the forest; what the tree reached is measured again."""
-    g, f = s.run.growth, s.run.growth.forest
-    found = _is_growing(s.run) & jnp.isfinite(s.low)
-    columns, rows = augment(jnp.where(found, s.j, -1), f.pred, g.columns, g.rows)
-    free = f.root[s.j]
-    reached = (f.root == free) & found
-    felled = reached & (f.fixed < jnp.inf)
-    own = jnp.where(g.columns < 0, lax.iota(jnp.int32, g.columns.shape[0]) == free, felled[g.columns]) & found
-    forest = _Forest(
-        dist=jnp.where(felled, s.low, f.dist),
-        pred=jnp.where(reached, -1, f.pred),
-        root=jnp.where(reached, -1, f.root),
-        fixed=jnp.where(felled, jnp.inf, f.fixed),
-        key=jnp.where(own, jnp.inf, f.key),
-    )
-    v = jnp.where(felled, g.v + jnp.minimum(f.fixed - s.low, 0), g.v)
-    return _Growth(g.size + found.astype(jnp.int32), ~found, forest, v, columns, rows)

@@ -17,24 +17,7 @@ from minibatch_jax.coupling import assignment
 from minibatch_jax.coupling.exact import assignments
 from minibatch_jax.coupling.exact._assignment_kernel import pair_in_kernel
 from minibatch_jax.coupling.exact._assignment_stacks import pair_on_lanes, pair_stack
-
-FORBIDDEN = 30.0
-
-
-def squared_distances(rng, n, m, d):
-    x0, x1 = rng.normal(size=(n, d)), rng.normal(size=(m, d))
-    return np.sum((x0[:, None] - x1[None]) ** 2, axis=-1)
-
-
-FAMILIES = {
-    "points of a plane": functools.partial(squared_distances, d=2),
-    "points of 64 dimensions": functools.partial(squared_distances, d=64),
-    "uniform": lambda rng, n, m: rng.random((n, m)),
-    "ties": lambda rng, n, m: rng.integers(0, 8, (n, m)),
-    "constant": lambda rng, n, m: np.ones((n, m)),
-    "product": lambda rng, n, m: np.arange(1, n + 1)[:, None] * np.arange(1, m + 1)[None] / n,
-    "forbidden": lambda rng, n, m: np.where(rng.random((n, m)) < 0.3, rng.random((n, m)), FORBIDDEN),
-}
+from tests.coupling.exact.families import FAMILIES, FORBIDDEN
 
 
 def one_by_one(held):
@@ -56,6 +39,11 @@ def problems(n, m):
     active = np.stack([np.full(n, True), np.arange(n) % 5 > 0])
     costs, active = np.tile(costs, (2, 1, 1)), np.repeat(active, len(costs), axis=0)
     return costs - costs.min(2, keepdims=True), active
+
+
+def empty(stack, n, m):
+    """Matchings without a pair."""
+    return np.full((stack, n), -1, np.int32), np.full((stack, m), -1, np.int32), np.zeros((stack, m), np.float32)
 
 
 @pytest.mark.parametrize(("n", "m"), [(24, 140), (20, 20), (40, 64)])
@@ -92,8 +80,7 @@ def test_it_ends_for_costs_that_are_nan(kernel):
     bids, searches = cost.copy(), cost.copy()
     bids[3], searches[:, 7] = np.nan, np.nan
     bad = np.stack([bids, searches, np.full_like(cost, np.nan)])
-    start = np.full((3, n), -1, np.int32), np.full((3, m), -1, np.int32), np.zeros((3, m), np.float32)
-    jax.block_until_ready(jax.jit(KERNELS[kernel])(bad, np.full((3, n), True), *start))
+    jax.block_until_ready(jax.jit(KERNELS[kernel])(bad, np.full((3, n), True), *empty(3, n, m)))
 
 
 def test_a_stack_goes_to_lanes_if_there_are_many_small_problems():
@@ -129,7 +116,7 @@ def test_it_is_in_programs_of_stacks(stack):
 def test_stacks_of_which_some_arguments_have_an_axis_are_paired_as_each_problem_alone():
     rng = np.random.default_rng(0)
     costs, active = rng.random((2, 3, 9, 11)).astype(np.float32), rng.random((3, 9)) < 0.8
-    start = np.full(9, -1, np.int32), np.full(11, -1, np.int32), np.zeros(11, np.float32)
+    start = [x[0] for x in empty(1, 9, 11)]
     inner = jax.vmap(assignments._pair, (2, 1, None, None, None))
     found = jax.jit(jax.vmap(inner, (0, None, None, None, None)))(np.moveaxis(costs, 1, 3), active.T, *start)
     for i, j in np.ndindex(2, 3):
@@ -138,18 +125,24 @@ def test_stacks_of_which_some_arguments_have_an_axis_are_paired_as_each_problem_
 
 
 def test_a_stack_on_a_tpu_has_all_axes_in_one():
-    def double(given, state):
-        return (state + 2 * given,)
+    def add(given, state):
+        return (state + given[0],)
 
-    def double_stack(given, state):
+    def add_to_stack(given, state):
         assert given.shape == (6, 4) and state.shape == (6, 5)
-        return (state + 2 * given[:, :1],)
+        return (state + given[:, :1],)
 
     rng = np.random.default_rng(0)
     given, state = rng.random((2, 4)), rng.random((2, 3, 5))
-    levels = ((True, True), (False, True))
-    (found,) = _platforms._flat(double, double_stack, given, state, levels=levels)
-    np.testing.assert_allclose(found, state + 2 * given[:, None, :1])
+    ways = _platforms.Completion(1, add, add, add_to_stack)
+    for function in (_platforms._do_on_tpu, _platforms._do_everywhere):
+        (found,) = function(given, state, ways=ways, levels=((True, True), (False, True)))
+        np.testing.assert_allclose(found, state + given[:, None, :1], rtol=1e-6)
+
+
+def test_its_loops_are_found_in_a_program():
+    (eqn,) = jax.make_jaxpr(jax.vmap(assignments._pair))(*problems(6, 7), *empty(14, 6, 7)).eqns
+    assert _platforms.jaxpr_everywhere(eqn).out_avals == [x.aval for x in eqn.outvars]
 
 
 @pytest.mark.parametrize("shape", [(8, 20, 20), (256, 20, 20), (8, 1100, 1100)])
@@ -160,6 +153,13 @@ def test_it_is_in_programs_of_shards_of_stacks(shape):
     )
     text = jax.jit(stacks).trace(jax.ShapeDtypeStruct(shape, jnp.float32)).lower(lowering_platforms=("tpu",))
     assert text.as_text().count("tpu_custom_call") == 1
+
+
+def test_it_runs_where_nothing_is_compiled():
+    cost = np.random.default_rng(0).random((4, 5)).astype(np.float32)
+    with jax.disable_jit():
+        columns = assignment(cost).columns
+    np.testing.assert_array_equal(columns, linear_sum_assignment(cost)[1])
 
 
 def test_a_process_without_a_tpu_does_not_import_it(monkeypatch):
