@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr
 
+from minibatch_jax._platforms import completion_p, jaxpr_everywhere
+
 CALLS = {"jit", "closed_call", "core_call", "remat2", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
 KERNEL = "pallas_call"
 
@@ -67,8 +69,10 @@ def _name(path: tuple[int, ...]) -> str:
     return "at_" + "_".join(map(str, path))
 
 
-def _called(eqn: Any) -> Any:
+def _called(eqn: Any, kernels: bool = False) -> Any:
     """Return the closed jaxpr that a call runs, or None if the equation is not a call."""
+    if eqn.primitive is completion_p:
+        return None if kernels else jaxpr_everywhere(eqn)
     if eqn.primitive.name not in CALLS:
         return None
     found = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call") if key in eqn.params)
@@ -119,7 +123,7 @@ def _evaluate(
     for number, eqn in enumerate(jaxpr.eqns):
         here, inputs = (*path, number), [read(atom) for atom in eqn.invars]
         step = STEPS.get(eqn.primitive.name)
-        closed = _called(eqn)
+        closed = _called(eqn, kernels)
         with eqn.ctx.manager:
             if closed is not None:
                 counts, results = _evaluate(closed.jaxpr, closed.consts, inputs, here, counts, kernels)
