@@ -104,10 +104,10 @@ def main(args: list[str]) -> int:
         return 0
     name, *rest = args
     name = name.replace("-", "_")
+    known = files(HERE / "speed") if name == "speed" else files()
     flags: list[str] = []
     if name == "speed" and rest[:1] == ["device"]:
         rest, flags = rest[:1], rest[1:]
-    known = files(HERE / "speed") if name == "speed" else files()
     unknown = [case for case in rest if case not in known] if name == "speed" else [name] * (name not in known)
     if unknown:
         print(f"unknown: {', '.join(unknown)}; wanted one of {', '.join(known)}", file=sys.stderr)

@@ -67,7 +67,7 @@ def message_of(error: BaseException) -> str:
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = 9, seconds: float = 0.3) -> dict[str, float | str]:
-    """Time calls in turns, each warm; one that fails ends none of the others.
+    """Time calls in turns, each warm; a peer that fails ends none of the others.
 
     Args:
       calls: name -> call, ours first. What a call returns is waited for if it holds arrays of JAX.
@@ -75,7 +75,10 @@ def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = 9, seconds: flo
       seconds: how long the timed calls of one may take together; each is timed at least once.
 
     Returns:
-      Name -> median of the milliseconds, or the message of a call that failed.
+      Name -> median of the milliseconds, or the message of a peer that failed.
+
+    Raises:
+      Exception: that of our call, if it fails.
     """
     found: dict[str, float | str] = {}
     times, counts = {}, {}
@@ -84,6 +87,8 @@ def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = 9, seconds: flo
             times[name] = milliseconds(lambda c=call: jax.block_until_ready(c()), 1)
             counts[name] = min(repeats, int(1e3 * seconds / max(times[name][0], 1e-3)))
         except Exception as error:
+            if not times:
+                raise
             found[name] = message_of(error)
     for turn in range(1, max(counts.values(), default=0)):
         for name in (name for name, count in counts.items() if turn < count):

@@ -44,6 +44,11 @@ def test_a_call_that_fails_is_timed_as_its_message_beside_the_others():
     assert isinstance(found["ours"], float) and found["theirs"] == "ValueError: no such kernel"
 
 
+def test_where_our_call_fails_the_row_fails():
+    [found] = measured([Row("a", lambda: timed({"ours": broken, "theirs": lambda: 1}))], 9)
+    assert found["result"] == "failed" and found["message"] == "ValueError: no such kernel"
+
+
 def test_a_peer_that_is_missing_or_cannot_be_made_is_named():
     found = beside({"ours": lambda: 1}, {"absent": (broken, "no_such_package"), "here": (broken, "json")}, repeats=1)
     assert found["absent"] == "not installed: no_such_package" and found["here"] == "ValueError: no such kernel"
