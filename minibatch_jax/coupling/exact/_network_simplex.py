@@ -1,0 +1,291 @@
+"""The network simplex method for transport, on a tree of bit sets.
+
+A basis is a spanning tree: an edge is a pair that carries mass, or joins a line (a row or a column) to the root and
+carries what is not shipped of its mass. Potentials make all edges of the tree tight. A pivot adds the pair of the least
+reduced cost, sends mass around the cycle that it closes, and drops the first edge that this empties.
+
+Each node keeps the set of edges between it and the root, one bit an edge. So a cycle is the symmetric difference of two
+sets, and a pivot is a dozen vector operations that follow no pointers. Pairs are priced all at once; the best of each
+column serve as candidates for some pivots. Edges to the root cost one level more than any pair: potentials, and the
+costs that they reduce, have a level, which comes first.
+
+References:
+  Ahuja, Magnanti and Orlin, Network flows, 1993, chapter 11.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from minibatch_jax._vector import first_max, first_min, first_minima, put, vector_min
+
+_PIVOTS_PER_LINE = 50
+_ROUNDING = 2  # reduced costs above -2 eps times the largest cost count as 0
+_WORTH = 0.1  # candidates serve while the best of them is at least this fraction of the best when they were chosen
+
+
+class Tree(NamedTuple):
+    """A basis: V = B0 + B1 nodes, rows first, and as many edges, whose number is rounded up to E = 32 W.
+
+    `above` `[V, W]` uint32 holds the edges between a node and the root. Edge k joins row `rows[k]` and column
+    `columns[k]`, of which B0 and B1 are the root, and carries `flow[k]`; `row_below` `[W]` are the edges whose row is
+    farther from the root. `w` `[V]` are the potentials, those of columns negated, and `level` their levels.
+    """
+
+    above: jax.Array
+    row_below: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+    flow: jax.Array
+    w: jax.Array
+    level: jax.Array
+
+
+class Run(NamedTuple):
+    """The loop: all it needs travels in its carry, so that eager calls compile only once.
+
+    `prices` `[V]` are the costs of edges to the root, signed as `w`; `rows`, `costs` `[B1]` are the candidates of the
+    columns, `column` and `least` the best of them and its reduced cost, `first` the least reduced cost of all pairs
+    when they were chosen.
+    """
+
+    cost: jax.Array
+    prices: jax.Array
+    tree: Tree
+    rows: jax.Array
+    costs: jax.Array
+    column: jax.Array
+    least: jax.Array
+    first: jax.Array
+    pivots: jax.Array
+
+
+def solve(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+    """Return an optimal basis, the number of pivots and whether it was reached, from potentials near the optimum.
+
+    The cost is infinite on pairs that must not carry mass, and the others are at least 0.
+    """
+    prices = jnp.concatenate([u, -v])
+    tree = _fill(cost, a, b, u, v)
+    zero = 0 * (tree.w[0] + cost[0, 0] * 0)
+    zero = jnp.where(zero == 0, zero, 0)
+    count = zero.astype(jnp.int32)
+    rows, costs = jnp.zeros_like(v, jnp.int32) + count, jnp.zeros_like(v) + zero
+    run = _price(Run(cost, prices, tree, rows, costs, count, zero, zero, count))
+    run = lax.while_loop(_is_unfinished, _round, run)
+    return run.tree, run.pivots, ~(run.first < -_slack(run.cost))
+
+
+def _reach(cost: jax.Array) -> jax.Array:
+    return jnp.max(cost, initial=0, where=cost < jnp.inf)
+
+
+def _slack(cost: jax.Array) -> jax.Array:
+    return _ROUNDING * jnp.finfo(cost.dtype).eps * _reach(cost)
+
+
+def _is_unfinished(r: Run) -> jax.Array:
+    return (r.first < -_slack(r.cost)) & (r.pivots < _PIVOTS_PER_LINE * sum(r.cost.shape))
+
+
+def _round(r: Run) -> Run:
+    """Pivot while the candidates are worth it, then price all pairs anew."""
+    stop = jnp.minimum(_WORTH * r.first, -_slack(r.cost))
+    limit = _PIVOTS_PER_LINE * sum(r.cost.shape)
+    step = _Step(r, stop, _level_cost(r.cost))
+    step = lax.while_loop(lambda s: (s.run.least < s.stop) & (s.run.pivots < limit), _pivot_once, step)
+    w, level = _potentials(step.run.tree, r.cost, r.prices)
+    return _price(step.run._replace(tree=step.run.tree._replace(w=w, level=level)))
+
+
+class _Step(NamedTuple):
+    run: Run
+    stop: jax.Array
+    level_cost: jax.Array
+
+
+def _level_cost(cost: jax.Array) -> jax.Array:
+    """More than any difference of potentials of one level."""
+    return 4 * sum(cost.shape) * jnp.maximum(_reach(cost), jnp.finfo(cost.dtype).tiny)
+
+
+def _price(r: Run) -> Run:
+    """Choose the pair of the least reduced cost of each column."""
+    n = r.cost.shape[0]
+    w, level = r.tree.w, _level_cost(r.cost) * r.tree.level
+    reduced = (r.cost - w[:n, None] + w[None, n:]) + (level[None, n:] - level[:n, None])
+    low, rows = first_minima(reduced, axis=0)
+    least, column = first_min(low)
+    costs = r.cost[rows, lax.iota(jnp.int32, rows.shape[0])]
+    return r._replace(rows=rows, costs=costs, column=column, least=least, first=least)
+
+
+def _pivot_once(s: _Step) -> _Step:
+    r, n = s.run, s.run.cost.shape[0]
+    i, j = r.rows[r.column], r.column
+    tree = _pivot(r.tree, r.costs[j], i, j, n, r.pivots)
+    reduced = (r.costs - tree.w[r.rows] + tree.w[n:]) + s.level_cost * (tree.level[n:] - tree.level[r.rows])
+    least, column = first_min(reduced)
+    return s._replace(run=r._replace(tree=tree, column=column, least=least, pivots=r.pivots + 1))
+
+
+def _pivot(t: Tree, cost: jax.Array, i: jax.Array, j: jax.Array, n: int, turn: jax.Array) -> Tree:
+    """Let the pair (i, j) enter the tree; of edges that are emptied together, another leaves at each turn."""
+    above_row, above_column = t.above[i], t.above[n + j]
+    path = above_row ^ above_column
+    on_path, loses = _bools(path), _bools(path & (above_column ^ t.row_below))
+    amount, e = _first_min_from(jnp.where(loses, t.flow, jnp.inf), turn)
+    flow = t.flow + jnp.where(on_path, jnp.where(loses, -amount, amount), 0)
+    edge = _words(lax.iota(jnp.int32, flow.shape[0]) == e)
+    row_is_cut = jnp.any((above_row & edge) > 0)
+    word = lax.dynamic_slice_in_dim(t.above, e // 32, 1, axis=1)[:, 0]
+    cut = ((word >> (e % 32).astype(jnp.uint32)) & 1) > 0
+    w, level = t.w, t.level
+    change, levels = cost - w[i] + w[n + j], level[n + j] - level[i]
+    w = w + jnp.where(cut, jnp.where(row_is_cut, change, -change), 0)
+    level = level + jnp.where(cut, jnp.where(row_is_cut, levels, -levels), 0)
+    below = jnp.where(jnp.any((t.row_below & edge) > 0), t.rows[e], n + t.columns[e])
+    turned = jnp.where(row_is_cut, above_row, above_column) ^ t.above[below]
+    row_below = ((t.row_below ^ turned) & ~edge) | jnp.where(row_is_cut, edge, jnp.uint32(0))
+    # In a branch, XLA updates the sets in place: else it copies them first, because `cut` is read from them.
+    above = lax.cond(amount >= 0, _exchange, lambda above, *_: above, t.above, cut, path & ~edge)
+    return Tree(above, row_below, put(t.rows, e, i), put(t.columns, e, j), put(flow, e, amount), w, level)
+
+
+def _exchange(above: jax.Array, cut: jax.Array, path: jax.Array) -> jax.Array:
+    return above ^ jnp.where(cut[:, None], path[None, :], jnp.uint32(0))
+
+
+def _first_min_from(x: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Minimum, and of the indices that have it the first from one that changes with each turn, so that none cycles."""
+    size = x.shape[0]
+    low = vector_min(x)
+    order = (lax.iota(jnp.int32, size) + (turn * 37) % size) % size
+    first = vector_min(jnp.where(x == low, order, size - 1))
+    return low, (first - (turn * 37) % size) % size
+
+
+def _bools(words: jax.Array) -> jax.Array:
+    """Bits of `[W]` as `[32 W]` bool."""
+    shifts = lax.broadcasted_iota(jnp.uint32, (words.shape[0], 32), 1)
+    return (((words[:, None] >> shifts) & 1) > 0).reshape(-1)
+
+
+def _words(bools: jax.Array) -> jax.Array:
+    """`[..., 32 W]` bool as the bits of `[..., W]`."""
+    bits = bools.reshape(*bools.shape[:-1], -1, 32).astype(jnp.uint32)
+    return jnp.sum(bits << lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1), axis=-1, dtype=jnp.uint32)
+
+
+class _Filling(NamedTuple):
+    """The first tree in the making. Lines are rows, then columns, V in all; edge k hangs line k from line `parent[k]`.
+
+    `offers` `[V, max(B0, B1)]` are the reduced costs of each line. Of an open line, `best` and `second` are the
+    cheapest open lines to pair it with and `regret` the difference, up to date unless it is `stale`. `left` is the mass
+    that a line has still to ship.
+    """
+
+    offers: jax.Array
+    best: jax.Array
+    second: jax.Array
+    regret: jax.Array
+    stale: jax.Array
+    open: jax.Array
+    left: jax.Array
+    flow: jax.Array
+    parent: jax.Array
+
+
+def _fill(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Array) -> Tree:
+    """Ship as Vogel does: first from the line that loses most by its second best partner.
+
+    Each time, a line that has nothing left is closed and hangs from its partner; others hang from the root at the end.
+    """
+    n, m = cost.shape
+    nodes, edges, size = n + m, -(-(n + m) // 32) * 32, max(n, m)
+    reduced = cost - u[:, None] - v[None, :]
+    offers = jnp.concatenate([_widened(reduced, size), _widened(reduced.T, size)])
+    left = jnp.concatenate([a, b])
+    line = lax.iota(jnp.int32, nodes) + (0 * left).astype(jnp.int32)
+    start = _Filling(offers, line, line, 0 * left, line >= 0, left > 0, left, 0 * left, jnp.full_like(line, nodes))
+    start = start._replace(parent=start.parent + 0 * line)
+    s = lax.while_loop(lambda s: jnp.any(s.open[:n]) & jnp.any(s.open[n:]), lambda s: _fill_once(s, n), start)
+    hangs = s.parent == nodes
+    is_row = line < n
+    rows = jnp.where(is_row, line, jnp.where(hangs, n, s.parent))
+    columns = jnp.where(is_row, jnp.where(hangs, m, s.parent - n), line - n)
+    edge = lax.broadcasted_iota(jnp.int32, (nodes, edges), 1)
+    above = _along_paths(_words(edge == line[:, None]), s.parent, jnp.bitwise_or)
+    rest = edges - nodes
+    rows, columns = jnp.pad(rows, (0, rest), constant_values=n), jnp.pad(columns, (0, rest), constant_values=m)
+    flow = jnp.pad(jnp.where(hangs, s.left, s.flow), (0, rest))
+    tree = Tree(above, _words(jnp.pad(is_row, (0, rest))), rows, columns, flow, left, left)
+    w, level = _potentials(tree, cost, jnp.concatenate([u, -v]))
+    return tree._replace(w=w, level=level)
+
+
+def _widened(x: jax.Array, size: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, size - x.shape[1])), constant_values=jnp.inf)
+
+
+def _fill_once(s: _Filling, n: int) -> _Filling:
+    """Look again at the offers to the line of the largest regret, then ship and close a line unless it was stale."""
+    size = s.offers.shape[1]
+    _, q = first_max(jnp.where(s.open, jnp.where(s.stale, jnp.inf, s.regret), -jnp.inf))
+    is_row = q < n
+    rows, columns = (jnp.pad(x, (0, size - x.shape[0])) for x in (s.open[:n], s.open[n:]))
+    offers = jnp.where(jnp.where(is_row, columns, rows), s.offers[q], jnp.inf)
+    low, best = first_min(offers)
+    high, second = first_min(put(offers, best, jnp.inf))
+    none = jnp.isinf(low)
+    shift = jnp.where(is_row, n, 0)
+    best, second = best + shift, second + shift
+    fresh = ~s.stale[q]
+    i, j = jnp.where(is_row, q, best), jnp.where(is_row, best, q)
+    empties = s.left[i] <= s.left[j]
+    child, parent = jnp.where(empties, i, j), jnp.where(empties, j, i)
+    child = jnp.where(none, q, child)
+    ships = fresh & ~none
+    amount = jnp.where(ships, jnp.minimum(s.left[i], s.left[j]), 0)
+    closed, hung = jnp.where(fresh, child, -1), jnp.where(ships, child, -1)
+    return s._replace(
+        best=put(s.best, q, best),
+        second=put(s.second, q, second),
+        regret=put(s.regret, q, jnp.where(none, jnp.inf, high - low)),
+        stale=put(s.stale, q, False) | (s.best == closed) | (s.second == closed),
+        open=put(s.open, closed, False),
+        left=put(put(s.left, i, s.left[i] - amount), j, s.left[j] - amount),
+        flow=put(s.flow, hung, amount),
+        parent=put(s.parent, hung, parent),
+    )
+
+
+def _along_paths(values: jax.Array, parent: jax.Array, join) -> jax.Array:
+    """Join the values `[V, ...]` of all nodes on the way to the root, whose number is V, by doubling the way."""
+    root = parent.shape[0]
+    pad = [(0, 1)] + [(0, 0)] * (values.ndim - 1)
+    parent = jnp.append(parent, root)
+
+    def double(s):
+        values, parent = s
+        return join(values, values[parent]), parent[parent]
+
+    start = jnp.pad(values, pad), parent
+    return lax.while_loop(lambda s: jnp.any(s[1] < root), double, start)[0][:-1]
+
+
+def _potentials(t: Tree, cost: jax.Array, prices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Potentials that make the edges of the tree tight, and their levels, without what rounding did to earlier ones."""
+    nodes, (n, m) = t.w.shape[0], cost.shape
+    rows, columns, row_below = t.rows[:nodes], t.columns[:nodes], _bools(t.row_below)[:nodes]
+    hangs = (rows == n) | (columns == m)
+    child, parent = jnp.where(row_below, rows, n + columns), jnp.where(row_below, n + columns, rows)
+    paid = cost[jnp.minimum(rows, n - 1), jnp.minimum(columns, m - 1)]
+    sign = jnp.where(row_below, 1, -1).astype(cost.dtype)
+    value = jnp.stack([jnp.where(hangs, prices, sign * paid), jnp.where(hangs, sign, 0)], axis=1)
+    parent = jnp.zeros(nodes, jnp.int32).at[child].set(jnp.where(hangs, nodes, parent))
+    value = jnp.zeros_like(value).at[child].set(value)
+    value = _along_paths(value, parent, jnp.add)
+    return value[:, 0], value[:, 1]
