@@ -1,8 +1,8 @@
-"""Case A: exact assignment in jit against scipy, optax's Hungarian algorithm, POT's emd, and lapjv and lap if installed.
+"""Case A: exact assignment in jit against scipy, optax, POT's emd, and lapjv and lap where they are installed.
 
-Targets: at most 0.6 of scipy for B >= 512 and d >= 64, at most 1.15 for d = 2 and B >= 256, at most 0.3 of optax for
-B >= 256. lapjv is AVX code, and the faster for B <= 128 at d >= 64. lap reads and writes float64. Transport of unequal masses is for exactness
-inside jit: POT's network simplex is about ten times faster.
+Targets: at most 0.6 of scipy for B >= 512 and d >= 64, at most 1.15 for d = 2 and B >= 256, at most 0.3 of optax's
+Hungarian algorithm for B >= 256. lapjv is AVX code, and the faster for B <= 128 at d >= 64; lap computes in float64.
+Transport of unequal masses is for exactness inside jit: POT's network simplex is about ten times faster.
 """
 
 from collections import defaultdict
