@@ -170,7 +170,12 @@ def _is_needed(carry):
 
 
 def _once_body(step):
-    return lambda carry: (carry[0] & False, carry[1], step(*carry[1], carry[2]))
+    def body(carry):
+        # XLA moves what only depends on the arguments out of the loop: the barrier ties them to the condition
+        needed, arguments = lax.optimization_barrier(carry[:2])
+        return needed & False, carry[1], step(*arguments, carry[2])
+
+    return body
 
 
 def _map_body(one):

@@ -98,23 +98,33 @@ def _min_of_halves(x: jax.Array) -> jax.Array:
     return jnp.min(x)
 
 
+def vector_sum(x: jax.Array) -> jax.Array:
+    """Return the sum of `[N]`: by halves on a CPU, by one reduction elsewhere."""
+    if not 64 <= x.shape[0] <= _LONG:
+        return jnp.sum(x)
+    return lax.platform_dependent(x, cpu=_sum_of_halves, default=jnp.sum)
+
+
 def weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
     """Return the sum of `[N]` with weights `[N]`: by halves on a CPU, by a product elsewhere."""
     if not 64 <= x.shape[0] <= _LONG:
-        return _weighted_sum(x, weights)
-    return lax.platform_dependent(x, weights, cpu=_weighted_sum_of_halves, default=_weighted_sum)
+        return _product(x, weights)
+    return lax.platform_dependent(x, weights, cpu=_weighted_sum_of_halves, default=_product)
 
 
-def _weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
+def _product(x: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.matmul(x, weights, precision="highest")
 
 
 def _weighted_sum_of_halves(x: jax.Array, weights: jax.Array) -> jax.Array:
-    terms = x * weights
+    return _sum_of_halves(x * weights)
+
+
+def _sum_of_halves(x: jax.Array) -> jax.Array:
     for _ in range(4):
-        half = (terms.shape[0] + 1) // 2
-        terms = terms[:half] + jnp.pad(terms[half:], (0, 2 * half - terms.shape[0]))
-    return jnp.sum(terms)
+        half = (x.shape[0] + 1) // 2
+        x = x[:half] + jnp.pad(x[half:], (0, 2 * half - x.shape[0]))
+    return jnp.sum(x)
 
 
 def column_min(x: jax.Array) -> jax.Array:

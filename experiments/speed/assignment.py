@@ -1,8 +1,8 @@
-"""Case A: exact assignment in jit against scipy, optax's Hungarian algorithm, POT's emd and lapjv (where installed).
+"""Case A: exact assignment in jit against scipy, optax, POT's emd, and lapjv and lap where they are installed.
 
-Targets: at most 0.6 of scipy for B >= 512 and d >= 64, at most 1.15 for d = 2 and B >= 256, at most 0.3 of optax for
-B >= 256. lapjv is AVX code, and the faster for B <= 128 at d >= 64. Transport of unequal masses is for exactness
-inside jit: POT's network simplex is about ten times faster.
+Targets: at most 0.6 of scipy for B >= 512 and d >= 64, at most 1.15 for d = 2 and B >= 256, at most 0.3 of optax's
+Hungarian algorithm for B >= 256. lapjv is AVX code, and the faster for B <= 128 at d >= 64; lap computes in float64.
+Transport of unequal masses is for exactness inside jit: POT's network simplex is about ten times faster.
 """
 
 from collections import defaultdict
@@ -49,6 +49,12 @@ def lapjv_columns(cost: np.ndarray) -> np.ndarray:
     return lapjv(cost)[0]
 
 
+def lap_columns(cost: np.ndarray) -> np.ndarray:
+    from lap import lapjv  # pyright: ignore[reportMissingImports]
+
+    return lapjv(cost)[1]
+
+
 def peers(size: int, largest_optax: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Name to solver of one cost matrix, columns in the order of the rows."""
     found = {"scipy linear_sum_assignment": scipy_columns, "POT emd": emd_columns}
@@ -56,6 +62,8 @@ def peers(size: int, largest_optax: int) -> dict[str, Callable[[np.ndarray], np.
         found["optax hungarian_algorithm"] = optax_columns
     if find_spec("lapjv"):
         found["lapjv"] = lapjv_columns
+    if find_spec("lap"):
+        found["lap"] = lap_columns
     return found
 
 

@@ -1,9 +1,9 @@
 """Case D: greedy facility location, d = 64, a tenth kept, against submodlib, apricot and numpy; also k-center and SIFT.
 
-Targets: lazy at most 0.4 of submodlib at 1000 items and 0.2 at 4000; 16000 items by stochastic greedy in less than a
-second and without the matrix. k-center meets activeft (MaxDist) and, though it has another goal, coreax (kernel
-herding); SIFT meets activeft (VTL). The peers run in a process of their own, in turns with ours. If they are not
-installed beside JAX, set `PEERS_PYTHON` to an interpreter that has them, as after
+Targets: lazy at most 0.4 of submodlib at 1000 items and 0.2 at 4000, and 0.5 of a heap in numpy; 16000 items by
+stochastic greedy in less than a second and without the matrix. k-center meets activeft (MaxDist) and, though it has
+another goal, coreax (kernel herding); SIFT meets activeft (VTL). The peers run in a process of their own, in turns with
+ours. If they are not installed beside JAX, set `PEERS_PYTHON` to an interpreter that has them, as after
 
     python -m venv peers && peers/bin/pip install apricot-select submodlib-py coreax activeft faiss-cpu torch
 

@@ -188,22 +188,20 @@ def make_problem(
     epsilon = lax.stop_gradient(jnp.asarray(epsilon, cost.dtype)) * statistic(cost, relative_to)
     numbers = jnp.finfo(cost.dtype)
     epsilon = jnp.maximum(epsilon, jnp.maximum(_LEAST_EPSILON * numbers.eps * statistic(cost, "max"), numbers.tiny))
-    _, _, a, b = least_costs(cost, a, b)
-    return Problem(cost, a, b, epsilon)
+    _, _, rows, columns = least_costs(cost)
+    return Problem(cost, jnp.where(rows, a, 0), jnp.where(columns, b, 0), epsilon)
 
 
-def least_costs(cost: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return the least cost of each row, and then of each column beyond those, and masses of 0 where it is infinite.
+def least_costs(cost: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return the least cost of each row, and of each column beyond those, 0 where all are infinite, and where not.
 
-    Costs are 0 where there is no mass. Minima of floats are several times faster on a CPU than `any` of booleans, and
-    a solver that starts from them gets them for nothing.
+    Minima of floats are several times faster on a CPU than `any` of booleans, and a solver that starts from these gets
+    them for nothing.
     """
-    f = jnp.min(cost, axis=1)
-    a = jnp.where(f < jnp.inf, a, 0)
-    f = jnp.where(a > 0, f, 0)
-    g = column_min(cost - f[:, None])
-    b = jnp.where(g < jnp.inf, b, 0)
-    return f, jnp.where(b > 0, g, 0), a, b
+    low = jnp.min(cost, axis=1)
+    f = jnp.where(low < jnp.inf, low, 0)
+    beyond = column_min(cost - f[:, None])
+    return f, jnp.where(beyond < jnp.inf, beyond, 0), low < jnp.inf, beyond < jnp.inf
 
 
 def statistic(cost: jax.Array, relative_to: str | None) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._loops import bind, given, if_needed, while_loop
+from minibatch_jax._vector import vector_min, vector_sum
 from minibatch_jax.coupling._problem import Problem, least_costs
 from minibatch_jax.geometry import product
 
@@ -142,7 +143,7 @@ def _scale_by(steps: int) -> Callable[[_Run], _Run]:
 
 def _start(problem: Problem) -> Scaled:
     cost, a, b, epsilon = problem
-    f, g, _, _ = least_costs(cost, a, b)
+    f, g, _, _ = least_costs(cost)
     zero = epsilon * 0
     scaling = Scaling(jnp.ones_like(a), jnp.ones_like(b), zero + jnp.inf, zero.astype(jnp.int32), zero > 0)
     return Scaled(f, g, _kernel(problem, f, g), scaling)
@@ -156,8 +157,8 @@ def _scale_block(problem: Problem, kernel: jax.Array, t: Scaling, steps: int) ->
     extreme = jnp.maximum(extreme_scaling(u, a), extreme_scaling(v, b))
     usable = extreme < SAFE**3
     u, v = jnp.where(usable, u, t.u), jnp.where(usable, v, t.v)
-    mass = jnp.sum(a)
-    error = jnp.sum(jnp.abs(u * product(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
+    mass = vector_sum(a)
+    error = vector_sum(jnp.abs(u * product(kernel, v) - a)) / jnp.where(mass > 0, mass, 1)
     error = jnp.where(usable, error, jnp.inf)
     return Scaling(u, v, error, t.iterations + steps, ~(extreme < SAFE))
 
@@ -226,5 +227,5 @@ def logsumexp_where(x: jax.Array, axis: int, where: jax.Array) -> jax.Array:
 
 def extreme_scaling(scaling: jax.Array, mass: jax.Array) -> jax.Array:
     """The largest factor or its inverse, where there is mass."""
-    scaling = jnp.where(mass > 0, scaling, 1)
-    return jnp.maximum(jnp.max(scaling), 1 / jnp.min(scaling))
+    scaling = jnp.ravel(jnp.where(mass > 0, scaling, 1))
+    return jnp.maximum(-vector_min(-scaling), 1 / vector_min(scaling))

@@ -174,23 +174,24 @@ class _Queue(NamedTuple):
     Attributes:
       bounds: `[blocks, width]`, with -inf for candidates that cannot be chosen.
       tops: `[blocks]`, the largest bound of each block.
-      evaluated: `[blocks, width]` int32, the step in which a bound was last evaluated.
       block: `[]` int32, the block of the first of the largest bounds.
       place: `[]` int32, its place there.
+      fresh: `[]` bool, whether that bound is the gain of now.
     """
 
     bounds: jax.Array
     tops: jax.Array
-    evaluated: jax.Array
     block: jax.Array
     place: jax.Array
+    fresh: jax.Array
 
 
-def _queue(bounds: jax.Array) -> _Queue:
-    width = 2 ** math.ceil(math.log2(bounds.shape[0]) / 2)
-    blocks = jnp.pad(bounds, (0, -bounds.shape[0] % width), constant_values=-jnp.inf).reshape(-1, width)
-    tops = jnp.max(blocks, axis=1)
-    return _Queue(blocks, tops, jnp.zeros(blocks.shape, jnp.int32), *_first_of_largest(blocks, tops))
+def _queue(gains: jax.Array) -> _Queue:
+    width = 2 ** math.ceil(math.log2(gains.shape[0]) / 2)
+    bounds = jnp.pad(gains, (0, -gains.shape[0] % width), constant_values=-jnp.inf).reshape(-1, width)
+    tops = jnp.max(bounds, axis=1)
+    block, place = _first_of_largest(bounds, tops)
+    return _Queue(bounds, tops, block, place, block >= 0)
 
 
 def _first_of_largest(bounds, tops):
@@ -198,32 +199,32 @@ def _first_of_largest(bounds, tops):
     return block, first_max(bounds[block])[1]
 
 
-def _with_bound(queue, t, bound):
-    """Replace the largest bound, and find the largest one again."""
+def _with_bound(queue, bound):
+    """Replace the largest bound, and find the largest one again: if it is the same, it is fresh."""
     bounds = queue.bounds.at[queue.block, queue.place].set(bound, mode="promise_in_bounds")
     top = first_max(bounds[queue.block])[0]
     tops = queue.tops.at[queue.block].set(top, mode="promise_in_bounds")
-    evaluated = queue.evaluated.at[queue.block, queue.place].set(t, mode="promise_in_bounds")
-    return _Queue(bounds, tops, evaluated, *_first_of_largest(bounds, tops))
+    block, place = _first_of_largest(bounds, tops)
+    return _Queue(bounds, tops, block, place, (block == queue.block) & (place == queue.place))
 
 
 def _next_best(row, item_weights, offset, t, state, *, size):
     greedy, queue = state
-    queue = while_loop(bind(_is_old, t), bind(_evaluate, row, item_weights, t, greedy.best), queue)
+    queue = while_loop(_is_old, bind(_evaluate, row, item_weights, greedy.best), queue)
     j = queue.block * queue.bounds.shape[1] + queue.place
     lacking = jnp.where(t == 0, offset, 0)
     queue = queue._replace(bounds=queue.bounds + lacking, tops=queue.tops + lacking)
     greedy = take(greedy, t, j, queue.tops[queue.block], row(jnp.minimum(j, size - 1)), size)
-    return greedy, _with_bound(queue, t, -jnp.inf)
+    return greedy, _with_bound(queue, -jnp.inf)._replace(fresh=t < 0)
 
 
-def _is_old(t, queue):
-    return (queue.evaluated[queue.block, queue.place] != t) & (queue.tops[queue.block] > -jnp.inf)
+def _is_old(queue):
+    return ~queue.fresh & (queue.tops[queue.block] > -jnp.inf)
 
 
-def _evaluate(row, item_weights, t, best, queue):
+def _evaluate(row, item_weights, best, queue):
     j = queue.block * queue.bounds.shape[1] + queue.place
-    return _with_bound(queue, t, weighted_sum(jnp.maximum(row(j) - best, 0), item_weights))
+    return _with_bound(queue, weighted_sum(jnp.maximum(row(j) - best, 0), item_weights))
 
 
 def stochastic(
