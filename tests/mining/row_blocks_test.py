@@ -113,6 +113,7 @@ def test_pairs_are_drawn_in_proportion_to_the_plan_in_blocks(mode, monkeypatch):
 def test_rows_without_a_fitting_divisor_are_one_block():
     assert _row_blocks.number_of_blocks(2048, 2048) == 1
     assert _row_blocks.number_of_blocks(4096, 4096) == 16
+    assert _row_blocks.number_of_blocks(4104, 4104) == 19  # 216 rows a block; 18 would leave 228, no multiple of 8
     assert _row_blocks.number_of_blocks(4099, 4099) == 1
 
 
