@@ -222,7 +222,7 @@ def pairs(size: int, kept: int) -> dict[str, Program]:
         "margin_softmax_loss, gradient": Program(jax.grad(mining.margin_softmax_loss), (of_classes, own, own)),
         "random_walk_similarity": Program(mining.random_walk_similarity, (square,)),
         "sample_classes": Program(
-            lambda y: mining.sample_classes(0, mining.index_classes(y, kept), kept // 8, 8), (labels,)
+            lambda y: mining.sample_classes(jax.random.key(0), mining.index_classes(y, kept), kept // 8, 8), (labels,)
         ),
         "sample_negative_counts": Program(
             lambda z, m: mining.sample_negative_counts(jax.random.key(0), z, m, 7), (square, labels)

@@ -1,5 +1,8 @@
 """Losses of pairs `[A, M]` that are computed and reduced a block of rows at a time, where the pairs are many."""
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -21,12 +24,19 @@ def reduce_row_blocks(losses_of_rows: Bound, rows: tuple[jax.Array, ...], reduct
       The losses, reduced.
     """
     if number_of_blocks(*rows[0].shape) == 1:
-        return sum(reduce_losses(*kind, reduction) for kind in losses_of_rows(*rows))
+        return _add([reduce_losses(losses, valid, reduction) for losses, valid in losses_of_rows(*rows)])
     if reduction in ("anchors", "anchor_mean", "none"):
         found = map_row_blocks(bind(_of_anchors, losses_of_rows, keep=reduction == "none"), rows)
-        return sum(reduce_losses(*kind, "mean") if reduction == "anchor_mean" else kind[0] for kind in found)
+        is_mean = reduction == "anchor_mean"
+        return _add([reduce_losses(losses, valid, "mean") if is_mean else losses for losses, valid in found])
     found = map_row_blocks(bind(_sums, losses_of_rows, reduction=reduction), rows)
-    return sum(jnp.sum(x) / (1 if reduction == "sum" else jnp.maximum(jnp.sum(number), 1)) for x, number in found)
+    if reduction == "sum":
+        return _add([jnp.sum(total) for total, _ in found])
+    return _add([jnp.sum(total) / jnp.maximum(jnp.sum(number), 1) for total, number in found])
+
+
+def _add(terms: Sequence[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, terms)
 
 
 def _of_anchors(losses_of_rows, *rows, keep):
