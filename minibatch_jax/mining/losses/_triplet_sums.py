@@ -72,15 +72,15 @@ def sum_triplets(
     Returns:
       The sums for each pair and each anchor.
     """
+    if mining in ("hard", "easy_positive"):
+        kinds = ("hard", "hard") if mining == "hard" else ("easy", "semihard")
+        triplets = triplet_choice(distances, positives, negatives, *kinds, fallback)
+        return sum_selected(distances, triplets, penalty)
     rows = bind(_sum_all, margin, penalty, condition, mining=mining, fallback=fallback)
     return map_row_blocks(rows, (distances, positives, negatives))
 
 
 def _sum_all(margin, penalty, condition, distances, positives, negatives, *, mining, fallback):
-    if mining in ("hard", "easy_positive"):
-        kinds = ("hard", "hard") if mining == "hard" else ("easy", "semihard")
-        triplets = triplet_choice(distances, positives, negatives, *kinds, fallback)
-        return sum_selected(distances, triplets, penalty)
     pairs = distances, positives, negatives, jnp.where(negatives, distances, jnp.inf)
     step = bind(_add_positive, *pairs, margin, penalty, condition, mining=mining, fallback=fallback)
     start = _next_positive(positives, jnp.full(distances.shape[0], -1, jnp.int32))

@@ -111,7 +111,7 @@ def dynamic_margin_loss(
     pairs = fixed, positives, negatives
     heights = bind(_heights, nodes, span=span, mining=mining, fallback=fallback)
     histogram = _updated(margin.histogram, jnp.sum(map_row_blocks(heights, pairs), axis=0), decay)
-    sums = sum_triplets(*pairs, bind(_weighted, histogram, nodes, span=span), mining, fallback, margin=jnp.inf)
+    sums = map_row_blocks(bind(_sums, histogram, nodes, span=span, mining=mining, fallback=fallback), pairs)
     number = jnp.maximum(jnp.sum(sums.mined), 1)
     total = _with_slopes(jnp.sum(sums.loss), distances, sums.weights)
     return total / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
@@ -139,6 +139,10 @@ def _heights(nodes, distances, positives, negatives, **options):
     """
     height = bind(_height, distances, positives, negatives, num_bins=nodes.shape[0] - 1, **options)
     return map_rows(height, nodes).T
+
+
+def _sums(histogram, nodes, *pairs, span, mining, fallback):
+    return sum_triplets(*pairs, bind(_weighted, histogram, nodes, span=span), mining, fallback, margin=jnp.inf)
 
 
 def _height(distances, positives, negatives, node, *, num_bins, span, mining, fallback):
