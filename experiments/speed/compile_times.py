@@ -5,6 +5,12 @@ checkout. The functions choose `kept` of `size` items, and have as many classes.
 without the persistent cache, one after the other in one process. A program of one device should take at most a second
 to be traced, lowered and compiled, and no longer for larger batches or more choices: run it with other sizes. It should
 reserve at most four floats for each pair of a batch of 4,096.
+
+Measured on two cores, nothing else running, B = 1024: 5 of 90 transformations and 6 of 138 functions took longer than a
+second, `attention_scores` 3.0, `keep_by_attention` 2.8, `couple_hierarchical` 1.8, `multifilter_regressions` 1.4,
+`typi_clust_indices`, `batch_bald_indices` and `immiscible_noise` 1.1 to 1.3; half took less than .4. At B = 4096 and
+k = 1024 they take as long. Temporaries at B = 4096: `manifold_loss` with gradient 8.6, `angular_loss` 6.4,
+`lifted_structure_loss` 5.3; of couplings 5 at most.
 """
 
 import os

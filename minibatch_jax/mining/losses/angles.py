@@ -71,9 +71,10 @@ def angular_loss(
     if reference_similarities is None:
         views = check_one_set("reference_similarities", positives, negatives)
     tangent = jnp.tan(angle) ** 2
-    reached = jnp.any(positives, axis=0), jnp.any(negatives, axis=0)
-    of_rows = bind(_angular, views, tangent, others, *reached)
-    return reduce_row_blocks(of_rows, pairs, reduction)
+    compared = jnp.any(positives, axis=0)[:, None] & jnp.any(negatives, axis=0)[None, :] & jnp.isfinite(others)
+    contested = map_row_blocks(bind(_contested, compared), (positives, negatives))
+    of_rows = bind(_angular, views, tangent, others, compared)
+    return reduce_row_blocks(of_rows, (*pairs, contested), reduction)
 
 
 @keeps_dtype
@@ -156,21 +157,24 @@ def orthogonal_projection_loss(
     return reduce_losses(1 - similarities, positives) + gamma * reduce_losses(jnp.abs(similarities), negatives)
 
 
-def _angular(views, tangent, others, is_positive, is_negative, *pairs):
-    similarities, positives, negatives = finite_pairs("similarities", *pairs)
-    of_references = bind(_over_negatives, tangent, is_negative, similarities, negatives)
-    exponent, contested = map_row_blocks(of_references, (others, is_positive, positives.T))
-    exponent = exponent.T - 2 * (1 + tangent) * jnp.where(contested.T, similarities, 0)
-    return [(jnp.where(views, jnp.nan, softplus_where(contested.T, exponent)), positives)]
-
-
-def _over_negatives(tangent, is_negative, similarities, negatives, others, is_positive, positives):
-    """Return log(sum_n exp(4 t (s_an + s_pn))) for references p and anchors a `[P, A]`, and which have an n."""
-    compared = is_positive[:, None] & is_negative[None, :] & jnp.isfinite(others)
-    to_reference = 4 * tangent * jnp.where(compared, others, 0).astype(similarities.dtype)
+def _contested(compared, positives, negatives):
+    """Return the positive pairs `[A, M]` for which some negative is compared with both ends."""
     number = product(negatives.astype(jnp.float32), compared.T.astype(jnp.float32))
-    contested = positives.T & (number > 0)
-    return _log_product(4 * tangent * similarities, negatives, to_reference, compared, contested).T, contested.T
+    return positives & (number > 0)
+
+
+def _angular(views, tangent, others, compared, similarities, positives, negatives, contested):
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    of_references = bind(_over_negatives, 4 * tangent * similarities, negatives, 4 * tangent)
+    exponent = map_row_blocks(of_references, (others, compared, contested.T)).T
+    exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
+    return [(jnp.where(views, jnp.nan, softplus_where(contested, exponent)), positives)]
+
+
+def _over_negatives(to_anchor, negatives, scale, others, compared, contested):
+    """Return log(sum_n exp(4 t (s_an + s_pn))) for the contested pairs of references p and anchors a, `[P, A]`."""
+    to_reference = scale * jnp.where(compared, others, 0).astype(to_anchor.dtype)
+    return _log_product(to_anchor, negatives, to_reference, compared, contested.T).T
 
 
 def _log_product(x, x_mask, y, y_mask, wanted):
