@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import minibatch_jax
-from minibatch_jax import across, coupling, mining, normalize, value_and_grad
+from minibatch_jax import across, coupling, mining, mixing, normalize, sampling, value_and_grad
 from minibatch_jax.coupling.exact import assignments
 from minibatch_jax.devices import gather_rows
 from minibatch_jax.selection import keep_topk
@@ -103,11 +103,49 @@ def mining_step(mesh):
     return jax.shard_map(train, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()), arguments
 
 
+def many_pairs_step(mesh):
+    """Pairs of a device in blocks of rows; the gradient is that of a scale of the distances."""
+    pairs = [struct(mesh, P("data"), 4 * B, 4 * B, dtype=dtype) for dtype in (jnp.float32, jnp.bool_, jnp.bool_)]
+
+    def train(scale, distances, positives, negatives):
+        def loss(scale):
+            return mining.ranked_list_loss(scale * distances, positives, negatives)
+
+        return scale - 0.1 * jax.grad(loss)(scale)
+
+    return train, (struct(mesh, P()), *pairs)
+
+
+def mixing_step(mesh):
+    """A batch of domains in proportions that are learned, of a data set on all devices."""
+    rows, domains = 16 * B, 8
+    sampler = sampling.mixture(domains, B, mixing.mix_by_odm("perplexity"))
+    batches = NamedSharding(mesh, P("data"))
+
+    def loss_fn(params, batch):
+        return jnp.mean((jnp.dot(batch["x"], params["w"]) - batch["x"]) ** 2, axis=1)
+
+    def train(params, state, x):
+        drawn, state = sampler.sample(state)
+        batch = {"x": jax.lax.with_sharding_constraint(x[drawn.indices], batches)}
+        step = value_and_grad(loss_fn, optax.identity())
+        (_, aux), grads, _ = step(params, batch, optax.EmptyState(), weights=drawn.weights)
+        state = sampler.update(state, drawn, losses=aux.items)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), state
+
+    started = jax.eval_shape(lambda d: sampler.init(0, domains=d), jax.ShapeDtypeStruct((rows,), jnp.int32))
+    everywhere = NamedSharding(mesh, P())
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), started)
+    return train, ({"w": struct(mesh, P(), D, D)}, state, struct(mesh, P("data"), rows, D))
+
+
 STEPS = {
     "selection": selection_step,
     "exact": lambda mesh: coupling_step(mesh, coupling.couple_assignment()),
     "sinkhorn": lambda mesh: coupling_step(mesh, coupling.couple_sinkhorn(0.05, relative_to="mean")),
     "mining": mining_step,
+    "many pairs": many_pairs_step,
+    "mixing": mixing_step,
 }
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from minibatch_jax._checks import as_key, check_choice, check_count, check_floating, check_shape
+from minibatch_jax._loops import bind
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax._vector import first_maxima
 from minibatch_jax.weights import Weights, matrix_of, weight_dtype
 
@@ -92,13 +94,22 @@ def _joint(key: jax.Array, plan: jax.Array, num_pairs: int) -> tuple[jax.Array, 
     """Draw the row from the row sums, then the column from that row: no sum runs over all pairs."""
     row_key, column_key = jax.random.split(key)
     mass = jnp.sum(plan, axis=1)
-    source = _draw(row_key, jnp.broadcast_to(mass[None, :], (num_pairs, mass.shape[0])))
-    weights = jnp.broadcast_to(jnp.sum(mass) / num_pairs, num_pairs)
-    return source, _draw(column_key, plan[source]), weights
+    slots = lax.iota(jnp.int32, num_pairs)
+    source = map_row_blocks(bind(_draw_same, mass), (slots,), columns=mass.shape[0], key=row_key)
+    target = map_row_blocks(bind(_draw_from, plan), (source,), columns=plan.shape[1], key=column_key)
+    return source, target, jnp.broadcast_to(jnp.sum(mass) / num_pairs, num_pairs)
 
 
 def _rows(key: jax.Array, plan: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return lax.iota(jnp.int32, plan.shape[0]), _draw(key, plan), jnp.sum(plan, axis=1)
+    return lax.iota(jnp.int32, plan.shape[0]), map_row_blocks(bind(_draw), (plan,), key=key), jnp.sum(plan, axis=1)
+
+
+def _draw_same(mass: jax.Array, key: jax.Array, slots: jax.Array) -> jax.Array:
+    return _draw(key, jnp.broadcast_to(mass[None, :], (slots.shape[0], mass.shape[0])))
+
+
+def _draw_from(plan: jax.Array, key: jax.Array, source: jax.Array) -> jax.Array:
+    return _draw(key, plan[source])
 
 
 def _draw(key: jax.Array, mass: jax.Array) -> jax.Array:

@@ -221,7 +221,7 @@ def _extend(key, outcomes, label_probabilities, t, exact_steps):
     slots = jnp.arange(size, dtype=jnp.int32)
     parent_key, label_key = jax.random.split(key)
     heights = (slots.astype(outcomes.chances.dtype) + jax.random.uniform(parent_key, (), outcomes.chances.dtype)) / size
-    drawn = jnp.searchsorted(jnp.cumsum(outcomes.chances), heights).astype(jnp.int32)
+    drawn = jnp.searchsorted(jnp.cumsum(outcomes.chances), heights, method="sort").astype(jnp.int32)
     is_exact = t < exact_steps
     parents = jnp.where(is_exact, slots // classes, jnp.where(t == exact_steps, jnp.minimum(drawn, size - 1), slots))
     posterior, chances = outcomes.posterior[parents], outcomes.chances[parents]

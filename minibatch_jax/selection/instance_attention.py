@@ -17,6 +17,7 @@ Experiment: instance_selection
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -131,16 +132,17 @@ def attention_scores(
     known = exists & (classes < num_classes)
     held_out = known & (jax.random.uniform(split_key, (size,)) < HELD_OUT)
     judged = jnp.where(jnp.any(held_out), held_out, known)
-    problem = rows, graph, jnp.minimum(classes, num_classes - 1), known & ~held_out, judged
+    labels_of_all = jnp.minimum(classes, num_classes - 1)
+    problem = layers, rows, graph, labels_of_all, known & ~held_out, judged
     rates = learning_rate, weight_decay
-    moments = [(jnp.zeros_like(x), jnp.zeros_like(x)) for x in jax.tree.leaves(layers)]
-    start = layers, moments, layers, jnp.full((), jnp.inf, rows.dtype)
+    values = jnp.concatenate([x.ravel() for x in jax.tree.leaves(layers)])
+    start = values, (jnp.zeros_like(values), jnp.zeros_like(values)), values, jnp.full((), jnp.inf, rows.dtype)
     steps = jnp.arange(num_steps, dtype=rows.dtype)
     (_, _, best, loss), _ = scan(bind(_train_step, problem, rates=rates), start, steps)
-    logits, attention = _network(best, rows, graph)
+    logits, attention = _network(_shaped_like(layers, best), rows, graph)
     scores = jnp.mean(jnp.stack([received(graph, a) for a in attention]), axis=0)
     if label_probability:
-        own = jnp.take_along_axis(jax.nn.softmax(logits), problem[2][:, None], axis=1)[:, 0]
+        own = jnp.take_along_axis(jax.nn.softmax(logits), labels_of_all[:, None], axis=1)[:, 0]
         scores = scores * jnp.where(known, own, 0)
     return AttentionScores(jnp.where(exists, scores, -jnp.inf), loss)
 
@@ -268,6 +270,13 @@ def _make_graph(name, key, features, labels, exists):
     return make(key, features, min(5, size - 1), where=exists)
 
 
+def _shaped_like(layers, values):
+    """Return the layers with other values, which are in one vector, so that a step of all is one operation."""
+    leaves, structure = jax.tree.flatten(layers)
+    ends = itertools.accumulate(x.size for x in leaves)
+    return structure.unflatten(values[end - x.size : end].reshape(x.shape) for x, end in zip(leaves, ends))
+
+
 def _network(layers, rows, graph):
     hidden, first = attention_layer(layers[0], rows, graph)
     logits, second = attention_layer(layers[1], jax.nn.elu(hidden), graph)
@@ -291,18 +300,15 @@ def _mean(losses, where):
 
 def _train_step(problem, state, step, *, rates):
     """Take a step, and keep the parameters that had the least loss on the rows held out."""
-    rows, graph, classes, used, held_out = problem
-    layers, moments, best, least = state
+    layers, rows, graph, classes, used, held_out = problem
+    values, moments, best, least = state
     learning_rate, weight_decay = rates
 
-    def loss(layers):
-        losses = _losses(layers, rows, graph, classes)
+    def loss(values):
+        losses = _losses(_shaped_like(layers, values), rows, graph, classes)
         return _mean(losses, used), _mean(losses, held_out)
 
-    grads, held = jax.grad(loss, has_aux=True)(layers)
-    best, least = jax.tree.map(functools.partial(jnp.where, held < least), (layers, held), (best, least))
-    leaves, structure = jax.tree.flatten(layers)
-    decayed = [g + weight_decay * x for g, x in zip(jax.tree.leaves(grads), leaves)]
-    made = [_adam_step(*inputs, step, learning_rate) for inputs in zip(leaves, decayed, moments)]
-    layers = structure.unflatten([values for values, _ in made])
-    return (layers, [moments for _, moments in made], best, least), None
+    grads, held = jax.grad(loss, has_aux=True)(values)
+    best, least = jax.tree.map(functools.partial(jnp.where, held < least), (values, held), (best, least))
+    values, moments = _adam_step(values, grads + weight_decay * values, moments, step, learning_rate)
+    return (values, moments, best, least), None

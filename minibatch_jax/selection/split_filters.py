@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_count, check_floating, check_number, check_shape
-from minibatch_jax._loops import bind, fori_loop, while_loop
+from minibatch_jax._loops import bind, fori_loop, map_rows, while_loop
 from minibatch_jax._vector import nonzero
 from minibatch_jax.selection.list_decodable import RegressionList, batch_gradients, soft_filter, top_direction
 from minibatch_jax.weights import weight_dtype
@@ -204,14 +204,14 @@ def _work_on_one(inputs, targets, sources, slack, queue, *, fraction):
     parameters, clip = _huber_fit(inputs, targets, weights)
     residuals = inputs @ parameters - targets
     _, direction = top_direction(batch_gradients(inputs, targets, parameters, clip), weights)
-    branches, changed = jnp.stack([weights, jnp.zeros_like(weights)]), jnp.zeros((), bool)
-    for samples in (jnp.minimum(jnp.abs(residuals), clip), (inputs @ direction) * jnp.clip(residuals, -clip, clip)):
-        spread, values = slack * _spread(samples, weights, clip, fraction), jnp.mean(samples, axis=1)
-        made = multifilter(weights, values, spread, fraction, num_sources=sources)
-        changes = (_mean_and_variance(values, weights)[1] > spread) & (jnp.any(made[0] != weights) | jnp.any(made[1]))
-        branches = jnp.where(changes & ~changed, made, branches)
-        changed |= changes
-
+    along = (inputs @ direction) * jnp.clip(residuals, -clip, clip)
+    filtered = bind(_filter, weights, clip, slack, sources, fraction=fraction)
+    (made, other), (changed, other_changed) = map_rows(
+        filtered, jnp.stack([jnp.minimum(jnp.abs(residuals), clip), along])
+    )
+    unchanged = jnp.stack([weights, jnp.zeros_like(weights)])
+    branches = jnp.where(changed, made, jnp.where(other_changed, other, unchanged))
+    changed |= other_changed
     free = jnp.argmin(queue.used)  # by the bound on squared masses there is one where it is needed
     heavy = jnp.sum(branches, axis=1) >= fraction * sources / 2
     second = heavy[1] & ~queue.used[free]
@@ -226,6 +226,14 @@ def _work_on_one(inputs, targets, sources, slack, queue, *, fraction):
         unfinished=unfinished.at[free].set(unfinished[free] | second),
         step=queue.step + 1,
     )
+
+
+def _filter(weights, clip, slack, sources, samples, *, fraction):
+    """Return what the multifilter makes of the weights by a statistic, and whether its variance says that it counts."""
+    spread, values = slack * _spread(samples, weights, clip, fraction), jnp.mean(samples, axis=1)
+    made = multifilter(weights, values, spread, fraction, num_sources=sources)
+    changes = jnp.any(made[0] != weights) | jnp.any(made[1])
+    return made, (_mean_and_variance(values, weights)[1] > spread) & changes
 
 
 def _between_tails(masses, points, tail):

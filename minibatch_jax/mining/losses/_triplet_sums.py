@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._loops import bind, while_loop
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._columns import at_column, column_numbers, farthest, nearest, nearest_beyond
 from minibatch_jax.mining.choices import Triplets, triplet_choice
 
 MINING = ("all", "violating", "easy", "semihard", "nearest_semihard", "hard", "easy_positive")
 
 Penalty = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-Condition = Callable[[jax.Array, jax.Array], jax.Array]
+Condition = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class TripletSums(NamedTuple):
@@ -65,8 +66,8 @@ def sum_triplets(
       fallback: what "semihard", "nearest_semihard" and "easy_positive" do with a positive that no negative is farther
         than: "drop" it, or pair it with the "easiest" (farthest) or the "hardest" (nearest) negative.
       margin: width of the band of "semihard", and how far beyond the positive a negative is for "easy".
-      condition: for "all" and "semihard": from the distance `[A]` and the column `[A]` of one positive of each anchor
-        to the negatives `[A, M]` that count with it, bool, as `bind` returns it.
+      condition: for "all" and "semihard": from the distances `[A, M]`, and the distance `[A]` and the column `[A]` of
+        one positive of each anchor, to the negatives `[A, M]` that count with it, bool, as `bind` returns it.
 
     Returns:
       The sums for each pair and each anchor.
@@ -75,6 +76,11 @@ def sum_triplets(
         kinds = ("hard", "hard") if mining == "hard" else ("easy", "semihard")
         triplets = triplet_choice(distances, positives, negatives, *kinds, fallback)
         return sum_selected(distances, triplets, penalty)
+    rows = bind(_sum_all, margin, penalty, condition, mining=mining, fallback=fallback)
+    return map_row_blocks(rows, (distances, positives, negatives))
+
+
+def _sum_all(margin, penalty, condition, distances, positives, negatives, *, mining, fallback):
     pairs = distances, positives, negatives, jnp.where(negatives, distances, jnp.inf)
     step = bind(_add_positive, *pairs, margin, penalty, condition, mining=mining, fallback=fallback)
     start = _next_positive(positives, jnp.full(distances.shape[0], -1, jnp.int32))
@@ -109,7 +115,7 @@ def _add_positive(distances, positives, negatives, to_negative, margin, penalty,
     elif mining == "easy":
         mined &= to_negative > (reach + margin)[:, None]
     if condition is not None:
-        mined &= condition(reach, column_or_last)
+        mined &= condition(distances, reach, column_or_last)
     sums = _add_many(sums, reach, to_negative, column_or_last, mined, penalty)
     if mining == "semihard" and fallback != "drop":
         _, replacement, found = (farthest if fallback == "easiest" else nearest)(distances, negatives)

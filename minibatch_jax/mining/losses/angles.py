@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number, check_shape
 from minibatch_jax._loops import bind, cond, map_rows
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.geometry import product
 from minibatch_jax.mining._pairs import check_one_set, finite_pairs, keeps_dtype
+from minibatch_jax.mining._row_losses import reduce_row_blocks
 from minibatch_jax.mining.losses._exponentials import log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
@@ -60,7 +62,8 @@ def angular_loss(
       >>> round(float(angular_loss(jnp.eye(3), positives, negatives)), 4)  # log(2)
       0.6931
     """
-    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    pairs = similarities, positives, negatives
+    _, positives, negatives = finite_pairs("similarities", *pairs)
     check_number("angle", angle, 0, 1.57, open_low=True)
     others = similarities if reference_similarities is None else reference_similarities
     check_shape("reference_similarities", others, (similarities.shape[1], similarities.shape[1]))
@@ -69,13 +72,9 @@ def angular_loss(
         views = check_one_set("reference_similarities", positives, negatives)
     tangent = jnp.tan(angle) ** 2
     compared = jnp.any(positives, axis=0)[:, None] & jnp.any(negatives, axis=0)[None, :] & jnp.isfinite(others)
-    to_reference = 4 * tangent * jnp.where(compared, others, 0).astype(similarities.dtype)
-    number = product(negatives.astype(jnp.float32), compared.T.astype(jnp.float32))
-    contested = positives & (number > 0)
-    exponent = _log_product(4 * tangent * similarities, negatives, to_reference, compared, contested)
-    exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
-    losses = jnp.where(views, jnp.nan, softplus_where(contested, exponent))
-    return reduce_losses(losses, positives, reduction)
+    contested = map_row_blocks(bind(_contested, compared), (positives, negatives))
+    of_rows = bind(_angular, views, tangent, others, compared)
+    return reduce_row_blocks(of_rows, (*pairs, contested), reduction)
 
 
 @keeps_dtype
@@ -156,6 +155,26 @@ def orthogonal_projection_loss(
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_number("gamma", gamma, 0)
     return reduce_losses(1 - similarities, positives) + gamma * reduce_losses(jnp.abs(similarities), negatives)
+
+
+def _contested(compared, positives, negatives):
+    """Return the positive pairs `[A, M]` for which some negative is compared with both ends."""
+    number = product(negatives.astype(jnp.float32), compared.T.astype(jnp.float32))
+    return positives & (number > 0)
+
+
+def _angular(views, tangent, others, compared, similarities, positives, negatives, contested):
+    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    of_references = bind(_over_negatives, 4 * tangent * similarities, negatives, 4 * tangent)
+    exponent = map_row_blocks(of_references, (others, compared, contested.T)).T
+    exponent -= 2 * (1 + tangent) * jnp.where(contested, similarities, 0)
+    return [(jnp.where(views, jnp.nan, softplus_where(contested, exponent)), positives)]
+
+
+def _over_negatives(to_anchor, negatives, scale, others, compared, contested):
+    """Return log(sum_n exp(4 t (s_an + s_pn))) for the contested pairs of references p and anchors a, `[P, A]`."""
+    to_reference = scale * jnp.where(compared, others, 0).astype(to_anchor.dtype)
+    return _log_product(to_anchor, negatives, to_reference, compared, contested.T).T
 
 
 def _log_product(x, x_mask, y, y_mask, wanted):

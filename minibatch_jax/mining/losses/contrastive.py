@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from minibatch_jax._checks import check_floating, check_number, check_shape
+from minibatch_jax._loops import bind
 from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
+from minibatch_jax.mining._row_losses import reduce_row_blocks
 from minibatch_jax.mining.losses._exponentials import log1p_sum_exp, log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
@@ -307,6 +309,11 @@ def hard_negative_loss(
     check_positive(temperature=temperature)
     check_number("concentration", concentration, 0)
     check_number("prior", prior, 0, 0.999)
+    of_rows = bind(_hard_negative, temperature, concentration, prior, constant_importance=constant_importance)
+    return reduce_row_blocks(of_rows, (similarities, positives, negatives), reduction)
+
+
+def _hard_negative(temperature, concentration, prior, similarities, positives, negatives, *, constant_importance):
     logits = similarities / temperature
     importance = concentration * (jax.lax.stop_gradient(logits) if constant_importance else logits)
     count = jnp.sum(negatives.astype(logits.dtype), axis=1)
@@ -315,7 +322,7 @@ def hard_negative_loss(
     log_positive = jnp.where(contested, logits, 0)
     log_rest = _log_cleared(log_mean[:, None], log_positive, prior, -1 / temperature)
     log_rest += jnp.log(jnp.maximum(count, 1))[:, None]
-    return reduce_losses(softplus_where(contested, log_rest - log_positive), positives, reduction)
+    return [(softplus_where(contested, log_rest - log_positive), positives)]
 
 
 def _log_cleared(log_mean, log_positive, prior, lowest):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count, check_number
 from minibatch_jax._loops import bind, map_rows
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._columns import FALLBACKS
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.losses._triplet_sums import MINING, sum_triplets
@@ -105,25 +106,48 @@ def dynamic_margin_loss(
     check_number("decay", decay, 0, 1)
     check_number("span", span, 0, open_low=True)
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
-    fixed, num_bins = jax.lax.stop_gradient(distances), margin.histogram.shape[0] - 1
-    nodes = jnp.arange(num_bins + 1, dtype=fixed.dtype)
+    fixed = jax.lax.stop_gradient(distances)
+    nodes = jnp.arange(margin.histogram.shape[0], dtype=fixed.dtype)
     pairs = fixed, positives, negatives
-    height = bind(_height, *pairs, num_bins=num_bins, span=span, mining=mining, fallback=fallback)
-    histogram = _updated(margin.histogram, map_rows(height, nodes), decay)
-    sums = sum_triplets(*pairs, bind(_weighted, histogram, nodes, span=span), mining, fallback, margin=jnp.inf)
+    heights = bind(_heights, nodes, span=span, mining=mining, fallback=fallback)
+    histogram = _updated(margin.histogram, jnp.sum(map_row_blocks(heights, pairs), axis=0), decay)
+    sums = map_row_blocks(bind(_sums, histogram, nodes, span=span, mining=mining, fallback=fallback), pairs)
     number = jnp.maximum(jnp.sum(sums.mined), 1)
-    no_change = jnp.sum(sums.weights * (distances - fixed))  # 0, with the gradient of the sum
-    return (jnp.sum(sums.loss) + no_change) / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
+    total = _with_slopes(jnp.sum(sums.loss), distances, sums.weights)
+    return total / number, DynamicMargin(histogram.astype(margin.histogram.dtype))
+
+
+@jax.custom_jvp
+def _with_slopes(total, distances, slopes):
+    """Return the total, whose derivative by the distances is the slopes."""
+    return total
+
+
+@_with_slopes.defjvp
+def _derivative(primals, tangents):
+    return primals[0], jnp.sum(primals[2] * tangents[1])
 
 
 def _place(excess, num_bins, span):
     return jnp.clip((excess + span) * (num_bins / (2 * span)), 0, num_bins)
 
 
+def _heights(nodes, distances, positives, negatives, **options):
+    """Return how many triplets of each anchor have their excess at each node of the histogram `[A, num_bins + 1]`.
+
+    An excess between two nodes is shared.
+    """
+    height = bind(_height, distances, positives, negatives, num_bins=nodes.shape[0] - 1, **options)
+    return map_rows(height, nodes).T
+
+
+def _sums(histogram, nodes, *pairs, span, mining, fallback):
+    return sum_triplets(*pairs, bind(_weighted, histogram, nodes, span=span), mining, fallback, margin=jnp.inf)
+
+
 def _height(distances, positives, negatives, node, *, num_bins, span, mining, fallback):
-    """Return how many triplets have their excess at a node of the histogram; an excess between two nodes is shared."""
     penalty = bind(_nearness, node, num_bins=num_bins, span=span)
-    return jnp.sum(sum_triplets(distances, positives, negatives, penalty, mining, fallback, margin=jnp.inf).loss)
+    return sum_triplets(distances, positives, negatives, penalty, mining, fallback, margin=jnp.inf).loss
 
 
 def _nearness(node, excess, *, num_bins, span):

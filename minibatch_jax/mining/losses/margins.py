@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from minibatch_jax._checks import check_number
+from minibatch_jax._loops import bind
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
+from minibatch_jax.mining._row_losses import reduce_row_blocks
 from minibatch_jax.mining.losses._exponentials import exp_weighted_mean, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
@@ -102,10 +105,15 @@ def binomial_deviance_loss(
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_positive(alpha=alpha, beta=beta)
+    of_rows = bind(_binomial_deviance, base, alpha, beta)
+    return reduce_row_blocks(of_rows, (similarities, positives, negatives), reduction)
+
+
+def _binomial_deviance(base, alpha, beta, similarities, positives, negatives):
     shifted = jnp.where(positives | negatives, similarities - base, 0)
     pull = reduce_losses(jax.nn.softplus(-alpha * shifted), positives, "anchors")
     push = reduce_losses(jax.nn.softplus(beta * shifted), negatives, "anchors")
-    return reduce_losses(pull + push, jnp.any(positives | negatives, axis=1), reduction)
+    return [(pull + push, jnp.any(positives | negatives, axis=1))]
 
 
 @keeps_dtype
@@ -153,9 +161,14 @@ def sigmoid_loss(
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_positive(scale=scale)
     check_number("bias", bias)
+    of_rows = bind(_sigmoid, scale, bias)
+    return reduce_row_blocks(of_rows, (similarities, positives, negatives), reduction)
+
+
+def _sigmoid(scale, bias, similarities, positives, negatives):
     logits, counted = scale * similarities + bias, positives | negatives
     losses = jnp.sum(softplus_where(counted, jnp.where(positives, -logits, logits)), axis=1)
-    return reduce_losses(losses, jnp.any(counted, axis=1), reduction)
+    return [(losses, jnp.any(counted, axis=1))]
 
 
 @keeps_dtype
@@ -209,11 +222,16 @@ def ranked_list_loss(
     check_number("imbalance", imbalance, 0, 1)
     check_number("positive_temperature", positive_temperature, 0)
     check_number("negative_temperature", negative_temperature, 0)
+    of_rows = bind(_ranked_list, margin, boundary, imbalance, positive_temperature, negative_temperature)
+    return reduce_row_blocks(of_rows, (distances, positives, negatives), reduction)
+
+
+def _ranked_list(margin, boundary, imbalance, positive_temperature, negative_temperature, distances, *masks):
+    positives, negatives = masks
     far, near = distances - (boundary - margin), boundary - distances
     pull = exp_weighted_mean(far, positives & (far > 0), positive_temperature)
     push = exp_weighted_mean(near, negatives & (near > 0), negative_temperature)
-    losses = (1 - imbalance) * pull + imbalance * push
-    return reduce_losses(losses, jnp.any(positives | negatives, axis=1), reduction)
+    return [((1 - imbalance) * pull + imbalance * push, jnp.any(positives | negatives, axis=1))]
 
 
 @keeps_dtype
@@ -254,9 +272,21 @@ def intra_pair_variance_loss(
       0.03125
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
-    low = jax.nn.relu((1 - slack) * reduce_losses(similarities, positives) - similarities)
-    high = jax.nn.relu(similarities - (1 + slack) * reduce_losses(similarities, negatives))
-    return reduce_losses(low**2, positives, reduction) + reduce_losses(high**2, negatives, reduction)
+    pairs = similarities, positives, negatives
+    means = [jnp.sum(x) / jnp.maximum(jnp.sum(number), 1) for x, number in map_row_blocks(bind(_sums), pairs)]
+    return reduce_row_blocks(bind(_intra_pair_variance, slack, *means), pairs, reduction)
+
+
+def _sums(similarities, *masks):
+    """Return for each mask the sum of each row's masked similarities, and their number."""
+    numbers = (jnp.sum(mask.astype(similarities.dtype), axis=1) for mask in masks)
+    return [(jnp.sum(similarities, axis=1, where=mask), number) for mask, number in zip(masks, numbers)]
+
+
+def _intra_pair_variance(slack, mean_positive, mean_negative, similarities, positives, negatives):
+    low = jax.nn.relu((1 - slack) * mean_positive - similarities)
+    high = jax.nn.relu(similarities - (1 + slack) * mean_negative)
+    return [(low**2, positives), (high**2, negatives)]
 
 
 @keeps_dtype

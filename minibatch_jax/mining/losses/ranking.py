@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from minibatch_jax._checks import check_choice, check_count
 from minibatch_jax._loops import bind, map_rows
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._pairs import check_pairs, check_positive, finite_pairs, keeps_dtype
+from minibatch_jax.mining._row_losses import reduce_row_blocks
 from minibatch_jax.mining.reductions import reduce_losses
 from minibatch_jax.weights import weight_dtype
 
@@ -45,13 +47,13 @@ def soft_ranks(similarities: jax.Array, counted: jax.Array, *, temperature: floa
     check_pairs("similarities", similarities, counted, counted)
     check_positive(temperature=temperature)
     similarities = similarities.astype(weight_dtype(similarities.dtype))
-    others = ~jnp.eye(similarities.shape[1], dtype=bool)
-    return map_rows(bind(_soft_ranks_of_row, others, temperature), (similarities, counted))
+    return map_rows(bind(_soft_ranks_of_row, temperature), (similarities, counted))
 
 
 @jax.checkpoint
-def _soft_ranks_of_row(others, temperature, row):
+def _soft_ranks_of_row(temperature, row):
     values, mask = row
+    others = ~jnp.eye(values.shape[0], dtype=bool)
     ahead = jax.nn.sigmoid((values[None, :] - values[:, None]) / temperature)
     return jnp.sum(jnp.where(others & mask[None, :], ahead, 0), axis=1)
 
@@ -93,13 +95,18 @@ def smooth_ap_loss(
       >>> round(float(loss), 4)
       0.1667
     """
-    similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
+    check_pairs("similarities", similarities, positives, negatives)
+    return reduce_row_blocks(bind(_smooth_ap, temperature), (similarities, positives, negatives), reduction)
+
+
+def _smooth_ap(temperature, *pairs):
+    similarities, positives, negatives = finite_pairs("similarities", *pairs)
     used = positives | negatives
     values = jnp.where(used, similarities, 0)
     among_positives = 1 + soft_ranks(values, positives, temperature=temperature)
     among_all = 1 + soft_ranks(values, used, temperature=temperature)
     precision = reduce_losses(among_positives / among_all, positives, "anchors")
-    return reduce_losses(1 - precision, jnp.any(positives, axis=1), reduction)
+    return [(1 - precision, jnp.any(positives, axis=1))]
 
 
 @keeps_dtype
@@ -148,6 +155,11 @@ def pnp_loss(
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_choice("penalty", penalty, _PENALTIES)
+    of_rows = bind(_pnp, temperature, power, bound, penalty=penalty)
+    return reduce_row_blocks(of_rows, (similarities, positives, negatives), reduction)
+
+
+def _pnp(temperature, power, bound, similarities, positives, negatives, *, penalty):
     values = jnp.where(positives | negatives, similarities, 0)
     r = soft_ranks(values, negatives, temperature=temperature)
     penalized = {
@@ -157,8 +169,7 @@ def pnp_loss(
         "entropy": lambda: (1 + r) * jnp.log1p(r),
         "bounded": lambda: (bound * r - jnp.log1p(bound * r)) / bound**2,
     }[penalty]()
-    losses = reduce_losses(penalized, positives, "anchors")
-    return reduce_losses(losses, jnp.any(positives, axis=1), reduction)
+    return [(reduce_losses(penalized, positives, "anchors"), jnp.any(positives, axis=1))]
 
 
 @keeps_dtype
@@ -201,13 +212,18 @@ def fast_ap_loss(
     """
     squared_distances, positives, negatives = finite_pairs("squared_distances", squared_distances, positives, negatives)
     check_count("num_bins", num_bins)
+    of_rows = bind(_fast_ap, num_bins=num_bins)
+    return reduce_row_blocks(of_rows, (squared_distances, positives, negatives), reduction)
+
+
+def _fast_ap(squared_distances, positives, negatives, *, num_bins):
     places = jnp.clip(squared_distances * (num_bins / 4), 0, num_bins)
     pulled, pushed = _row_histograms(places, positives, num_bins), _row_histograms(places, negatives, num_bins)
     every = pulled + pushed
     above, below = pulled * jnp.cumsum(pulled, axis=1), jnp.cumsum(every, axis=1)
     count = jnp.sum(positives.astype(pulled.dtype), axis=1)
     precision = jnp.sum(above / jnp.where(below > 0, below, 1), axis=1) / jnp.maximum(count, 1)
-    return reduce_losses(1 - precision, count > 0, reduction)
+    return [(1 - precision, count > 0)]
 
 
 @keeps_dtype
@@ -242,16 +258,25 @@ def histogram_loss(
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_count("num_bins", num_bins)
+    of_rows = bind(_histograms, num_bins=num_bins)
+    found = map_row_blocks(of_rows, (similarities, positives, negatives))
+    pulled, pushed = (jnp.sum(heights, axis=0) / jnp.maximum(jnp.sum(number), 1) for heights, number in found)
+    return jnp.sum(pushed * jnp.cumsum(pulled))
+
+
+def _histograms(similarities, *masks, num_bins):
+    """Return for each mask the histogram `[A, num_bins + 1]` of each row's masked places, and their number `[A]`."""
     places = jnp.clip((similarities + 1) * (num_bins / 2), 0, num_bins)
     left = jnp.clip(jax.lax.stop_gradient(jnp.floor(places)), 0, num_bins - 1)
-    nodes = left.astype(jnp.int32)
+    nodes, rows = left.astype(jnp.int32), jnp.arange(left.shape[0])[:, None]
 
-    def density(mask):
+    def histogram(mask):
         share = jnp.where(mask, places - left, 0)
-        heights = jnp.zeros(num_bins + 1, share.dtype).at[nodes].add(jnp.where(mask, 1 - share, 0))
-        return heights.at[nodes + 1].add(share) / jnp.maximum(jnp.sum(mask.astype(share.dtype)), 1)
+        heights = jnp.zeros((mask.shape[0], num_bins + 1), share.dtype)
+        heights = heights.at[rows, nodes].add(jnp.where(mask, 1 - share, 0)).at[rows, nodes + 1].add(share)
+        return heights, jnp.sum(mask.astype(share.dtype), axis=1)
 
-    return jnp.sum(density(negatives) * jnp.cumsum(density(positives)))
+    return [histogram(mask) for mask in masks]
 
 
 def _row_histograms(places, mask, num_bins):

@@ -8,7 +8,10 @@ Experiment: speed mining_table, zero_shot_retrieval
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._loops import bind
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._pairs import check_positive, finite_pairs, keeps_dtype
+from minibatch_jax.mining._row_losses import reduce_row_blocks
 from minibatch_jax.mining.losses._exponentials import log_sum_exp, softplus_where
 from minibatch_jax.mining.reductions import reduce_losses
 
@@ -54,23 +57,32 @@ def lifted_structure_loss(
       >>> round(float(lifted_structure_loss(jnp.ones((3, 3)), positives, negatives)), 4)  # (1 + log(2))^2 / 2
       1.4334
     """
-    distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
-    of_references, from_references = negatives.T, distances.T
+    pairs = distances, positives, negatives
+    distances, positives, negatives = finite_pairs("distances", *pairs)
+    from_references, of_references = distances.T, negatives.T
     if distances.shape[0] == distances.shape[1]:
         views = jnp.any(jnp.diagonal(positives | negatives))  # no item is in a pair with itself
-        of_references = jnp.where(views, of_references, negatives)
         from_references = jnp.where(views, from_references, distances)
-    has_rest, has_reference_rest = jnp.any(negatives, axis=1), jnp.any(of_references, axis=1)
-    contested = positives & (has_rest[:, None] | has_reference_rest[None, :])
+        of_references = jnp.where(views, of_references, negatives)
+    rest = map_row_blocks(bind(_log_of_negatives, margin), (from_references, of_references))
+    of_rows = bind(_lifted_structure, margin, rest)
+    return reduce_row_blocks(of_rows, pairs, reduction)
+
+
+def _log_of_negatives(margin, distances, negatives):
+    """Return log sum exp(margin - d) over the negatives of each row, or the lowest number if there is none."""
     lowest = jnp.finfo(distances.dtype).min / 4
-    rest = jnp.where(has_rest, log_sum_exp(margin - distances, negatives), lowest)[:, None]
-    reference_rest = log_sum_exp(margin - from_references, of_references)
-    reference_rest = jnp.where(has_reference_rest, reference_rest, lowest)[None, :]
-    highest = jnp.maximum(rest, reference_rest)
-    gap = jnp.where(contested, jnp.minimum(rest, reference_rest) - highest, 0)
+    return jnp.where(jnp.any(negatives, axis=1), log_sum_exp(margin - distances, negatives), lowest)
+
+
+def _lifted_structure(margin, rest_of_references, *pairs):
+    distances, positives, negatives = finite_pairs("distances", *pairs)
+    rest, of_references = _log_of_negatives(margin, distances, negatives)[:, None], rest_of_references[None, :]
+    highest = jnp.maximum(rest, of_references)
+    contested = positives & (highest > jnp.finfo(distances.dtype).min / 4)
+    gap = jnp.where(contested, jnp.minimum(rest, of_references) - highest, 0)
     both = jnp.where(contested, highest, 0) + jnp.log1p(jnp.exp(gap))
-    losses = jnp.where(contested, jax.nn.relu(both + jnp.where(contested, distances, 0)) ** 2 / 2, 0)
-    return reduce_losses(losses, positives, reduction)
+    return [(jnp.where(contested, jax.nn.relu(both + jnp.where(contested, distances, 0)) ** 2 / 2, 0), positives)]
 
 
 @keeps_dtype
@@ -156,12 +168,16 @@ def circle_loss(
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_positive(scale=scale)
+    return reduce_row_blocks(bind(_circle, margin, scale), (similarities, positives, negatives), reduction)
+
+
+def _circle(margin, scale, similarities, positives, negatives):
     similarities = jnp.where(positives | negatives, similarities, 0)
     fixed = jax.lax.stop_gradient(similarities)
     pull = -scale * jax.nn.relu(1 + margin - fixed) * (similarities - 1 + margin)
     push = scale * jax.nn.relu(fixed + margin) * (similarities - margin)
     total = log_sum_exp(pull, positives) + log_sum_exp(push, negatives)
-    return reduce_losses(jax.nn.softplus(total), _has_both(positives, negatives), reduction)
+    return [(jax.nn.softplus(total), _has_both(positives, negatives))]
 
 
 @keeps_dtype

@@ -67,16 +67,16 @@ def angular_triplet_weights(
         views = check_one_set("reference_distances", positives, negatives)
     check_shape("reference_distances", others, (distances.shape[1], distances.shape[1]))
     check_floating("reference_distances", others)
-    squared = jnp.where(jnp.isfinite(others), others, jnp.inf).astype(distances.dtype) ** 2  # inf: not wide
     tangent = jnp.asarray(jnp.tan(angle) ** 2, distances.dtype)
-    is_wide = bind(_is_wide, distances, squared, tangent)
+    is_wide = bind(_is_wide, others, tangent)
     sums = sum_triplets(distances, positives, negatives, hinge(margin), condition=is_wide)
     return jnp.where(views, jnp.nan, jnp.abs(sums.weights) / jnp.maximum(jnp.sum(sums.active), 1))
 
 
-def _is_wide(distances, squared, tangent, reach, column):
-    sides = (reach**2)[:, None]
-    return sides > tangent * (2 * distances**2 + 2 * squared[column] - sides)  # (d_ap / 2)^2 > (tan d_nc)^2
+def _is_wide(others, tangent, distances, reach, column):
+    sides, other = (reach**2)[:, None], others[column]
+    squared = jnp.where(jnp.isfinite(other), other, jnp.inf).astype(distances.dtype) ** 2  # inf: not wide
+    return sides > tangent * (2 * distances**2 + 2 * squared - sides)  # (d_ap / 2)^2 > (tan d_nc)^2
 
 
 def mine_angular(angle: float = 0.349, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:

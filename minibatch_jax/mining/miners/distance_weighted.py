@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_count, check_floating, check_number, check_shape
+from minibatch_jax._loops import bind
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._pairs import check_pairs
 from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import KeyState, weight_dtype, weight_transformation
@@ -133,11 +135,17 @@ def mine_distance_weighted(
     def update(weights, state, params=None, *, distances, positives, negatives, **extra_args):
         distances, positives, negatives = pairs_of_weights(weights, distances, positives, negatives)
         rng_key, draw_key = jax.random.split(state.rng_key)
-        logits = distance_weighted_logits(distances, negatives, dimension, nearest=nearest, farthest=farthest)
-        num_positives = jnp.sum(positives.astype(jnp.int32), axis=1)
-        counts = sample_negative_counts(draw_key, logits, num_positives, weights.shape[1])
-        paired = positives & jnp.any(jnp.isfinite(logits), axis=1)[:, None]
-        paired = paired.astype(distances.dtype)
-        return scaled(weights, (paired + counts) / jnp.maximum(jnp.sum(paired), 1)), KeyState(rng_key)
+        drawn = bind(_draw_negatives, nearest, farthest, dimension=dimension)
+        counts, paired = map_row_blocks(drawn, (distances, positives, negatives), key=draw_key)
+        return scaled(weights, counts / jnp.maximum(jnp.sum(paired), 1)), KeyState(rng_key)
 
     return weight_transformation(init, update)
+
+
+def _draw_negatives(nearest, farthest, key, distances, positives, negatives, *, dimension):
+    """Return how often each pair is in a triplet, and the number of triplets of each anchor."""
+    logits = distance_weighted_logits(distances, negatives, dimension, nearest=nearest, farthest=farthest)
+    num_positives = jnp.sum(positives.astype(jnp.int32), axis=1)
+    counts = sample_negative_counts(key, logits, num_positives, distances.shape[1])
+    paired = (positives & jnp.any(jnp.isfinite(logits), axis=1)[:, None]).astype(distances.dtype)
+    return paired + counts, jnp.sum(paired, axis=1)

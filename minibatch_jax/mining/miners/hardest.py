@@ -7,12 +7,15 @@ Method: hardest pairs of a batch, ranks of an anchor, allowed distances
 Experiment: pairs_that_count
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import check_count, check_number
 from minibatch_jax._loops import bind, fori_loop
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax._vector import one_zero
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import mine_by_masks, mine_by_weights
@@ -53,11 +56,12 @@ def hardest_pair_masks(
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     check_number("fraction", fraction, 0, 1, open_low=True)
 
-    def share(values, mask):
+    def wanted(mask):
         number = fraction * jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
-        return _largest(values, mask, jnp.ceil(number * _BELOW_ONE).astype(jnp.int32))
+        return jnp.ceil(number * _BELOW_ONE).astype(jnp.int32)
 
-    return share(distances, positives), share(-distances, negatives)
+    keys = _sortable_bits(distances)
+    return _first(keys, positives, wanted(positives)), _first(keys, negatives, wanted(negatives), least=True)
 
 
 def rank_pair_masks(
@@ -95,7 +99,8 @@ def rank_pair_masks(
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
     _check_ranks("positive_ranks", positive_ranks)
     _check_ranks("negative_ranks", negative_ranks)
-    return _band(distances, positives, positive_ranks), _band(-distances, negatives, negative_ranks)
+    keys = _sortable_bits(distances)
+    return _band(keys, positives, positive_ranks), _band(keys, negatives, negative_ranks, least=True)
 
 
 def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: int = 100) -> jax.Array:
@@ -123,12 +128,7 @@ def uniform_distance_weights(distances: jax.Array, mask: jax.Array, num_bins: in
     dtype = jnp.result_type(distances)
     distances, mask, _ = finite_pairs("distances", distances, mask, mask)
     check_count("num_bins", num_bins)
-    low = jnp.min(distances, where=mask, initial=jnp.inf)
-    width = jnp.max(distances, where=mask, initial=-jnp.inf) - low
-    place = jnp.where(mask, (distances - low) / jnp.where(width > 0, width, 1), 0)
-    bins = jnp.clip(jnp.floor(place * num_bins).astype(jnp.int32), 0, num_bins - 1)
-    counts = jnp.zeros(num_bins, jnp.int32).at[bins].add(mask.astype(jnp.int32))
-    return jnp.where(mask, 1 / jnp.maximum(counts[bins], 1).astype(distances.dtype), 0).astype(dtype)
+    return _uniform_weights(distances, mask, num_bins=num_bins).astype(dtype)
 
 
 def mine_hardest_pairs(fraction: float = 0.5) -> optax.GradientTransformationExtraArgs:
@@ -183,11 +183,7 @@ def mine_uniform_distances(num_bins: int = 100) -> optax.GradientTransformationE
     """
     check_count("num_bins", num_bins)
 
-    def factors(distances, *masks):
-        positives, negatives = (uniform_distance_weights(distances, mask, num_bins) for mask in masks)
-        return positives + negatives
-
-    return mine_by_weights(factors)
+    return mine_by_weights(functools.partial(_uniform_weights, num_bins=num_bins))
 
 
 def mine_ranks(
@@ -225,11 +221,50 @@ def mine_ranks(
     return mine_by_masks(lambda d, p, n: rank_pair_masks(d, p, n, positive_ranks, negative_ranks))
 
 
-def _band(values, mask, ranks):
+def _uniform_weights(distances, *masks, num_bins):
+    """Return the sum of `uniform_distance_weights` of masks without a pair in common."""
+    ends = map_row_blocks(bind(_ends), (distances, *masks))
+    low = [jnp.min(least) for least, _ in ends]
+    width = [jnp.max(most) - least for (_, most), least in zip(ends, low)]
+    bins = bind(_bins, low, [jnp.where(x > 0, x, 1) for x in width], num_bins=num_bins)
+    counts = map_row_blocks(bind(_count_bins, bins, num_bins=num_bins), (distances, *masks))
+    counts = [jnp.sum(count, axis=0) for count in counts]
+    return map_row_blocks(bind(_inverse_counts, bins, counts), (distances, *masks))
+
+
+def _ends(distances, *masks):
+    """Return the least and the greatest masked distance of each row, for each mask."""
+
+    def ends(mask):
+        return tuple(jnp.where(mask, distances, x) for x in (jnp.inf, -jnp.inf))
+
+    return [(jnp.min(low, axis=1), jnp.max(high, axis=1)) for low, high in map(ends, masks)]
+
+
+def _bins(low, width, distances, *masks, num_bins):
+    """Return the bin of each pair among those of its mask, `num_bins` outside, for each mask `[A, M]`."""
+    places = [(distances - least) / whole for least, whole in zip(low, width)]
+    bins = [jnp.clip(jnp.floor(place * num_bins), 0, num_bins - 1).astype(jnp.int32) for place in places]
+    return [jnp.where(mask, own, num_bins) for mask, own in zip(masks, bins)]
+
+
+def _count_bins(bins_of, *pairs, num_bins):
+    """Return the number of pairs of each anchor in each bin of each mask `[A, num_bins]`."""
+    empty = jnp.zeros((pairs[0].shape[0], num_bins), jnp.int32)
+    rows = jnp.arange(empty.shape[0])[:, None]
+    return [empty.at[rows, bins].add(1, mode="drop") for bins in bins_of(*pairs)]
+
+
+def _inverse_counts(bins_of, counts, distances, *masks):
+    shares = [1 / jnp.maximum(jnp.append(count, 1), 1).astype(distances.dtype) for count in counts]
+    return sum(jnp.where(mask, s[bins], 0) for mask, s, bins in zip(masks, shares, bins_of(distances, *masks)))
+
+
+def _band(keys, mask, ranks, least=False):
     def before(rank):
         if rank >= 0:
-            return _largest(values, mask, rank, axis=1)
-        return mask & ~_largest(-values, mask, -rank, axis=1)
+            return _first(keys, mask, rank, least, axis=1)
+        return mask & ~_first(keys, mask, -rank, not least, axis=1)
 
     first, end = ranks
     kept = mask if end is None else before(end)
@@ -242,21 +277,26 @@ def _check_ranks(name, ranks):
         raise TypeError(f"{name} is {ranks!r}, wanted a pair of static ints, the second may be None.")
 
 
-def _largest(values, mask, wanted, axis=None):
-    """Return the mask of the `wanted` largest masked values, of all or along the axis, by a bitwise search."""
-    keys = _sortable_bits(one_zero(jnp.where(mask, values, 0).astype(jnp.float32)))
+def _first(keys, mask, wanted, least=False, axis=None):
+    """Return the mask of the `wanted` largest or least masked keys, of all or along the axis, by a bitwise search."""
     nothing = jnp.min(keys, axis=axis, keepdims=True) & jnp.uint32(0)
-    return mask & (keys >= fori_loop(0, 32, bind(_set_bit, keys, mask, wanted, axis=axis), nothing))
+    step = bind(_set_bit, keys, mask, wanted, least=least, axis=axis)
+    return mask & _reaches(keys, fori_loop(0, 32, step, nothing), least)
 
 
-def _set_bit(keys, mask, wanted, i, threshold, *, axis):
+def _set_bit(keys, mask, wanted, i, threshold, *, least, axis):
     candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-    number = jnp.sum(mask & (keys >= candidate), axis=axis, keepdims=True, dtype=jnp.int32)
+    number = jnp.sum(mask & _reaches(keys, candidate, least), axis=axis, keepdims=True, dtype=jnp.int32)
     return jnp.where(number >= wanted, candidate, threshold)
 
 
+def _reaches(keys, threshold, least):
+    """Return which keys, or with `least` which complements of keys, are at least the threshold."""
+    return keys <= ~threshold if least else keys >= threshold
+
+
 def _sortable_bits(values):
-    """Return uint32 keys that sort like the float32 values."""
-    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    """Return uint32 keys that sort like the values in float32; their complements sort the other way."""
+    bits = jax.lax.bitcast_convert_type(one_zero(values.astype(jnp.float32)), jnp.uint32)
     negative = bits >> jnp.uint32(31) == 1
     return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

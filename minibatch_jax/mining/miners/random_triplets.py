@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from minibatch_jax._checks import as_key, check_number
+from minibatch_jax._loops import bind
+from minibatch_jax._row_blocks import map_row_blocks
 from minibatch_jax.mining._pairs import finite_pairs
 from minibatch_jax.mining.miners._lifts import pairs_of_weights, scaled
 from minibatch_jax.weights import KeyState, weight_transformation
@@ -46,14 +48,21 @@ def random_triplet_weights(
     """
     check_number("margin", margin)
     distances, positives, negatives = finite_pairs("distances", distances, positives, negatives)
+    drawn = bind(_draw_triplets, jnp.asarray(margin, distances.dtype))
+    counts, active = map_row_blocks(drawn, (distances, positives, negatives), key=as_key(key))
+    return counts / jnp.maximum(jnp.sum(active), 1)
+
+
+def _draw_triplets(margin, key, distances, positives, negatives):
+    """Return how often each pair is in an active triplet, and the number of active triplets of each anchor."""
     places = jnp.cumsum(negatives.astype(jnp.int32), axis=1)
-    drawn = jax.random.randint(as_key(key), distances.shape, 0, jnp.maximum(places[:, -1:], 1), jnp.int32)
+    drawn = jax.random.randint(key, distances.shape, 0, jnp.maximum(places[:, -1:], 1), jnp.int32)
     columns = jax.vmap(lambda p, d: jnp.searchsorted(p, d, side="right"))(places, drawn)
     columns = jnp.minimum(columns, distances.shape[1] - 1)
-    excess = distances - jnp.take_along_axis(distances, columns, axis=1) + jnp.asarray(margin, distances.dtype)
+    excess = distances - jnp.take_along_axis(distances, columns, axis=1) + margin
     active = (positives & (places[:, -1:] > 0) & (excess > 0)).astype(distances.dtype)
     anchors = jnp.arange(distances.shape[0])[:, None]
-    return active.at[anchors, columns].add(active) / jnp.maximum(jnp.sum(active), 1)
+    return active.at[anchors, columns].add(active), jnp.sum(active, axis=1)
 
 
 def mine_random(key: jax.Array | int, margin: float = 0.2) -> optax.GradientTransformationExtraArgs:
