@@ -43,16 +43,19 @@ class Tree(NamedTuple):
     level: jax.Array
 
 
-class Run(NamedTuple):
+class _Run(NamedTuple):
     """The loop: all it needs travels in its carry, so that eager calls compile only once.
 
-    `prices` `[V]` are the costs of edges to the root, signed as `w`; `rows`, `costs` `[B1]` are the candidates of the
+    `prices` `[V]` are the costs of edges to the root, signed as `w`; a reduced cost above `-slack` counts as 0; a level
+    costs `level_cost`, more than any difference of potentials. `rows`, `costs` `[B1]` are the candidates of the
     columns, `column` and `least` the best of them and its reduced cost, `first` the least reduced cost of all pairs
     when they were chosen.
     """
 
     cost: jax.Array
     prices: jax.Array
+    slack: jax.Array
+    level_cost: jax.Array
     tree: Tree
     rows: jax.Array
     costs: jax.Array
@@ -68,53 +71,39 @@ def solve(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Arra
     The cost is infinite on pairs that must not carry mass, and the others are at least 0.
     """
     prices = jnp.concatenate([u, -v])
-    tree = _fill(cost, a, b, u, v)
-    zero = 0 * (tree.w[0] + cost[0, 0] * 0)
-    zero = jnp.where(zero == 0, zero, 0)
-    count = zero.astype(jnp.int32)
-    rows, costs = jnp.zeros_like(v, jnp.int32) + count, jnp.zeros_like(v) + zero
-    run = _price(Run(cost, prices, tree, rows, costs, count, zero, zero, count))
-    run = lax.while_loop(_is_unfinished, _round, run)
-    return run.tree, run.pivots, ~(run.first < -_slack(run.cost))
+    reach = jnp.max(jnp.max(jnp.where(cost < jnp.inf, cost, 0), axis=0))
+    slack = _ROUNDING * jnp.finfo(cost.dtype).eps * reach
+    level_cost = 4 * sum(cost.shape) * jnp.maximum(reach, jnp.finfo(cost.dtype).tiny)
+    tree = _fill(cost, a, b, prices)
+    count = (0 * slack).astype(jnp.int32)
+    run = _Run(
+        cost, prices, slack, level_cost, tree, count + jnp.zeros_like(v, jnp.int32), v, count, slack, slack, count
+    )
+    run = lax.while_loop(_is_unfinished, _round, _price(run))
+    return run.tree, run.pivots, run.first >= -run.slack
 
 
-def _reach(cost: jax.Array) -> jax.Array:
-    return jnp.max(cost, initial=0, where=cost < jnp.inf)
+def _is_unfinished(r: _Run) -> jax.Array:
+    return (r.first < -r.slack) & (r.pivots < _PIVOTS_PER_LINE * sum(r.cost.shape))
 
 
-def _slack(cost: jax.Array) -> jax.Array:
-    return _ROUNDING * jnp.finfo(cost.dtype).eps * _reach(cost)
+def _is_worth(r: _Run) -> jax.Array:
+    """Whether the best candidate is still about as good as when the candidates were chosen."""
+    enough = r.pivots < _PIVOTS_PER_LINE * sum(r.cost.shape)
+    return (r.least < jnp.minimum(_WORTH * r.first, -r.slack)) & enough
 
 
-def _is_unfinished(r: Run) -> jax.Array:
-    return (r.first < -_slack(r.cost)) & (r.pivots < _PIVOTS_PER_LINE * sum(r.cost.shape))
-
-
-def _round(r: Run) -> Run:
+def _round(r: _Run) -> _Run:
     """Pivot while the candidates are worth it, then price all pairs anew."""
-    stop = jnp.minimum(_WORTH * r.first, -_slack(r.cost))
-    limit = _PIVOTS_PER_LINE * sum(r.cost.shape)
-    step = _Step(r, stop, _level_cost(r.cost))
-    step = lax.while_loop(lambda s: (s.run.least < s.stop) & (s.run.pivots < limit), _pivot_once, step)
-    w, level = _potentials(step.run.tree, r.cost, r.prices)
-    return _price(step.run._replace(tree=step.run.tree._replace(w=w, level=level)))
+    r = lax.while_loop(_is_worth, _pivot_once, r)
+    w, level = _potentials(r.tree, r.cost, r.prices)
+    return _price(r._replace(tree=r.tree._replace(w=w, level=level)))
 
 
-class _Step(NamedTuple):
-    run: Run
-    stop: jax.Array
-    level_cost: jax.Array
-
-
-def _level_cost(cost: jax.Array) -> jax.Array:
-    """More than any difference of potentials of one level."""
-    return 4 * sum(cost.shape) * jnp.maximum(_reach(cost), jnp.finfo(cost.dtype).tiny)
-
-
-def _price(r: Run) -> Run:
+def _price(r: _Run) -> _Run:
     """Choose the pair of the least reduced cost of each column."""
     n = r.cost.shape[0]
-    w, level = r.tree.w, _level_cost(r.cost) * r.tree.level
+    w, level = r.tree.w, r.level_cost * r.tree.level
     reduced = (r.cost - w[:n, None] + w[None, n:]) + (level[None, n:] - level[:n, None])
     low, rows = first_minima(reduced, axis=0)
     least, column = first_min(low)
@@ -122,13 +111,12 @@ def _price(r: Run) -> Run:
     return r._replace(rows=rows, costs=costs, column=column, least=least, first=least)
 
 
-def _pivot_once(s: _Step) -> _Step:
-    r, n = s.run, s.run.cost.shape[0]
-    i, j = r.rows[r.column], r.column
-    tree = _pivot(r.tree, r.costs[j], i, j, n, r.pivots)
-    reduced = (r.costs - tree.w[r.rows] + tree.w[n:]) + s.level_cost * (tree.level[n:] - tree.level[r.rows])
+def _pivot_once(r: _Run) -> _Run:
+    n, j = r.cost.shape[0], r.column
+    tree = _pivot(r.tree, r.costs[j], r.rows[j], j, n, r.pivots)
+    reduced = (r.costs - tree.w[r.rows] + tree.w[n:]) + r.level_cost * (tree.level[n:] - tree.level[r.rows])
     least, column = first_min(reduced)
-    return s._replace(run=r._replace(tree=tree, column=column, least=least, pivots=r.pivots + 1))
+    return r._replace(tree=tree, column=column, least=least, pivots=r.pivots + 1)
 
 
 def _pivot(t: Tree, cost: jax.Array, i: jax.Array, j: jax.Array, n: int, turn: jax.Array) -> Tree:
@@ -182,47 +170,62 @@ def _words(bools: jax.Array) -> jax.Array:
 class _Filling(NamedTuple):
     """The first tree in the making. Lines are rows, then columns, V in all; edge k hangs line k from line `parent[k]`.
 
-    `offers` `[V, max(B0, B1)]` are the reduced costs of each line. Of an open line, `best` and `second` are the
-    cheapest open lines to pair it with and `regret` the difference, up to date unless it is `stale`. `left` is the mass
-    that a line has still to ship.
+    `offers` `[V, max(B0, B1)]` are the reduced costs of each line. Of the offers to an open line by open ones,
+    `second` is the second least and `regret` what it exceeds the least by: infinite if it has to be found anew, minus
+    infinity for a closed line. `closed` is infinite for closed lines, else 0; `left` is what a line has still to ship;
+    `open_rows` and `open_columns` are how many are open.
     """
 
     offers: jax.Array
-    best: jax.Array
     second: jax.Array
     regret: jax.Array
-    stale: jax.Array
-    open: jax.Array
+    closed: jax.Array
     left: jax.Array
     flow: jax.Array
     parent: jax.Array
+    open_rows: jax.Array
+    open_columns: jax.Array
 
 
-def _fill(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Array) -> Tree:
+def _fill(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array) -> Tree:
     """Ship as Vogel does: first from the line that loses most by its second best partner.
 
     Each time, a line that has nothing left is closed and hangs from its partner; others hang from the root at the end.
     """
     n, m = cost.shape
     nodes, edges, size = n + m, -(-(n + m) // 32) * 32, max(n, m)
-    reduced = cost - u[:, None] - v[None, :]
+    reduced = cost - prices[:n, None] + prices[None, n:]
     offers = jnp.concatenate([_widened(reduced, size), _widened(reduced.T, size)])
     left = jnp.concatenate([a, b])
-    line = lax.iota(jnp.int32, nodes) + (0 * left).astype(jnp.int32)
-    start = _Filling(offers, line, line, 0 * left, line >= 0, left > 0, left, 0 * left, jnp.full_like(line, nodes))
-    start = start._replace(parent=start.parent + 0 * line)
-    s = lax.while_loop(lambda s: jnp.any(s.open[:n]) & jnp.any(s.open[n:]), lambda s: _fill_once(s, n), start)
-    hangs = s.parent == nodes
-    is_row = line < n
+    zero = 0 * left
+    line = lax.iota(jnp.int32, nodes) + zero.astype(jnp.int32)
+    closed = jnp.where(left > 0, zero, jnp.inf)
+    second, regret = jnp.concatenate(
+        [jnp.stack(_regrets(reduced.T + closed[n:, None])), jnp.stack(_regrets(reduced + closed[:n, None]))], axis=1
+    )
+    count_rows, count_columns = (jnp.sum(mass > 0, dtype=jnp.int32) for mass in (a, b))
+    start = _Filling(
+        offers,
+        second,
+        jnp.where(left > 0, regret, -jnp.inf),
+        closed,
+        left,
+        zero,
+        jnp.maximum(line, nodes),
+        count_rows,
+        count_columns,
+    )
+    s = lax.while_loop(lambda s: (s.open_rows > 0) & (s.open_columns > 0), lambda s: _fill_once(s, n), start)
+    hangs, is_row = s.parent == nodes, line < n
     rows = jnp.where(is_row, line, jnp.where(hangs, n, s.parent))
     columns = jnp.where(is_row, jnp.where(hangs, m, s.parent - n), line - n)
     edge = lax.broadcasted_iota(jnp.int32, (nodes, edges), 1)
     above = _along_paths(_words(edge == line[:, None]), s.parent, jnp.bitwise_or)
-    rest = edges - nodes
-    rows, columns = jnp.pad(rows, (0, rest), constant_values=n), jnp.pad(columns, (0, rest), constant_values=m)
-    flow = jnp.pad(jnp.where(hangs, s.left, s.flow), (0, rest))
-    tree = Tree(above, _words(jnp.pad(is_row, (0, rest))), rows, columns, flow, left, left)
-    w, level = _potentials(tree, cost, jnp.concatenate([u, -v]))
+    rest = (0, edges - nodes)
+    rows, columns = jnp.pad(rows, rest, constant_values=n), jnp.pad(columns, rest, constant_values=m)
+    flow = jnp.pad(jnp.where(hangs, s.left, s.flow), rest)
+    tree = Tree(above, _words(jnp.pad(is_row, rest)), rows, columns, flow, left, left)
+    w, level = _potentials(tree, cost, prices)
     return tree._replace(w=w, level=level)
 
 
@@ -230,35 +233,50 @@ def _widened(x: jax.Array, size: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, size - x.shape[1])), constant_values=jnp.inf)
 
 
+def _regrets(offers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The second least offer of each column, and what it exceeds the least by."""
+    low, best = first_minima(offers, axis=0)
+    others = jnp.where(lax.broadcasted_iota(jnp.int32, offers.shape, 0) == best[None, :], jnp.inf, offers)
+    second = jnp.min(others, axis=0)
+    return second, _regret(low, second)
+
+
+def _regret(low: jax.Array, second: jax.Array) -> jax.Array:
+    """What a line loses by its second best partner: most of all if it has none."""
+    return jnp.where(second < jnp.inf, second - low, jnp.finfo(low.dtype).max)
+
+
 def _fill_once(s: _Filling, n: int) -> _Filling:
-    """Look again at the offers to the line of the largest regret, then ship and close a line unless it was stale."""
-    size = s.offers.shape[1]
-    _, q = first_max(jnp.where(s.open, jnp.where(s.stale, jnp.inf, s.regret), -jnp.inf))
-    is_row = q < n
-    rows, columns = (jnp.pad(x, (0, size - x.shape[0])) for x in (s.open[:n], s.open[n:]))
-    offers = jnp.where(jnp.where(is_row, columns, rows), s.offers[q], jnp.inf)
+    """Look at the offers to the line of the largest regret; if that was up to date, ship and close a line."""
+    size, m = s.offers.shape[1], s.left.shape[0] - n
+    top, q = first_max(s.regret)
+    is_row, fresh = q < n, top < jnp.inf
+    rows, columns = jnp.pad(s.closed[:n], (0, size - n)), jnp.pad(s.closed[n:], (0, size - m))
+    offers = s.offers[q] + jnp.where(is_row, columns, rows)
     low, best = first_min(offers)
-    high, second = first_min(put(offers, best, jnp.inf))
-    none = jnp.isinf(low)
-    shift = jnp.where(is_row, n, 0)
-    best, second = best + shift, second + shift
-    fresh = ~s.stale[q]
+    second = vector_min(put(offers, best, jnp.inf))
+    best = best + jnp.where(is_row, n, 0)
     i, j = jnp.where(is_row, q, best), jnp.where(is_row, best, q)
-    empties = s.left[i] <= s.left[j]
+    mass, room = s.left[i], s.left[j]
+    ships, empties = fresh & (low < jnp.inf), mass <= room
     child, parent = jnp.where(empties, i, j), jnp.where(empties, j, i)
-    child = jnp.where(none, q, child)
-    ships = fresh & ~none
-    amount = jnp.where(ships, jnp.minimum(s.left[i], s.left[j]), 0)
-    closed, hung = jnp.where(fresh, child, -1), jnp.where(ships, child, -1)
-    return s._replace(
-        best=put(s.best, q, best),
-        second=put(s.second, q, second),
-        regret=put(s.regret, q, jnp.where(none, jnp.inf, high - low)),
-        stale=put(s.stale, q, False) | (s.best == closed) | (s.second == closed),
-        open=put(s.open, closed, False),
-        left=put(put(s.left, i, s.left[i] - amount), j, s.left[j] - amount),
-        flow=put(s.flow, hung, amount),
-        parent=put(s.parent, hung, parent),
+    amount = jnp.where(ships, jnp.minimum(mass, room), 0)
+    closes, hung = jnp.where(ships, child, jnp.where(fresh, q, -1)), jnp.where(ships, child, -1)
+    lost = s.offers[jnp.maximum(closes, 0)]
+    of_row = jnp.where(closes < n, jnp.inf, lost[:n])
+    lost = jnp.concatenate([of_row, jnp.where((closes >= 0) & (closes < n), lost[:m], jnp.inf)])
+    regret = put(s.regret, q, _regret(low, second))
+    regret = jnp.where((lost <= s.second) & (lost < jnp.inf) & (regret > -jnp.inf), jnp.inf, regret)
+    return _Filling(
+        s.offers,
+        put(s.second, q, second),
+        put(regret, closes, -jnp.inf),
+        put(s.closed, closes, jnp.inf),
+        put(put(s.left, i, mass - amount), j, room - amount),
+        put(s.flow, hung, amount),
+        put(s.parent, hung, parent),
+        s.open_rows - ((closes >= 0) & (closes < n)).astype(jnp.int32),
+        s.open_columns - (closes >= n).astype(jnp.int32),
     )
 
 
