@@ -232,10 +232,10 @@ def leaderboard() -> str:
 def board_table(board: dict[str, Any]) -> list[str]:
     """Return the lines of a leaderboard's table, best first."""
     table, seeds = board["table"], len(board["table"]["seeds"])
-    better, bases = table["better"], {d["baseline"] for d in table["differences"].values()}
+    better, titles, bases = table["better"], board["titles"], {d["baseline"] for d in table["differences"].values()}
     first = next(iter(better))
-    head = ["method", *(f"{m.replace('_', ' ')} ({way} is better)" for m, way in better.items())]
-    head += [f"{first.replace('_', ' ')}, less the baseline's", "updates", "CPU seconds"]
+    head = ["method", *(f"{titles[metric]} ({way} is better)" for metric, way in better.items())]
+    head += [f"{titles[first]}, less the baseline's", "updates", "CPU seconds"]
     head += ["baseline"] if len(bases) > 1 else []
     arms = sorted(table["arms"], key=lambda arm: table["arms"][arm]["metrics"][first]["mean"])
     rows = [head, ["---"] * len(head)]

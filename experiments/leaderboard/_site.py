@@ -51,6 +51,7 @@ def board_of(task: ModuleType, name: str, outcome: Outcome, result: dict[str, An
         "calls": {arm: calls.get(arm, arm) for arm in table["arms"]},
         "missing": {method: ", ".join(lacks) for method, lacks in outcome.missing.items() if lacks},
         "no_entry": task.NO_ENTRY,
+        "titles": {metric: axis_title(metric) for metric in table["better"]},
         "table": table,
     }
 
@@ -59,6 +60,7 @@ def draw(records: list[Record], better: dict[str, str], baselines: list[str], pa
     """One row for each method, best first: its score and its CPU seconds, a dot for each seed and a bar at the mean."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     from minibatch_jax.plot import COLORS
 
@@ -88,5 +90,10 @@ def draw(records: list[Record], better: dict[str, str], baselines: list[str], pa
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     panels[0].set_yticks(range(len(order)), order)
-    panels[1].set_xscale("log")
+    seconds = [mean["cpu_seconds"] for mean in means.values()]
+    if max(seconds) > 10 * min(seconds):
+        panels[1].set_xscale("log")
+        panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panels[1].xaxis.set_major_formatter("{x:g}")
+        panels[1].xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=110)

@@ -14,16 +14,19 @@ import pytest
 
 import minibatch_jax
 from experiments import __main__ as dispatcher
+from experiments.datasets import arrays
 from experiments.engine import folders
 from experiments.engine.results import RESULTS
-from experiments.leaderboard import _site, label_noise
+from experiments.leaderboard import _site, label_noise, moons, retrieval
 from experiments.leaderboard._race import POINTS, Entry, call_text, made, name_of, schedule
 from experiments.leaderboard._signals import missing_signals
 from minibatch_jax import coupling, mining, selection, weight_transformation
 
-TASKS = {"label_noise": label_noise}
+TASKS = {"label_noise": label_noise, "retrieval": retrieval, "moons": moons}
 TINY = {
-    "label_noise": ["--budget", "4608", "--arms", "uniform", "keep_topk"],
+    "label_noise": ["--budget", "4608", "--reference-updates", "9", "--arms", "uniform", "keep_topk"],
+    "retrieval": ["--budget", "2304", "--arms", "mine_random", "mine_hard", "all pairs"],
+    "moons": ["--budget", "4608", "--hidden", "8", "--arms", "pairs as they come", "couple_assignment"],
 }
 
 
@@ -48,7 +51,7 @@ def factories(noun):
 def test_every_task_has_its_file_and_its_result():
     assert set(dispatcher.files(Path(_site.__file__).parent)) == set(TASKS)
     assert {path.stem for path in (RESULTS / "leaderboard").glob("*.json")} == set(TASKS)
-    assert {task.NOUN for task in TASKS.values()} == {"selection"}
+    assert {task.NOUN for task in TASKS.values()} == {"selection", "mining", "coupling"}
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -167,12 +170,15 @@ def test_the_reference_costs_its_share_of_the_flops():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_small_run_by_the_command_writes_table_and_plot(name, tmp_path, capsys):
+def test_a_small_run_by_the_command_writes_table_and_plot(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(moons, "TEST_POINTS", 16)
+    few = lambda *of: {key: values[:150] for key, values in arrays(*of).items()}  # noqa: E731
+    monkeypatch.setattr(retrieval, "arrays", few)
     sites = [path.read_bytes() for path in sorted((RESULTS / "leaderboard").glob("*"))]
-    flags = ["--seeds", "0", "1", "--out", str(tmp_path), *TINY[name], "--quiet"]
+    flags = ["--seeds", "0", "--out", str(tmp_path), *TINY[name], "--quiet"]
     assert dispatcher.main(["leaderboard", "--task", name.replace("_", "-"), *flags]) == 0
     board = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))
-    assert board["name"] == name and board["table"]["seeds"] == [0, 1]
+    assert board["name"] == name and board["table"]["seeds"] == [0]
     arms = TINY[name][TINY[name].index("--arms") + 1 :]
     assert list(board["table"]["arms"]) == [arm for arm in board["calls"] if arm in arms]
     assert (tmp_path / "leaderboard.png").stat().st_size > 5000
@@ -181,7 +187,9 @@ def test_a_small_run_by_the_command_writes_table_and_plot(name, tmp_path, capsys
 
 
 def test_runs_start_alike_and_updates_are_counted(tmp_path):
-    config = label_noise.Config(seeds=(0,), out=str(tmp_path), arms=("uniform", "keep_topk"), budget=9600)
+    config = label_noise.Config(
+        seeds=(0,), out=str(tmp_path), arms=("uniform", "keep_topk"), budget=9600, reference_updates=9
+    )
     records, missing = label_noise.main(config)
     by_arm = {arm: [r for r in records if r["arm"] == arm] for arm in config.arms}
     assert [r["step"] for r in by_arm["uniform"]] == [1600 * point for point in range(1, POINTS + 1)]
@@ -195,7 +203,7 @@ def test_runs_start_alike_and_updates_are_counted(tmp_path):
 @pytest.mark.parametrize("flags", [[], ["--task"], ["--task", "nonsense"], ["label-noise"]])
 def test_an_unknown_task_is_refused(flags, capsys):
     assert dispatcher.main(["leaderboard", *flags]) == 2
-    assert "wanted leaderboard --task and one of label_noise" in capsys.readouterr().err
+    assert "wanted leaderboard --task and one of label_noise, moons, retrieval" in capsys.readouterr().err
 
 
 def test_calls_are_shown_without_keys_and_arrays():
