@@ -1,7 +1,7 @@
-"""Write the pages that the docstrings give: the method table, the results of the experiments, and the API.
+"""Write the pages that the docstrings give: the method table, the results, the leaderboards, and the API.
 
-`python docs/generate.py` writes `docs/methods.md` and `docs/results.md`, which are committed; with `--check` it fails
-if one is out of date. Every build of the site writes `docs/api/`, which is not committed.
+`python docs/generate.py` writes `docs/methods.md`, `docs/results.md` and `docs/leaderboard.md`, which are committed;
+with `--check` it fails if one is out of date. Every build of the site writes `docs/api/`, which is not committed.
 
 A module whose docstring ends in lines `Method:`, `Paper:` and `Experiment:` gives a row of the table. The row names
 what the module defines and its noun, the part of the package right below `minibatch_jax`, makes public. If modules of
@@ -58,6 +58,21 @@ seeds that did is in parentheses. The docstring of an experiment says the rest: 
 `python -m experiments NAME` runs one again and writes `experiments/results/NAME.json`, from which
 `python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
 says whether the numbers agree.
+"""
+LEADERBOARD_HEAD = """\
+# Leaderboards
+
+Which methods of a noun are best on a small task, when all spend the same compute: rows forwarded + 2 x rows
+differentiated, a reference model by its FLOPs relative to those of the trained one. The CPU seconds of training,
+without compilation, stand beside it, because they also count what the choice itself costs. Every method has its default
+arguments, or those shown, and none is tuned: the learning rate is the best one for the baseline, on other seeds and
+held-out rows. A method with a learning rate of its own may do better: see its experiment in [the results](results.md).
+A method that needs a signal that the task does not give is listed with the signal.
+
+A number is the mean over seeds ± its standard error; a difference to the baseline is paired by seed. With three seeds,
+most differences are within their errors, and a place in the table says little. In the pictures a dot is a seed, a black
+bar the mean, and a baseline orange. `python -m experiments leaderboard --task NAME` runs a task again and writes its
+table and picture.
 """
 WIDTH = 3
 """metrics of a table of results"""
@@ -192,6 +207,48 @@ def results() -> str:
     return "\n".join([RESULTS_HEAD, *index, "", *parts])
 
 
+def leaderboard() -> str:
+    """Return the text of `leaderboard.md`."""
+    parts = [LEADERBOARD_HEAD]
+    for path in sorted((ROOT / "experiments" / "results" / "leaderboard").glob("*.json")):
+        board = json.loads(path.read_text(encoding="utf-8"))
+        source = ROOT / "experiments" / "leaderboard" / path.with_suffix(".py").name
+        docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+        lines = [f"## {path.stem.replace('_', '-')}: {board['noun']}", "", summary(docstring), ""]
+        lines += [f"- {name}: {section(docstring, name)}" for name in ("Task", "Rows", "Signals", "Tuning")]
+        lines += [
+            f"- `python -m experiments leaderboard --task {path.stem.replace('_', '-')}`: {board['minutes']} minutes"
+        ]
+        lines += ["", f"![Scores and CPU seconds of all methods.](_static/leaderboard_{path.stem}.png)", ""]
+        lines += [*board_table(board), ""]
+        if board["missing"]:
+            lines += ["| no entry | signal that the task does not give |", "|---|---|"]
+            lines += [f"| `{name}` | {signal} |" for name, signal in board["missing"].items()] + [""]
+        lines += [f"Also without an entry: `{name}`, as {reason}." for name, reason in board["no_entry"].items()]
+        parts.append("\n".join([*lines, ""]))
+    return "\n".join(parts)
+
+
+def board_table(board: dict[str, Any]) -> list[str]:
+    """Return the lines of a leaderboard's table, best first."""
+    table, seeds = board["table"], len(board["table"]["seeds"])
+    better, titles, bases = table["better"], board["titles"], {d["baseline"] for d in table["differences"].values()}
+    first = next(iter(better))
+    head = ["method", *(f"{titles[metric]} ({way} is better)" for metric, way in better.items())]
+    head += [f"{titles[first]}, less the baseline's", "updates", "CPU seconds"]
+    head += ["baseline"] if len(bases) > 1 else []
+    arms = sorted(table["arms"], key=lambda arm: table["arms"][arm]["metrics"][first]["mean"])
+    rows = [head, ["---"] * len(head)]
+    for arm in arms if better[first] == "lower" else arms[::-1]:
+        own, less = table["arms"][arm]["metrics"], table["differences"].get(arm)
+        call = board["calls"][arm] if board["calls"][arm] == arm else f"`{board['calls'][arm]}`"
+        row = [call, *(number(own[metric], seeds) for metric in better)]
+        row += [number(less["metrics"][first], seeds, own[first]) if less else "", f"{own['updates']['mean']:.0f}"]
+        row += [f"{own['cpu_seconds']['mean']:.2g}"] + ([less["baseline"] if less else ""] if len(bases) > 1 else [])
+        rows.append(row)
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
 def section(docstring: str, name: str) -> str:
     """Return the text of a part of an experiment's docstring, in one line."""
     found = re.search(rf"^{name}: *(.*(?:\n  .*)*)", docstring, flags=re.MULTILINE)
@@ -305,7 +362,11 @@ def write_api() -> None:
 
 
 if __name__ == "__main__":
-    for page, text in ((FOLDER / "methods.md", methods()), (FOLDER / "results.md", results())):
+    for page, text in (
+        (FOLDER / "methods.md", methods()),
+        (FOLDER / "results.md", results()),
+        (FOLDER / "leaderboard.md", leaderboard()),
+    ):
         if sys.argv[1:] != ["--check"]:
             page.write_text(text, encoding="utf-8")
         elif page.read_text(encoding="utf-8") != text:

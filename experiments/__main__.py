@@ -2,6 +2,7 @@
 
 `--quiet` shows no bar, lines and table, `--no-plots` draws nothing, `--tensorboard` also writes the points for
 TensorBoard below the results, in `tensorboard`; all go with the flags of every experiment.
+`python -m experiments leaderboard --task TASK` runs the methods of a noun on a task at equal compute.
 `python -m experiments NAME --check` runs its smallest arm again and compares it with `experiments/results/NAME.json`.
 """
 
@@ -11,6 +12,8 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from experiments._data_folder import root
 from experiments._terminal import end_on_ctrl_c, leave, print_all_characters
@@ -49,6 +52,9 @@ def listing() -> str:
     for name, path in files(HERE / "speed").items():
         doc = docstring(path)
         lines.append(f"  {name:<24}           {doc.splitlines()[0] if doc else ''}")
+    lines.append("Leaderboards (python -m experiments leaderboard --task TASK):")
+    for name, path in files(HERE / "leaderboard").items():
+        lines.append(f"  {name:<24}           {docstring(path).splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -59,19 +65,33 @@ def module_of(name: str) -> str:
 
 def run_experiment(name: str, flags: list[str]) -> None:
     """Parse the flags into the experiment's `Config` and run it."""
+    from experiments.engine.results import gathered
+
+    module = importlib.import_module(module_of(name))
+    config = config_of(module, flags, f"python -m experiments {name}")
+    with gathered(name, config):
+        module.main(config)
+
+
+def run_leaderboard(task: str, flags: list[str]) -> None:
+    """Run the methods on a task, and write its table and plot."""
+    from experiments.leaderboard._site import publish
+
+    module = importlib.import_module(f"experiments.leaderboard.{task}")
+    config = config_of(module, flags, f"python -m experiments leaderboard --task {task}")
+    publish(module, config, module.main(config))
+
+
+def config_of(module: ModuleType, flags: list[str], command: str) -> Any:
+    """The `Config` that the flags give; those that all experiments have are set apart."""
     import tyro
 
     from experiments.engine.folders import OUTPUT, Output
-    from experiments.engine.results import gathered
 
     OUTPUT.set(Output("--quiet" in flags, "--no-plots" not in flags, "--tensorboard" in flags))
     flags = [flag for flag in flags if flag not in ("--quiet", "--no-plots", "--tensorboard")]
-
-    module = importlib.import_module(module_of(name))
     description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")
-    config = tyro.cli(module.Config, args=flags, prog=f"python -m experiments {name}", description=description)
-    with gathered(name, config):
-        module.main(config)
+    return tyro.cli(module.Config, args=flags, prog=command, description=description)
 
 
 def check_experiment(name: str) -> bool:
@@ -104,6 +124,14 @@ def main(args: list[str]) -> int:
         return 0
     name, *rest = args
     name = name.replace("-", "_")
+    if name == "leaderboard":
+        tasks = files(HERE / "leaderboard")
+        task = rest[1].replace("-", "_") if len(rest) > 1 and rest[0] == "--task" else None
+        if task not in tasks:
+            print(f"task is {task}, wanted leaderboard --task and one of {', '.join(tasks)}", file=sys.stderr)
+            return 2
+        run_leaderboard(task, rest[2:])
+        return 0
     known = files(HERE / "speed") if name == "speed" else files()
     flags: list[str] = []
     if name == "speed" and rest[:1] == ["device"]:

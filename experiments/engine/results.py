@@ -170,17 +170,17 @@ def as_text(result: Result) -> str:
     versions = {"python": platform.python_version(), **{package.__name__: package.__version__ for package in PACKAGES}}
     head = {"name": result.name, "minutes": max(round(seconds / 60, 1), 0.1), "versions": versions}
     value = {**head, "config": _fields(result.config), "tables": result.tables}
-    return _json(value, "") + "\n"
+    return json_text(value) + "\n"
 
 
-def _json(value: Any, indent: str) -> str:
-    """JSON text; objects without objects in them stay on one line, where that is short."""
+def json_text(value: Any, indent: str = "") -> str:
+    """The value as JSON; objects without objects in them stay on one line, where that is short."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     flat = not isinstance(value, dict) or not any(isinstance(v, dict) for v in value.values())
     if not isinstance(value, dict) or not value or (flat and len(line) + len(indent) <= 100):
         return line
     inner = indent + " "
-    entries = (f"{inner}{json.dumps(k, ensure_ascii=False)}: {_json(v, inner)}" for k, v in value.items())
+    entries = (f"{inner}{json.dumps(k, ensure_ascii=False)}: {json_text(v, inner)}" for k, v in value.items())
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 
