@@ -91,7 +91,7 @@ def race(
       The records of all runs, six for each.
     """
     train_one = functools.partial(train, config, functools.cache(data), evaluate, warm_up)
-    arms = {name: functools.partial(train_one, entry) for name, entry in entries.items()}
+    arms: Any = {name: functools.partial(train_one, entry) for name, entry in entries.items()}
     return compare(config, arms, xlabel=COMPUTE, baseline=baseline, better=better)
 
 

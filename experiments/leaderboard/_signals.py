@@ -13,13 +13,15 @@ WANTED = re.compile(r"wanted '(\w+)'")
 
 
 def missing_signals(
-    transformation: optax.GradientTransformationExtraArgs, weights: jax.Array, signals: Mapping[str, Any]
+    transformation: optax.GradientTransformationExtraArgs,
+    weights: jax.Array | jax.ShapeDtypeStruct,
+    signals: Mapping[str, Any],
 ) -> list[str]:
     """Return the signals without which a transformation cannot run, as its errors name them; nothing is computed.
 
     Args:
       transformation: of the weights.
-      weights: of any shape that the transformation takes.
+      weights: of any shape that the transformation takes, or their shape and dtype.
       signals: those that there are, name -> array or its shape and dtype.
 
     Returns:

@@ -202,7 +202,7 @@ def data(config: Config, seed: int) -> dict[str, Any]:
 
 def flat(examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Images `[N, 64]` with pixels in [0, 1], and labels."""
-    return {"image": np.float32(examples["image"].reshape(-1, PIXELS) / 16), "label": examples["label"]}
+    return {"image": examples["image"].reshape(-1, PIXELS).astype(np.float32) / 16, "label": examples["label"]}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -121,7 +121,7 @@ def data(config: Config, seed: int) -> dict[str, Any]:
 
 def turned(examples: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Images `[4 N, 64]` in four orientations with pixels in [0, 1], and their classes, 40 in all."""
-    image = np.float32(examples["image"][..., 0] / 16)
+    image = examples["image"][..., 0].astype(np.float32) / 16
     every = np.concatenate([np.rot90(image, turns, (1, 2)).reshape(len(image), -1) for turns in range(4)])
     return every, np.concatenate([examples["label"] + 10 * turns for turns in range(4)]).astype(np.int32)
 
