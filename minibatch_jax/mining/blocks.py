@@ -1,5 +1,8 @@
 """Losses of a large batch, a block of anchors at a time, forward and backward: no array `[B, B]`.
 
+There is no kernel of Pallas for it: the compiler for TPUs fuses the product of a block into the loss and its gradient,
+so that not even a block is in memory (the sigmoid loss of 32,768 pairs of two towers: 32 MiB in all, towers included).
+
 Method: blocks of a batch over devices
 Experiment: speed mining_memory
 """
