@@ -13,6 +13,8 @@ References:
   Ahuja, Magnanti and Orlin, Network flows, 1993, chapter 11.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -215,12 +217,12 @@ def _fill(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array) -> Tre
         count_rows,
         count_columns,
     )
-    s = lax.while_loop(lambda s: (s.open_rows > 0) & (s.open_columns > 0), lambda s: _fill_once(s, n), start)
+    s = lax.while_loop(_is_filling, _fill_by(n), start)
     hangs, is_row = s.parent == nodes, line < n
     rows = jnp.where(is_row, line, jnp.where(hangs, n, s.parent))
     columns = jnp.where(is_row, jnp.where(hangs, m, s.parent - n), line - n)
     edge = lax.broadcasted_iota(jnp.int32, (nodes, edges), 1)
-    above = _along_paths(_words(edge == line[:, None]), s.parent, jnp.bitwise_or)
+    above = _along_paths(_words(edge == line[:, None]), s.parent, lax.bitwise_or)
     rest = (0, edges - nodes)
     rows, columns = jnp.pad(rows, rest, constant_values=n), jnp.pad(columns, rest, constant_values=m)
     flow = jnp.pad(jnp.where(hangs, s.left, s.flow), rest)
@@ -246,7 +248,17 @@ def _regret(low: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.where(second < jnp.inf, second - low, jnp.finfo(low.dtype).max)
 
 
-def _fill_once(s: _Filling, n: int) -> _Filling:
+def _is_filling(s: _Filling) -> jax.Array:
+    return (s.open_rows > 0) & (s.open_columns > 0)
+
+
+@functools.cache
+def _fill_by(n: int) -> Callable[[_Filling], _Filling]:
+    """One function for each number of rows, so that eager calls compile only once."""
+    return functools.partial(_fill_once, n)
+
+
+def _fill_once(n: int, s: _Filling) -> _Filling:
     """Look at the offers to the line of the largest regret; if that was up to date, ship and close a line."""
     size, m = s.offers.shape[1], s.left.shape[0] - n
     top, q = first_max(s.regret)
@@ -280,18 +292,25 @@ def _fill_once(s: _Filling, n: int) -> _Filling:
     )
 
 
-def _along_paths(values: jax.Array, parent: jax.Array, join) -> jax.Array:
+def _along_paths(values: jax.Array, parent: jax.Array, join: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """Join the values `[V, ...]` of all nodes on the way to the root, whose number is V, by doubling the way."""
     root = parent.shape[0]
     pad = [(0, 1)] + [(0, 0)] * (values.ndim - 1)
-    parent = jnp.append(parent, root)
+    start = jnp.pad(values, pad), jnp.pad(parent, (0, 1), constant_values=root)
+    return lax.while_loop(_is_on_the_way, _double_by(join), start)[0][:-1]
 
+
+def _is_on_the_way(s: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return jnp.any(s[1] < s[1].shape[0] - 1)
+
+
+@functools.cache
+def _double_by(join: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
     def double(s):
         values, parent = s
         return join(values, values[parent]), parent[parent]
 
-    start = jnp.pad(values, pad), parent
-    return lax.while_loop(lambda s: jnp.any(s[1] < root), double, start)[0][:-1]
+    return double
 
 
 def _potentials(t: Tree, cost: jax.Array, prices: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -305,5 +324,5 @@ def _potentials(t: Tree, cost: jax.Array, prices: jax.Array) -> tuple[jax.Array,
     value = jnp.stack([jnp.where(hangs, prices, sign * paid), jnp.where(hangs, sign, 0)], axis=1)
     parent = jnp.zeros(nodes, jnp.int32).at[child].set(jnp.where(hangs, nodes, parent))
     value = jnp.zeros_like(value).at[child].set(value)
-    value = _along_paths(value, parent, jnp.add)
+    value = _along_paths(value, parent, lax.add)
     return value[:, 0], value[:, 1]
