@@ -70,10 +70,10 @@ held-out rows. A method with a learning rate of its own may do better: see its e
 A method that needs a signal that the task does not give is listed with the signal.
 
 A number is the mean over seeds ± its standard error; a difference to the baseline is paired by seed. With three seeds,
-most differences are within their errors, and a place in the table says little. The rules of each task were changed once,
-after a first look at one or a few methods with the seeds of the tuning: the uniform start and the longer training of the
-reference (label-noise), unseen images of known classes in place of unseen classes (retrieval), the decay of the learning
-rate (moons). In the pictures a dot is a seed, a black bar the mean, and a baseline orange.
+most differences are within their errors, and a place in the table says little. The rules of each task were changed
+once, after a first look at one or a few methods with the seeds of the tuning: the uniform start and the longer training
+of the reference (label-noise), unseen images of known classes in place of unseen classes (retrieval), the decay of the
+learning rate (moons). In the pictures a dot is a seed, a black bar the mean, and a baseline orange.
 `python -m experiments leaderboard --task NAME` runs a task again and writes its table and picture.
 """
 WIDTH = 3

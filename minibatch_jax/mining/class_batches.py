@@ -82,11 +82,11 @@ def sample_classes(key: jax.Array, index: ClassIndex, num_classes: int, per_clas
     return examples_of(item_key, index, classes, per_class)
 
 
-def examples_of(key: jax.Array, index: ClassIndex, classes: jax.Array, per_class: int) -> jax.Array:
+def examples_of(key: jax.Array | int, index: ClassIndex, classes: jax.Array, per_class: int) -> jax.Array:
     """Draw K examples of each of the given classes.
 
     Args:
-      key: typed PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       index: result of `index_classes` for the data set.
       classes: `[P]` int, classes in [0, C).
       per_class: K, static.
@@ -101,7 +101,7 @@ def examples_of(key: jax.Array, index: ClassIndex, classes: jax.Array, per_class
       [0, 2]
     """
     sizes = index.sizes[classes][:, None]
-    offsets = _offsets(key, sizes, per_class)
+    offsets = _offsets(as_key(key), sizes, per_class)
     examples = index.order[jnp.minimum(index.starts[classes][:, None] + offsets, index.order.shape[0] - 1)]
     return jnp.where(sizes > 0, examples, -1)
 

@@ -11,7 +11,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minibatch_jax._checks import check_count, check_floating, check_integer, check_number, check_shape, mask_or_all
+from minibatch_jax._checks import (
+    as_key,
+    check_count,
+    check_floating,
+    check_integer,
+    check_number,
+    check_shape,
+    mask_or_all,
+)
 from minibatch_jax._loops import bind, scan
 from minibatch_jax._vector import class_numbers
 from minibatch_jax.geometry import finite_rows
@@ -101,7 +109,7 @@ def update_proxies(
 
 
 def partition_by_proxies(
-    key: jax.Array,
+    key: jax.Array | int,
     proxies: Proxies,
     classes_per_batch: int,
     *,
@@ -114,7 +122,7 @@ def partition_by_proxies(
     are left, and are less hard.
 
     Args:
-      key: typed PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       proxies: of N classes.
       classes_per_batch: P, number of classes of a batch, at most N, static.
       where: `[N]` bool, which classes take part; all by default. With M of them there are M // P batches, or one that
@@ -139,7 +147,7 @@ def partition_by_proxies(
     check_count("classes_per_batch", classes_per_batch, num_classes, "the number of classes")
     check_number("temperature", temperature, 0)
     where = mask_or_all("where", where, (num_classes,))
-    seed_key, unseen_key, draw_key = jax.random.split(key, 3)
+    seed_key, unseen_key, draw_key = jax.random.split(as_key(key), 3)
     index = normalize_embeddings(proxies.embeddings.astype(weight_dtype(proxies.embeddings.dtype)))
     priority = jax.random.uniform(seed_key, (num_classes,), index.dtype)
     filler = jax.random.uniform(unseen_key, (num_classes,), index.dtype) - 3  # below every cosine

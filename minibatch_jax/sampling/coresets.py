@@ -118,7 +118,7 @@ class Coreset(NamedTuple):
 
 def random_coreset(
     items_fn: Items,
-    key: jax.Array,
+    key: jax.Array | int,
     params: Any,
     data: Any,
     examples: ClassIndex,
@@ -134,7 +134,7 @@ def random_coreset(
 
     Args:
       items_fn: `items_fn(params, batch) -> (losses [n], {"features": [n, D]})`.
-      key: typed PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       params: parameters of the model.
       data: tree of arrays `[N, ...]`.
       examples: the data set by class, what `mining.class_batches.index_classes` returns.
@@ -165,7 +165,7 @@ def random_coreset(
     sizes = examples.sizes[:, None]
     num_classes = sizes.shape[0]
     each = subset_size // num_classes
-    place = jax.random.randint(key, (num_classes, each), 0, jnp.maximum(sizes, 1), jnp.int32)
+    place = jax.random.randint(as_key(key), (num_classes, each), 0, jnp.maximum(sizes, 1), jnp.int32)
     subset = jnp.where(sizes > 0, examples.order[examples.starts[:, None] + place], -1).reshape(-1)
     losses, features = _losses_and_features(items_fn, params, data, subset)
     usable = jnp.isfinite(losses) & jnp.all(jnp.isfinite(features), axis=1)

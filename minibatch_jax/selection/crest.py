@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minibatch_jax._checks import check_choice, check_count, check_integer, check_number, check_shape
+from minibatch_jax._checks import as_key, check_choice, check_count, check_integer, check_number, check_shape
 from minibatch_jax.selection import _greedy
 from minibatch_jax.selection._similarities import METRICS, nearness_matrix, usable_features
 from minibatch_jax.weights import weight_dtype, weight_transformation
@@ -153,11 +153,13 @@ def keep_unlearned(
     return weight_transformation(lambda weights: LearnedState(jnp.zeros(num_examples, jnp.int32)), update)
 
 
-def hutchinson_diagonal(key: jax.Array, loss_fn: Callable[[Any], jax.Array], params: Any) -> tuple[jax.Array, Any, Any]:
+def hutchinson_diagonal(
+    key: jax.Array | int, loss_fn: Callable[[Any], jax.Array], params: Any
+) -> tuple[jax.Array, Any, Any]:
     """Return loss, gradient and one unbiased probe of the Hessian's diagonal, `v * (H v)` with random signs v.
 
     Args:
-      key: typed or legacy PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       loss_fn: `loss_fn(params) -> []`, twice differentiable.
       params: pytree of floating-point arrays.
 
@@ -173,7 +175,7 @@ def hutchinson_diagonal(key: jax.Array, loss_fn: Callable[[Any], jax.Array], par
       (2.0, [2.0, 2.0], [2.0, 2.0])
     """
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
+    keys = jax.random.split(as_key(key), len(leaves))
     signs = structure.unflatten(jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, leaves))
     (loss, gradient), (_, product) = jax.jvp(jax.value_and_grad(loss_fn), (params,), (signs,))
     return loss, gradient, jax.tree.map(jnp.multiply, signs, product)

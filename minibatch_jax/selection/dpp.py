@@ -1,7 +1,8 @@
 """Diverse subsets: exact draws from a k-DPP, their inclusion probabilities, and the greedy most likely set.
 
 A k-DPP draws each set A of size k with probability in proportion to `det(kernel[A, A])`. Sums of products of
-eigenvalues are computed as logarithms, which do not overflow.
+eigenvalues are computed as logarithms, which do not overflow. A TPU finds the eigenvalues by Jacobi's method, which JAX
+does not have on a CPU, so a program with a draw is not exported for both at once.
 
 References:
   Kulesza & Taskar, Determinantal point processes for machine learning, 2012 (arXiv 1207.6083).
@@ -15,6 +16,7 @@ Experiment: diverse_tasks
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from minibatch_jax._checks import (
     as_key,
@@ -72,11 +74,11 @@ def _add_value(sums, log_value):
     return sums, sums
 
 
-def kdpp_indices(key: jax.Array, kernel: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
+def kdpp_indices(key: jax.Array | int, kernel: jax.Array, k: int, *, where: jax.Array | None = None) -> jax.Array:
     """Draw a set of k of T items with probability in proportion to the determinant of their kernel.
 
     Args:
-      key: typed or legacy PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       kernel: `[T, T]`, floating point, symmetric, positive semidefinite; an item whose diagonal entry is not finite is
         never drawn, other entries that are not finite count as 0.
       k: how many to draw, 1 <= k <= T, static; the kernel should have at least this rank.
@@ -100,7 +102,7 @@ def kdpp_indices(key: jax.Array, kernel: jax.Array, k: int, *, where: jax.Array 
     values, vectors, _ = _eigen(kernel, k, where)
     size = kernel.shape[0]
     sums = log_symmetric_sums(values, k)
-    choose_key, draw_key = jax.random.split(key)
+    choose_key, draw_key = jax.random.split(as_key(key))
     uniforms = jax.random.uniform(choose_key, (size,), values.dtype)
     left = jnp.minimum(k, jnp.sum(jnp.isfinite(values), dtype=jnp.int32))
     _, taken = scan(_choose_vector, left, (values, sums[:-1], sums[1:], uniforms), reverse=True)
@@ -293,9 +295,19 @@ def _eigen(kernel: jax.Array, k: int, where: jax.Array | None) -> tuple[jax.Arra
     Eigenvalues that are 0 up to rounding, at most T eps times the largest, get the logarithm -inf.
     """
     kernel, allowed = _usable(kernel, k, where)
-    values, vectors = jnp.linalg.eigh(kernel)
+    values, vectors = lax.platform_dependent(kernel, tpu=_eigh_by_jacobi, default=_eigh)
     floor = jnp.max(values) * kernel.shape[0] * jnp.finfo(kernel.dtype).eps
     return jnp.where(values > floor, jnp.log(jnp.where(values > floor, values, 1)), -jnp.inf), vectors, allowed
+
+
+def _eigh(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return tuple(jnp.linalg.eigh(kernel))
+
+
+def _eigh_by_jacobi(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For a TPU, whose compiler takes a minute or more for the default method above 256 items, seconds for this one."""
+    vectors, values = lax.linalg.eigh(kernel, implementation=lax.linalg.EighImplementation.JACOBI)
+    return values, vectors
 
 
 def _usable(kernel: jax.Array, k: int, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:

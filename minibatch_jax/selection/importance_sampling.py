@@ -125,14 +125,14 @@ def variance_reduction(probabilities: jax.Array, weights: jax.Array) -> jax.Arra
     return jnp.sqrt(jnp.sum(weights) * jnp.sum(probabilities**2 / nonzero(weights)))
 
 
-def importance_counts(key: jax.Array, probabilities: jax.Array, k: int) -> jax.Array:
+def importance_counts(key: jax.Array | int, probabilities: jax.Array, k: int) -> jax.Array:
     """Draw k times from B items with replacement, and return how often each item was drawn.
 
     Sums of probabilities and draws are rounded to about 1e-7 of the sum, in float32: of equal probabilities, by 1 % of
     each for 10^5 items, and by 10 % for 10^6. For so many items, give float64.
 
     Args:
-      key: typed or legacy PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       probabilities: `[B]`, floating point, at least 0, of any positive sum.
       k: number of draws, at least 1, static.
 
@@ -150,7 +150,7 @@ def importance_counts(key: jax.Array, probabilities: jax.Array, k: int) -> jax.A
     check_shape("probabilities", probabilities, (None,))
     check_count("k", k)
     cumulative = jnp.cumsum(probabilities, dtype=weight_dtype(probabilities.dtype))
-    draws = cumulative[-1] * (1 - jax.random.uniform(key, (k,), cumulative.dtype))
+    draws = cumulative[-1] * (1 - jax.random.uniform(as_key(key), (k,), cumulative.dtype))
     indices = jnp.searchsorted(cumulative, draws)
     return (
         jnp.zeros(probabilities.shape, jnp.int32).at[indices].add((cumulative[-1] > 0).astype(jnp.int32), mode="drop")

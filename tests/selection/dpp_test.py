@@ -143,3 +143,18 @@ def test_a_kernel_of_low_rank_gives_as_many_items_as_its_rank(size, rank):
         drawn = kdpp(jax.random.key(seed), k @ k.T, 8)
         assert int(np.sum(drawn < size)) == rank and len(set(drawn.tolist())) == rank + 1
         np.testing.assert_allclose(selection.kdpp_inclusion(k @ k.T, 8).sum(), rank, rtol=1e-4)
+
+
+def test_a_tpu_finds_eigenvalues_by_one_operation_whatever_the_size():
+    draw = jax.jit(lambda kernel: selection.kdpp_indices(0, kernel, 4)).trace(
+        jax.ShapeDtypeStruct((300, 300), jnp.float32)
+    )
+    text = draw.lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("@Eigh") == 1
+
+
+def test_a_key_may_be_a_seed():
+    kernel = jnp.eye(9)
+    assert jnp.array_equal(selection.kdpp_indices(3, kernel, 4), selection.kdpp_indices(jax.random.key(3), kernel, 4))
+    counts = [selection.importance_counts(key, jnp.ones(9) / 9, 4) for key in (3, jax.random.key(3))]
+    assert jnp.array_equal(*counts)

@@ -59,11 +59,11 @@ def distance_weighted_logits(
     return jnp.where(allowed, logits, -jnp.inf)
 
 
-def sample_negative_counts(key: jax.Array, logits: jax.Array, num_draws: jax.Array, max_draws: int) -> jax.Array:
+def sample_negative_counts(key: jax.Array | int, logits: jax.Array, num_draws: jax.Array, max_draws: int) -> jax.Array:
     """Draw references of each anchor with replacement and count how often each was drawn.
 
     Args:
-      key: typed PRNG key.
+      key: int seed, typed key or legacy `PRNGKey`.
       logits: `[A, M]`, floating point; -inf is never drawn.
       num_draws: `[A]` int, at most `max_draws`.
       max_draws: static upper bound; memory is O(A (M + max_draws)).
@@ -89,7 +89,7 @@ def sample_negative_counts(key: jax.Array, logits: jax.Array, num_draws: jax.Arr
     highest = jnp.max(wide, axis=1, keepdims=True)
     possible = jnp.isfinite(highest[:, 0])
     mass = jnp.cumsum(jnp.where(possible[:, None], jnp.exp(wide - highest), 0), axis=1)
-    points = jax.random.uniform(key, (logits.shape[0], max_draws), mass.dtype) * mass[:, -1:]
+    points = jax.random.uniform(as_key(key), (logits.shape[0], max_draws), mass.dtype) * mass[:, -1:]
     columns = jax.vmap(lambda m, p: jnp.searchsorted(m, p, side="right"))(mass, points)
     columns = jnp.minimum(columns, logits.shape[1] - 1)
     drawn = possible[:, None] & (jnp.arange(max_draws)[None, :] < num_draws[:, None]) & (mass[:, -1:] > points)
