@@ -56,8 +56,10 @@ its standard error; a difference is paired by seed. Where an arm did not give a 
 seeds that did is in parentheses. The docstring of an experiment says the rest: data, tuning, cost, what else was seen.
 
 `python -m experiments NAME` runs one again and writes `experiments/results/NAME.json`, from which
-`python docs/generate.py` makes this page. `python -m experiments NAME --check` runs its smallest arm with one seed and
-says whether the numbers agree.
+`python docs/generate.py` makes this page; `git diff` shows what changed. `--check` runs its smallest arm with one seed,
+says whether the numbers agree, and writes nothing there. Every experiment takes `--quiet`, which shows only where the
+results are, `--no-plots`, `--tensorboard` and its own flags (`--help`). All this is in a clone, after
+`pip install -e '.[experiments]'`.
 """
 LEADERBOARD_HEAD = """\
 # Leaderboards

@@ -20,6 +20,9 @@ from experiments._terminal import end_on_ctrl_c, leave, print_all_characters
 
 HERE = Path(__file__).parent
 ROOMS = ("selection", "coupling", "mining", "mixing", "schedules", "modules")
+COMMON_FLAGS = (
+    "\n\nBesides the flags below: --quiet, --no-plots, --tensorboard; --check, alone, compares with the stored result."
+)
 COMPILATION_CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(root() / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -90,7 +93,7 @@ def config_of(module: ModuleType, flags: list[str], command: str) -> Any:
 
     OUTPUT.set(Output("--quiet" in flags, "--no-plots" not in flags, "--tensorboard" in flags))
     flags = [flag for flag in flags if flag not in ("--quiet", "--no-plots", "--tensorboard")]
-    description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "")
+    description = re.sub(r"\n(?=\S)", "\n\n", module.__doc__ or "") + COMMON_FLAGS
     return tyro.cli(module.Config, args=flags, prog=command, description=description)
 
 

@@ -26,6 +26,9 @@ class Taken(NamedTuple):
 def take(batch: Any, weights: jax.Array, k: int, *, rows_axis: RowsAxis = None) -> Taken:
     """Take the k rows with the largest weights. Ties go to the lowest index.
 
+    If more than k rows have weight, the weight of the others is lost: give a rule that keeps a random number of rows a
+    larger k, and look at `jnp.sum(weights)` before and after.
+
     On a mesh under `jit` the k rows are spread over the devices as the rows of the batch are, and only they travel.
 
     Args:

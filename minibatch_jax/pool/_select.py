@@ -28,10 +28,10 @@ class PoolSelection(NamedTuple):
         which the lowest are chosen (GOT-D), the distance of its gradient to those drawn before (BADGE), its score
         (uncertain) or its probability in a draw (light-weight).
       cost: mean distance of a row to the nearest chosen row in the metric, squared unless "euclidean" (facility
-        location), the largest distance (k-center), the variance left at the queries (SIFT), the entropic cost of the
-        transport of the whole pool to the queries (GOT-D), the mean squared distance of a gradient to the nearest drawn
-        one (BADGE), the lowest score chosen (uncertain), or the mean squared distance of a row to the mean
-        (light-weight).
+        location), the largest distance, never squared (k-center), the variance left at the queries (SIFT), the entropic
+        cost of the transport of the whole pool to the queries (GOT-D), the mean squared distance of a gradient to the
+        nearest drawn one (BADGE), the lowest score chosen (uncertain), or the mean squared distance of a row to the
+        mean (light-weight).
       dropped: number of rows of the pool that neither count nor can be chosen, because they are not finite in float32.
       report: how many these are, by shard and cause, and the first of them; `print` shows it as text.
       dropped_queries: number of queries of SIFT or GOT-D that do not count, because they are not finite in float32;
