@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 _SHORT = 16
+_FOLDED = 64
 _LONG = 16_384
 
 
@@ -100,15 +101,16 @@ def _min_of_halves(x: jax.Array) -> jax.Array:
 
 def vector_sum(x: jax.Array) -> jax.Array:
     """Return the sum of `[N]`: by halves on a CPU, by one reduction elsewhere."""
-    if not 64 <= x.shape[0] <= _LONG:
+    if not _FOLDED <= x.shape[0] <= _LONG:
         return jnp.sum(x)
     return lax.platform_dependent(x, cpu=_sum_of_halves, default=jnp.sum)
 
 
 def weighted_sum(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Return the sum of `[N]` with weights `[N]`: by halves on a CPU, by a product elsewhere."""
-    if not 64 <= x.shape[0] <= _LONG:
-        return _product(x, weights)
+    """Return the sums of `[..., N]` with weights `[N]`: by halves on a CPU, by a product elsewhere.
+
+    Equal vectors have equal sums. In a product on a CPU they differ by rounding, by the place of their row.
+    """
     return lax.platform_dependent(x, weights, cpu=_weighted_sum_of_halves, default=_product)
 
 
@@ -117,14 +119,16 @@ def _product(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _weighted_sum_of_halves(x: jax.Array, weights: jax.Array) -> jax.Array:
-    return _sum_of_halves(x * weights)
+    return _sum_of_halves(x * jnp.broadcast_to(weights, x.shape))
 
 
 def _sum_of_halves(x: jax.Array) -> jax.Array:
-    for _ in range(4):
-        half = (x.shape[0] + 1) // 2
-        x = x[:half] + jnp.pad(x[half:], (0, 2 * half - x.shape[0]))
-    return jnp.sum(x)
+    """Fold `[..., N]` into the sum of its halves four times, unless it is short, and sum what is left."""
+    for _ in range(4 if x.shape[-1] >= _FOLDED else 0):
+        half = (x.shape[-1] + 1) // 2
+        first, second = x[..., :half], x[..., half:]
+        x = first + jnp.pad(second, [(0, 0)] * (x.ndim - 1) + [(0, half - second.shape[-1])])
+    return jnp.sum(x, axis=-1)
 
 
 def column_min(x: jax.Array) -> jax.Array:

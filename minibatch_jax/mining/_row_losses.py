@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from minibatch_jax._checks import check_choice
 from minibatch_jax._loops import Bound, bind
 from minibatch_jax._row_blocks import map_row_blocks, number_of_blocks
-from minibatch_jax.mining.reductions import reduce_losses
+from minibatch_jax.mining.reductions import REDUCTIONS, reduce_losses
 
 
 def reduce_row_blocks(losses_of_rows: Bound, rows: tuple[jax.Array, ...], reduction: str) -> jax.Array:
@@ -22,7 +23,11 @@ def reduce_row_blocks(losses_of_rows: Bound, rows: tuple[jax.Array, ...], reduct
 
     Returns:
       The losses, reduced.
+
+    Raises:
+      ValueError: if the reduction is unknown.
     """
+    check_choice("reduction", reduction, REDUCTIONS)
     if number_of_blocks(*rows[0].shape) == 1:
         return _add([reduce_losses(losses, valid, reduction) for losses, valid in losses_of_rows(*rows)])
     if reduction in ("anchors", "anchor_mean", "none"):

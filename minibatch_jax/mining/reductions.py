@@ -8,7 +8,7 @@ from minibatch_jax.devices import sum_over
 from minibatch_jax.mining._pairs import keeps_dtype
 from minibatch_jax.weights import weight_dtype
 
-_REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
+REDUCTIONS = ("mean", "active_mean", "anchor_mean", "sum", "anchors", "none")
 
 
 @keeps_dtype
@@ -41,7 +41,7 @@ def reduce_losses(
       >>> reduce_losses(losses, valid, "anchors").tolist()
       [0.5, 5.0]
     """
-    check_choice("reduction", reduction, _REDUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
     check_floating("losses", losses)
     kept = jnp.where(valid, losses, 0).astype(weight_dtype(losses.dtype))
     if reduction in ("anchors", "anchor_mean") and kept.ndim > 1:

@@ -54,7 +54,7 @@ def start(best: jax.Array, k: int) -> Greedy:
 
 def gains_of(similarities: jax.Array, best: jax.Array, item_weights: jax.Array) -> jax.Array:
     """Return the gain `[...]` of each candidate, given its similarities `[..., N]` to the items, weighted by `[N]`."""
-    return product(jnp.maximum(similarities - jnp.broadcast_to(best, similarities.shape), 0), item_weights)
+    return weighted_sum(jnp.maximum(similarities - jnp.broadcast_to(best, similarities.shape), 0), item_weights)
 
 
 def naive(
@@ -134,7 +134,7 @@ def value_of_each(similarities: jax.Array, item_weights: jax.Array) -> jax.Array
 
 
 def _value_of(item_weights, row):
-    return product(usable(row, item_weights), item_weights)
+    return weighted_sum(usable(row, item_weights), item_weights)
 
 
 def usable(similarities: jax.Array, item_weights: jax.Array) -> jax.Array:
@@ -224,7 +224,7 @@ def _is_old(queue):
 
 def _evaluate(row, item_weights, best, queue):
     j = queue.block * queue.bounds.shape[1] + queue.place
-    return _with_bound(queue, weighted_sum(jnp.maximum(row(j) - best, 0), item_weights))
+    return _with_bound(queue, gains_of(row(j), best, item_weights))
 
 
 def stochastic(

@@ -79,6 +79,23 @@ def test_every_reduction_is_the_same_in_blocks(reduction, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (mining.circle_loss, {"reduction": "average"}),
+        (mining.smooth_ap_loss, {"temperature": -1.0}),
+        (mining.pnp_loss, {"temperature": 0.0}),
+    ],
+)
+def test_an_option_out_of_range_is_refused_in_blocks_too(loss, options, blocks, monkeypatch):
+    if blocks:
+        in_small_blocks(monkeypatch)
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} is "):
+        loss(*pairs(2), **options)
+
+
 @pytest.mark.parametrize("name", MINERS)
 def test_a_miner_weighs_the_same_in_blocks(name, monkeypatch):
     expected = mined(MINERS[name], *pairs(2))

@@ -100,6 +100,17 @@ def test_guarantee_is_tight_on_max_coverage(k, method):
     np.testing.assert_allclose(np.sum(medoids.gains) / len(s), 1 - (1 - 1 / k) ** k, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["naive", "lazy"])
+@pytest.mark.parametrize(("items", "rows"), [(50, 37), (257, 113)])
+def test_of_equal_candidates_the_first_is_chosen(items, rows, method):
+    choose = jax.jit(lambda similarities: facility_location(similarities, 5, method=method).indices)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        kinds = rng.integers(0, 7, rows)
+        chosen = np.asarray(choose(rng.random((7, items)).astype(np.float32)[kinds]))
+        assert all(j == np.flatnonzero(kinds == kinds[j])[0] for j in chosen)
+
+
 def test_columns_already_chosen_or_not_allowed():
     s = instances(1, "uniform", seed=2)[0]
     expected = greedy(s, 6)

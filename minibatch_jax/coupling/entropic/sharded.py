@@ -1,7 +1,7 @@
-"""Sinkhorn for batches too large for one cost matrix: rows over devices, columns in chunks.
+"""Sinkhorn for batches too large for one cost matrix: rows over devices, and in blocks on each.
 
 Each device keeps the features of its rows and of all columns, and the two potentials. Every iteration computes the
-costs again, one chunk of rows at a time, so the largest array is `[chunk, B1]` for every B0. An iteration sends two
+costs again, one block of rows at a time, so the largest array is `[block, B1]` for every B0. An iteration sends two
 vectors of B1 floats: the maximum and the sum of a log-sum-exp over the rows of all devices. The backward pass computes
 the costs once more, so it needs no larger array either.
 
@@ -77,7 +77,7 @@ def sharded_sinkhorn(
       b: `[B1]`, mass of each target, the same on all devices, at least 0 and of the same sum as the masses of the
         sources of all devices; 1/B1 by default.
       axis_name: name of the mapped axis over which `x0` is sharded.
-      cost_fn: cost of two batches, computed chunk by chunk, such as `cosine_cost`; a pair whose cost is not finite is
+      cost_fn: cost of two batches, computed block by block, such as `cosine_cost`; a pair whose cost is not finite is
         forbidden.
 
     Returns:
@@ -90,8 +90,8 @@ def sharded_sinkhorn(
 
     Raises:
       TypeError: if `x0` or a mass is not floating point.
-      ValueError: if the chunk does not divide the rows, epsilon is not positive, `max_iterations` is less than 1, or
-        concrete masses are negative, not finite or of different sums.
+      ValueError: if the block size does not divide the rows, epsilon is not positive, `max_iterations` is less than 1,
+        or concrete masses are negative, not finite or of different sums.
 
     References:
       Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).
@@ -137,7 +137,7 @@ def sharded_targets(
 ) -> jax.Array:
     """Draw a target for each of this device's sources from its row of the plan, as `sample_pairs(mode="rows")` does.
 
-    Each chunk of costs is computed again, so no row of the plan is ever stored.
+    Each block of costs is computed again, so no row of the plan is ever stored.
 
     Args:
       key: int seed, typed key or legacy `PRNGKey`, the same on all devices.
@@ -153,7 +153,7 @@ def sharded_targets(
       `[b0]` int32, row of `x1` for each row of `x0`.
 
     Raises:
-      ValueError: if the chunk does not divide the rows.
+      ValueError: if the block size does not divide the rows.
 
     References:
       Zhang et al., On fitting flow models with large Sinkhorn couplings, 2025 (arXiv 2506.05526).

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -54,12 +55,16 @@ class _Lanes(NamedTuple):
 def pair_stack(
     reduced: jax.Array, active: jax.Array, columns: jax.Array, rows: jax.Array, v: jax.Array, *, interpret: bool = False
 ) -> _Matchings:
-    """Complete the matchings of a stack of problems as `pair_in_kernel` does for one: `[P, n, m]`, `[P, n]`, ..."""
+    """Complete the matchings of a stack of problems as `pair_in_kernel` does for one: `[P, n, m]`, `[P, n]`, ...
+
+    P may be symbolic, as in a program that is exported for every batch size: then one after another.
+    """
     stack, n, m = reduced.shape
-    if stack >= _FEWEST and m <= _WIDEST:
+    is_known = not jax.export.is_symbolic_dim(stack)
+    if is_known and stack >= _FEWEST and m <= _WIDEST:
         return pair_on_lanes(reduced, active, columns, rows, v, interpret=interpret)
     pair = functools.partial(pair_in_kernel, interpret=interpret)
-    if fits(n, m):
+    if is_known and fits(n, m):
         return jax.vmap(pair)(reduced, active, columns, rows, v)
     return lax.map(lambda problem: pair(*problem), (reduced, active, columns, rows, v))
 

@@ -96,6 +96,7 @@ def smooth_ap_loss(
       0.1667
     """
     check_pairs("similarities", similarities, positives, negatives)
+    check_positive(temperature=temperature)
     return reduce_row_blocks(bind(_smooth_ap, temperature), (similarities, positives, negatives), reduction)
 
 
@@ -155,6 +156,7 @@ def pnp_loss(
     """
     similarities, positives, negatives = finite_pairs("similarities", similarities, positives, negatives)
     check_choice("penalty", penalty, _PENALTIES)
+    check_positive(temperature=temperature)
     of_rows = bind(_pnp, temperature, power, bound, penalty=penalty)
     return reduce_row_blocks(of_rows, (similarities, positives, negatives), reduction)
 

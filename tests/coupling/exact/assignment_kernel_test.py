@@ -113,6 +113,13 @@ def test_it_is_in_programs_of_stacks(stack):
     assert kernels_of(program, ["cpu"], *stack, 20, 24) == 0
 
 
+def test_it_is_in_programs_of_stacks_of_any_size():
+    (size,) = jax.export.symbolic_shape("size")
+    for stack in ((size,), (size, 3)):
+        program = functools.reduce(lambda f, _: jax.vmap(f), stack, assignment)
+        assert kernels_of(program, ["tpu"], *stack, 20, 24) == 1
+
+
 def test_stacks_of_which_some_arguments_have_an_axis_are_paired_as_each_problem_alone():
     rng = np.random.default_rng(0)
     costs, active = rng.random((2, 3, 9, 11)).astype(np.float32), rng.random((3, 9)) < 0.8
