@@ -13,16 +13,18 @@ References:
   Ahuja, Magnanti and Orlin, Network flows, 1993, chapter 11.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from minibatch_jax._loops import bind, while_loop
 from minibatch_jax._vector import first_max, first_min, first_minima, put, vector_min
 
 _PIVOTS_PER_LINE = 50
-_ROUNDING = 2  # reduced costs above -2 eps times the largest cost count as 0
+_ROUNDING = 2  # reduced costs above -2 eps times the scale of the costs that the tree uses count as 0
 _WORTH = 0.1  # candidates serve while the best of them is at least this fraction of the best when they were chosen
 
 
@@ -46,14 +48,15 @@ class Tree(NamedTuple):
 class _Run(NamedTuple):
     """The loop: all it needs travels in its carry, so that eager calls compile only once.
 
-    `prices` `[V]` are the costs of edges to the root, signed as `w`; a reduced cost above `-slack` counts as 0; a level
-    costs `level_cost`, more than any difference of potentials. `rows`, `costs` `[B1]` are the candidates of the
-    columns, `column` and `least` the best of them and its reduced cost, `first` the least reduced cost of all pairs
-    when they were chosen.
+    `prices` `[V]` are the costs of edges to the root, signed as `w`; `reach` is the largest cost of a pair; a reduced
+    cost above `-slack` counts as 0; a level costs `level_cost`, more than any difference of potentials. `rows`, `costs`
+    `[B1]` are the candidates of the columns, `column` and `least` the best of them and its reduced cost, `first` the
+    least reduced cost of all pairs when they were chosen.
     """
 
     cost: jax.Array
     prices: jax.Array
+    reach: jax.Array
     slack: jax.Array
     level_cost: jax.Array
     tree: Tree
@@ -72,13 +75,12 @@ def solve(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Arra
     """
     prices = jnp.concatenate([u, -v])
     reach = jnp.max(jnp.max(jnp.where(cost < jnp.inf, cost, 0), axis=0))
-    slack = _ROUNDING * jnp.finfo(cost.dtype).eps * reach
     level_cost = 4 * sum(cost.shape) * jnp.maximum(reach, jnp.finfo(cost.dtype).tiny)
     tree = _fill(cost, a, b, prices)
-    count = (0 * slack).astype(jnp.int32)
-    run = _Run(
-        cost, prices, slack, level_cost, tree, count + jnp.zeros_like(v, jnp.int32), v, count, slack, slack, count
-    )
+    zero = 0 * reach
+    count = zero.astype(jnp.int32)
+    rows = count + jnp.zeros_like(v, jnp.int32)
+    run = _Run(cost, prices, reach, zero, level_cost, tree, rows, v, count, zero, zero, count)
     run = lax.while_loop(_is_unfinished, _round, _price(run))
     return run.tree, run.pivots, run.first >= -run.slack
 
@@ -101,14 +103,20 @@ def _round(r: _Run) -> _Run:
 
 
 def _price(r: _Run) -> _Run:
-    """Choose the pair of the least reduced cost of each column."""
+    """Choose the pair of the least reduced cost of each column.
+
+    Rounding is that of the costs in the tree, at most twice the largest potential: a pair that costs far more, so that
+    it is never used, does not blur the others.
+    """
     n = r.cost.shape[0]
     w, level = r.tree.w, r.level_cost * r.tree.level
     reduced = (r.cost - w[:n, None] + w[None, n:]) + (level[None, n:] - level[:n, None])
     low, rows = first_minima(reduced, axis=0)
     least, column = first_min(low)
     costs = r.cost[rows, lax.iota(jnp.int32, rows.shape[0])]
-    return r._replace(rows=rows, costs=costs, column=column, least=least, first=least)
+    scale = jnp.minimum(r.reach, -2 * vector_min(-jnp.abs(w)))
+    slack = _ROUNDING * jnp.finfo(w.dtype).eps * scale
+    return r._replace(rows=rows, costs=costs, column=column, least=least, first=least, slack=slack)
 
 
 def _pivot_once(r: _Run) -> _Run:
@@ -215,12 +223,12 @@ def _fill(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array) -> Tre
         count_rows,
         count_columns,
     )
-    s = lax.while_loop(lambda s: (s.open_rows > 0) & (s.open_columns > 0), lambda s: _fill_once(s, n), start)
+    s = while_loop(_has_open_lines, bind(_fill_once, n=n), start)
     hangs, is_row = s.parent == nodes, line < n
     rows = jnp.where(is_row, line, jnp.where(hangs, n, s.parent))
     columns = jnp.where(is_row, jnp.where(hangs, m, s.parent - n), line - n)
     edge = lax.broadcasted_iota(jnp.int32, (nodes, edges), 1)
-    above = _along_paths(_words(edge == line[:, None]), s.parent, jnp.bitwise_or)
+    above = _along_paths(_words(edge == line[:, None]), s.parent, lax.bitwise_or)
     rest = (0, edges - nodes)
     rows, columns = jnp.pad(rows, rest, constant_values=n), jnp.pad(columns, rest, constant_values=m)
     flow = jnp.pad(jnp.where(hangs, s.left, s.flow), rest)
@@ -244,6 +252,10 @@ def _regrets(offers: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _regret(low: jax.Array, second: jax.Array) -> jax.Array:
     """What a line loses by its second best partner: most of all if it has none."""
     return jnp.where(second < jnp.inf, second - low, jnp.finfo(low.dtype).max)
+
+
+def _has_open_lines(s: _Filling) -> jax.Array:
+    return (s.open_rows > 0) & (s.open_columns > 0)
 
 
 def _fill_once(s: _Filling, n: int) -> _Filling:
@@ -280,18 +292,21 @@ def _fill_once(s: _Filling, n: int) -> _Filling:
     )
 
 
-def _along_paths(values: jax.Array, parent: jax.Array, join) -> jax.Array:
+def _along_paths(values: jax.Array, parent: jax.Array, join: Callable[..., jax.Array]) -> jax.Array:
     """Join the values `[V, ...]` of all nodes on the way to the root, whose number is V, by doubling the way."""
     root = parent.shape[0]
     pad = [(0, 1)] + [(0, 0)] * (values.ndim - 1)
-    parent = jnp.append(parent, root)
+    start = jnp.pad(values, pad), jnp.append(parent, root)
+    return while_loop(_is_below_root, bind(_double, join=join), start)[0][:-1]
 
-    def double(s):
-        values, parent = s
-        return join(values, values[parent]), parent[parent]
 
-    start = jnp.pad(values, pad), parent
-    return lax.while_loop(lambda s: jnp.any(s[1] < root), double, start)[0][:-1]
+def _is_below_root(s: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return jnp.any(s[1] < s[1].shape[0] - 1)
+
+
+def _double(s: tuple[jax.Array, jax.Array], join: Callable[..., jax.Array]) -> tuple[jax.Array, jax.Array]:
+    values, parent = s
+    return join(values, values[parent]), parent[parent]
 
 
 def _potentials(t: Tree, cost: jax.Array, prices: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -305,5 +320,5 @@ def _potentials(t: Tree, cost: jax.Array, prices: jax.Array) -> tuple[jax.Array,
     value = jnp.stack([jnp.where(hangs, prices, sign * paid), jnp.where(hangs, sign, 0)], axis=1)
     parent = jnp.zeros(nodes, jnp.int32).at[child].set(jnp.where(hangs, nodes, parent))
     value = jnp.zeros_like(value).at[child].set(value)
-    value = _along_paths(value, parent, jnp.add)
+    value = _along_paths(value, parent, lax.add)
     return value[:, 0], value[:, 1]
