@@ -24,7 +24,7 @@ from minibatch_jax._loops import bind, while_loop
 from minibatch_jax._vector import first_max, first_min, first_minima, put, vector_min
 
 _PIVOTS_PER_LINE = 50
-_ROUNDING = 2  # reduced costs above -2 eps times the scale of the costs that the tree uses count as 0
+_ROUNDING = 4  # reduced costs above -4 eps times the largest potential count as 0
 _WORTH = 0.1  # candidates serve while the best of them is at least this fraction of the best when they were chosen
 
 
@@ -48,15 +48,14 @@ class Tree(NamedTuple):
 class _Run(NamedTuple):
     """The loop: all it needs travels in its carry, so that eager calls compile only once.
 
-    `prices` `[V]` are the costs of edges to the root, signed as `w`; `reach` is the largest cost of a pair; a reduced
-    cost above `-slack` counts as 0; a level costs `level_cost`, more than any difference of potentials. `rows`, `costs`
-    `[B1]` are the candidates of the columns, `column` and `least` the best of them and its reduced cost, `first` the
-    least reduced cost of all pairs when they were chosen.
+    `prices` `[V]` are the costs of edges to the root, signed as `w`; a reduced cost above `-slack` counts as 0; a level
+    costs `level_cost`, more than any difference of potentials. `rows`, `costs` `[B1]` are the candidates of the
+    columns, `column` and `least` the best of them and its reduced cost, `first` the least reduced cost of all pairs
+    when they were chosen.
     """
 
     cost: jax.Array
     prices: jax.Array
-    reach: jax.Array
     slack: jax.Array
     level_cost: jax.Array
     tree: Tree
@@ -80,7 +79,7 @@ def solve(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Arra
     zero = 0 * reach
     count = zero.astype(jnp.int32)
     rows = count + jnp.zeros_like(v, jnp.int32)
-    run = _Run(cost, prices, reach, zero, level_cost, tree, rows, v, count, zero, zero, count)
+    run = _Run(cost, prices, zero, level_cost, tree, rows, v, count, zero, zero, count)
     run = lax.while_loop(_is_unfinished, _round, _price(run))
     return run.tree, run.pivots, run.first >= -run.slack
 
@@ -105,8 +104,8 @@ def _round(r: _Run) -> _Run:
 def _price(r: _Run) -> _Run:
     """Choose the pair of the least reduced cost of each column.
 
-    Rounding is that of the costs in the tree, at most twice the largest potential: a pair that costs far more, so that
-    it is never used, does not blur the others.
+    Potentials round as the largest of them does. It is far less than the largest cost where that stands for pairs that
+    nobody wants, and more where few pairs are allowed and the ways between lines are long.
     """
     n = r.cost.shape[0]
     w, level = r.tree.w, r.level_cost * r.tree.level
@@ -114,8 +113,7 @@ def _price(r: _Run) -> _Run:
     low, rows = first_minima(reduced, axis=0)
     least, column = first_min(low)
     costs = r.cost[rows, lax.iota(jnp.int32, rows.shape[0])]
-    scale = jnp.minimum(r.reach, -2 * vector_min(-jnp.abs(w)))
-    slack = _ROUNDING * jnp.finfo(w.dtype).eps * scale
+    slack = -_ROUNDING * jnp.finfo(w.dtype).eps * vector_min(-jnp.abs(w))
     return r._replace(rows=rows, costs=costs, column=column, least=least, first=least, slack=slack)
 
 

@@ -195,6 +195,16 @@ def test_one_cost_of_another_scale_does_not_blur_the_others(outlier, uniform):
         np.testing.assert_allclose((plan * cost).sum(), emd(np.minimum(cost, 1e3), a, b), rtol=1e-5)
 
 
+def test_long_ways_between_lines_converge():
+    near = np.abs(np.arange(24)[:, None] * 30 / 24 - np.arange(30)[None]) < 1.6
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        cost, feasible = rng.random((24, 30)), rng.random((24, 30)) * near
+        a, b = ((feasible.sum(axis) / feasible.sum()).astype(np.float32) for axis in (1, 0))
+        found = solve(cost.astype(np.float32), a, b, where=near)
+        assert bool(found.converged) and int(found.iterations) < 54
+
+
 def test_infinite_masses_end_and_do_not_converge():
     cost = problem(0, 3, 4)[0]
     for a, b in ((np.full(3, np.inf), np.full(4, np.inf)), (np.array([1, np.inf, 1]), np.full(4, 0.5))):
