@@ -13,7 +13,6 @@ References:
   Ahuja, Magnanti and Orlin, Network flows, 1993, chapter 11.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,10 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from minibatch_jax._loops import bind, while_loop
 from minibatch_jax._vector import first_max, first_min, first_minima, put, vector_min
 
 _PIVOTS_PER_LINE = 50
-_ROUNDING = 2  # reduced costs above -2 eps times the largest cost count as 0
+_ROUNDING = 4  # reduced costs above -4 eps times the largest potential count as 0
 _WORTH = 0.1  # candidates serve while the best of them is at least this fraction of the best when they were chosen
 
 
@@ -74,13 +74,12 @@ def solve(cost: jax.Array, a: jax.Array, b: jax.Array, u: jax.Array, v: jax.Arra
     """
     prices = jnp.concatenate([u, -v])
     reach = jnp.max(jnp.max(jnp.where(cost < jnp.inf, cost, 0), axis=0))
-    slack = _ROUNDING * jnp.finfo(cost.dtype).eps * reach
     level_cost = 4 * sum(cost.shape) * jnp.maximum(reach, jnp.finfo(cost.dtype).tiny)
     tree = _fill(cost, a, b, prices)
-    count = (0 * slack).astype(jnp.int32)
-    run = _Run(
-        cost, prices, slack, level_cost, tree, count + jnp.zeros_like(v, jnp.int32), v, count, slack, slack, count
-    )
+    zero = 0 * reach
+    count = zero.astype(jnp.int32)
+    rows = count + jnp.zeros_like(v, jnp.int32)
+    run = _Run(cost, prices, zero, level_cost, tree, rows, v, count, zero, zero, count)
     run = lax.while_loop(_is_unfinished, _round, _price(run))
     return run.tree, run.pivots, run.first >= -run.slack
 
@@ -103,14 +102,19 @@ def _round(r: _Run) -> _Run:
 
 
 def _price(r: _Run) -> _Run:
-    """Choose the pair of the least reduced cost of each column."""
+    """Choose the pair of the least reduced cost of each column.
+
+    Potentials round as the largest of them does. It is far less than the largest cost where that stands for pairs that
+    nobody wants, and more where few pairs are allowed and the ways between lines are long.
+    """
     n = r.cost.shape[0]
     w, level = r.tree.w, r.level_cost * r.tree.level
     reduced = (r.cost - w[:n, None] + w[None, n:]) + (level[None, n:] - level[:n, None])
     low, rows = first_minima(reduced, axis=0)
     least, column = first_min(low)
     costs = r.cost[rows, lax.iota(jnp.int32, rows.shape[0])]
-    return r._replace(rows=rows, costs=costs, column=column, least=least, first=least)
+    slack = -_ROUNDING * jnp.finfo(w.dtype).eps * vector_min(-jnp.abs(w))
+    return r._replace(rows=rows, costs=costs, column=column, least=least, first=least, slack=slack)
 
 
 def _pivot_once(r: _Run) -> _Run:
@@ -217,7 +221,7 @@ def _fill(cost: jax.Array, a: jax.Array, b: jax.Array, prices: jax.Array) -> Tre
         count_rows,
         count_columns,
     )
-    s = lax.while_loop(_is_filling, _fill_by(n), start)
+    s = while_loop(_has_open_lines, bind(_fill_once, n=n), start)
     hangs, is_row = s.parent == nodes, line < n
     rows = jnp.where(is_row, line, jnp.where(hangs, n, s.parent))
     columns = jnp.where(is_row, jnp.where(hangs, m, s.parent - n), line - n)
@@ -248,17 +252,11 @@ def _regret(low: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.where(second < jnp.inf, second - low, jnp.finfo(low.dtype).max)
 
 
-def _is_filling(s: _Filling) -> jax.Array:
+def _has_open_lines(s: _Filling) -> jax.Array:
     return (s.open_rows > 0) & (s.open_columns > 0)
 
 
-@functools.cache
-def _fill_by(n: int) -> Callable[[_Filling], _Filling]:
-    """One function for each number of rows, so that eager calls compile only once."""
-    return functools.partial(_fill_once, n)
-
-
-def _fill_once(n: int, s: _Filling) -> _Filling:
+def _fill_once(s: _Filling, n: int) -> _Filling:
     """Look at the offers to the line of the largest regret; if that was up to date, ship and close a line."""
     size, m = s.offers.shape[1], s.left.shape[0] - n
     top, q = first_max(s.regret)
@@ -292,25 +290,21 @@ def _fill_once(n: int, s: _Filling) -> _Filling:
     )
 
 
-def _along_paths(values: jax.Array, parent: jax.Array, join: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+def _along_paths(values: jax.Array, parent: jax.Array, join: Callable[..., jax.Array]) -> jax.Array:
     """Join the values `[V, ...]` of all nodes on the way to the root, whose number is V, by doubling the way."""
     root = parent.shape[0]
     pad = [(0, 1)] + [(0, 0)] * (values.ndim - 1)
-    start = jnp.pad(values, pad), jnp.pad(parent, (0, 1), constant_values=root)
-    return lax.while_loop(_is_on_the_way, _double_by(join), start)[0][:-1]
+    start = jnp.pad(values, pad), jnp.append(parent, root)
+    return while_loop(_is_below_root, bind(_double, join=join), start)[0][:-1]
 
 
-def _is_on_the_way(s: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _is_below_root(s: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.any(s[1] < s[1].shape[0] - 1)
 
 
-@functools.cache
-def _double_by(join: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    def double(s):
-        values, parent = s
-        return join(values, values[parent]), parent[parent]
-
-    return double
+def _double(s: tuple[jax.Array, jax.Array], join: Callable[..., jax.Array]) -> tuple[jax.Array, jax.Array]:
+    values, parent = s
+    return join(values, values[parent]), parent[parent]
 
 
 def _potentials(t: Tree, cost: jax.Array, prices: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,8 @@
 """Exact optimal transport of unequal masses: the cheapest plan with given row and column sums.
 
-The network simplex method. A few over-relaxed Sinkhorn iterations on a sharp kernel give potentials near the best ones,
-rows then ship greedily by the costs that these reduce, which makes the first tree, and pivots do the rest. The pivots
-are sequential, so the solver is fastest on a CPU.
+The network simplex method. A few over-relaxed Sinkhorn iterations on a sharp kernel give potentials near the best ones.
+Vogel's rule on the costs that these reduce makes the first tree: the row or column that would lose most by its second
+best partner ships first. Pivots do the rest. They are sequential, so the solver is fastest on a CPU.
 
 References:
   Ahuja, Magnanti and Orlin, Network flows, 1993, chapter 11.
@@ -23,6 +23,7 @@ from minibatch_jax.coupling._certificates import has_converged, linear_value
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, marginals_of, masses
 from minibatch_jax.coupling.exact._network_simplex import solve
 from minibatch_jax.coupling.plans import Plan, Potentials, WarmStart, init_report, init_warm_start, report_of
+from minibatch_jax.devices import varying_like
 from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_transformation
 
@@ -142,8 +143,10 @@ class _Solution(NamedTuple):
 def _solve(cost: jax.Array, a: jax.Array, b: jax.Array, allowed: jax.Array, prices: jax.Array | None) -> _Solution:
     low = jnp.min(cost, initial=jnp.inf, where=allowed)
     low = jnp.where(jnp.isfinite(low), low, 0)
-    a, b = (jnp.where(mass > 0, mass, 0) for mass in (a, b))
     cost = jnp.where(allowed, cost - low, jnp.inf)
+    a, b = (jnp.where((mass > 0) & (mass < jnp.inf), mass, 0) for mass in (a, b))
+    for x in (cost, a, b, cost if prices is None else prices):  # loops of `shard_map` want them to vary alike
+        cost, a, b = (varying_like(y, jax.typeof(x)) for y in (cost, a, b))
     shipping = jnp.where((a > 0)[:, None] & (b > 0)[None, :], cost, jnp.inf)
     v = _blurred(shipping, a, b, None) if prices is None else _tightened(shipping, a, b, prices)
     tree, pivots, best = solve(shipping, a, b, _row_prices(shipping, v), v)
@@ -180,7 +183,8 @@ def _blurred(cost: jax.Array, a: jax.Array, b: jax.Array, _: jax.Array | None) -
     epsilon = jnp.where(mean > 0, _EPSILON * mean, 1)
     kernel = jnp.exp((slack[:, None] + lowest[None, :] - cost) / epsilon)
     factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, a, b, 0 * a, 0 * b))
-    v = lowest + epsilon * factors.columns
+    highest = jnp.max(factors.columns, initial=-_FARTHEST_LOG, where=b > 0)
+    v = lowest + epsilon * (factors.columns - highest)  # what all columns have in common would only cost precision
     v = _column_prices(cost, _row_prices(cost, v))
     return jnp.where(_dual_value(cost, a, b, v) > _dual_value(cost, a, b, lowest), v, lowest)
 

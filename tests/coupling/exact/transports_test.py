@@ -179,3 +179,52 @@ def test_bad_input_raises():
         transport(cost, np.ones(2, np.float32), np.ones(3, np.float32))
     with pytest.raises(TypeError, match="where has dtype"):
         transport(cost, where=np.ones((2, 3), np.int32))
+
+
+@pytest.mark.parametrize("outlier", [1e6, 1e12, 1e18])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_one_cost_of_another_scale_does_not_blur_the_others(outlier, uniform):
+    for seed in range(3):
+        cost, a, b = problem(seed, 12, 15)
+        if uniform:
+            a, b = np.full_like(a, 1 / 12), np.full_like(b, 1 / 15)
+        cost[seed, 2 * seed] = outlier
+        found = solve(cost, a, b)
+        plan = np.asarray(found.matrix, np.float64)
+        assert bool(found.converged) and plan[seed, 2 * seed] == 0
+        np.testing.assert_allclose((plan * cost).sum(), emd(np.minimum(cost, 1e3), a, b), rtol=1e-5)
+
+
+def test_long_ways_between_lines_converge():
+    near = np.abs(np.arange(24)[:, None] * 30 / 24 - np.arange(30)[None]) < 1.6
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        cost, feasible = rng.random((24, 30)), rng.random((24, 30)) * near
+        a, b = ((feasible.sum(axis) / feasible.sum()).astype(np.float32) for axis in (1, 0))
+        found = solve(cost.astype(np.float32), a, b, where=near)
+        assert bool(found.converged) and int(found.iterations) < 54
+
+
+def test_infinite_masses_end_and_do_not_converge():
+    cost = problem(0, 3, 4)[0]
+    for a, b in ((np.full(3, np.inf), np.full(4, np.inf)), (np.array([1, np.inf, 1]), np.full(4, 0.5))):
+        found = solve(cost, a.astype(np.float32), b.astype(np.float32))
+        assert not bool(found.converged) and np.all(np.isfinite(found.matrix))
+
+
+def test_costs_of_each_device_with_masses_that_are_everywhere_the_same():
+    cost, a, b = (np.stack(x) for x in zip(*(problem(seed, 6, 9) for seed in range(4))))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    prices = np.random.default_rng(0).random(b.shape).astype(np.float32)
+
+    def one(cost, a, b, v):
+        found = transport(cost[0], a[0], b[0], init=(a[0], v[0]))
+        return 0.5 * (found.matrix + transport(cost[0], a[0], b[0]).matrix)[None]
+
+    for local in ((0,), (1,), (2,), (3,)):
+        args = [x if i in local else np.broadcast_to(x[0], x.shape) for i, x in enumerate((cost, a, b, prices))]
+        given = [x if i in local else x[:1] for i, x in enumerate(args)]
+        specs = tuple(jax.P("data") if i in local else jax.P() for i in range(4))
+        found = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=jax.P("data")))(*given)
+        for matrix, c, a_here, b_here in zip(found, *args[:3]):
+            np.testing.assert_allclose(matrix, solve(c, a_here, b_here).matrix, atol=1e-6)
