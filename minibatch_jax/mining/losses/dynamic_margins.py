@@ -141,8 +141,9 @@ def _heights(nodes, distances, positives, negatives, **options):
     return map_rows(height, nodes).T
 
 
-def _sums(histogram, nodes, *pairs, span, mining, fallback):
-    return sum_triplets(*pairs, bind(_weighted, histogram, nodes, span=span), mining, fallback, margin=jnp.inf)
+def _sums(histogram, nodes, distances, positives, negatives, *, span, mining, fallback):
+    penalty = bind(_weighted, histogram, nodes, span=span)
+    return sum_triplets(distances, positives, negatives, penalty, mining, fallback, margin=jnp.inf)
 
 
 def _height(distances, positives, negatives, node, *, num_bins, span, mining, fallback):
