@@ -331,6 +331,7 @@ def api(noun: str) -> str:
         steps = {n: v for n, v in defined(module).items() if names.get(n) is not v}
         if steps and "._" not in module.__name__ and module.__name__ != full:
             lines += [f"## `{module.__name__}`", "", f"```{{py:module}} {module.__name__}", "```", ""]
+            lines += [f"Import these by `from {module.__name__} import ...`; `{full}` does not have them.", ""]
             lines += [_entry(module.__name__, name, value) for name, value in steps.items()]
     return "\n".join(lines)
 
