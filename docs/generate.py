@@ -324,7 +324,8 @@ def api(noun: str) -> str:
     """Return the text of a page: what a noun makes public, then what else its public modules define."""
     full = f"{PACKAGE}.{noun}" if noun else PACKAGE
     lines = [f"# `{full}`", "", f"```{{py:module}} {full}", "```", ""]
-    lines += [inspect.cleandoc(importlib.import_module(full).__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
+    for part in inspect.cleandoc(importlib.import_module(full).__doc__ or "").split("\n\n"):
+        lines += ["```text", part, "```", ""] if part.startswith("  ") else [part, ""]  # columns stay columns
     names = public(noun)
     lines += [_entry(full, name, value) for name, value in names.items()]
     for module in modules(noun) if noun else ():
