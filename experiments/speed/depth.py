@@ -3,9 +3,9 @@
 On a GPU or TPU a loop costs its steps, not its arithmetic: an operation on a small array takes microseconds whatever
 its size. Depth is the number of loop steps times the operations of one step, plus the operations outside of loops. The
 steps are counted by running each function on this machine, the operations in the program that the real TPU compiler
-makes for a described v5e. No TPU is needed, but libtpu is (`pip install libtpu`). Prints the sections of docs/depth.md.
-Each case has a process of its own for at most two minutes, because the compiler does not end on every program. About
-twenty minutes.
+makes for a described v5e. No TPU is needed, but libtpu is (`pip install libtpu`), and a jax below 0.12, whose loops it
+can read. Prints the sections of docs/depth.md. Each case has a process of its own for at most two minutes, because the
+compiler does not end on every program. About twenty minutes.
 """
 
 import datetime
@@ -23,6 +23,7 @@ from experiments.speed._depth_cases import KINDS
 SIZES = (256, 512, 1024)
 SECONDS = 120
 MARK = "≈"
+TOO_NEW = (0, 12)
 
 
 def run(name: str, sizes: Sequence[int], seconds: float) -> list[dict[str, Any]]:
@@ -78,6 +79,9 @@ def main(sizes: Sequence[int] = SIZES, seconds: float = SECONDS, kinds: Sequence
     """Print a table for each of the kinds."""
     if importlib.util.find_spec("libtpu") is None:
         print("depth: left out, because libtpu is not installed (pip install libtpu)")
+        return
+    if jax.__version_info__ >= TOO_NEW:
+        print(f"depth: left out, because it reads the loops of a jax below {'.'.join(map(str, TOO_NEW))}")
         return
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
     print(f"Counted on {datetime.date.today()} with {versions}, for one core of a TPU v5e.")
