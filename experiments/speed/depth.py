@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from experiments.speed._depth_cases import KINDS
 
 SIZES = (256, 512, 1024)

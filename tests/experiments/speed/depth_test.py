@@ -10,7 +10,6 @@ from experiments.speed._depth_cases import KINDS
 from experiments.speed._depth_loops import loop_counts, with_names
 from experiments.speed._tpu_program import Depth, depth, parse
 
-
 pytestmark = pytest.mark.skipif(jax.__version_info__ >= case.TOO_NEW, reason="loops of this jax have another form")
 
 
