@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 default_role = "code"
 add_module_names = False
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
