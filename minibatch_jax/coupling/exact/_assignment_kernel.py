@@ -18,7 +18,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from minibatch_jax.coupling.exact._tiles import FAR, LANES, MEMORY, entry, first, index, least, numbers, varying_as
+from minibatch_jax.coupling.exact._tiles import (
+    FAR,
+    LANES,
+    MEMORY,
+    entry,
+    first,
+    flip_path,
+    index,
+    least,
+    numbers,
+    varying_as,
+)
 
 _TILE = 8 * LANES  # what a copy moves at least
 
@@ -62,16 +73,6 @@ class _Search(NamedTuple):
     pred: jax.Array
     fixed: jax.Array
     w: jax.Array
-
-
-class _Flip(NamedTuple):
-    """A path flipped as far as column `j`; `left` bounds its pairs."""
-
-    goes_on: jax.Array
-    left: jax.Array
-    j: jax.Array
-    columns: jax.Array
-    rows: jax.Array
 
 
 def pair_in_kernel(
@@ -189,16 +190,9 @@ def _search_once(load: Callable[[jax.Array], jax.Array], n: int, iota: jax.Array
     found = lax.while_loop(lambda t: (t.i >= 0) & (t.scans < n), step, start)
     v = s.v + jnp.minimum(found.fixed - found.low, 0)
 
-    def flip(t):
-        i = entry(found.pred, iota == t.j)
-        following = entry(t.columns, iota == i)
-        columns, rows = jnp.where(iota == i, t.j, t.columns), jnp.where(iota == t.j, i, t.rows)
-        return _Flip(index(following) >= 0, t.left - 1, following, columns, rows)
-
-    path = _Flip(found.i < 0, jnp.int32(n), found.j, s.columns, s.rows)
-    path = lax.while_loop(lambda t: t.goes_on & (t.left > 0), flip, path)
-    root = _next_free(n, iota, path.columns, s.root)
-    return _Searches(index(root) < n, root, path.columns, path.rows, v)
+    columns, rows = flip_path(found.i < 0, n, iota, found.pred, found.j, s.columns, s.rows)
+    root = _next_free(n, iota, columns, s.root)
+    return _Searches(index(root) < n, root, columns, rows, v)
 
 
 def _scan(

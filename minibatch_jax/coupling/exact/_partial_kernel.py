@@ -15,7 +15,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from minibatch_jax._vector import first_minima
-from minibatch_jax.coupling.exact._tiles import FAR, LANES, MEMORY, entry, first, index, least, numbers, varying_as
+from minibatch_jax.coupling.exact._tiles import (
+    FAR,
+    LANES,
+    MEMORY,
+    entry,
+    first,
+    flip_path,
+    index,
+    least,
+    numbers,
+    varying_as,
+)
 
 
 class _Forest(NamedTuple):
@@ -55,16 +66,6 @@ class _Search(NamedTuple):
     low: jax.Array
     j: jax.Array
     forest: _Forest
-
-
-class _Flip(NamedTuple):
-    """A path flipped as far as column `j`; `left` bounds its pairs."""
-
-    goes_on: jax.Array
-    left: jax.Array
-    j: jax.Array
-    columns: jax.Array
-    rows: jax.Array
 
 
 def grow_in_kernel(
@@ -184,14 +185,7 @@ def _add(n: int, iota: jax.Array, g: _Growth, s: _Search, found: jax.Array) -> _
     f = s.forest
     columns, rows, v = g.pairing
 
-    def flip(t):
-        i = entry(f.pred, iota == t.j)
-        following = entry(t.columns, iota == i)
-        columns, rows = jnp.where(iota == i, t.j, t.columns), jnp.where(iota == t.j, i, t.rows)
-        return _Flip(index(following) >= 0, t.left - 1, following, columns, rows)
-
-    path = _Flip(found, jnp.int32(n), s.j, columns, rows)
-    path = lax.while_loop(lambda t: t.goes_on & (t.left > 0), flip, path)
+    columns, rows = flip_path(found, n, iota, f.pred, s.j, columns, rows)
     free = jnp.where(found, entry(f.root, iota == s.j), FAR)
     reached = f.root == free
     felled = reached & (f.fixed < jnp.inf)
@@ -204,4 +198,4 @@ def _add(n: int, iota: jax.Array, g: _Growth, s: _Search, found: jax.Array) -> _
         tree=f.tree,
     )
     v = jnp.where(felled, v + jnp.minimum(f.fixed - s.low, 0), v)
-    return _Growth(g.goes_on, g.size + found.astype(jnp.int32), forest, _Pairing(path.columns, path.rows, v))
+    return _Growth(g.goes_on, g.size + found.astype(jnp.int32), forest, _Pairing(columns, rows, v))

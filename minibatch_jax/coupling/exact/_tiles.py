@@ -1,5 +1,7 @@
 """Vectors in the kernels of a TPU: tiles of 128 lanes, numbers as float32, scalars as `[1, 1]` of the vector unit."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -41,3 +43,32 @@ def first(marked: jax.Array, iota: jax.Array, rows: jax.Array) -> tuple[jax.Arra
     size = float(iota.size)
     order = least(jnp.where(marked, iota + jnp.where(rows < 0, 0.0, size), 2 * size - 1))
     return jnp.where(order < size, order, order - size), order < size
+
+
+class _Flip(NamedTuple):
+    """A path flipped as far as column `j`; `left` bounds its pairs."""
+
+    goes_on: jax.Array
+    left: jax.Array
+    j: jax.Array
+    columns: jax.Array
+    rows: jax.Array
+
+
+def flip_path(
+    found: jax.Array, n: int, iota: jax.Array, pred: jax.Array, j: jax.Array, columns: jax.Array, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the columns and rows of a matching of n rows after the path that ends at column `j`, if one was found.
+
+    `pred` holds the row from which each column was reached. It ends for whatever `pred`, after n pairs.
+    """
+
+    def flip(t):
+        i = entry(pred, iota == t.j)
+        following = entry(t.columns, iota == i)
+        columns, rows = jnp.where(iota == i, t.j, t.columns), jnp.where(iota == t.j, i, t.rows)
+        return _Flip(index(following) >= 0, t.left - 1, following, columns, rows)
+
+    path = _Flip(found, jnp.int32(n), j, columns, rows)
+    path = lax.while_loop(lambda t: t.goes_on & (t.left > 0), flip, path)
+    return path.columns, path.rows
