@@ -91,12 +91,17 @@ def vector_min(x: jax.Array) -> jax.Array:
 
 
 def _min_of_halves(x: jax.Array) -> jax.Array:
-    """Fold the vector into the minimum of its halves, which may overlap, at most six times: more compile longer."""
-    for _ in range(6):
-        if x.shape[0] > _SHORT:
-            half = (x.shape[0] + 1) // 2
-            x = jnp.minimum(x[:half], x[-half:])
-    return jnp.min(x)
+    return _folded_min(x, 0, 6)
+
+
+def _folded_min(x: jax.Array, axis: int, folds: int) -> jax.Array:
+    """Fold an axis into the minimum of its halves, which may overlap, at most so often: more compile longer."""
+    for _ in range(folds):
+        size = x.shape[axis]
+        if size > _SHORT:
+            half = (size + 1) // 2
+            x = jnp.minimum(*(lax.slice_in_dim(x, start, start + half, axis=axis) for start in (0, size - half)))
+    return jnp.min(x, axis=axis)
 
 
 def vector_sum(x: jax.Array) -> jax.Array:
@@ -141,11 +146,7 @@ def _column_min(x: jax.Array) -> jax.Array:
 
 
 def _column_min_of_halves(x: jax.Array) -> jax.Array:
-    for _ in range(4):
-        if x.shape[0] > _SHORT:
-            half = (x.shape[0] + 1) // 2
-            x = jnp.minimum(x[:half], x[-half:])
-    return jnp.min(x, axis=0)
+    return _folded_min(x, 0, 4)
 
 
 def first_minima(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -174,13 +175,7 @@ def _first_along(
     def by_two(x):
         best, index = apart(extreme(x, axis=axis)), lax.broadcasted_iota(jnp.int32, x.shape, axis)
         index = jnp.where(x == jnp.expand_dims(best, axis), index, x.shape[axis] - 1)
-        for _ in range(3):
-            size = index.shape[axis]
-            if size > _SHORT:
-                half = (size + 1) // 2
-                halves = (lax.slice_in_dim(index, start, start + half, axis=axis) for start in (0, size - half))
-                index = jnp.minimum(*halves)
-        return best, jnp.min(index, axis=axis)
+        return best, _folded_min(index, axis, 3)
 
     def by_one(x):  # XLA makes one operation of both
         return extreme(x, axis=axis), place(x, axis, jnp.int32)

@@ -21,7 +21,7 @@ from minibatch_jax.geometry import product
 UNROLL = 5
 SAFE = 1e10
 _RELAXATION = 1.7
-_FARTHEST = 40.0  # bound of the logs of over-relaxed factors, so that no float32 overflows
+FARTHEST_LOG = 40.0  # bound of the logs of over-relaxed factors, so that no float32 overflows
 
 
 class Scaling(NamedTuple):
@@ -187,17 +187,31 @@ def rescale(kernel: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array) -> tupl
     return u, divide(b, product(u, kernel))
 
 
-def over_relax(kernel: jax.Array, log_u: jax.Array, log_v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Do as `rescale` for masses of 1, but go beyond them, by factors to the power 1.7, which converges faster.
+class _Factors(NamedTuple):
+    """The kernel, the logs of the masses, and the logs of the factors of rows and columns."""
 
-    Factors are given and returned as logs.
+    kernel: jax.Array
+    log_a: jax.Array
+    log_b: jax.Array
+    log_u: jax.Array
+    log_v: jax.Array
+
+
+def over_relaxed(kernel: jax.Array, log_a: jax.Array, log_b: jax.Array, iterations: int) -> tuple[jax.Array, jax.Array]:
+    """Do as `rescale` so many times, but go beyond the masses, by factors to the power 1.7, which converges faster.
+
+    Masses are given, and factors returned, as logs; these are at most `FARTHEST_LOG` from 0.
     """
+    return lax.fori_loop(0, iterations, _relax, _Factors(kernel, log_a, log_b, 0 * log_a, 0 * log_b))[-2:]
 
-    def beyond(old, total):
-        return jnp.clip((1 - _RELAXATION) * old - _RELAXATION * jnp.log(total), -_FARTHEST, _FARTHEST)
 
-    log_u = beyond(log_u, _product(kernel, jnp.exp(log_v)))
-    return log_u, beyond(log_v, _product(jnp.exp(log_u), kernel))
+def _relax(_: jax.Array, s: _Factors) -> _Factors:
+    def beyond(old, log_mass, total):
+        new = log_mass - jnp.log(total)
+        return jnp.clip((1 - _RELAXATION) * old + _RELAXATION * new, -FARTHEST_LOG, FARTHEST_LOG)
+
+    log_u = beyond(s.log_u, s.log_a, _product(s.kernel, jnp.exp(s.log_v)))
+    return s._replace(log_u=log_u, log_v=beyond(s.log_v, s.log_b, _product(jnp.exp(log_u), s.kernel)))
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

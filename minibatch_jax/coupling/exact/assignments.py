@@ -34,7 +34,7 @@ from minibatch_jax._platforms import Completion
 from minibatch_jax._vector import apart, first_minima, put, vector_min
 from minibatch_jax.coupling._certificates import has_converged
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, kept_weights
-from minibatch_jax.coupling._sinkhorn_loop import over_relax
+from minibatch_jax.coupling._sinkhorn_loop import over_relaxed
 from minibatch_jax.coupling.exact._paths import augment, nearest
 from minibatch_jax.coupling.plans import Plan, Potentials, SolverReport, WarmStart, init_report, init_warm_start
 from minibatch_jax.weights import weight_dtype, weight_transformation
@@ -333,14 +333,6 @@ def _unchanged(reduced: jax.Array, allowed: jax.Array, v: jax.Array) -> jax.Arra
     return v
 
 
-class _Factors(NamedTuple):
-    """Sinkhorn's loop: the kernel and the logs of the factors of its rows and columns."""
-
-    kernel: jax.Array
-    rows: jax.Array
-    columns: jax.Array
-
-
 def _potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
     """Column potentials if all get paired: minima, or those of the blurred problem if their dual value is higher."""
     lowest = apart(jnp.min(reduced, axis=0))
@@ -348,14 +340,10 @@ def _potentials(reduced: jax.Array, allowed: jax.Array) -> jax.Array:
     mean = jnp.sum(jnp.where(allowed, reduced, 0)) / jnp.maximum(jnp.sum(allowed.astype(reduced.dtype)), 1)
     epsilon = jnp.where(mean > 0, _BLUR * mean, 1)
     kernel = jnp.exp((slack[:, None] + lowest[None, :] - reduced) / epsilon)
-    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, 0 * slack, 0 * lowest))
-    blurred = lowest + epsilon * factors.columns
+    _, columns = over_relaxed(kernel, 0 * slack, 0 * lowest, _ITERATIONS)  # all masses are 1
+    blurred = lowest + epsilon * columns
     gain = jnp.sum(jnp.min(reduced - blurred[None, :], axis=1) - slack) + jnp.sum(blurred - lowest)
     return jnp.where(gain > 0, blurred, lowest)
-
-
-def _relax(_: jax.Array, s: _Factors) -> _Factors:
-    return _Factors(s.kernel, *over_relax(s.kernel, s.rows, s.columns))
 
 
 def _start(reduced: jax.Array, active: jax.Array, v: jax.Array) -> _Matching:

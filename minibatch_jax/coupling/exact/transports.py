@@ -21,16 +21,14 @@ from jax import lax
 
 from minibatch_jax.coupling._certificates import has_converged, linear_value
 from minibatch_jax.coupling._problem import allowed_pairs, column_prices, fixed_cost, is_price, marginals_of, masses
+from minibatch_jax.coupling._sinkhorn_loop import FARTHEST_LOG, log_where, over_relaxed
 from minibatch_jax.coupling.exact._network_simplex import solve
 from minibatch_jax.coupling.plans import Plan, Potentials, WarmStart, init_report, init_warm_start, report_of
 from minibatch_jax.devices import varying_like
-from minibatch_jax.geometry import product
 from minibatch_jax.weights import weight_transformation
 
 _EPSILON = 0.01
 _ITERATIONS = 20
-_RELAXATION = 1.7
-_FARTHEST_LOG = 40.0  # bound of the logs of over-relaxed factors, so that no float32 overflows
 _FARTHEST = 16  # potentials that are given may be this many times the largest cost: more would cost precision
 
 
@@ -164,16 +162,6 @@ def _unshipped(matrix: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(missing <= 4 * sum(matrix.shape) * jnp.finfo(matrix.dtype).eps, 0, missing)
 
 
-class _Factors(NamedTuple):
-    """Sinkhorn's loop: the kernel, the masses and the logs of the factors of rows and columns."""
-
-    kernel: jax.Array
-    a: jax.Array
-    b: jax.Array
-    rows: jax.Array
-    columns: jax.Array
-
-
 def _blurred(cost: jax.Array, a: jax.Array, b: jax.Array, _: jax.Array | None) -> jax.Array:
     """Column potentials of a sharp Sinkhorn plan, made feasible, or minima if their dual value is higher."""
     usable = cost < jnp.inf
@@ -182,22 +170,11 @@ def _blurred(cost: jax.Array, a: jax.Array, b: jax.Array, _: jax.Array | None) -
     mean = jnp.sum(jnp.where(usable, cost, 0)) / jnp.maximum(jnp.sum(usable.astype(cost.dtype)), 1)
     epsilon = jnp.where(mean > 0, _EPSILON * mean, 1)
     kernel = jnp.exp((slack[:, None] + lowest[None, :] - cost) / epsilon)
-    factors = lax.fori_loop(0, _ITERATIONS, _relax, _Factors(kernel, a, b, 0 * a, 0 * b))
-    highest = jnp.max(factors.columns, initial=-_FARTHEST_LOG, where=b > 0)
-    v = lowest + epsilon * (factors.columns - highest)  # what all columns have in common would only cost precision
+    _, columns = over_relaxed(kernel, log_where(a, a), log_where(b, b), _ITERATIONS)
+    highest = jnp.max(columns, initial=-FARTHEST_LOG, where=b > 0)
+    v = lowest + epsilon * (columns - highest)  # what all columns have in common would only cost precision
     v = _column_prices(cost, _row_prices(cost, v))
     return jnp.where(_dual_value(cost, a, b, v) > _dual_value(cost, a, b, lowest), v, lowest)
-
-
-def _relax(_: jax.Array, s: _Factors) -> _Factors:
-    """One iteration of Sinkhorn that goes beyond the marginals, which converges faster."""
-
-    def beyond(old, mass, total):
-        new = jnp.log(jnp.where(mass > 0, mass, 1)) - jnp.log(total)
-        return jnp.clip((1 - _RELAXATION) * old + _RELAXATION * new, -_FARTHEST_LOG, _FARTHEST_LOG)
-
-    rows = beyond(s.rows, s.a, product(s.kernel, jnp.exp(s.columns)))
-    return s._replace(rows=rows, columns=beyond(s.columns, s.b, product(jnp.exp(rows), s.kernel)))
 
 
 def _dual_value(cost: jax.Array, a: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
